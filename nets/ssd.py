@@ -1,0 +1,114 @@
+"""The SSD network: backbone, extra layers, and the multibox heads on six feature maps."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nets.backbones import BACKBONES
+from utils.priors import make_priors
+
+L2NORM_SCALE = 20.0  # initial value (paper section 3.1)
+
+
+class L2Norm(nn.Module):
+    """Scale each position's feature vector to a learned length (ParseNet, paper section 3.1)."""
+
+    def __init__(self, channels, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), L2NORM_SCALE))
+        self.eps = eps
+
+    def forward(self, x):
+        """(B, C, H, W) -> (B, C, H, W) in float32: squares of bf16 features lose their sum."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            norm = x.square().sum(1, keepdim=True).sqrt() + self.eps
+            return x / norm * self.weight[:, None, None]
+
+
+class SSDNet(nn.Module):
+    """SSD for a spec.
+
+    State-dict names are the field's usual ones: `vgg.N` (or `mobilenet.*`, `resnet.*`),
+    `L2Norm.weight`, `extras.N`, `loc.k`, `conf.k`.
+
+    Args:
+        num_classes: C, background included.
+        spec: SSDSpec; its grids must be those of the network.
+    """
+
+    def __init__(self, num_classes, spec):
+        super().__init__()
+        parts = BACKBONES[spec.backbone](spec)
+        self.num_classes, self.spec = num_classes, spec
+        self.backbone_name, self.num_pretrained = parts.name, parts.num_pretrained
+        self.taps, self.extras_per_source = parts.taps, parts.extras_per_source
+        self.add_module(parts.name, parts.layers)
+        self.L2Norm = L2Norm(parts.channels[0], spec.l2_eps)
+        self.extras = parts.extras
+        heads = list(zip(parts.channels, spec.priors_per_cell))
+        self.loc = nn.ModuleList(nn.Conv2d(c, a * 4, 3, padding=1) for c, a in heads)
+        self.conf = nn.ModuleList(nn.Conv2d(c, a * num_classes, 3, padding=1) for c, a in heads)
+        self.register_buffer("priors", make_priors(spec), persistent=False)  # (P, 4) cxcywh
+        for module in self.modules():
+            _initialise(module)
+
+    @property
+    def backbone(self):
+        """The backbone's layers, an nn.Sequential."""
+        return getattr(self, self.backbone_name)
+
+    @property
+    def pretrained_layers(self):
+        """The part of the backbone that classification weights fill."""
+        return self.backbone[:self.num_pretrained]
+
+    def forward(self, x):
+        """Return the raw outputs, in train and eval mode alike.
+
+        Args:
+            x: (B, 3, S, S) float tensor, normalised by the spec.
+
+        Returns:
+            loc (B, P, 4) and conf (B, P, C) in float32, priors in the order of `make_priors`.
+        """
+        sources = self._sources(x)
+        grids = tuple(source.shape[-1] for source in sources)
+        if grids != self.spec.grids:
+            raise ValueError(f"the feature maps are {grids}, the spec says {self.spec.grids}")
+        loc = [_flatten(head(source), 4) for head, source in zip(self.loc, sources)]
+        conf = [_flatten(head(source), self.num_classes)
+                for head, source in zip(self.conf, sources)]
+        return torch.cat(loc, 1).float(), torch.cat(conf, 1).float()
+
+    def _sources(self, x):
+        """Return the six feature maps that the heads look at."""
+        sources, done = [], 0
+        for tap in self.taps:
+            x = self.backbone[done:tap](x)
+            sources.append(x)
+            done = tap
+        sources[0] = self.L2Norm(sources[0])
+        for k, layer in enumerate(self.extras, start=1):
+            x = F.relu(layer(x))
+            if k % self.extras_per_source == 0:
+                sources.append(x)
+        return sources
+
+
+def _flatten(x, numbers):
+    """(B, A * numbers, H, W) -> (B, H * W * A, numbers)."""
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, numbers)
+
+
+def _initialise(module):
+    """Xavier weights for plain convolutions, as in Caffe's SSD; batch norm keeps its 1 and 0.
+
+    Depthwise and bias-free convolutions belong to batch-norm networks and get He weights.
+    """
+    if isinstance(module, nn.Conv2d):
+        if module.bias is None:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        else:
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,186 @@
+"""The SSD detector: the only path from a picture to detections.
+
+    from ssd import SSD
+    detector = SSD()                            # the newest training result under logs/
+    boxes, scores, labels = detector.detect("img/street.jpg")
+    detector.detect_image("img/street.jpg").show()
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from nets.ssd import SSDNet
+from utils.checkpoint import load_checkpoint, newest_checkpoint
+from utils.cli import UserError, shorten
+from utils.device import pick_device, pick_precision, run_in
+from utils.draw import draw_detections
+from utils.evaluation import evaluate_voc
+from utils.image import as_rgb_array, boxes_to_pixels, normalise, resize_to_input, stack_inputs
+from utils.annotations import read_class_names
+from utils.postprocess import Detections, postprocess
+
+# Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
+SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
+
+NO_WEIGHTS = ("no weights yet: there is no best.pth under {}.\n"
+              "Train with voc_annotation.py and train.py, or set model_path to a checkpoint.")
+
+
+@dataclass(frozen=True)
+class SSDSettings:
+    """How to look at pictures. Classes, sizes and colours come with the weights."""
+
+    # ---- Weights ----
+
+    # A best.pth or last.pth; "" takes the newest best.pth under logs/.
+    model_path: str = ""
+    # Leave "": the checkpoint knows its classes. A list here is compared with them.
+    classes_path: str = ""
+
+    # ---- What counts as found ----
+
+    # Least score of a box. Higher: fewer false boxes; lower: fewer missed objects.
+    confidence: float = 0.5
+    # Of two boxes of one class that overlap more than this (IoU), the weaker one is dropped.
+    nms_iou: float = 0.45
+
+    # ---- Machine ----
+
+    # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
+    device: str = "auto"
+    # "fp32" gives the same numbers everywhere; "bf16" is faster where the hardware has it.
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+
+
+class SSD:
+    """A detector ready to use.
+
+    Args:
+        settings: SSDSettings.
+        network: an SSDNet in memory; then no file is read.
+        class_names: names for that network.
+        logs_dir: where the newest best.pth is looked for.
+
+    Raises:
+        UserError: no weights, an unreadable file, or a class list of another order.
+    """
+
+    def __init__(self, settings=SSDSettings(), *, network=None, class_names=None, logs_dir="logs"):
+        for name in ("confidence", "nms_iou"):
+            if not 0 <= getattr(settings, name) <= 1:
+                raise UserError(f"{name} must lie in 0..1, got {getattr(settings, name)}.")
+        self.settings = settings
+        self.device = pick_device(settings.device)
+        self.precision = pick_precision(settings.precision, self.device)
+        if network is None:
+            network, class_names = _load(settings, logs_dir)
+        self.network = network.to(self.device, memory_format=torch.channels_last).eval()
+        self.spec, self.class_names = network.spec, tuple(class_names)
+
+    def detect(self, image):
+        """Find objects in one picture.
+
+        Args:
+            image: path, PIL picture, or (H, W, 3) uint8 RGB array.
+
+        Returns:
+            Detections as NumPy arrays, best first: boxes (N, 4) float32 xyxy edges in pixels of
+            the picture, scores (N,), labels (N,) indices into `class_names`.
+        """
+        return self.detect_batch([image])[0]
+
+    def detect_batch(self, images, **thresholds):
+        """Find objects in several pictures with one pass of the network.
+
+        Args:
+            images: list of what `detect` takes; sizes may differ.
+            thresholds: confidence, nms_iou, max_per_class, max_per_image instead of the settings'.
+
+        Returns:
+            list of Detections, as `detect`.
+        """
+        arrays = [as_rgb_array(image) for image in images]
+        inputs = [resize_to_input(array, self.spec) for array in arrays]
+        return self._detect_inputs(inputs, [array.shape for array in arrays], thresholds)
+
+    def detect_image(self, image):
+        """Return the picture with the objects found drawn on it, as a PIL picture."""
+        array = as_rgb_array(image)
+        return draw_detections(array, self.detect(array), self.class_names)
+
+    def evaluate(self, records, *, batch_size=8, num_threads=2):
+        """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
+
+        Args:
+            records: list of annotations.Record with this detector's class numbers.
+            batch_size: pictures a pass.
+            num_threads: readers of picture files.
+
+        Returns:
+            (list of ClassResult by class, list of Detections by picture).
+        """
+        detections = []
+        chunks = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
+        with ThreadPoolExecutor(num_threads) as pool:
+            following = self._read_ahead(pool, chunks[0]) if chunks else []
+            for k in tqdm(range(len(chunks)), desc="mAP", unit="batch", leave=False,
+                          disable=None):
+                current = following
+                following = self._read_ahead(pool, chunks[k + 1]) if k + 1 < len(chunks) else []
+                inputs, shapes = zip(*(future.result() for future in current))
+                detections += self._detect_inputs(inputs, shapes, SCORING)
+        return evaluate_voc(detections, records, len(self.class_names)), detections
+
+    def _read_ahead(self, pool, records):
+        """Start reading and resizing pictures; return the futures of (input, shape)."""
+        def read(path):
+            array = as_rgb_array(path)
+            return resize_to_input(array, self.spec), array.shape
+        return [pool.submit(read, record.path) for record in records]
+
+    @torch.inference_mode()
+    def _detect_inputs(self, inputs, shapes, thresholds):
+        """Turn resized pictures and the shapes they had into Detections in pixels."""
+        batch = normalise(stack_inputs(inputs).to(self.device), self.spec)
+        with run_in(self.precision, self.device):
+            loc, conf = self.network(batch)
+        limits = {"confidence": self.settings.confidence, "nms_iou": self.settings.nms_iou}
+        found = postprocess(loc, conf, self.network.priors, self.spec, **(limits | thresholds))
+        return [Detections(boxes_to_pixels(boxes.cpu().numpy(), width, height, self.spec),
+                           scores.cpu().numpy(), labels.cpu().numpy())
+                for (boxes, scores, labels), (height, width, _) in zip(found, shapes)]
+
+
+def _load(settings, logs_dir):
+    """Read the network and the class names that the settings ask for, and say which."""
+    path = settings.model_path or newest_checkpoint(logs_dir)
+    if not path:
+        raise UserError(NO_WEIGHTS.format(shorten(logs_dir)))
+    checkpoint = load_checkpoint(path)
+    names = checkpoint.class_names
+    print(f"weights: {shorten(path)} ({checkpoint.spec.backbone}, input {checkpoint.spec.size}, "
+          f"{len(names)} classes)")
+    if settings.classes_path and read_class_names(settings.classes_path) != names:
+        print(f"note: {settings.classes_path} differs from the classes in the weights, which "
+              f"are used: {', '.join(names)}")
+    network = SSDNet(len(names) + 1, checkpoint.spec)
+    _load_strictly(network, checkpoint.state_dict, path)
+    return network, names
+
+
+def _load_strictly(network, state_dict, path):
+    """Load all tensors or none. Raises UserError naming what is missing or does not belong."""
+    own = network.state_dict()
+    missing = [name for name in own if name not in state_dict]
+    unexpected = [name for name in state_dict if name not in own]
+    misshaped = [name for name in own if name in state_dict
+                 and own[name].shape != state_dict[name].shape]
+    for names, what in ((missing, "missing"), (unexpected, "unexpected"), (misshaped, "misshaped")):
+        if names:
+            raise UserError(f"{shorten(path)}: {len(names)} tensors are {what}, {names[0]} among "
+                            "them; a detector needs all of its weights.")
+    network.load_state_dict(state_dict)

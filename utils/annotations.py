@@ -1,0 +1,217 @@
+"""Annotation files to records, and the list files that pass records from script to script.
+
+The only place that knows VOC's pixels: its boxes count pixels from 1 and include the last one;
+everywhere else a box is its edges, counted from 0.
+"""
+
+import difflib
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.cli import UserError, read_text, resolve, shorten
+
+# One object at the end of a list line: x1,y1,x2,y2,class and 1 for difficult ones.
+NUMBER = r"-?\d+(?:\.\d+)?"
+OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d+(?:,[01])?")
+
+
+class VOCObject(NamedTuple):
+    """An object as its XML file has it, apart from the origin of its pixels."""
+
+    name: str
+    box_px: tuple[float, float, float, float]  # xyxy edges counted from 0
+    difficult: bool
+
+
+class VOCAnnotation(NamedTuple):
+    """The contents of one XML file."""
+
+    objects: list[VOCObject]
+    size: tuple[int, int] | None  # (width, height) where the file gives a sensible one
+
+
+class Record(NamedTuple):
+    """A picture and its objects, as list files hold them."""
+
+    path: Path  # absolute
+    boxes_px: np.ndarray  # (G, 4) float32 xyxy edges in pixels of the picture
+    labels: np.ndarray  # (G,) int64 index into class_names
+    difficult: np.ndarray  # (G,) bool
+
+
+def read_class_names(path):
+    """Read a class list, one name a line; letter case and inner spaces are kept.
+
+    Returns:
+        tuple of names; blank lines are skipped.
+
+    Raises:
+        UserError: no such file, no names, or a name twice.
+    """
+    names = [line.strip() for line in read_text(
+        path, remedy="classes_path must name a text file with one class a line.").splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise UserError(f"{shorten(resolve(path))}: no class names; write one a line.")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{shorten(resolve(path))}: {twice[0]!r} stands twice; remove one.")
+    return tuple(names)
+
+
+def nearest_name(name, class_names):
+    """Return the class name most like `name`, letter case apart, or None."""
+    by_lower = {candidate.lower(): candidate for candidate in class_names}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
+
+
+def read_voc_xml(path):
+    """Read one VOC annotation file.
+
+    1 is taken off xmin and ymin only: the pixels xmin..xmax then lie between the edges
+    xmin - 1 and xmax, and overlap in edges is the devkit's overlap in pixels.
+
+    Args:
+        path: XML file; `difficult` may be missing, coordinates may be fractions.
+
+    Returns:
+        VOCAnnotation; boxes are not checked against the picture.
+
+    Raises:
+        UserError: unreadable XML, or an object without a name or a box of four numbers.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
+        raise UserError(f"{path}: not a readable XML file ({error}); repair or remove it.") from None
+    objects = [_voc_object(node, path, number)
+               for number, node in enumerate(root.iter("object"), start=1)]
+    return VOCAnnotation(objects, _voc_size(root))
+
+
+def _voc_size(root):
+    """Return (width, height) from <size>, None where it is missing, zero or no number."""
+    try:
+        size = tuple(int(root.findtext(f"size/{tag}")) for tag in ("width", "height"))
+    except (TypeError, ValueError):
+        return None
+    return size if min(size) > 0 else None
+
+
+def _voc_object(node, path, number):
+    try:
+        name = node.findtext("name").strip()
+        box = node.find("bndbox")
+        corners = [float(box.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax")]
+        difficult = float(node.findtext("difficult") or 0) != 0
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(f"{path}: object {number} has no name or no bndbox of four numbers; "
+                        "repair it.") from None
+    if not name or not np.isfinite(corners).all():
+        raise UserError(f"{path}: object {number} has an empty name or a coordinate that is no "
+                        "number; repair it.")
+    xmin, ymin, xmax, ymax = corners
+    return VOCObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult)
+
+
+def clip_box(box_px, width, height):
+    """Clip an xyxy box to a picture; return None where less than a pixel remains either way."""
+    x1, y1, x2, y2 = box_px
+    x1, x2 = (min(max(x, 0), width) for x in (x1, x2))
+    y1, y2 = (min(max(y, 0), height) for y in (y1, y2))
+    return (x1, y1, x2, y2) if x2 - x1 >= 1 and y2 - y1 >= 1 else None
+
+
+def format_record(record):
+    """Return the list line of a record: `path x1,y1,x2,y2,class[,1] ...`."""
+    objects = [",".join(f"{value:.6g}" for value in box) + f",{label}" + (",1" if difficult else "")
+               for box, label, difficult in zip(record.boxes_px, record.labels, record.difficult)]
+    return " ".join([shorten(record.path), *objects])
+
+
+def parse_line(line):
+    """Read a list line from the right, so that the path may hold spaces.
+
+    Returns:
+        Record with an absolute path.
+
+    Raises:
+        ValueError: what is wrong with the line.
+    """
+    path, objects = line.strip(), []
+    while True:
+        head, _, tail = path.rpartition(" ")
+        if not head or not OBJECT.fullmatch(tail):
+            break
+        objects.insert(0, [float(number) for number in tail.split(",")])
+        path = head.rstrip()
+    last = path.rpartition(" ")[2]
+    if re.fullmatch(r"[-\d.,eEinfa]+", last) and last.count(",") >= 3:
+        raise ValueError(f"{last!r} is not x1,y1,x2,y2,class")
+    boxes = np.array([values[:4] for values in objects], dtype=np.float32).reshape(-1, 4)
+    if (boxes[:, 2:] <= boxes[:, :2]).any():
+        raise ValueError(f"a box without area: {boxes[(boxes[:, 2:] <= boxes[:, :2]).any(1)][0]}")
+    return Record(resolve(path), boxes, np.array([values[4] for values in objects], dtype=np.int64),
+                  np.array([len(values) == 6 and values[5] == 1 for values in objects], dtype=bool))
+
+
+def classes_file(list_path):
+    """Return the path of the class names beside a list: 2007_train.txt -> 2007_classes.txt."""
+    path = resolve(list_path)
+    return path.with_name(path.stem.rpartition("_")[0] + "_classes.txt")
+
+
+def write_list(path, records, class_names):
+    """Write a list file and the class names that its numbers stand for."""
+    text = "".join(format_record(record) + "\n" for record in records)
+    resolve(path).write_text(text, encoding="utf-8")
+    classes_file(path).write_text("\n".join(class_names) + "\n", encoding="utf-8")
+
+
+def read_list(path):
+    """Read a list file and its class names.
+
+    Returns:
+        (list of Record, tuple of class names).
+
+    Raises:
+        UserError: missing, empty, or broken files, with the number of the line.
+    """
+    text = read_text(path, remedy="Run voc_annotation.py, which writes it.")
+    class_names = read_class_names(classes_file(path))
+    records = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = parse_line(line)
+        except ValueError as error:
+            raise UserError(f"{shorten(resolve(path))}, line {number}: {error}; "
+                            "run voc_annotation.py again.") from None
+        if (record.labels >= len(class_names)).any():
+            raise UserError(f"{shorten(resolve(path))}, line {number}: class {record.labels.max()}, "
+                            f"but {classes_file(path).name} has {len(class_names)} names; "
+                            "run voc_annotation.py again.")
+        records.append(record)
+    if not records:
+        raise UserError(f"{shorten(resolve(path))}: no pictures in the list; check the split and "
+                        "run voc_annotation.py again.")
+    return records, class_names
+
+
+def check_same_classes(class_names, origin, list_names, list_path):
+    """Raise UserError unless the names from `origin` are those of the list, in the same order."""
+    if tuple(class_names) == tuple(list_names):
+        return
+    place = next((k for k, (a, b) in enumerate(zip(class_names, list_names)) if a != b),
+                 min(len(class_names), len(list_names)))
+    ours, theirs = ([*names, *["nothing"] * 2][place] if place < len(names) else "nothing"
+                    for names in (class_names, list_names))
+    raise UserError(f"{origin} and {shorten(resolve(list_path))} have different classes: number "
+                    f"{place + 1} is {ours!r} in the first, {theirs!r} in the second.\n"
+                    "Run voc_annotation.py with the same classes_path.")

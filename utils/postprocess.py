@@ -1,0 +1,75 @@
+"""Raw network outputs to detections."""
+
+from typing import NamedTuple
+
+import torch
+import torchvision
+
+from utils.boxes import decode
+
+
+class Detections(NamedTuple):
+    """The objects found in one picture, highest score first."""
+
+    boxes: torch.Tensor  # (N, 4) float32 xyxy, fractions of the network input unless said otherwise
+    scores: torch.Tensor  # (N,) float32 in (0, 1)
+    labels: torch.Tensor  # (N,) int64 index into class_names
+
+
+@torch.no_grad()
+def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_class=400,
+                max_per_image=200):
+    """Decode, threshold and suppress (paper section 3.1, Caffe `DetectionOutput`), in float32.
+
+    Args:
+        loc: (B, P, 4) float tensor, raw offsets.
+        conf: (B, P, C) float tensor, raw class scores, background first.
+        priors_cxcywh: (P, 4) float32.
+        spec: SSDSpec, for the variances, the clamp and the clip rule.
+        confidence: softmax scores must be above this.
+        nms_iou: of two boxes of one class with IoU above this, the lower score goes.
+        max_per_class: candidates of each class that enter the suppression, best first.
+        max_per_image: detections kept of a picture, best first; 0 keeps all.
+
+    Returns:
+        list of B Detections; labels start at 0 with the first class that is not background.
+    """
+    scores = conf.float().softmax(-1)[..., 1:]  # (B, P, C - 1)
+    boxes = decode(loc.float(), priors_cxcywh, spec.variances, spec.log_size_clamp)
+    if spec.box_clip == "before_nms":
+        boxes = boxes.clamp(0, 1)
+    found = []
+    for image_boxes, image_scores in zip(boxes, scores):
+        kept = suppress(image_boxes, image_scores, confidence, nms_iou, max_per_class)
+        order = kept.scores.argsort(descending=True, stable=True)
+        order = order[:max_per_image] if max_per_image else order
+        kept = Detections(*(part[order] for part in kept))
+        found.append(kept._replace(boxes=kept.boxes.clamp(0, 1))
+                     if spec.box_clip == "after_nms" else kept)
+    return found
+
+
+def suppress(boxes, scores, confidence, nms_iou, max_per_class):
+    """Per-class non-maximum suppression of one picture.
+
+    Args:
+        boxes: (P, 4) float32 xyxy.
+        scores: (P, K) float32, K classes without background.
+        confidence, nms_iou, max_per_class: as in `postprocess`.
+
+    Returns:
+        Detections grouped by class, not yet sorted across classes.
+    """
+    parts = []
+    # Most classes have no candidate: asking for all maxima at once skips them cheaply.
+    for label in (scores.amax(0) > confidence).nonzero()[:, 0].tolist():
+        candidates = (scores[:, label] > confidence).nonzero()[:, 0]
+        order = scores[candidates, label].argsort(descending=True, stable=True)[:max_per_class]
+        candidates = candidates[order]
+        keep = torchvision.ops.nms(boxes[candidates], scores[candidates, label], nms_iou)
+        kept = candidates[keep]
+        parts.append((boxes[kept], scores[kept, label], torch.full_like(kept, label)))
+    if not parts:
+        return Detections(boxes[:0], boxes.new_zeros(0), torch.zeros(0, dtype=torch.long,
+                                                                     device=boxes.device))
+    return Detections(*(torch.cat(part) for part in zip(*parts)))
