@@ -14,13 +14,13 @@ import torch
 from tqdm import tqdm
 
 from nets.ssd import SSDNet
-from utils.checkpoint import load_checkpoint, newest_checkpoint
+from utils.annotations import read_class_names
+from utils.checkpoint import load_checkpoint, load_strictly, newest_checkpoint
 from utils.cli import UserError, shorten
 from utils.device import pick_device, pick_precision, run_in
 from utils.draw import draw_detections
 from utils.evaluation import evaluate_voc
 from utils.image import as_rgb_array, boxes_to_pixels, normalise, resize_to_input, stack_inputs
-from utils.annotations import read_class_names
 from utils.postprocess import Detections, postprocess
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
@@ -168,19 +168,5 @@ def _load(settings, logs_dir):
         print(f"note: {settings.classes_path} differs from the classes in the weights, which "
               f"are used: {', '.join(names)}")
     network = SSDNet(len(names) + 1, checkpoint.spec)
-    _load_strictly(network, checkpoint.state_dict, path)
+    load_strictly(network, checkpoint.state_dict, path)
     return network, names
-
-
-def _load_strictly(network, state_dict, path):
-    """Load all tensors or none. Raises UserError naming what is missing or does not belong."""
-    own = network.state_dict()
-    missing = [name for name in own if name not in state_dict]
-    unexpected = [name for name in state_dict if name not in own]
-    misshaped = [name for name in own if name in state_dict
-                 and own[name].shape != state_dict[name].shape]
-    for names, what in ((missing, "missing"), (unexpected, "unexpected"), (misshaped, "misshaped")):
-        if names:
-            raise UserError(f"{shorten(path)}: {len(names)} tensors are {what}, {names[0]} among "
-                            "them; a detector needs all of its weights.")
-    network.load_state_dict(state_dict)

@@ -16,7 +16,7 @@ from nets.weights import load_backbone, read_backbone
 from ssd import SSD, SSDSettings
 from utils.annotations import check_same_classes, read_class_names, read_list
 from utils.augment import AUGMENTATIONS
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint
 from utils.cli import UserError, make_folder, run, settings_table, shorten
 from utils.dataloader import DetectionDataset, batches, make_loader
 from utils.device import pick_device, pick_precision, run_in
@@ -223,7 +223,7 @@ def continue_from(settings, class_names):
     check_same_classes(checkpoint.class_names, settings.model_path, class_names,
                        settings.train_list)
     network = SSDNet(len(class_names) + 1, checkpoint.spec)
-    network.load_state_dict(checkpoint.state_dict)
+    load_strictly(network, checkpoint.state_dict, settings.model_path)
     print(f"weights: {settings.model_path}, {checkpoint.spec.backbone} with its own sizes, priors "
           "and colours")
     return network
@@ -233,6 +233,9 @@ def start_run(settings, device, precision):
     """Make the run's folder, write the settings there, print them; return the folder."""
     name = settings.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     folder = make_folder(f"{settings.save_dir}/{name}")
+    if (folder / "history.csv").exists():
+        raise UserError(f"{shorten(folder)}: holds the results of another run; choose another "
+                        "run_name or remove the folder.")
     table = settings_table(settings)
     (folder / "settings.txt").write_text(table + "\n", encoding="utf-8")
     print(f"settings:\n{table}\nrunning on {device} in {precision}, results in {shorten(folder)}")

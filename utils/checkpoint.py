@@ -83,6 +83,23 @@ def load_checkpoint(path):
         raise UserError(f"{shorten(resolve(path))}: an incomplete checkpoint ({error}).") from None
 
 
+def load_strictly(network, state_dict, path):
+    """Load all tensors of a network or none.
+
+    Raises UserError naming what is missing, does not belong, or has another shape.
+    """
+    own = network.state_dict()
+    missing = [name for name in own if name not in state_dict]
+    unexpected = [name for name in state_dict if name not in own]
+    misshaped = [name for name in own if name in state_dict
+                 and own[name].shape != state_dict[name].shape]
+    for names, what in ((missing, "missing"), (unexpected, "unexpected"), (misshaped, "misshaped")):
+        if names:
+            raise UserError(f"{shorten(path)}: {len(names)} tensors are {what}, {names[0]} among "
+                            "them; a detector needs all of its weights.")
+    network.load_state_dict(state_dict)
+
+
 def newest_checkpoint(logs_dir):
     """Return the newest best.pth under a log folder, or None."""
     files = list(resolve(logs_dir).glob("*/best.pth"))

@@ -28,7 +28,7 @@ def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_
         spec: SSDSpec, for the variances, the clamp and the clip rule.
         confidence: softmax scores must be above this.
         nms_iou: of two boxes of one class with IoU above this, the lower score goes.
-        max_per_class: candidates of each class that enter the suppression, best first.
+        max_per_class: candidates of each class that enter the suppression, best first; 0: all.
         max_per_image: detections kept of a picture, best first; 0 keeps all.
 
     Returns:
@@ -64,8 +64,8 @@ def suppress(boxes, scores, confidence, nms_iou, max_per_class):
     # Most classes have no candidate: asking for all maxima at once skips them cheaply.
     for label in (scores.amax(0) > confidence).nonzero()[:, 0].tolist():
         candidates = (scores[:, label] > confidence).nonzero()[:, 0]
-        order = scores[candidates, label].argsort(descending=True, stable=True)[:max_per_class]
-        candidates = candidates[order]
+        order = scores[candidates, label].argsort(descending=True, stable=True)
+        candidates = candidates[order[:max_per_class] if max_per_class else order]
         keep = torchvision.ops.nms(boxes[candidates], scores[candidates, label], nms_iou)
         kept = candidates[keep]
         parts.append((boxes[kept], scores[kept, label], torch.full_like(kept, label)))

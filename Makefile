@@ -1,0 +1,30 @@
+# Two commands on a fresh machine: make demo, make test. Both install what they need into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: demo test clean-demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest -q tests
+
+# Draws a data set, trains on it, measures, and draws detections on pictures held out.
+demo: .venv/installed
+	$(BIN)/python -m utils.demo_data --folder $(DEMO)
+	$(BIN)/python voc_annotation.py --VOCdevkit_path $(DEMO)/VOCdevkit \
+	    --classes_path $(DEMO)/classes.txt --lists_dir $(DEMO)
+	$(BIN)/python train.py --train_list $(DEMO)/2007_train.txt --val_list $(DEMO)/2007_val.txt \
+	    --save_dir $(DEMO)/logs --backbone mobilenetv2 --backbone_weights "" \
+	    --epochs 16 --batch_size 16 --learning_rate 4e-3 --eval_period 4
+	$(BIN)/python get_map.py --test_list $(DEMO)/2007_test.txt --save_dir $(DEMO)/logs \
+	    --map_out_path $(DEMO)/map_out
+	$(BIN)/python predict.py --mode dir_predict --save_dir $(DEMO)/logs \
+	    --dir_origin_path $(DEMO)/held_out --dir_save_path $(DEMO)/img_out
+
+.venv/installed: requirements.txt tests/requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -r requirements.txt -r tests/requirements.txt
+	touch $@
+
+clean-demo:
+	rm -rf $(DEMO)

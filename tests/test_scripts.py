@@ -1,0 +1,195 @@
+"""The scripts as a user runs them, on a folder small enough to train in seconds."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import get_map
+import predict
+import train
+import voc_annotation
+from ssd import SSD, SSDSettings
+from utils import demo_data
+from utils.cli import ROOT, UserError
+
+TINY = {"backbone": "mobilenetv2", "backbone_weights": "", "batch_size": 3, "num_workers": 0,
+        "device": "cpu", "precision": "fp32", "run_name": "run"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A drawn data set of 10 pictures with its lists, in a path with a space."""
+    folder = tmp_path_factory.mktemp("with space")
+    demo_data.main(demo_data.DemoSettings(folder=str(folder), pictures=10))
+    voc_annotation.main(voc_annotation.AnnotationSettings(
+        classes_path=str(folder / "classes.txt"), VOCdevkit_path=str(folder / "VOCdevkit"),
+        lists_dir=str(folder), val_share=0.2, test_share=0.2))
+    return folder
+
+
+def settings_for(folder, **changes):
+    return train.TrainSettings(**{**TINY, "train_list": str(folder / "2007_train.txt"),
+                                  "val_list": str(folder / "2007_val.txt"),
+                                  "save_dir": str(folder / "logs"), **changes})
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """The run folder of two steps of training."""
+    train.main(settings_for(folder, epochs=1))
+    return folder / "logs" / "run"
+
+
+def test_training_leaves_settings_history_curves_and_weights(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"settings.txt", "history.csv", "loss.png", "map.png", "last.pth", "best.pth"}
+    rows = list(csv.DictReader(open(trained / "history.csv")))
+    assert len(rows) == 1 and float(rows[0]["loss"]) > 0
+    assert "learning_rate" in (trained / "settings.txt").read_text()
+
+
+def test_a_checkpoint_is_plain_and_knows_its_classes(trained):
+    values = torch.load(trained / "best.pth", weights_only=True)
+    assert values["class_names"] == list(demo_data.CLASS_NAMES)
+    assert values["settings"]["backbone"] == "mobilenetv2"
+    assert values["spec"]["backbone"] == "mobilenetv2"
+
+
+def test_prediction_asks_again_after_a_bad_path_or_file(trained, folder, tmp_path, monkeypatch,
+                                                       capsys):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"not a picture")
+    picture = folder / "VOCdevkit/VOC2007/JPEGImages/000000.jpg"
+    answers = iter(["", "nowhere.jpg", str(broken), f'"{picture}"', "q"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    predict.main(predict.PredictSettings(model_path=str(trained / "best.pth"), show=False,
+                                         dir_save_path=str(tmp_path / "out"), confidence=0.0))
+    out = capsys.readouterr().out
+    assert out.count("error:") == 2 and "nowhere.jpg" in out and "broken.jpg" in out
+    drawn = Image.open(tmp_path / "out" / "000000.jpg.png")
+    assert drawn.size == Image.open(picture).size
+    assert np.abs(np.asarray(drawn, int) - np.asarray(Image.open(picture), int)).max() > 60
+
+
+def test_dir_predict_passes_over_broken_files(trained, folder, tmp_path, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    picture = folder / "VOCdevkit/VOC2007/JPEGImages/000001.jpg"
+    (source / "good.JPG").write_bytes(picture.read_bytes())
+    (source / "bad.png").write_bytes(b"")
+    predict.main(predict.PredictSettings(model_path=str(trained / "best.pth"), mode="dir_predict",
+                                         dir_origin_path=str(source),
+                                         dir_save_path=str(tmp_path / "out")))
+    out = capsys.readouterr().out
+    assert "bad.png" in out and "1 of 2 pictures" in out
+    assert (tmp_path / "out" / "good.JPG.png").exists()
+
+
+def test_get_map_writes_what_it_prints(trained, folder, tmp_path, capsys):
+    get_map.main(get_map.MapSettings(save_dir=str(folder / "logs"), device="cpu",
+                                     test_list=str(folder / "2007_test.txt"),
+                                     map_out_path=str(tmp_path / "map_out")))
+    values = json.loads((tmp_path / "map_out" / "results.json").read_text(encoding="utf-8"))
+    assert set(values["classes"]) == set(demo_data.CLASS_NAMES)
+    assert f"mAP@0.5 {values['map_area']:.4f}" in capsys.readouterr().out
+    assert (tmp_path / "map_out" / "precision_recall.png").stat().st_size > 5000
+
+
+def test_training_goes_on_from_a_checkpoint(trained, folder):
+    train.main(settings_for(folder, epochs=1, model_path=str(trained / "last.pth"),
+                            run_name="more", freeze_epochs=1, freeze_batch_size=4))
+    before = torch.load(trained / "last.pth", weights_only=True)["state_dict"]
+    after = torch.load(folder / "logs/more/last.pth", weights_only=True)["state_dict"]
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    # Frozen means weights and batch-norm statistics; the new layers do train.
+    assert not any(name.startswith("mobilenet.") for name in changed)
+    assert "loc.0.weight" in changed and "extras.0.conv.0.1.running_mean" in changed
+
+
+def test_detect_takes_paths_arrays_and_pil_alike(trained, folder):
+    detector = SSD(SSDSettings(model_path=str(trained / "best.pth"), confidence=0.0, device="cpu"))
+    path = folder / "VOCdevkit/VOC2007/JPEGImages/000002.jpg"
+    array = np.asarray(Image.open(path).convert("RGB"))
+    results = [detector.detect(image) for image in (array, Image.fromarray(array))]
+    np.testing.assert_array_equal(results[0].boxes, results[1].boxes)
+    assert len(results[0].scores) == 200  # the most kept of a picture
+    height, width = array.shape[:2]
+    assert (results[0].boxes >= 0).all() and (results[0].boxes <= [width, height] * 2).all()
+    assert len(detector.detect(path).scores) == 200
+    single, other = detector.detect_batch([array, array[::-1].copy()])
+    np.testing.assert_allclose(single.scores, results[0].scores, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_the_pictures(folder, monkeypatch):
+    monkeypatch.setattr(train, "normalise", lambda images, spec: images.float() * float("nan"))
+    with pytest.raises(UserError, match=r"loc and conf loss.*\n.*\.jpg"):
+        train.main(settings_for(folder, epochs=1, run_name="nan"))
+
+
+def test_accumulation_sees_every_picture_in_fewer_steps(folder):
+    trainer_settings = settings_for(folder, batch_size=2, accumulate=2)
+    from nets.ssd import SSDNet
+    from utils.annotations import read_list
+    from utils.spec import make_spec
+    records = read_list(trainer_settings.train_list)[0]
+    trainer = train.Trainer(trainer_settings, SSDNet(6, make_spec("mobilenetv2")), records,
+                            torch.device("cpu"), "fp32")
+    groups = list(trainer._groups(trainer._loader(0)))
+    assert len(groups) == trainer._steps_in(0) == -(-len(records) // 4)
+    seen = {index for group in groups for batch in group for index in batch.indices}
+    assert seen == set(range(len(records)))
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"freeze_epochs": 1}, "freeze_epochs needs pretrained"),
+    ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ({"learning_rate": -1.0}, "learning_rate must lie"),
+    ({"train_list": "nowhere/2007_train.txt"}, "Run voc_annotation.py"),
+    ({"input_shape": (300, 200)}, "input_shape must be square"),
+    ({"anchors_size": (30, 60)}, "anchors_size needs 7 entries"),
+    ({"classes_path": "model_data/voc_classes.txt"}, "different classes"),
+    ({"backbone_weights": "nowhere.pth"}, "no such file"),
+    ({"device": "cuda:99"}, "cannot be used here"),
+])
+def test_settings_that_cannot_work_are_refused(folder, changes, message):
+    with pytest.raises(UserError, match=message):
+        train.main(settings_for(folder, **{"run_name": "refused", **changes}))
+
+
+def test_without_weights_two_lines_say_how_to_get_some(tmp_path):
+    with pytest.raises(UserError, match="no weights yet") as caught:
+        SSD(SSDSettings(), logs_dir=tmp_path)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_partial_weights_are_refused_by_name(trained, tmp_path):
+    values = torch.load(trained / "best.pth", weights_only=True)
+    del values["state_dict"]["loc.3.bias"]
+    torch.save(values, tmp_path / "partial.pth")
+    with pytest.raises(UserError, match="loc.3.bias"):
+        SSD(SSDSettings(model_path=str(tmp_path / "partial.pth")))
+
+
+def test_lists_of_other_classes_are_refused(trained, folder, tmp_path):
+    for name in ("2007_test.txt", "2007_classes.txt"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    names = (folder / "2007_classes.txt").read_text().split()
+    (tmp_path / "2007_classes.txt").write_text("\n".join(names[::-1]))
+    with pytest.raises(UserError, match="number 1 is 'circle' in the first, 'cross'"):
+        get_map.main(get_map.MapSettings(model_path=str(trained / "best.pth"), device="cpu",
+                                         test_list=str(tmp_path / "2007_test.txt")))
+
+
+@pytest.mark.parametrize("script", ["train.py", "predict.py", "get_map.py", "voc_annotation.py"])
+def test_a_mistyped_flag_stops_a_script_without_a_traceback(script):
+    done = subprocess.run([sys.executable, ROOT / script, "--no_such_flag", "1"],
+                          capture_output=True, text=True, cwd=Path(ROOT).parent)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "no_such_flag" in done.stderr + done.stdout
