@@ -14,20 +14,22 @@ import torch
 from tqdm import tqdm
 
 from nets.ssd import SSDNet
+from nets.weights import read_detector
 from utils.annotations import read_class_names
-from utils.checkpoint import load_checkpoint, load_strictly, newest_checkpoint
+from utils.checkpoint import Checkpoint, load_strictly, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, shorten
 from utils.device import pick_device, pick_precision, run_in
 from utils.draw import draw_detections
 from utils.evaluation import evaluate_voc
 from utils.image import as_rgb_array, boxes_to_pixels, normalise, resize_to_input, stack_inputs
 from utils.postprocess import Detections, postprocess
+from utils.spec import FAMILIES
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
 
-NO_WEIGHTS = ("no weights yet: there is no best.pth under {}.\n"
-              "Train with voc_annotation.py and train.py, or set model_path to a checkpoint.")
+NO_WEIGHTS = ('no weights yet: there is no best.pth under {}.\n'
+              'Train with voc_annotation.py and train.py, or set model_path = "coco" or to a file.')
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,15 @@ class SSDSettings:
 
     # ---- Weights ----
 
-    # A best.pth or last.pth; "" takes the newest best.pth under logs/.
+    # A best.pth or last.pth, or a published file (see the README); "coco" downloads torchvision's
+    # model of 80 everyday classes; "" takes the newest best.pth under logs/.
     model_path: str = ""
-    # Leave "": the checkpoint knows its classes. A list here is compared with them.
+    # Leave "": checkpoints know their classes. Published files of other classes than VOC's or
+    # COCO's need the list that they were trained with.
     classes_path: str = ""
+    # Whose conventions a published file needs. "auto" tells by its contents and takes amdegroot
+    # for files that amdegroot and bubbliiiing name alike; set "bubbliiiing" for the latter's.
+    weights_family: Literal[("auto", *FAMILIES)] = "auto"
 
     # ---- What counts as found ----
 
@@ -112,6 +119,11 @@ class SSD:
         array = as_rgb_array(image)
         return draw_detections(array, self.detect(array), self.class_names)
 
+    def save(self, path):
+        """Write the detector, wherever its weights came from, as a checkpoint of this project."""
+        save_checkpoint(path, Checkpoint(self.spec, self.class_names, self.network.state_dict(),
+                                         {}, {}))
+
     def evaluate(self, records, *, batch_size=8, num_threads=2):
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
 
@@ -160,13 +172,13 @@ def _load(settings, logs_dir):
     path = settings.model_path or newest_checkpoint(logs_dir)
     if not path:
         raise UserError(NO_WEIGHTS.format(shorten(logs_dir)))
-    checkpoint = load_checkpoint(path)
-    names = checkpoint.class_names
-    print(f"weights: {shorten(path)} ({checkpoint.spec.backbone}, input {checkpoint.spec.size}, "
-          f"{len(names)} classes)")
-    if settings.classes_path and read_class_names(settings.classes_path) != names:
+    given = read_class_names(settings.classes_path) if settings.classes_path else None
+    checkpoint, family = read_detector(path, family=settings.weights_family, class_names=given)
+    spec, names = checkpoint.spec, checkpoint.class_names
+    print(f"weights: {shorten(path)}: {family}, {spec.summary()}, {len(names)} classes")
+    if given and given != names:
         print(f"note: {settings.classes_path} differs from the classes in the weights, which "
               f"are used: {', '.join(names)}")
-    network = SSDNet(len(names) + 1, checkpoint.spec)
+    network = SSDNet(len(names) + 1, spec)
     load_strictly(network, checkpoint.state_dict, path)
     return network, names

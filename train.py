@@ -10,13 +10,14 @@ from typing import Literal
 import torch
 from tqdm import tqdm
 
-from nets.backbones import BACKBONES
-from nets.ssd import SSDNet
-from nets.weights import load_backbone, read_backbone
+from nets.backbone_weights import load_backbone, read_backbone
+from nets.ssd import SSDNet, build_spec
+from nets.transfer import transfer
+from nets.weights import read_detector
 from ssd import SSD, SSDSettings
 from utils.annotations import check_same_classes, read_class_names, read_list
 from utils.augment import AUGMENTATIONS
-from utils.checkpoint import Checkpoint, load_checkpoint, load_strictly, save_checkpoint
+from utils.checkpoint import Checkpoint, load_strictly, save_checkpoint
 from utils.cli import UserError, make_folder, run, settings_table, shorten
 from utils.dataloader import DetectionDataset, batches, make_loader
 from utils.device import pick_device, pick_precision, run_in
@@ -25,7 +26,7 @@ from utils.image import normalise
 from utils.loss import multibox_loss
 from utils.matching import make_targets
 from utils.report import plot_history
-from utils.spec import SSDSpec, make_spec
+from utils.spec import FAMILIES
 from utils.training import (NOMINAL_BATCH, History, has_batch_norm, lr_factor, make_optimizer,
                             seed_everything, set_frozen, set_learning_rate)
 
@@ -47,18 +48,26 @@ class TrainSettings:
 
     # vgg is the paper's and the most accurate; mobilenetv2 is several times faster and small.
     backbone: Literal["vgg", "mobilenetv2", "resnet50"] = "vgg"
-    # Height and width in pixels.
+    # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
+    # smaller objects and takes three times as long.
     input_shape: tuple[int, int] = (300, 300)
-    # Side of the priors in pixels of the input, one a map and one more. Smaller first numbers
-    # for small objects.
-    anchors_size: tuple[float, ...] = SSDSpec.anchors_size
+    # Sides of the priors in pixels of the input, one a map and one more, such as the paper's
+    # (30, 60, 111, 162, 213, 264, 315). Smaller first numbers for small objects; () takes the
+    # paper's for the input size.
+    anchors_size: tuple[float, ...] = ()
     # True keeps the aspect ratio of pictures with grey bars; False squashes them, as the paper.
     letterbox_image: bool = False
 
     # ---- What the weights start from ----
 
-    # A checkpoint of this project with the same classes; "" starts from the backbone alone.
+    # A detector: a checkpoint of this project, a published file, or "coco" (see the README). Its
+    # input size, priors and colours win over the settings above. Other classes than yours are no
+    # obstacle: what they have in common is kept. "" starts from the backbone alone.
     model_path: str = ""
+    # Whose conventions a published file needs; see predict.py --help.
+    weights_family: Literal[("auto", *FAMILIES)] = "auto"
+    # The class list of a published file with other classes than VOC's or COCO's.
+    model_classes_path: str = ""
     # "imagenet" downloads torchvision's; a file with torchvision's names; "" starts from nothing,
     # which needs far more pictures and epochs.
     backbone_weights: str = "imagenet"
@@ -173,6 +182,8 @@ def check_settings(settings):
         if not 0 < getattr(settings, name) <= most:
             raise UserError(f"{name} must lie in 0..{most}, 0 left out, "
                             f"got {getattr(settings, name)}.")
+    if len(set(settings.input_shape)) != 1 or settings.input_shape[0] < 1:
+        raise UserError(f"input_shape must be square, such as (300, 300), got {settings.input_shape}.")
     if settings.freeze_epochs and not (settings.model_path or settings.backbone_weights):
         raise UserError("freeze_epochs needs pretrained weights: frozen random layers learn "
                         'nothing. Set backbone_weights = "imagenet" or freeze_epochs = 0.')
@@ -199,14 +210,16 @@ def build_network(settings, class_names):
     """Return the SSDNet to train, filled with the weights that the settings name."""
     if settings.model_path:
         return continue_from(settings, class_names)
-    changes = {"input_shape": settings.input_shape, "anchors_size": settings.anchors_size,
-               "letterbox": settings.letterbox_image}
+    changes = {"letterbox": settings.letterbox_image}
+    if settings.anchors_size:
+        changes["anchors_size"] = settings.anchors_size
     weights = None
     if settings.backbone_weights:
         weights = read_backbone(settings.backbone_weights, settings.backbone)
         changes |= {"mean": weights.mean, "std": weights.std}
     try:
-        network = SSDNet(len(class_names) + 1, make_spec(settings.backbone, **changes))
+        spec = build_spec(settings.backbone, settings.input_shape[0], **changes)
+        network = SSDNet(len(class_names) + 1, spec)
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
     if weights:
@@ -218,14 +231,23 @@ def build_network(settings, class_names):
 
 
 def continue_from(settings, class_names):
-    """Return the network of a checkpoint; its spec wins over the settings."""
-    checkpoint = load_checkpoint(settings.model_path)
-    check_same_classes(checkpoint.class_names, settings.model_path, class_names,
-                       settings.train_list)
+    """Return the network of a detector file; its spec wins over the settings.
+
+    The conf rows of classes in common are taken over where the class lists differ.
+    """
+    given = None
+    if settings.model_classes_path:
+        given = read_class_names(settings.model_classes_path)
+    checkpoint, family = read_detector(settings.model_path, family=settings.weights_family,
+                                       class_names=given)
+    print(f"weights: {settings.model_path}: {family}, {checkpoint.spec.summary()}")
     network = SSDNet(len(class_names) + 1, checkpoint.spec)
-    load_strictly(network, checkpoint.state_dict, settings.model_path)
-    print(f"weights: {settings.model_path}, {checkpoint.spec.backbone} with its own sizes, priors "
-          "and colours")
+    if checkpoint.class_names == class_names:
+        load_strictly(network, checkpoint.state_dict, settings.model_path)
+    else:
+        complete = SSDNet(len(checkpoint.class_names) + 1, checkpoint.spec)
+        load_strictly(complete, checkpoint.state_dict, settings.model_path)
+        print(transfer(network, complete.state_dict(), class_names, checkpoint.class_names))
     return network
 
 

@@ -1,4 +1,4 @@
-"""The SSD network: backbone, extra layers, and the multibox heads on six feature maps."""
+"""The SSD network: backbone, extra layers, and the multibox heads on its feature maps."""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +6,12 @@ from torch import nn
 
 from nets.backbones import BACKBONES
 from utils.priors import make_priors
+from utils.spec import make_spec
 
 L2NORM_SCALE = 20.0  # initial value (paper section 3.1)
+# Caffe starts the heads with Xavier weights too. Hard negative mining then picks the largest of
+# thousands of random scores, and the first epochs go into unlearning them.
+HEAD_STD = 0.01
 
 
 class L2Norm(nn.Module):
@@ -22,7 +26,8 @@ class L2Norm(nn.Module):
         """(B, C, H, W) -> (B, C, H, W) in float32: squares of bf16 features lose their sum."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
-            norm = x.square().sum(1, keepdim=True).sqrt() + self.eps
+            # Unlike sqrt, vector_norm has a finite gradient where all features are zero.
+            norm = torch.linalg.vector_norm(x, dim=1, keepdim=True) + self.eps
             return x / norm * self.weight[:, None, None]
 
 
@@ -39,7 +44,7 @@ class SSDNet(nn.Module):
 
     def __init__(self, num_classes, spec):
         super().__init__()
-        parts = BACKBONES[spec.backbone](spec)
+        parts = BACKBONES[spec.backbone](spec.size, spec.resnet_pool_padding)
         self.num_classes, self.spec = num_classes, spec
         self.backbone_name, self.num_pretrained = parts.name, parts.num_pretrained
         self.taps, self.extras_per_source = parts.taps, parts.extras_per_source
@@ -52,6 +57,8 @@ class SSDNet(nn.Module):
         self.register_buffer("priors", make_priors(spec), persistent=False)  # (P, 4) cxcywh
         for module in self.modules():
             _initialise(module)
+        for head in (*self.loc, *self.conf):
+            nn.init.normal_(head.weight, std=HEAD_STD)
 
     @property
     def backbone(self):
@@ -82,18 +89,51 @@ class SSDNet(nn.Module):
         return torch.cat(loc, 1).float(), torch.cat(conf, 1).float()
 
     def _sources(self, x):
-        """Return the six feature maps that the heads look at."""
-        sources, done = [], 0
-        for tap in self.taps:
-            x = self.backbone[done:tap](x)
-            sources.append(x)
-            done = tap
+        """Return the feature maps that the heads look at."""
+        sources = feature_maps(x, self.backbone, self.taps, self.extras, self.extras_per_source)
         sources[0] = self.L2Norm(sources[0])
-        for k, layer in enumerate(self.extras, start=1):
-            x = F.relu(layer(x))
-            if k % self.extras_per_source == 0:
-                sources.append(x)
         return sources
+
+
+def feature_maps(x, layers, taps, extras, extras_per_source):
+    """Return the maps at the taps of the backbone and after its extra layers."""
+    maps, done = [], 0
+    for tap in taps:
+        x = layers[done:tap](x)
+        maps.append(x)
+        done = tap
+    for k, layer in enumerate(extras, start=1):
+        x = F.relu(layer(x))
+        if k % extras_per_source == 0:
+            maps.append(x)
+    return maps
+
+
+def build_spec(backbone, size, **changes):
+    """Return the paper's spec for any square input, with grids taken from the network itself.
+
+    Args:
+        backbone: "vgg", "mobilenetv2" or "resnet50".
+        size: side of the input in pixels; SSD512's extra layers from 512 on, SSD300's below.
+        changes: as in utils.spec.make_spec.
+
+    Raises:
+        ValueError: an unknown backbone, or a size that leaves a layer without input.
+    """
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone must be one of {tuple(BACKBONES)}, got {backbone!r}")
+    with torch.device("meta"):
+        parts = BACKBONES[backbone](size, changes.get("resnet_pool_padding", 1))
+        try:
+            maps = feature_maps(torch.empty(1, 3, size, size), parts.layers.eval(), parts.taps,
+                                parts.extras.eval(), parts.extras_per_source)
+        except RuntimeError:
+            maps = []
+    grids = tuple(m.shape[-1] for m in maps)
+    if not grids or len(set(grids)) < len(grids):
+        raise ValueError(f"input_shape ({size}, {size}) is too small for {backbone}: the last "
+                         "feature maps vanish or repeat; 300 always works")
+    return make_spec(backbone, size, grids, **changes)
 
 
 def _flatten(x, numbers):

@@ -1,17 +1,19 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from nets.backbone_weights import load_backbone, read_backbone
 from nets.backbones import BACKBONES
-from nets.ssd import L2Norm, SSDNet
-from nets.weights import load_backbone, read_backbone
+from nets.ssd import L2Norm, SSDNet, build_spec
 from utils.cli import UserError
-from utils.spec import CAFFE_MEAN, IMAGENET_MEAN, make_spec
+from utils.spec import CAFFE_MEAN, IMAGENET_MEAN
 
 
 @pytest.mark.parametrize("backbone, priors", [("vgg", 8732), ("mobilenetv2", 3000),
                                               ("resnet50", 8732)])
 def test_outputs_have_one_row_a_prior_in_train_and_eval(backbone, priors):
-    net = SSDNet(4, make_spec(backbone))
+    net = SSDNet(4, build_spec(backbone, 300))
     for mode in (True, False):
         with torch.no_grad():
             loc, conf = net.train(mode)(torch.randn(2, 3, 300, 300))
@@ -20,7 +22,7 @@ def test_outputs_have_one_row_a_prior_in_train_and_eval(backbone, priors):
 
 
 def test_vgg_has_the_papers_layers():
-    shapes = {name: tuple(value.shape) for name, value in SSDNet(21, make_spec("vgg")).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in SSDNet(21, build_spec("vgg", 300)).state_dict()
               .items()}
     assert len(shapes) == 71
     assert shapes["vgg.31.weight"] == (1024, 512, 3, 3)  # fc6
@@ -28,13 +30,13 @@ def test_vgg_has_the_papers_layers():
     assert shapes["extras.1.weight"] == (512, 256, 3, 3)  # conv8_2
     assert shapes["conf.0.weight"] == (4 * 21, 512, 3, 3)
     assert "priors" not in shapes
-    fc6 = SSDNet(21, make_spec("vgg")).vgg[31]
+    fc6 = SSDNet(21, build_spec("vgg", 300)).vgg[31]
     assert fc6.dilation == (6, 6) and fc6.padding == (6, 6)
 
 
 def test_each_prior_sees_its_own_place():
     # A change in one corner of the picture must reach the priors of that corner on the first map.
-    net = SSDNet(3, make_spec("vgg")).eval()
+    net = SSDNet(3, build_spec("vgg", 300)).eval()
     picture = torch.zeros(1, 3, 300, 300)
     changed = picture.clone()
     changed[..., :20, 280:] = 50
@@ -47,7 +49,7 @@ def test_each_prior_sees_its_own_place():
 
 
 def test_batched_equals_single():
-    net = SSDNet(3, make_spec("mobilenetv2")).eval()
+    net = SSDNet(3, build_spec("mobilenetv2", 300)).eval()
     batch = torch.randn(3, 3, 300, 300)
     with torch.no_grad():
         together = net(batch)
@@ -69,7 +71,7 @@ def test_l2norm_stays_finite_at_zero_and_fp32_under_autocast():
 
 
 def test_a_spec_with_other_grids_is_refused():
-    net = SSDNet(3, make_spec("mobilenetv2", grids=(19, 10, 5, 3, 2, 2)))
+    net = SSDNet(3, replace(build_spec("mobilenetv2", 300), grids=(19, 10, 5, 3, 2, 2)))
     with pytest.raises(ValueError, match="feature maps"):
         net.eval()(torch.zeros(1, 3, 300, 300))
 
@@ -83,7 +85,7 @@ def test_torchvision_files_fill_the_backbone(backbone, tmp_path):
     state = {k: v for k, v in net.state_dict().items() if not k.startswith("classifier")}
     torch.save(state, tmp_path / "weights.pth")
     weights = read_backbone(tmp_path / "weights.pth", backbone)
-    ours = SSDNet(3, make_spec(backbone, mean=weights.mean, std=weights.std))
+    ours = SSDNet(3, build_spec(backbone, 300, mean=weights.mean, std=weights.std))
     assert load_backbone(ours, weights) == len(weights.state_dict) or backbone == "resnet50"
     x = torch.randn(1, 3, 300, 300)
     ours.eval(), net.eval()
@@ -98,7 +100,7 @@ def test_torchvision_files_fill_the_backbone(backbone, tmp_path):
 
 
 def test_normalisation_follows_the_file(tmp_path):
-    convs = {k.replace("vgg.", "features."): v for k, v in SSDNet(2, make_spec("vgg")).state_dict()
+    convs = {k.replace("vgg.", "features."): v for k, v in SSDNet(2, build_spec("vgg", 300)).state_dict()
              .items() if k.startswith("vgg.") and int(k.split(".")[1]) <= 28}
     torch.save(convs, tmp_path / "convs.pth")
     assert read_backbone(tmp_path / "convs.pth", "vgg").mean == CAFFE_MEAN
@@ -110,7 +112,7 @@ def test_normalisation_follows_the_file(tmp_path):
 
 def test_a_file_of_another_network_is_refused(tmp_path):
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
-    net = SSDNet(2, make_spec("vgg"))
+    net = SSDNet(2, build_spec("vgg", 300))
     with pytest.raises(UserError, match="missing"):
         load_backbone(net, read_backbone(tmp_path / "part.pth", "vgg"))
     torch.save({"features.0.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "other.pth")
@@ -123,6 +125,6 @@ def test_a_file_of_another_network_is_refused(tmp_path):
 def test_no_internet_names_address_and_place(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no route")
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", fail)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
     with pytest.raises(UserError, match=r"https://\S+vgg16_features\S*\.pth could.*\n.*model_data/"):
         read_backbone("imagenet", "vgg")

@@ -11,32 +11,29 @@ import pytest
 import torch
 from conftest import fill_state_dict, fixture_keys, fixture_picture
 
-from nets.ssd import SSDNet
 from ssd import SSD, SSDSettings
 from utils.boxes import to_xyxy
 from utils.image import normalise, resize_to_input, stack_inputs
-from utils.spec import make_spec
 
 FOLDER = Path(__file__).parent / "fixtures"
-BUBBLIIIING = {"steps": None, "prior_clip": "corners", "box_clip": "before_nms",
-               "mean": (104.0, 117.0, 123.0), "resize": "pil_bicubic_uint8",
-               "log_size_clamp": None}
-SPECS = {"amdegroot": make_spec("vgg", prior_clip="centre_size", box_clip="none"),
-         "bubbliiiing-vgg": make_spec("vgg", **BUBBLIIIING),
-         "bubbliiiing-mobilenetv2": make_spec("mobilenetv2", **BUBBLIIIING),
-         "bubbliiiing-resnet50": make_spec("resnet50", resnet_pool_padding=0, **BUBBLIIIING)}
+SHARED = Path(__file__).parents[2] / "shared" / "fixtures"
+FAMILIES = {"amdegroot": "auto", "bubbliiiing-vgg": "bubbliiiing",
+            "bubbliiiing-mobilenetv2": "auto", "bubbliiiing-resnet50": "auto",
+            "lufficc-300": "auto", "lufficc-512": "auto", "torchvision": "auto"}
 
 
-@pytest.fixture(scope="module", params=SPECS)
-def case(request):
-    """(fixture archive, detector filled by the fixture's rule)."""
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request, tmp_path_factory):
+    """(fixture archive, detector read from a file with that implementation's own names)."""
     fixture = np.load(FOLDER / f"{request.param}.npz")
-    network = SSDNet(21, SPECS[request.param])
-    network.load_state_dict(fill_state_dict(fixture_keys(fixture), int(fixture["seed"])))
-    names = [f"class {k}" for k in range(20)]
+    path = tmp_path_factory.mktemp("weights") / "file.pth"
+    state = fill_state_dict(fixture_keys(fixture), int(fixture["seed"]))
+    torch.save({"model": state} if request.param == "lufficc-512" else state, path)
     settings = SSDSettings(device="cpu", confidence=float(fixture["confidence"]),
-                           nms_iou=float(fixture["nms_iou"]))
-    return fixture, SSD(settings, network=network, class_names=names)
+                           nms_iou=float(fixture["nms_iou"]), model_path=str(path),
+                           weights_family=FAMILIES[request.param])
+    yield fixture, SSD(settings)
+    path.unlink()
 
 
 def network_input(detector):
@@ -80,3 +77,11 @@ def test_detections(case):
         assert distance[nearest] <= 0.1 + 2e-4 * longer
         assert abs(expected[nearest, 4] - score) <= 1e-4
     assert not unmatched
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the whole fixtures are not here")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_samples_are_those_of_the_whole_fixtures(name):
+    whole, sampled = np.load(SHARED / f"{name}.npz"), np.load(FOLDER / f"{name}.npz")
+    np.testing.assert_array_equal(whole["loc"][sampled["rows"]], sampled["loc"])
+    np.testing.assert_array_equal(whole["x"].reshape(-1)[sampled["pixels"]], sampled["x"])

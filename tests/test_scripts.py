@@ -135,11 +135,10 @@ def test_a_loss_that_is_not_finite_names_the_pictures(folder, monkeypatch):
 
 def test_accumulation_sees_every_picture_in_fewer_steps(folder):
     trainer_settings = settings_for(folder, batch_size=2, accumulate=2)
-    from nets.ssd import SSDNet
+    from nets.ssd import SSDNet, build_spec
     from utils.annotations import read_list
-    from utils.spec import make_spec
     records = read_list(trainer_settings.train_list)[0]
-    trainer = train.Trainer(trainer_settings, SSDNet(6, make_spec("mobilenetv2")), records,
+    trainer = train.Trainer(trainer_settings, SSDNet(6, build_spec("mobilenetv2", 300)), records,
                             torch.device("cpu"), "fp32")
     groups = list(trainer._groups(trainer._loader(0)))
     assert len(groups) == trainer._steps_in(0) == -(-len(records) // 4)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 import zipfile
 from typing import NamedTuple
 
@@ -50,37 +51,58 @@ def read_tensor_file(path):
         whatever plain object was saved, on the CPU.
 
     Raises:
-        UserError: missing, damaged, not a PyTorch file, or holding code.
+        UserError: missing, empty, a web page, damaged, not a PyTorch file, or holding code.
+    """
+    path = check_weights_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+            raise UserError(f"{shorten(path)}: refused, loading it would run code that it holds "
+                            "beside its tensors; ask its author for a plain state dict.") from None
+        reason = "not a weights file"
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError,
+            TypeError, zipfile.BadZipFile, struct.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise UserError(f"{shorten(path)}: cannot be read ({reason}); the file is damaged, incomplete, "
+                    "or of another kind.")
+
+
+def check_weights_file(path):
+    """Return the absolute path of a file that is at least not a failed download.
+
+    Raises UserError for a missing or empty file, a folder, and a web page.
     """
     path = resolve(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{shorten(path)}: no such file; check the path.") from None
-    except pickle.UnpicklingError as error:
-        reason = "it holds code beside its tensors" if "GLOBAL" in str(error) else "not a weights file"
-        raise UserError(f"{shorten(path)}: refused, {reason}; get the file again from a source "
-                        "you trust.") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{shorten(path)}: cannot be read ({reason}); "
-                        "the file may be damaged or incomplete.") from None
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise UserError(f"{shorten(path)}: {reason}; check the path.") from None
+    if not start:
+        raise UserError(f"{shorten(path)}: the file is empty; get it again.")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{shorten(path)}: a web page, not weights: the download failed; "
+                        "get it again.")
+    return path
 
 
-def load_checkpoint(path):
-    """Read a Checkpoint that `save_checkpoint` wrote.
+def is_checkpoint(values):
+    """Tell whether the contents of a file are a checkpoint of this project."""
+    return isinstance(values, dict) and values.get("format") == FORMAT
 
-    Raises UserError for anything else.
+
+def parse_checkpoint(values, path):
+    """Return the Checkpoint in the contents of a file.
+
+    Raises UserError, naming the file, where something is missing.
     """
-    values = read_tensor_file(path)
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError(f"{shorten(resolve(path))}: not a checkpoint of this project; "
-                        "use a best.pth or last.pth from logs/.")
     try:
         return Checkpoint(SSDSpec.from_dict(values["spec"]), tuple(values["class_names"]),
                           values["state_dict"], values["settings"], values["progress"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{shorten(resolve(path))}: an incomplete checkpoint ({error}).") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{shorten(path)}: an incomplete checkpoint ({error}).") from None
 
 
 def load_strictly(network, state_dict, path):

@@ -25,10 +25,12 @@ MAX_COVERED = 0.25  # of an object's box by others'
 class DemoSettings:
     """Where the data goes and how much of it there is."""
 
-    # Gets VOCdevkit/VOC2007 and classes.txt; pictures of the same number are replaced.
+    # Gets VOCdevkit/VOC2007, classes.txt and held_out; pictures of the same number are replaced.
     folder: str = "demo"
     # Pictures in all; voc_annotation.py splits them.
     pictures: int = 600
+    # More pictures, without annotations, in held_out/ for predict.py.
+    held_out: int = 8
     # The same seed gives the same pictures.
     seed: int = 0
 
@@ -41,12 +43,15 @@ def main(settings):
     root = folder / "VOCdevkit" / "VOC2007"
     (folder / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n", encoding="utf-8")
     pictures, annotations = make_folder(root / "JPEGImages"), make_folder(root / "Annotations")
-    for number in range(settings.pictures):
+    held_out = make_folder(folder / "held_out")
+    for number in range(settings.pictures + settings.held_out):
         name = f"{number:06d}"
         image, objects = draw_scene(np.random.default_rng((settings.seed, number)))
-        cv2.imencode(".jpg", image[..., ::-1])[1].tofile(pictures / f"{name}.jpg")
-        (annotations / f"{name}.xml").write_text(to_xml(name, image.shape, objects),
-                                                 encoding="utf-8")
+        place = pictures if number < settings.pictures else held_out
+        cv2.imencode(".jpg", image[..., ::-1])[1].tofile(place / f"{name}.jpg")
+        if place is pictures:
+            (annotations / f"{name}.xml").write_text(to_xml(name, image.shape, objects),
+                                                     encoding="utf-8")
     print(f"drew {settings.pictures} pictures of {len(CLASS_NAMES)} shapes in {shorten(root)}")
 
 

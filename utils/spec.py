@@ -83,6 +83,15 @@ class SSDSpec:
         """Number of priors at each position, one entry a map: s, s', and two for each ratio."""
         return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
 
+    def summary(self):
+        """Return what a person wants to know of the spec, in a line."""
+        steps = "division" if self.steps is None else "step"
+        mean = ", ".join(f"{value:.6g}" for value in self.mean)
+        scale = "" if self.std == (1, 1, 1) else " scaled"
+        return (f"{self.backbone}, input {self.size}, {steps} priors clipped {self.prior_clip}, "
+                f"{self.channel_order.upper()} - ({mean}){scale}, {self.resize}"
+                + (", letterbox" if self.letterbox else ""))
+
     def to_dict(self):
         """Return the spec as plain types, for checkpoints."""
         return dataclasses.asdict(self)
@@ -100,21 +109,56 @@ def _as_tuple(value):
     return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
-# What differs from the paper's VGG16 where another backbone sets other feature maps. ResNet50's
-# maps have the sizes of VGG16's; MobileNetV2's first is conv 14's, at stride 16.
-BACKBONE_SPECS = {
-    "vgg": {},
-    "resnet50": {},
-    "mobilenetv2": {"grids": (19, 10, 5, 3, 2, 1), "steps": (16, 32, 64, 100, 150, 300),
-                    "aspect_ratios": ((2, 3),) * 6},
-}
+# The input sizes that have steps of their own; others use input size / grid. MobileNetV2's first
+# map is its layer 13's, at stride 16.
+NOMINAL_STEPS = {("vgg", 300): (8, 16, 32, 64, 100, 300), ("resnet50", 300): (8, 16, 32, 64, 100, 300),
+                 ("mobilenetv2", 300): (16, 32, 64, 100, 150, 300),
+                 ("vgg", 512): (8, 16, 32, 64, 128, 256, 512),
+                 ("resnet50", 512): (8, 16, 32, 64, 128, 256, 512)}
+
+# Sides of the priors as parts of the input, by number of maps: SSD300's and SSD512's for VOC, and
+# those of models trained on COCO, whose objects are smaller (paper sections 3.1 to 3.4).
+VOC_SCALES = {6: (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05),
+              7: (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)}
+COCO_SCALES = {6: (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
+               7: (0.04, 0.1, 0.26, 0.42, 0.58, 0.74, 0.9, 1.06)}
 
 
-def make_spec(backbone, **changes):
-    """Return this project's spec for training `backbone`, with fields changed by keyword.
+def make_spec(backbone, size, grids, *, scales=VOC_SCALES, **changes):
+    """Return the paper's spec for a network with these feature maps.
 
-    Raises ValueError for an unknown backbone or an impossible combination.
+    Args:
+        backbone: "vgg", "mobilenetv2" or "resnet50".
+        size: side of the square input in pixels.
+        grids: sides of the feature maps; see nets.ssd.build_spec, which takes them from the network.
+        scales: VOC_SCALES or COCO_SCALES.
+        changes: fields of SSDSpec that differ.
+
+    Raises:
+        ValueError: an impossible combination.
     """
-    if backbone not in BACKBONE_SPECS:
-        raise ValueError(f"backbone must be one of {tuple(BACKBONE_SPECS)}, got {backbone!r}")
-    return SSDSpec(**{"backbone": backbone, **BACKBONE_SPECS[backbone], **changes})
+    maps = len(grids)
+    few = backbone != "mobilenetv2"  # the first and the last two maps of VGG16 have ratio 2 only
+    ratios = ((2,), *((2, 3),) * (maps - 3), (2,), (2,)) if few else ((2, 3),) * maps
+    values = {"backbone": backbone, "input_shape": (size, size), "grids": tuple(grids),
+              "steps": NOMINAL_STEPS.get((backbone, size)), "aspect_ratios": ratios,
+              "anchors_size": tuple(round(scale * size, 2) for scale in scales[maps])}
+    return SSDSpec(**(values | changes))
+
+
+# What the published implementations do differently from the paper's Caffe code. Their weights
+# were trained with these numbers and give their boxes with these numbers only.
+FAMILIES = {
+    "amdegroot": {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None},
+    "bubbliiiing": {"steps": None, "prior_clip": "corners", "box_clip": "before_nms",
+                    "log_size_clamp": None, "resize": "pil_bicubic_uint8",
+                    "mean": (104.0, 117.0, 123.0),  # Caffe's BGR means on RGB: theirs, so ours
+                    "resnet_pool_padding": 0},
+    "lufficc": {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None},
+    "torchvision": {"prior_clip": "size", "box_clip": "before_nms",
+                    "resize": "cv2_linear_float32", "l2_eps": 1e-12,
+                    "mean": (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)},
+    "ssd_keras": {"box_clip": "none", "log_size_clamp": None, "l2_eps": 1e-12},
+    "chainercv": {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_float32",
+                  "l2_eps": 1e-5},
+}

@@ -1,0 +1,252 @@
+"""voc_annotation.py on small VOC folders."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.annotations import read_list
+from utils.cli import UserError
+from voc_annotation import AnnotationSettings, main
+
+SPLITS = ("train", "val", "test")
+
+
+class Folder:
+    """A VOC folder under tmp_path, and main() called on it."""
+
+    def __init__(self, path):
+        self.path, self.root = path, path / "VOCdevkit" / "VOC2007"
+        self.main_dir = self.root / "ImageSets" / "Main"
+        for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+            (self.root / name).mkdir(parents=True)
+        self.classes("cat", "dog")
+
+    def classes(self, *names):
+        (self.path / "classes.txt").write_text("\n".join(names), encoding="utf-8")
+
+    def picture(self, name, suffix=".jpg"):
+        Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(
+            self.root / "JPEGImages" / f"{name}{suffix}")
+
+    def xml(self, name, *objects, size=True):
+        """Write an annotation of (class name, xmin, ymin, xmax, ymax) objects."""
+        rows = "".join(
+            f"<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+            f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+            for label, x1, y1, x2, y2 in objects)
+        head = "<size><width>50</width><height>40</height></size>" if size else ""
+        path = self.root / "Annotations" / f"{name}.xml"
+        path.write_text(f"<annotation>{head}{rows}</annotation>", encoding="utf-8")
+
+    def fill(self, names, label="cat"):
+        for name in names:
+            self.picture(name)
+            self.xml(name, (label, 1, 1, 10, 10))
+
+    def split(self, name, ids):
+        (self.main_dir / f"{name}.txt").write_text("".join(f"{k}\n" for k in ids))
+
+    def ids(self, name):
+        return (self.main_dir / f"{name}.txt").read_text().split("\n")[:-1]
+
+    def run(self, **changes):
+        main(AnnotationSettings(**{
+            "classes_path": str(self.path / "classes.txt"), "lists_dir": str(self.path),
+            "VOCdevkit_path": str(self.path / "VOCdevkit")} | changes))
+
+    def list(self, name):
+        return read_list(self.path / f"2007_{name}.txt")[0]
+
+    def listed(self, name):
+        return [record.path.stem for record in self.list(name)]
+
+
+@pytest.fixture
+def voc(tmp_path):
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def twenty(voc):
+    """Return a folder of twenty pictures and their ids."""
+    ids = [f"{k:03d}" for k in range(20)]
+    voc.fill(ids)
+    return voc, ids
+
+
+def test_splits_cover_all_pictures_once(twenty):
+    voc, ids = twenty
+    voc.run(test_share=0.2, val_share=0.1)
+    assert [len(voc.ids(name)) for name in SPLITS] == [14, 2, 4]
+    assert sorted(sum((voc.ids(name) for name in SPLITS), [])) == ids
+    assert voc.ids("trainval") == sorted(voc.ids("train") + voc.ids("val"))
+    for name in SPLITS:
+        assert voc.listed(name) == voc.ids(name)
+
+
+def test_splits_depend_on_the_seed_alone(twenty):
+    voc, _ = twenty
+    found = []
+    for seed in (0, 0, 1):
+        voc.run(seed=seed, overwrite_splits=True)
+        found.append([voc.ids(name) for name in SPLITS])
+    assert found[0] == found[1] != found[2]
+
+
+def test_splits_are_kept_unless_overwritten(twenty, capsys):
+    voc, _ = twenty
+    voc.run()
+    before = [voc.ids(name) for name in SPLITS]
+    voc.run(seed=7, test_share=0.5)
+    assert [voc.ids(name) for name in SPLITS] == before
+    assert "kept" in capsys.readouterr().out
+    voc.run(seed=7, test_share=0.5, overwrite_splits=True)
+    assert len(voc.ids("test")) == 10
+
+
+def test_vocs_own_splits_are_read(twenty):
+    voc, ids = twenty
+    voc.split("train", [f"{k} -1" for k in ids[:8]])
+    voc.split("val", [f"{k}  1" for k in ids[8:12]])
+    voc.split("test", ids[12:])
+    voc.run()
+    assert [voc.listed(name) for name in SPLITS] == [ids[:8], ids[8:12], ids[12:]]
+    assert voc.ids("trainval") == ids[:12]
+
+
+def test_trainval_alone_is_divided(twenty):
+    voc, ids = twenty
+    voc.split("trainval", ids[:15])
+    voc.run(test_share=0.1, val_share=0.2)
+    train, val, test = (set(voc.ids(name)) for name in SPLITS)
+    assert train | val == set(ids[:15]) and not train & val and len(val) == 4
+    assert len(test) == 2 and test <= set(ids[15:])
+    assert voc.ids("trainval") == ids[:15]
+
+
+def test_a_kept_test_split_stays_out_of_training(twenty):
+    voc, ids = twenty
+    voc.split("test", ids[:5])
+    voc.run()
+    assert voc.ids("test") == ids[:5]
+    assert sorted(voc.ids("train") + voc.ids("val")) == ids[5:]
+
+
+def test_lists_hold_edges_labels_and_classes(voc):
+    voc.fill(["b", "c"])
+    voc.picture("a b")
+    voc.xml("a b", ("dog", 3, 4, 12, 14), ("cat", 41, 31, 60, 45))
+    for name, ids in zip(SPLITS, (["a b"], ["b"], ["c"])):
+        voc.split(name, ids)
+    voc.run()
+    record, = voc.list("train")
+    # The second box reaches beyond the 50x40 picture.
+    assert record.boxes_px.tolist() == [[2, 3, 12, 14], [40, 30, 50, 40]]
+    assert record.labels.tolist() == [1, 0] and not record.difficult.any()
+    assert record.path == voc.root / "JPEGImages" / "a b.jpg" and record.path.is_file()
+    assert (voc.path / "2007_classes.txt").read_text().split() == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".png", ".jpeg", ".bmp"])
+def test_usual_picture_endings(voc, suffix):
+    voc.fill(["b", "c"])
+    voc.picture("a", suffix)
+    voc.xml("a", ("cat", 1, 1, 5, 5), size=False)
+    for name, member in zip(SPLITS, "abc"):
+        voc.split(name, [member])
+    voc.run()
+    assert voc.list("train")[0].path.name == f"a{suffix}"
+
+
+def test_missing_size_is_taken_from_the_picture(voc):
+    voc.fill(["b", "c"])
+    voc.picture("a")
+    voc.xml("a", ("cat", 41, 31, 600, 600), size=False)
+    for name, member in zip(SPLITS, "abc"):
+        voc.split(name, [member])
+    voc.run()
+    assert voc.list("train")[0].boxes_px.tolist() == [[40, 30, 50, 40]]
+
+
+def test_unknown_class_names_the_nearest(twenty, capsys):
+    voc, ids = twenty
+    voc.xml(ids[0], ("cat", 1, 1, 5, 5), ("Dgo", 1, 1, 5, 5), ("Dgo", 1, 1, 9, 9))
+    voc.xml(ids[1], ("cat", 1, 1, 5, 5), ("xylophone", 1, 1, 5, 5))
+    voc.run()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not in")]
+    assert len(lines) == 2
+    assert "'Dgo', 2 objects" in lines[0] and "did you mean 'dog'" in lines[0]
+    assert "'xylophone', 1 objects" in lines[1] and "did you mean" not in lines[1]
+
+
+def test_gaps_are_reported_and_left_out(twenty, capsys):
+    voc, ids = twenty
+    voc.picture("no_xml")
+    voc.xml("no_picture", ("cat", 1, 1, 5, 5))
+    voc.xml(ids[0], ("cat", 1, 1, 5, 5), ("dog", 60, 1, 70, 9))
+    voc.split("train", [*ids[:12], "no_xml", "no_picture"])
+    voc.run()
+    problems = [line for line in capsys.readouterr().out.splitlines() if "problem" in line]
+    assert len(problems) == 3
+    assert any("no_xml: no XML file" in line for line in problems)
+    assert any("no_picture: no picture" in line for line in problems)
+    assert any(f"{ids[0]}.xml, object 2 (dog)" in line for line in problems)
+    assert voc.listed("train") == ids[:12] and len(voc.list("train")[0].labels) == 1
+
+
+def test_counts_and_background_are_printed(twenty, capsys):
+    voc, ids = twenty
+    voc.xml(ids[0])
+    voc.split("train", ids[:12])
+    voc.split("val", ids[12:15])
+    voc.split("test", ids[15:])
+    voc.run()
+    out = capsys.readouterr().out
+    cat, = (line.split() for line in out.splitlines() if line.startswith("cat"))
+    assert cat == ["cat", "11", "11", "3", "3", "5", "5"]
+    assert "1 pictures have no object" in out
+    assert voc.listed("train")[0] == ids[0]
+
+
+def test_a_list_without_objects_is_refused(twenty):
+    voc, _ = twenty
+    voc.classes("horse", "cow")
+    with pytest.raises(UserError, match="train split has no object of a known class"):
+        voc.run()
+    assert not list(voc.path.glob("2007_*.txt"))
+
+
+@pytest.mark.parametrize("folder", ["Annotations", "JPEGImages"])
+def test_missing_folders_are_named(twenty, folder):
+    voc, _ = twenty
+    (voc.root / folder).rename(voc.root / "elsewhere")
+    with pytest.raises(UserError, match=f"VOC2007/{folder}.*VOCdevkit_path"):
+        voc.run()
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.9, 0.2), (-0.1, 0.1), (1.0, 0.0), (0.0, 1.5)])
+def test_shares_must_leave_something_to_train_on(twenty, shares):
+    with pytest.raises(UserError, match="test_share and val_share"):
+        twenty[0].run(test_share=shares[0], val_share=shares[1])
+
+
+@pytest.mark.xfail(strict=True, raises=UserError, reason="an empty split stops main half way")
+@pytest.mark.parametrize("shares", [{"val_share": 0.0}, {"test_share": 0.0}])
+def test_a_share_of_nothing_is_allowed(twenty, shares):
+    twenty[0].run(**shares)
+
+
+def test_broken_xml_is_named(twenty):
+    voc, ids = twenty
+    (voc.root / "Annotations" / f"{ids[3]}.xml").write_text("<annotation>")
+    with pytest.raises(UserError, match=f"{ids[3]}.xml"):
+        voc.run()
+
+
+@pytest.mark.xfail(strict=True, reason="read_split takes the 1 of 'photo 1' for VOC's flag")
+def test_names_that_end_in_a_number_survive_a_second_run(voc):
+    voc.fill([f"photo {k}" for k in range(12)])
+    voc.run()
+    before = [voc.listed(name) for name in SPLITS]
+    voc.run()
+    assert [voc.listed(name) for name in SPLITS] == before
