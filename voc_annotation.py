@@ -50,9 +50,9 @@ class AnnotationSettings:
 
 def main(settings):
     """Split, read, write, and say what was found."""
-    if not (0 <= settings.test_share < 1 and 0 <= settings.val_share < 1
+    if not (0 <= settings.test_share and 0 < settings.val_share
             and settings.test_share + settings.val_share < 1):
-        raise UserError("test_share and val_share must be at least 0 and below 1 together, got "
+        raise UserError("val_share must be above 0, test_share at least 0, both below 1 together: got "
                         f"{settings.test_share} and {settings.val_share}.")
     class_names = read_class_names(settings.classes_path)
     root = resolve(settings.VOCdevkit_path) / "VOC2007"
@@ -66,6 +66,9 @@ def main(settings):
     print_problems(reader.problems)
     folder = make_folder(settings.lists_dir)
     for name, records in lists.items():
+        if not splits[name]:
+            print(f"no pictures for the {name} split, so no 2007_{name}.txt")
+            continue
         if not any(len(record.labels) for record in records):
             raise UserError(f"the {name} split has no object of a known class in its "
                             f"{len(records)} pictures, so no list was written for it; check "
@@ -105,7 +108,7 @@ def make_splits(settings, root, ids):
     """
     folder = root / "ImageSets" / "Main"
     kept = {} if settings.overwrite_splits else {
-        name: read_split(path) for name in (*SPLITS, "trainval")
+        name: read_split(path, set(ids)) for name in (*SPLITS, "trainval")
         if (path := folder / f"{name}.txt").exists()}
     rng = np.random.default_rng(settings.seed)
     used = {member for members in kept.values() for member in members}
@@ -127,10 +130,11 @@ def draw(pool, share, total, rng):
     return sorted(rng.permutation(pool)[:count].tolist()) if pool else []
 
 
-def read_split(path):
-    """Return the ids in a split file; VOC's own have a 1 or -1 behind some, which is left off."""
+def read_split(path, ids):
+    """Return the ids in a split file; a 1, 0 or -1 behind an id, as VOC has them, is left off."""
     lines = read_text(path, remedy="Check the split file.").splitlines()
-    return [re.sub(r"\s+-?[01]$", "", line.strip()) for line in lines if line.strip()]
+    lines = [line.strip() for line in lines if line.strip()]
+    return [line if line in ids else re.sub(r"\s+-?[01]$", "", line) for line in lines]
 
 
 def write_splits(folder, splits, kept):

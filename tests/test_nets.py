@@ -67,7 +67,9 @@ def test_l2norm_stays_finite_at_zero_and_fp32_under_autocast():
     layer = L2Norm(4, 1e-10)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.randn(1, 4, 2, 2).bfloat16()).dtype == torch.float32
-    assert layer(torch.zeros(1, 4, 2, 2)).isfinite().all()
+    dead = torch.zeros(1, 4, 2, 2, requires_grad=True)  # what ReLU may leave at a position
+    layer(dead).sum().backward()
+    assert layer(dead).isfinite().all() and dead.grad.isfinite().all()
 
 
 def test_a_spec_with_other_grids_is_refused():

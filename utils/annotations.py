@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.cli import UserError, read_text, resolve, shorten
+from utils.image import IMAGE_SUFFIXES
 
 # One object at the end of a list line: x1,y1,x2,y2,class and 1 for difficult ones.
 NUMBER = r"-?\d+(?:\.\d+)?"
@@ -129,9 +130,14 @@ def clip_box(box_px, width, height):
 
 def format_record(record):
     """Return the list line of a record: `path x1,y1,x2,y2,class[,1] ...`."""
-    objects = [",".join(f"{value:.6g}" for value in box) + f",{label}" + (",1" if difficult else "")
+    objects = [",".join(_number(value) for value in box) + f",{label}" + (",1" if difficult else "")
                for box, label, difficult in zip(record.boxes_px, record.labels, record.difficult)]
     return " ".join([shorten(record.path), *objects])
+
+
+def _number(value):
+    """Return a coordinate without exponent or needless zeros, to a thousandth of a pixel."""
+    return f"{float(value):.3f}".rstrip("0").rstrip(".")
 
 
 def parse_line(line):
@@ -150,9 +156,8 @@ def parse_line(line):
             break
         objects.insert(0, [float(number) for number in tail.split(",")])
         path = head.rstrip()
-    last = path.rpartition(" ")[2]
-    if re.fullmatch(r"[-\d.,eEinfa]+", last) and last.count(",") >= 3:
-        raise ValueError(f"{last!r} is not x1,y1,x2,y2,class")
+    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"{path[-60:]!r} is neither a picture nor x1,y1,x2,y2,class")
     boxes = np.array([values[:4] for values in objects], dtype=np.float32).reshape(-1, 4)
     if (boxes[:, 2:] <= boxes[:, :2]).any():
         raise ValueError(f"a box without area: {boxes[(boxes[:, 2:] <= boxes[:, :2]).any(1)][0]}")

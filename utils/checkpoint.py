@@ -1,7 +1,9 @@
 """Checkpoints: weights with everything needed to use them, as plain types."""
 
+import contextlib
 import os
 import pickle
+import re
 import struct
 import zipfile
 from typing import NamedTuple
@@ -39,7 +41,8 @@ def save_checkpoint(path, checkpoint):
         torch.save(values, part)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise UserError(f"{shorten(path)}: cannot be written ({error}); "
                         "is the disk full or the folder read-only?") from None
 
@@ -57,13 +60,14 @@ def read_tensor_file(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+        # "Unsupported operand" is what garbage gives; code is named as a global or a class.
+        if re.search(r"GLOBAL|Unsupported (global|class)|REDUCE", str(error)):
             raise UserError(f"{shorten(path)}: refused, loading it would run code that it holds "
                             "beside its tensors; ask its author for a plain state dict.") from None
         reason = "not a weights file"
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError,
-            TypeError, zipfile.BadZipFile, struct.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+            TypeError, AssertionError, zipfile.BadZipFile, struct.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:120]
     raise UserError(f"{shorten(path)}: cannot be read ({reason}); the file is damaged, incomplete, "
                     "or of another kind.")
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from utils.cli import UserError
 
@@ -29,7 +29,10 @@ def load_image(path):
         data = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; check the path.") from None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # such as a header that claims billions of pixels
+        image = None
     if image is None:
         raise UserError(f"{path}: not a picture that can be read; replace or remove the file.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -43,7 +46,8 @@ def picture_size(path):
     try:
         with Image.open(path) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return image.size[::-1] if turned else image.size
+            # Pillow has turned the size of a TIFF already.
+            return image.size[::-1] if turned and image.format != "TIFF" else image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a picture that can be read ({error}); "
                         "replace or remove the file.") from None
@@ -55,7 +59,7 @@ def as_rgb_array(image):
     Raises ValueError for an array of another shape or dtype, UserError for an unreadable file.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     if not isinstance(image, np.ndarray):
         return load_image(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:

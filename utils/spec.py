@@ -58,6 +58,9 @@ class SSDSpec:
                    "mean": 3, "std": 3, "input_shape": 2}
         if self.steps is not None:
             lengths["steps"] = maps
+        for name in ("input_shape", "grids", "steps"):
+            if min(getattr(self, name) or (1,)) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         for name, length in lengths.items():
             if len(getattr(self, name)) != length:
                 raise ValueError(f"{name} needs {length} entries, got {getattr(self, name)}")
@@ -138,6 +141,8 @@ def make_spec(backbone, size, grids, *, scales=VOC_SCALES, **changes):
         ValueError: an impossible combination.
     """
     maps = len(grids)
+    if maps not in scales:
+        raise ValueError(f"the paper has sizes for 6 or 7 feature maps, grids has {maps}: {grids}")
     few = backbone != "mobilenetv2"  # the first and the last two maps of VGG16 have ratio 2 only
     ratios = ((2,), *((2, 3),) * (maps - 3), (2,), (2,)) if few else ((2, 3),) * maps
     values = {"backbone": backbone, "input_shape": (size, size), "grids": tuple(grids),
