@@ -15,7 +15,7 @@ demo: .venv/installed
 	    --classes_path $(DEMO)/classes.txt --lists_dir $(DEMO)
 	$(BIN)/python train.py --train_list $(DEMO)/2007_train.txt --val_list $(DEMO)/2007_val.txt \
 	    --save_dir $(DEMO)/logs --backbone mobilenetv2 --backbone_weights "" \
-	    --input_shape 260 260 --epochs 14 --learning_rate 4e-3 --eval_period 7
+	    --input_shape 260 260 --epochs 10 --learning_rate 4e-3 --eval_period 5
 	$(BIN)/python get_map.py --test_list $(DEMO)/2007_test.txt --save_dir $(DEMO)/logs \
 	    --map_out_path $(DEMO)/map_out
 	$(BIN)/python predict.py --mode dir_predict --save_dir $(DEMO)/logs \

@@ -23,7 +23,7 @@ from utils.dataloader import DetectionDataset, batches, make_loader
 from utils.device import pick_device, pick_precision, run_in
 from utils.evaluation import mean_ap
 from utils.image import normalise
-from utils.loss import multibox_loss
+from utils.loss import loss_normaliser, multibox_loss
 from utils.matching import make_targets
 from utils.report import plot_history
 from utils.spec import FAMILIES
@@ -110,6 +110,9 @@ class TrainSettings:
     match_iou: float = 0.5
     # Hard negatives for each positive.
     negatives_per_positive: float = 3.0
+    # Hard negatives in a picture without objects. More of them against false boxes; 0 leaves such
+    # pictures unused, as the paper does.
+    background_negatives: int = 30
     # False leaves objects marked difficult out: neither object nor background.
     train_on_difficult: bool = True
     # paper is made for long runs (tens of thousands of steps); light for small data and short
@@ -174,7 +177,8 @@ def check_settings(settings):
     """Raise UserError for settings that cannot work, before anything is read."""
     least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "freeze_batch_size": 1, "num_workers": 0,
              "freeze_epochs": 0, "warmup_steps": 0, "eval_period": 0, "save_period": 0, "seed": 0,
-             "weight_decay": 0, "clip_grad_norm": 0, "negatives_per_positive": 0}
+             "weight_decay": 0, "clip_grad_norm": 0, "negatives_per_positive": 0,
+             "background_negatives": 0}
     for name, value in least.items():
         if not getattr(settings, name) >= value:
             raise UserError(f"{name} must be at least {value}, got {getattr(settings, name)}.")
@@ -304,24 +308,25 @@ class Trainer:
     def _train_step(self, group):
         """Do one optimizer step over a list of batches; return its loc and conf loss.
 
-        All targets are made first: the normaliser is the positives of the whole step.
+        All targets are made first: the normaliser is that of the whole step.
         """
+        mining = {"negatives_per_positive": self.settings.negatives_per_positive,
+                  "background_negatives": self.settings.background_negatives}
         group = [batch.to(self.device) for batch in group]
         targets = [make_targets(batch.boxes, batch.labels, batch.difficult, self.network.priors,
                                 iou_threshold=self.settings.match_iou,
                                 variances=self.network.spec.variances,
                                 train_on_difficult=self.settings.train_on_difficult)
                    for batch in group]
-        positives = max(1, sum(target.num_positives for target in targets))
+        normaliser = max(1.0, sum(loss_normaliser(target.labels, **mining) for target in targets))
         totals = [0.0, 0.0]
         for batch, target in zip(group, targets):
             with run_in(self.precision, self.device):
                 loc, conf = self.network(normalise(batch.images, self.network.spec))
-            parts = multibox_loss(loc, conf, target,
-                                  negatives_per_positive=self.settings.negatives_per_positive)
+            parts = multibox_loss(loc, conf, target, **mining)
             self._check_finite(parts, batch)
-            ((parts.loc + parts.conf) / positives).backward()
-            totals = [total + part.item() / positives for total, part in zip(totals, parts)]
+            ((parts.loc + parts.conf) / normaliser).backward()
+            totals = [total + part.item() / normaliser for total, part in zip(totals, parts)]
         if self.settings.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad_norm)
         self.optimizer.step()

@@ -48,6 +48,8 @@ def read_backbone(source, backbone):
                         "weights, model_path takes detectors.")
     renamed = {_rename(name, backbone): value for name, value in values.items()}
     renamed.pop(None, None)
+    if backbone == "vgg":
+        renamed |= decimate_classifier(values)
     if not renamed:
         raise UserError(f"{place}: no tensors of {backbone} in it (it begins with "
                         f"{next(iter(values), 'nothing')!r}); check backbone and the file.")
@@ -63,6 +65,27 @@ def _rename(name, backbone):
         return name.replace("features.", "mobilenet.", 1) if name.startswith("features.") else None
     stage, _, rest = name.partition(".")
     return f"resnet.{RESNET_STAGES[stage]}.{rest}" if stage in RESNET_STAGES else None
+
+
+def decimate_classifier(values):
+    """Turn the fully connected layers of a whole VGG16 into conv6 and conv7 (paper section 3).
+
+    Of fc6's 7x7 window every third row and column is kept, of all outputs every fourth.
+
+    Args:
+        values: torchvision's state dict.
+
+    Returns:
+        dict of our names; empty where there is no classifier, or one of NaN as in FEATURES.
+    """
+    names = ("classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias")
+    if not all(name in values and values[name].isfinite().all() for name in names):
+        return {}
+    fc6, fc6_bias, fc7, fc7_bias = (values[name] for name in names)
+    fc6 = fc6.unflatten(1, (512, 7, 7))[::4, :, ::3, ::3]  # (1024, 512, 3, 3)
+    fc7 = fc7[::4, ::4, None, None]  # (1024, 1024, 1, 1)
+    return {"vgg.31.weight": fc6, "vgg.31.bias": fc6_bias[::4],
+            "vgg.33.weight": fc7, "vgg.33.bias": fc7_bias[::4]}
 
 
 def _normalisation(values, backbone):

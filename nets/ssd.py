@@ -9,9 +9,6 @@ from utils.priors import make_priors
 from utils.spec import make_spec
 
 L2NORM_SCALE = 20.0  # initial value (paper section 3.1)
-# Caffe starts the heads with Xavier weights too. Hard negative mining then picks the largest of
-# thousands of random scores, and the first epochs go into unlearning them.
-HEAD_STD = 0.01
 
 
 class L2Norm(nn.Module):
@@ -57,8 +54,6 @@ class SSDNet(nn.Module):
         self.register_buffer("priors", make_priors(spec), persistent=False)  # (P, 4) cxcywh
         for module in self.modules():
             _initialise(module)
-        for head in (*self.loc, *self.conf):
-            nn.init.normal_(head.weight, std=HEAD_STD)
 
     @property
     def backbone(self):

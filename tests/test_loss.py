@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from utils.loss import mine_hard_negatives, multibox_loss
+from utils.loss import loss_normaliser, mine_hard_negatives, multibox_loss
 from utils.matching import IGNORED, Targets
 
 
@@ -77,6 +77,32 @@ def test_no_objects_cost_nothing_and_have_finite_gradients():
     (parts.loc + parts.conf).backward()
     assert torch.equal(loc.grad, torch.zeros_like(loc))
     assert torch.equal(conf.grad, torch.zeros_like(conf))
+
+
+def test_background_pictures_are_mined_and_weighed():
+    labels = torch.tensor([[0, 0, 0, 0, -1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    losses = torch.tensor([[1.0, 5, 2, 3, 9], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
+    chosen = mine_hard_negatives(losses, labels, 3, 2)
+    assert chosen.tolist() == [[False, True, False, True, False],
+                               [False, False, True, True, True],
+                               [True, True, False, False, False]]
+    # 2 / 3 for each background picture, 1 for the object (its 3 negatives are worth as much).
+    assert loss_normaliser(labels, 3, 2) == pytest.approx(1 + 2 * 2 / 3)
+    assert loss_normaliser(labels, 3) == 1
+    # More wanted than there are candidates.
+    assert loss_normaliser(labels[:1], 3, 30) == pytest.approx(4 / 3)
+
+
+def test_a_batch_of_background_does_not_explode():
+    # 16 pictures of nothing and one small object: the loss stays that of one mean negative.
+    labels = torch.zeros(17, 50, dtype=torch.int64)
+    labels[0, 0] = 1
+    conf = torch.zeros(17, 50, 2)
+    targets = Targets(labels, torch.zeros(17, 50, 4))
+    parts = multibox_loss(torch.zeros(17, 50, 4), conf, targets, negatives_per_positive=3,
+                          background_negatives=30)
+    each = float(parts.conf) / loss_normaliser(labels, 3, 30)
+    assert each == pytest.approx((4 + 16 * 30) / (1 + 16 * 10) * math.log(2), rel=1e-5)
 
 
 def test_ignored_priors_get_no_gradient():

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nets.backbone_weights import load_backbone, read_backbone
+from nets.backbone_weights import decimate_classifier, load_backbone, read_backbone
 from nets.backbones import BACKBONES
 from nets.ssd import L2Norm, SSDNet, build_spec
 from utils.cli import UserError
@@ -99,6 +99,20 @@ def test_torchvision_files_fill_the_backbone(backbone, tmp_path):
             theirs = net.features[:16 if backbone == "vgg" else 14](x)
         depth = {"vgg": 16, "mobilenetv2": 14, "resnet50": 6}[backbone]
         torch.testing.assert_close(ours.backbone[:depth](x), theirs)
+
+
+def test_fc6_and_fc7_are_decimated(tmp_path):
+    shapes = {"classifier.0.weight": (4096, 25088), "classifier.0.bias": (4096,),
+              "classifier.3.weight": (4096, 4096), "classifier.3.bias": (4096,)}
+    full = {name: torch.empty(shape).uniform_(-1, 1) for name, shape in shapes.items()}
+    ours = decimate_classifier(full)
+    window = full["classifier.0.weight"].view(4096, 512, 7, 7)
+    assert ours["vgg.31.weight"].shape == (1024, 512, 3, 3)
+    assert ours["vgg.31.weight"][5, 7, 2, 1] == window[20, 7, 6, 3]
+    assert ours["vgg.33.weight"].shape == (1024, 1024, 1, 1)
+    assert ours["vgg.33.weight"][3, 9, 0, 0] == full["classifier.3.weight"][12, 36]
+    assert ours["vgg.33.bias"][1023] == full["classifier.3.bias"][4092]
+    assert decimate_classifier({name: value * torch.nan for name, value in full.items()}) == {}
 
 
 def test_normalisation_follows_the_file(tmp_path):

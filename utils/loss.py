@@ -6,51 +6,76 @@ import torch
 import torch.nn.functional as F
 
 
-
 class LossParts(NamedTuple):
-    """Sums over a batch, to be divided by the positives of the whole optimizer step."""
+    """Sums over a batch, to be divided by the normaliser of the whole optimizer step."""
 
     loc: torch.Tensor  # scalar, smooth L1 over the positives
     conf: torch.Tensor  # scalar, cross entropy over the positives and the mined negatives
 
 
-def multibox_loss(loc, conf, targets, *, negatives_per_positive):
+def multibox_loss(loc, conf, targets, *, negatives_per_positive, background_negatives=0):
     """Return the summed localisation and confidence losses of a batch, in float32.
 
     Nothing is divided here: the optimizer step that a batch belongs to may hold several batches,
-    and its normaliser is the number of positives in all of them, at least 1.
+    and `loss_normaliser` is summed over all of them.
 
     Args:
         loc: (B, P, 4) float tensor, raw offsets.
         conf: (B, P, C) float tensor, raw class scores before softmax, background first.
         targets: Targets of `make_targets`.
         negatives_per_positive: 3 in SSD; chosen per image, hardest first.
+        background_negatives: chosen in an image without positives; none in Caffe.
 
     Returns:
-        LossParts; both are 0 and finite for a batch without any object.
+        LossParts, finite for any batch; loc is 0 for one without any object, and so is conf where
+        background_negatives is 0.
     """
     positive = targets.labels > 0
     loc_loss = F.smooth_l1_loss(loc.float()[positive], targets.loc[positive], reduction="sum")
     each_conf = F.cross_entropy(conf.float().transpose(1, 2), targets.labels.clamp(min=0),
                                 reduction="none")  # (B, P)
-    negative = mine_hard_negatives(each_conf.detach(), targets.labels, negatives_per_positive)
+    negative = mine_hard_negatives(each_conf.detach(), targets.labels, negatives_per_positive,
+                                   background_negatives)
     return LossParts(loc_loss, each_conf[positive | negative].sum())
 
 
-def mine_hard_negatives(losses, labels, negatives_per_positive):
+def count_negatives(labels, negatives_per_positive, background_negatives=0):
+    """Return how many negatives each image of (B, P) labels contributes, (B,) int64."""
+    positives, candidates = (labels > 0).sum(1), (labels == 0).sum(1)
+    wanted = (positives * negatives_per_positive).long()
+    return torch.where(positives > 0, wanted, background_negatives).minimum(candidates)
+
+
+def loss_normaliser(labels, negatives_per_positive, background_negatives=0):
+    """Return what a batch adds to the divisor of its optimizer step, as a float.
+
+    An image counts as its positives, one without any as a third of its negatives (one in
+    negatives_per_positive): so a batch of mostly background is no heavier than another.
+
+    Args:
+        labels: (B, P) int64 of Targets.
+        negatives_per_positive, background_negatives: as in `multibox_loss`.
+    """
+    positives = (labels > 0).sum(1)
+    negatives = count_negatives(labels, negatives_per_positive, background_negatives)
+    share = negatives / max(negatives_per_positive, 1.0)
+    return float(torch.maximum(positives, share).sum())
+
+
+def mine_hard_negatives(losses, labels, negatives_per_positive, background_negatives=0):
     """Choose the background priors with the highest loss, image by image (Caffe MAX_NEGATIVE).
 
     Args:
         losses: (B, P) float tensor, confidence loss of every prior.
         labels: (B, P) int64, 0 for background, > 0 positive, IGNORED neither.
         negatives_per_positive: how many to take for each positive of the same image.
+        background_negatives: how many to take in an image without positives.
 
     Returns:
         (B, P) bool mask of the chosen negatives.
     """
     candidate = labels == 0
-    wanted = ((labels > 0).sum(1) * negatives_per_positive).long()
-    wanted = torch.minimum(wanted, candidate.sum(1))  # (B,)
+    wanted = count_negatives(labels, negatives_per_positive, background_negatives)  # (B,)
     order = losses.masked_fill(~candidate, -torch.inf).argsort(dim=1, descending=True, stable=True)
     chosen_rank = torch.arange(labels.shape[1], device=labels.device) < wanted[:, None]
     return torch.zeros_like(candidate).scatter(1, order, chosen_rank)

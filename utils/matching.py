@@ -14,12 +14,7 @@ class Targets(NamedTuple):
     """What the loss compares the network's outputs with."""
 
     labels: torch.Tensor  # (B, P) int64: 0 background, 1.. classes, IGNORED
-    loc: torch.Tensor  # (B, P, 4) float32 encoded boxes, 0 where the prior is not positive
-
-    @property
-    def num_positives(self):
-        """Number of positive priors in the batch, as an int."""
-        return int((self.labels > 0).sum())
+    loc: torch.Tensor  # (B, P, 4) float32 encoded boxes; of positive priors only
 
 
 @torch.no_grad()
