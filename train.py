@@ -4,11 +4,8 @@ Edit the settings below, or give them as flags: python train.py --epochs 30 --ba
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
-
-import torch
-from tqdm import tqdm
 
 from nets.backbone_weights import load_backbone, read_backbone
 from nets.ssd import SSDNet, build_spec
@@ -16,19 +13,14 @@ from nets.transfer import transfer
 from nets.weights import read_detector
 from ssd import SSD, SSDSettings
 from utils.annotations import check_same_classes, read_class_names, read_list
-from utils.augment import AUGMENTATIONS
 from utils.checkpoint import Checkpoint, load_strictly, save_checkpoint
 from utils.cli import UserError, make_folder, run, settings_table, shorten
-from utils.dataloader import DetectionDataset, batches, make_loader
-from utils.device import pick_device, pick_precision, run_in
+from utils.device import pick_device, pick_precision
 from utils.evaluation import mean_ap
-from utils.image import normalise
-from utils.loss import loss_normaliser, multibox_loss
-from utils.matching import make_targets
 from utils.report import plot_history
 from utils.spec import FAMILIES
-from utils.training import (NOMINAL_BATCH, History, has_batch_norm, lr_factor, make_optimizer,
-                            seed_everything, set_frozen, set_learning_rate)
+from utils.trainer import Trainer
+from utils.training import History, has_batch_norm, seed_everything
 
 
 @dataclass(frozen=True)
@@ -55,6 +47,9 @@ class TrainSettings:
     # (30, 60, 111, 162, 213, 264, 315). Smaller first numbers for small objects; () takes the
     # paper's for the input size.
     anchors_size: tuple[float, ...] = ()
+    # Width to height ratios of the priors, the same on every map, such as (2, 3); each stands for
+    # its inverse too. () takes the paper's. voc_annotation.py suggests both for your objects.
+    aspect_ratios: tuple[float, ...] = ()
     # True keeps the aspect ratio of pictures with grey bars; False squashes them, as the paper.
     letterbox_image: bool = False
 
@@ -152,6 +147,7 @@ def main(settings):
     precision = pick_precision(settings.precision, device)
     train_records, val_records, class_names = read_data(settings)
     network = build_network(settings, class_names)
+    check_batch(settings, network, len(train_records))
     folder = start_run(settings, device, precision)
     trainer = Trainer(settings, network, train_records, device, precision)
     scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
@@ -223,6 +219,8 @@ def build_network(settings, class_names):
         changes |= {"mean": weights.mean, "std": weights.std}
     try:
         spec = build_spec(settings.backbone, settings.input_shape[0], **changes)
+        if settings.aspect_ratios:
+            spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(spec.grids))
         network = SSDNet(len(class_names) + 1, spec)
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
@@ -255,6 +253,14 @@ def continue_from(settings, class_names):
     return network
 
 
+def check_batch(settings, network, num_pictures):
+    """Raise UserError for batches of one where batch norm meets feature maps of one position."""
+    frozen = settings.freeze_batch_size if settings.freeze_epochs else settings.batch_size
+    if min(settings.batch_size, frozen, num_pictures) == 1 and has_batch_norm(network.extras):
+        raise UserError(f"{network.spec.backbone} has batch norm and cannot train on one picture at "
+                        "a time; set batch_size and freeze_batch_size to 2 or more.")
+
+
 def start_run(settings, device, precision):
     """Make the run's folder, write the settings there, print them; return the folder."""
     name = settings.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
@@ -266,130 +272,6 @@ def start_run(settings, device, precision):
     (folder / "settings.txt").write_text(table + "\n", encoding="utf-8")
     print(f"settings:\n{table}\nrunning on {device} in {precision}, results in {shorten(folder)}")
     return folder
-
-
-class Trainer:
-    """The state of a run: network, optimizer, loaders and the count of steps."""
-
-    def __init__(self, settings, network, records, device, precision):
-        self.settings, self.device, self.precision = settings, device, precision
-        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.network = network.to(device, memory_format=layout)
-        self.optimizer = make_optimizer(network, name=settings.optimizer,
-                                        momentum=settings.momentum,
-                                        weight_decay=settings.weight_decay)
-        self.dataset = DetectionDataset(records, network.spec,
-                                        AUGMENTATIONS[settings.augmentation], settings.seed)
-        self.loaders = {}  # by batch size
-        self.step, self.total_steps = 0, sum(map(self._steps_in, range(settings.epochs)))
-
-    def train_epoch(self, epoch):
-        """Train for one pass over the pictures.
-
-        Returns:
-            dict with the learning rate at the end and the means of the losses over the steps.
-        """
-        self.network.train()
-        set_frozen(self.network.pretrained_layers, self._is_frozen(epoch))
-        loader = self._loader(epoch)
-        loader.batch_sampler.epoch = epoch
-        sums, start = {"loss": 0.0, "loc": 0.0, "conf": 0.0}, time.perf_counter()
-        title = f"epoch {epoch + 1}/{self.settings.epochs}"
-        with tqdm(total=self._steps_in(epoch), desc=title, unit="step", disable=None) as bar:
-            for done, group in enumerate(self._groups(loader), start=1):
-                rate = self._set_rate(self._batch_size(epoch))
-                loc, conf = self._train_step(group)
-                for name, value in zip(sums, (loc + conf, loc, conf)):
-                    sums[name] += value
-                bar.update()
-                bar.set_postfix_str(self._status(sums, done, rate, start, self._batch_size(epoch)))
-        return {"learning_rate": rate} | {name: value / done for name, value in sums.items()}
-
-    def _train_step(self, group):
-        """Do one optimizer step over a list of batches; return its loc and conf loss.
-
-        All targets are made first: the normaliser is that of the whole step.
-        """
-        mining = {"negatives_per_positive": self.settings.negatives_per_positive,
-                  "background_negatives": self.settings.background_negatives}
-        group = [batch.to(self.device) for batch in group]
-        targets = [make_targets(batch.boxes, batch.labels, batch.difficult, self.network.priors,
-                                iou_threshold=self.settings.match_iou,
-                                variances=self.network.spec.variances,
-                                train_on_difficult=self.settings.train_on_difficult)
-                   for batch in group]
-        normaliser = max(1.0, sum(loss_normaliser(target.labels, **mining) for target in targets))
-        totals = [0.0, 0.0]
-        for batch, target in zip(group, targets):
-            with run_in(self.precision, self.device):
-                loc, conf = self.network(normalise(batch.images, self.network.spec))
-            parts = multibox_loss(loc, conf, target, **mining)
-            self._check_finite(parts, batch)
-            ((parts.loc + parts.conf) / normaliser).backward()
-            totals = [total + part.item() / normaliser for total, part in zip(totals, parts)]
-        if self.settings.clip_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return totals
-
-    def _check_finite(self, parts, batch):
-        """Stop the run on a loss that is not a number, saying where it came from."""
-        bad = [name for name, part in zip(parts._fields, parts) if not part.isfinite()]
-        if bad:
-            paths = [shorten(self.dataset.records[k].path) for k in batch.indices]
-            raise UserError(f"the {' and '.join(bad)} loss is not finite at step {self.step + 1}; "
-                            "lower learning_rate, or look at the annotations of these pictures:\n"
-                            + ", ".join(paths))
-
-    def _is_frozen(self, epoch):
-        return epoch < self.settings.freeze_epochs
-
-    def _batch_size(self, epoch):
-        wanted = (self.settings.freeze_batch_size if self._is_frozen(epoch)
-                  else self.settings.batch_size)
-        return min(wanted, len(self.dataset))
-
-    def _steps_in(self, epoch):
-        return -(-len(self.dataset) // (self._batch_size(epoch) * self.settings.accumulate))
-
-    def _loader(self, epoch):
-        """Return the loader for the epoch's batch size; the other phase's workers go."""
-        size = self._batch_size(epoch)
-        if size not in self.loaders:
-            self.loaders = {size: make_loader(
-                self.dataset, size, seed=self.settings.seed, num_workers=self.settings.num_workers,
-                pin_memory=self.device.type == "cuda")}
-        return self.loaders[size]
-
-    def _groups(self, loader):
-        """Yield lists of the batches of one optimizer step."""
-        group = []
-        for batch in batches(loader):
-            group.append(batch)
-            if len(group) == self.settings.accumulate:
-                yield group
-                group = []
-        if group:
-            yield group
-
-    def _set_rate(self, batch_size):
-        """Set the learning rate of the coming step and return it."""
-        s = self.settings
-        factor = lr_factor(self.step, self.total_steps, schedule=s.schedule,
-                           warmup_steps=s.warmup_steps, min_lr_ratio=s.min_lr_ratio)
-        rate = s.learning_rate * batch_size * s.accumulate / NOMINAL_BATCH * factor
-        set_learning_rate(self.optimizer, rate)
-        return rate
-
-    def _status(self, sums, done, rate, start, batch_size):
-        """Return the text behind the progress bar; "left" is for the whole run."""
-        pace = (time.perf_counter() - start) / done
-        left = int((self.total_steps - self.step) * pace)
-        speed = batch_size * self.settings.accumulate / pace
-        return (f"loc {sums['loc'] / done:.3f} conf {sums['conf'] / done:.3f} lr {rate:.1e} "
-                f"{speed:.1f} img/s left {left // 3600}:{left // 60 % 60:02}:{left % 60:02}")
 
 
 def measure(settings, scorer, records, epoch):

@@ -1,23 +1,31 @@
-"""Turn a VOC folder into the lists that train.py and get_map.py read.
+"""Turn annotations into the lists that train.py and get_map.py read, and examine them on the way.
 
 Expects VOCdevkit/VOC2007/Annotations (XML) and VOCdevkit/VOC2007/JPEGImages; writes the splits to
-ImageSets/Main and the lists 2007_train.txt, 2007_val.txt, 2007_test.txt with 2007_classes.txt.
+ImageSets/Main, the lists 2007_train.txt, 2007_val.txt, 2007_test.txt with 2007_classes.txt, and
+dataset_report.html.
 """
 
+import os
 import re
-from collections import Counter
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.annotations import (Record, clip_box, nearest_name, read_class_names, read_voc_xml,
-                               write_list)
+from nets.ssd import build_spec
+from utils.annotations import nearest_name, read_class_names, write_list
 from utils.cli import UserError, make_folder, read_text, resolve, run, shorten
-from utils.image import IMAGE_SUFFIXES, picture_size
+from utils.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
+                                  format_table, objects_at_input, plot_boxes, write_html)
+from utils.doctor import Doctor, check_classes, check_splits, inspect_pictures
+from utils.prior_fit import suggest_priors
+from utils.sources import Problem, read_coco, read_csv, read_voc, read_yolo
 
 SPLITS = ("train", "val", "test")
-SHOWN_PROBLEMS = 10
+# What tools call the folders of a data set that comes already split.
+SPLIT_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,16 @@ class AnnotationSettings:
 
     # The folder that holds VOC2007.
     VOCdevkit_path: str = "VOCdevkit"
-    # Where the lists are written; "." is the repo itself.
+    # Several together as in ("2007", "2012") for VOC07+12.
+    years: tuple[str, ...] = ("2007",)
+    # voc reads the folders above. coco, yolo and csv read annotation_path.
+    annotation_format: Literal["voc", "coco", "yolo", "csv"] = "voc"
+    # A COCO .json, a .csv, or a YOLO folder; or a folder with train, valid and test in it, as
+    # Roboflow exports them.
+    annotation_path: str = ""
+    # Folder of the pictures of a .json or .csv file; "" is the folder of the file.
+    images_path: str = ""
+    # Where the lists and the report are written; "." is the repo itself.
     lists_dir: str = "."
 
     # ---- Splits ----
@@ -47,57 +64,111 @@ class AnnotationSettings:
     # False keeps split files that are there already, such as VOC's own.
     overwrite_splits: bool = False
 
+    # ---- Checks ----
+
+    # True stops on any problem instead of clipping boxes and leaving hopeless ones out.
+    strict: bool = False
+    # Input size that the report looks at objects with; that of train.py.
+    input_shape: tuple[int, int] = (300, 300)
+    # The backbone of train.py: its priors are examined.
+    backbone: Literal["vgg", "mobilenetv2", "resnet50"] = "vgg"
+
 
 def main(settings):
-    """Split, read, write, and say what was found."""
+    """Read, split, examine, write, and say what was found."""
+    check_settings(settings)
+    class_names = read_class_names(settings.classes_path)
+    annotations, splits, faults = read_source(settings)
+    used = {key for keys in splits.values() for key in keys}
+    pictures = [item.picture for key, item in annotations.items() if key in used and item.picture]
+    workers = min(8, os.cpu_count() or 1)
+    facts = inspect_pictures(pictures, num_threads=workers, progress=partial(
+        tqdm, total=len(set(pictures)), desc="pictures", disable=None))
+    doctor = Doctor(class_names, facts)
+    doctor.problems += faults
+    lists = {name: make_records(doctor, annotations, name, keys) for name, keys in splits.items()}
+    check_splits(doctor, lists)
+    check_classes(doctor, lists, class_names)
+    report(settings, doctor, lists, class_names)
+    if settings.strict and doctor.problems:
+        raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were written.")
+    write_lists(settings, lists, class_names)
+
+
+def check_settings(settings):
+    """Raise UserError for settings that cannot work."""
     if not (0 <= settings.test_share and 0 < settings.val_share
             and settings.test_share + settings.val_share < 1):
         raise UserError("val_share must be above 0, test_share at least 0, both below 1 together: got "
                         f"{settings.test_share} and {settings.val_share}.")
-    class_names = read_class_names(settings.classes_path)
-    root = resolve(settings.VOCdevkit_path) / "VOC2007"
-    pictures = find_pictures(root)
-    annotations = find_annotations(root)
-    splits = make_splits(settings, root, sorted(annotations))
-    reader = Reader(class_names, annotations, pictures)
-    lists = {name: reader.read(ids) for name, ids in splits.items()}
-    print_counts(lists, class_names)
-    print_unknown(reader.unknown, class_names, settings.classes_path)
-    print_problems(reader.problems)
-    folder = make_folder(settings.lists_dir)
-    for name, records in lists.items():
-        if not splits[name]:
-            print(f"no pictures for the {name} split, so no 2007_{name}.txt")
+    if settings.annotation_format != "voc" and not settings.annotation_path:
+        raise UserError(f"annotation_format is {settings.annotation_format!r}; set annotation_path "
+                        "to the file or folder.")
+    try:
+        build_spec(settings.backbone, settings.input_shape[0])
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
+
+
+def read_source(settings):
+    """Return ({key: Annotation}, {split: keys}, list of Problem)."""
+    progress = partial(tqdm, desc="annotations", disable=None)
+    annotations, splits, faults = {}, {name: [] for name in SPLITS}, []
+    if settings.annotation_format == "voc":
+        for year in settings.years:
+            root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
+            items, problems = read_voc(root, progress)
+            mine = {f"{year}/{item.key}": item for item in items}
+            annotations |= mine
+            faults += problems
+            for name, keys in make_splits(settings, root, [item.key for item in items]).items():
+                for key in keys:
+                    if f"{year}/{key}" in mine:
+                        splits[name].append(f"{year}/{key}")
+                    else:
+                        faults.append(Problem("split names nothing", f"{name}.txt",
+                                              f"{key!r} has no readable XML file in Annotations"))
+        return annotations, splits, faults
+    for name, items, problems in read_parts(settings):
+        faults += problems
+        keys = [f"{name}/{item.key}" for item in items]
+        annotations |= dict(zip(keys, items))
+        splits[name or "train"] += keys
+    if not splits["val"] and not splits["test"]:
+        keys = sorted(annotations)
+        rng = np.random.default_rng(settings.seed)
+        splits["test"] = draw(keys, settings.test_share, len(keys), rng)
+        rest = [key for key in keys if key not in set(splits["test"])]
+        splits["val"] = draw(rest, settings.val_share, len(keys), rng)
+        splits["train"] = [key for key in rest if key not in set(splits["val"])]
+    return annotations, splits, faults
+
+
+def read_parts(settings):
+    """Yield (split or "", annotations, problems) of a COCO, YOLO or CSV source."""
+    path = resolve(settings.annotation_path)
+    if not path.exists():
+        raise UserError(f"{shorten(path)}: no such file or folder; set annotation_path.")
+    folders = {name: path / folder for name, choices in SPLIT_FOLDERS.items()
+               for folder in choices if (path / folder).is_dir()}
+    for name, place in (folders or {"": path}).items():
+        if settings.annotation_format == "yolo":
+            yield name, *read_yolo(place)
             continue
-        if not any(len(record.labels) for record in records):
-            raise UserError(f"the {name} split has no object of a known class in its "
-                            f"{len(records)} pictures, so no list was written for it; check "
-                            f"{settings.classes_path} and the split files.")
-        path = folder / f"2007_{name}.txt"
-        write_list(path, records, class_names)
-        print(f"wrote {shorten(path)}: {len(records)} pictures")
+        ending = {"coco": ".json", "csv": ".csv"}[settings.annotation_format]
+        files = sorted(place.glob(f"*{ending}")) if place.is_dir() else [place]
+        if len(files) != 1:
+            raise UserError(f"{shorten(place)}: {len(files)} files ending in {ending}, one is "
+                            "needed; name it in annotation_path.")
+        reader = {"coco": read_coco, "csv": read_csv}[settings.annotation_format]
+        images = resolve(settings.images_path) if settings.images_path else files[0].parent
+        yield name, *reader(files[0], images)
 
 
-def find_annotations(root):
-    """Return {id: XML path} of a VOC folder; an id is the file name without .xml.
-
-    Raises UserError where there are none.
-    """
-    files = {path.stem: path for path in sorted((root / "Annotations").glob("*.xml"))}
-    if not files:
-        raise UserError(f"{shorten(root)}/Annotations: no XML files. Put the annotations there and "
-                        "the pictures into JPEGImages, or set VOCdevkit_path.")
-    return files
-
-
-def find_pictures(root):
-    """Return {id: picture path} of a VOC folder, for the usual endings in any letter case."""
-    folder = root / "JPEGImages"
-    if not folder.is_dir():
-        raise UserError(f"{shorten(folder)}: no such folder; put the pictures there, or set "
-                        "VOCdevkit_path.")
-    return {path.stem: path for path in sorted(folder.iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES}
+def make_records(doctor, annotations, split, keys):
+    """Return the records of a split whose pictures are of use."""
+    records = (doctor.record(annotations[key]) for key in keys)
+    return [record for record in records if record is not None]
 
 
 def make_splits(settings, root, ids):
@@ -147,76 +218,56 @@ def write_splits(folder, splits, kept):
         print(f"{how} {shorten(path)}: {len(kept.get(name, members))} pictures")
 
 
-class Reader:
-    """Reads annotations to records and collects what is wrong with them."""
-
-    def __init__(self, class_names, annotations, pictures):
-        self.numbers = {name: k for k, name in enumerate(class_names)}
-        self.annotations, self.pictures = annotations, pictures
-        self.unknown = Counter()  # class name in the XML files -> objects left out
-        self.problems = []  # one line each
-
-    def read(self, ids):
-        """Return the records of those ids whose picture and annotation exist."""
-        records = []
-        for name in tqdm(ids, unit="file", leave=False, disable=None):
-            if name not in self.pictures:
-                self.problems.append(f"{name}: no picture of that name in JPEGImages; left out")
-            elif name not in self.annotations:
-                self.problems.append(f"{name}: no XML file in Annotations; left out")
-            else:
-                records.append(self._record(self.annotations[name], self.pictures[name]))
-        return records
-
-    def _record(self, xml, picture):
-        annotation = read_voc_xml(xml)
-        width, height = annotation.size or picture_size(picture)
-        boxes, labels, difficult = [], [], []
-        for number, item in enumerate(annotation.objects, start=1):
-            if item.name not in self.numbers:
-                self.unknown[item.name] += 1
-                continue
-            box = clip_box(item.box_px, width, height)
-            if box is None:
-                self.problems.append(f"{xml.name}, object {number} ({item.name}): box "
-                                     f"{item.box_px} has no area in the picture; left out")
-                continue
-            boxes.append(box)
-            labels.append(self.numbers[item.name])
-            difficult.append(item.difficult)
-        return Record(picture, np.array(boxes, dtype=np.float32).reshape(-1, 4),
-                      np.array(labels, dtype=np.int64), np.array(difficult, dtype=bool))
-
-
-def print_counts(lists, class_names):
-    """Print pictures and objects by class and split."""
-    width = max(12, *map(len, class_names))
-    print(f"{'':<{width}}" + "".join(f"{name + ': pictures':>17}{'objects':>9}" for name in lists))
-    for label, name in enumerate(class_names):
-        cells = ""
-        for records in lists.values():
-            with_class = [record.labels for record in records if (record.labels == label).any()]
-            cells += f"{len(with_class):>17}{sum((labels == label).sum() for labels in with_class):>9}"
-        print(f"{name:<{width}}{cells}")
-    empty = sum(len(record.labels) == 0 for records in lists.values() for record in records)
-    if empty:
-        print(f"{empty} pictures have no object of these classes and serve as background.")
-
-
-def print_unknown(unknown, class_names, classes_path):
-    """Print the names in the XML files that the class list lacks."""
-    for name, count in unknown.most_common():
+def report(settings, doctor, lists, class_names):
+    """Print the doctor's findings and write dataset_report.html."""
+    spec = build_spec(settings.backbone, settings.input_shape[0])
+    boxes, labels = objects_at_input(lists, doctor.facts, spec)
+    tables = {"Pictures and objects": count_table(lists, class_names)}
+    text, figures = "", []
+    if len(boxes):
+        tables["Priors"] = coverage_table(boxes, labels, class_names, spec)
+        text, figures = suggestion_text(suggest_priors(boxes, spec, settings.seed)), \
+            plot_boxes(boxes, spec)
+    for heading, rows in tables.items():
+        print(f"\n{heading}\n{format_table(rows)}")
+    print(text)
+    print(f"\nProblems\n{format_problems(doctor.problems)}")
+    for name, count in doctor.unknown.most_common():
         nearest = nearest_name(name, class_names)
         hint = f"; did you mean {nearest!r}?" if nearest else ""
-        print(f"not in {classes_path}: {name!r}, {count} objects left out{hint}")
+        print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
+    path = make_folder(settings.lists_dir) / "dataset_report.html"
+    write_html(path, title="Dataset report", tables=tables, problems=doctor.problems,
+               suggestion=text, figures=figures,
+               pictures=contact_sheet(lists, class_names, settings.seed))
+    print(f"report: {shorten(path)}\n")
 
 
-def print_problems(problems):
-    """Print the first problems, and how many there are."""
-    for problem in problems[:SHOWN_PROBLEMS]:
-        print(f"problem: {problem}")
-    if len(problems) > SHOWN_PROBLEMS:
-        print(f"and {len(problems) - SHOWN_PROBLEMS} more problems")
+def suggestion_text(found):
+    """Return what the search for better priors found, in the form that train.py takes."""
+    if not found.after > found.before:
+        return f"these priors cover {found.before:.1%} of the objects; no better ones were found"
+    ratios = f"\n  aspect_ratios = {found.aspect_ratios}" if found.aspect_ratios else ""
+    return (f"priors that cover {found.after:.1%} instead of {found.before:.1%}, for train.py:\n"
+            f"  anchors_size = {found.anchors_size}{ratios}")
+
+
+def write_lists(settings, lists, class_names):
+    """Write the lists; refuse one without any object."""
+    for name, records in lists.items():
+        if records and not any(len(record.labels) for record in records):
+            raise UserError(f"the {name} split has no object of a known class in its "
+                            f"{len(records)} pictures, so no list was written; check "
+                            f"{settings.classes_path} and the splits.")
+    if not lists["train"]:
+        raise UserError("no usable picture in the train split, so no list was written.")
+    for name, records in lists.items():
+        path = make_folder(settings.lists_dir) / f"2007_{name}.txt"
+        if records:
+            write_list(path, records, class_names)
+            print(f"wrote {shorten(path)}: {len(records)} pictures")
+        else:
+            print(f"no pictures for the {name} split, so no {path.name}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Records to batches: order, keys of randomness, padding, broken pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from utils.annotations import Record
-from utils.augment import AUGMENTATIONS
+from utils.augment import AUGMENTATIONS, augment
 from utils.cli import UserError
 from utils.dataloader import (DetectionDataset, EpochBatchSampler, Sample, batches, collate,
-                              make_loader)
+                              make_loader, start_worker)
+from utils.image import load_image
 from utils.spec import SSDSpec
 
 SPEC = SSDSpec()
@@ -193,3 +196,30 @@ def test_broken_picture_is_named_in_the_main_process(tmp_path, num_workers):
         list(batches(loader))
     assert str(error.value).startswith(str(records[1].path))
     assert "Traceback" not in str(error.value) and str(error.value).count("\n") < 2
+
+
+def test_workers_that_are_spawned_make_the_same_samples(records):
+    # Windows and macOS start workers afresh: everything they need must travel there.
+    dataset, order = paper_set(records), EpochBatchSampler(len(records), 4, 0)
+    spawned = DataLoader(dataset, batch_sampler=order, num_workers=1, collate_fn=collate,
+                         worker_init_fn=start_worker, multiprocessing_context="spawn")
+    own = DataLoader(dataset, batch_sampler=order, collate_fn=collate)
+    for there, here in zip(spawned, own, strict=True):
+        assert torch.equal(there.images, here.images) and there.indices == here.indices
+
+
+def test_a_much_larger_jpeg_is_decoded_smaller_with_the_same_boxes(tmp_path):
+    picture = np.full((960, 1280, 3), 90, np.uint8)
+    picture[300:700, 400:900] = 220
+    Image.fromarray(picture).save(tmp_path / "big.jpg", quality=95)
+    record = Record(tmp_path / "big.jpg", np.array([[400, 300, 900, 700]], np.float32),
+                    np.array([0]), np.array([False]))
+    assert load_image(record.path, (300, 300)).shape == (480, 640, 3)
+    assert load_image(record.path, (700, 300)).shape == picture.shape
+    boxes = record.boxes_px / (1280, 960, 1280, 960)
+    calm = replace(AUGMENTATIONS["paper"], colour_probability=0)
+    for epoch in range(12):
+        sample = DetectionDataset([record], SPEC, calm, 3)[epoch, 0]
+        whole, moved, _ = augment(picture, boxes, SPEC, calm, np.random.default_rng((3, epoch, 0)))
+        np.testing.assert_allclose(sample.boxes, moved, atol=1e-6)
+        assert np.abs(sample.image.astype(int) - whole).mean() < 2

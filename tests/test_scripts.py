@@ -16,7 +16,7 @@ import predict
 import train
 import voc_annotation
 from ssd import SSD, SSDSettings
-from utils import demo_data
+from utils import demo_data, trainer
 from utils.cli import ROOT, UserError
 
 TINY = {"backbone": "mobilenetv2", "backbone_weights": "", "batch_size": 3, "num_workers": 0,
@@ -128,7 +128,7 @@ def test_detect_takes_paths_arrays_and_pil_alike(trained, folder):
 
 
 def test_a_loss_that_is_not_finite_names_the_pictures(folder, monkeypatch):
-    monkeypatch.setattr(train, "normalise", lambda images, spec: images.float() * float("nan"))
+    monkeypatch.setattr(trainer, "normalise", lambda images, spec: images.float() * float("nan"))
     with pytest.raises(UserError, match=r"loc and conf loss.*\n.*\.jpg"):
         train.main(settings_for(folder, epochs=1, run_name="nan"))
 
@@ -138,10 +138,10 @@ def test_accumulation_sees_every_picture_in_fewer_steps(folder):
     from nets.ssd import SSDNet, build_spec
     from utils.annotations import read_list
     records = read_list(trainer_settings.train_list)[0]
-    trainer = train.Trainer(trainer_settings, SSDNet(6, build_spec("mobilenetv2", 300)), records,
-                            torch.device("cpu"), "fp32")
-    groups = list(trainer._groups(trainer._loader(0)))
-    assert len(groups) == trainer._steps_in(0) == -(-len(records) // 4)
+    runner = train.Trainer(trainer_settings, SSDNet(6, build_spec("mobilenetv2", 300)), records,
+                           torch.device("cpu"), "fp32")
+    groups = list(runner._groups(runner._loader(0)))
+    assert len(groups) == runner._steps_in(0) == -(-len(records) // 4)
     seen = {index for group in groups for batch in group for index in batch.indices}
     assert seen == set(range(len(records)))
 
@@ -155,6 +155,7 @@ def test_accumulation_sees_every_picture_in_fewer_steps(folder):
     ({"anchors_size": (30, 60)}, "anchors_size needs 7 entries"),
     ({"classes_path": "model_data/voc_classes.txt"}, "different classes"),
     ({"backbone_weights": "nowhere.pth"}, "no such file"),
+    ({"batch_size": 1}, "one picture at a time"),
     ({"device": "cuda:99"}, "cannot be used here"),
 ])
 def test_settings_that_cannot_work_are_refused(folder, changes, message):
@@ -181,7 +182,7 @@ def test_lists_of_other_classes_are_refused(trained, folder, tmp_path):
         (tmp_path / name).write_text((folder / name).read_text())
     names = (folder / "2007_classes.txt").read_text().split()
     (tmp_path / "2007_classes.txt").write_text("\n".join(names[::-1]))
-    with pytest.raises(UserError, match="number 1 is 'circle' in the first, 'cross'"):
+    with pytest.raises(UserError, match="number 1 is 'circle' in the first, 'star'"):
         get_map.main(get_map.MapSettings(model_path=str(trained / "best.pth"), device="cpu",
                                          test_list=str(tmp_path / "2007_test.txt")))
 

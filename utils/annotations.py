@@ -1,12 +1,7 @@
-"""Annotation files to records, and the list files that pass records from script to script.
-
-The only place that knows VOC's pixels: its boxes count pixels from 1 and include the last one;
-everywhere else a box is its edges, counted from 0.
-"""
+"""Records, class lists, and the list files that pass records from script to script."""
 
 import difflib
 import re
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,21 +13,6 @@ from utils.image import IMAGE_SUFFIXES
 # One object at the end of a list line: x1,y1,x2,y2,class and 1 for difficult ones.
 NUMBER = r"-?\d+(?:\.\d+)?"
 OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d+(?:,[01])?")
-
-
-class VOCObject(NamedTuple):
-    """An object as its XML file has it, apart from the origin of its pixels."""
-
-    name: str
-    box_px: tuple[float, float, float, float]  # xyxy edges counted from 0
-    difficult: bool
-
-
-class VOCAnnotation(NamedTuple):
-    """The contents of one XML file."""
-
-    objects: list[VOCObject]
-    size: tuple[int, int] | None  # (width, height) where the file gives a sensible one
 
 
 class Record(NamedTuple):
@@ -69,63 +49,6 @@ def nearest_name(name, class_names):
     by_lower = {candidate.lower(): candidate for candidate in class_names}
     found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[found[0]] if found else None
-
-
-def read_voc_xml(path):
-    """Read one VOC annotation file.
-
-    1 is taken off xmin and ymin only: the pixels xmin..xmax then lie between the edges
-    xmin - 1 and xmax, and overlap in edges is the devkit's overlap in pixels.
-
-    Args:
-        path: XML file; `difficult` may be missing, coordinates may be fractions.
-
-    Returns:
-        VOCAnnotation; boxes are not checked against the picture.
-
-    Raises:
-        UserError: unreadable XML, or an object without a name or a box of four numbers.
-    """
-    try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-        raise UserError(f"{path}: not a readable XML file ({error}); repair or remove it.") from None
-    objects = [_voc_object(node, path, number)
-               for number, node in enumerate(root.iter("object"), start=1)]
-    return VOCAnnotation(objects, _voc_size(root))
-
-
-def _voc_size(root):
-    """Return (width, height) from <size>, None where it is missing, zero or no number."""
-    try:
-        size = tuple(int(root.findtext(f"size/{tag}")) for tag in ("width", "height"))
-    except (TypeError, ValueError):
-        return None
-    return size if min(size) > 0 else None
-
-
-def _voc_object(node, path, number):
-    try:
-        name = node.findtext("name").strip()
-        box = node.find("bndbox")
-        corners = [float(box.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax")]
-        difficult = float(node.findtext("difficult") or 0) != 0
-    except (AttributeError, TypeError, ValueError):
-        raise UserError(f"{path}: object {number} has no name or no bndbox of four numbers; "
-                        "repair it.") from None
-    if not name or not np.isfinite(corners).all():
-        raise UserError(f"{path}: object {number} has an empty name or a coordinate that is no "
-                        "number; repair it.")
-    xmin, ymin, xmax, ymax = corners
-    return VOCObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult)
-
-
-def clip_box(box_px, width, height):
-    """Clip an xyxy box to a picture; return None where less than a pixel remains either way."""
-    x1, y1, x2, y2 = box_px
-    x1, x2 = (min(max(x, 0), width) for x in (x1, x2))
-    y1, y2 = (min(max(y, 0), height) for y in (y1, y2))
-    return (x1, y1, x2, y2) if x2 - x1 >= 1 and y2 - y1 >= 1 else None
 
 
 def format_record(record):

@@ -56,7 +56,7 @@ class Geometry(NamedTuple):
 
 
 def augment(image, boxes, spec, augmentation, rng):
-    """Make one training sample.
+    """Make one training sample of a picture in memory.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -66,14 +66,34 @@ def augment(image, boxes, spec, augmentation, rng):
         rng: np.random.Generator; the result depends on it alone.
 
     Returns:
+        as `apply_geometry`.
+    """
+    geometry = choose_geometry(boxes, augmentation, rng)
+    return apply_geometry(image, boxes, geometry, spec, augmentation, rng)
+
+
+def pixels_needed(geometry, spec):
+    """Return the (width, height) of the whole picture that the sample makes use of."""
+    sides = (geometry.region[2:] - geometry.region[:2]).clip(1e-6)
+    return tuple((spec.size / sides).tolist())
+
+
+def apply_geometry(image, boxes, geometry, spec, augmentation, rng):
+    """Cut the region out of a picture, change its colours, and move the boxes along.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; of the picture's size or reduced, the result is much the same.
+        boxes, spec, augmentation, rng: as in `augment`.
+        geometry: of `choose_geometry`.
+
+    Returns:
         input: (S, S, 3) in grey levels; boxes: (K, 4) float32 fractions of the input;
         kept: (K,) int64, which of the G boxes they are.
     """
     height, width = image.shape[:2]
     if augmentation is None:
-        geometry, sample = Geometry(np.array([0.0, 0, 1, 1]), False), resize_to_input(image, spec)
+        sample = resize_to_input(image, spec)
     else:
-        geometry = choose_geometry(boxes, augmentation, rng)
         sample = _resample(image, geometry, spec, augmentation, rng)
     region = geometry.region
     rect = _region_rect(region, width, height, spec)
@@ -88,12 +108,14 @@ def choose_geometry(boxes, augmentation, rng):
 
     Args:
         boxes: (G, 4) float xyxy fractions of the picture.
-        augmentation: Augmentation.
+        augmentation: Augmentation, or None for the picture as it is.
         rng: np.random.Generator.
 
     Returns:
         Geometry. Where there are objects, at least one has its centre inside the region.
     """
+    if augmentation is None:
+        return Geometry(np.array([0.0, 0, 1, 1]), False)
     canvas = np.array([0.0, 0, 1, 1])
     if rng.random() < augmentation.expand_probability:
         ratio = rng.uniform(1, augmentation.expand_max)

@@ -1,5 +1,6 @@
 """Records to batches: dataset, sampler, collate, loader."""
 
+import io
 import os
 from typing import NamedTuple
 
@@ -8,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.augment import augment
+from utils.augment import apply_geometry, choose_geometry, pixels_needed
 from utils.cli import UserError
-from utils.image import load_image, stack_inputs
+from utils.image import decode_image, picture_size, read_bytes, stack_inputs
 
 
 class Sample(NamedTuple):
@@ -55,15 +56,20 @@ class DetectionDataset(Dataset):
         """Return the Sample, or the UserError that names an unreadable picture."""
         epoch, index = key
         record = self.records[index]
+        rng = np.random.default_rng((self.seed, epoch, index))
         try:
-            image = load_image(record.path)
+            data = read_bytes(record.path)
+            width, height = picture_size(io.BytesIO(data), record.path)
+            boxes = (record.boxes_px / (width, height, width, height)).clip(0, 1)
+            geometry = choose_geometry(boxes, self.augmentation, rng)
+            # Validation must see what prediction sees: the whole picture, resized by the spec.
+            enough = pixels_needed(geometry, self.spec) if self.augmentation else None
+            image = decode_image(data, record.path, enough)
         except UserError as error:
             # Raised in a worker it would arrive as a page of tracebacks; see `batches`.
             return error
-        height, width = image.shape[:2]
-        boxes = (record.boxes_px / (width, height, width, height)).clip(0, 1)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        image, boxes, kept = augment(image, boxes, self.spec, self.augmentation, rng)
+        image, boxes, kept = apply_geometry(image, boxes, geometry, self.spec, self.augmentation,
+                                            rng)
         return Sample(image, boxes, record.labels[kept], record.difficult[kept], index)
 
 

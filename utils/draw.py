@@ -27,19 +27,36 @@ def draw_detections(image, detections, class_names):
     Returns:
         PIL picture in RGB, of the same size.
     """
+    texts = [f"{class_names[label]} {score:.2f}" for _, score, label in zip(*detections)]
+    # The best detection is drawn last, on top.
+    return draw_boxes(image, detections.boxes[::-1], detections.labels[::-1], texts[::-1],
+                      len(class_names))
+
+
+def draw_boxes(image, boxes_px, labels, texts, num_classes):
+    """Return a copy of a picture with boxes and a text on each, later ones on top.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        boxes_px: (N, 4) xyxy edges in pixels.
+        labels: (N,) class indices, for the colours.
+        texts: N strings.
+        num_classes: without background.
+
+    Returns:
+        PIL picture in RGB, of the same size.
+    """
     picture = Image.fromarray(image)
     pen = ImageDraw.Draw(picture)
     width = max(2, round(sum(picture.size) / 400))
     font = ImageFont.truetype(str(FONT), max(11, round(sum(picture.size) / 75)))
-    # The best detection is drawn last, on top.
-    for box, score, label in list(zip(*detections))[::-1]:
-        colour = class_colour(int(label), len(class_names))
+    for box, label, text in zip(boxes_px, labels, texts):
+        colour = class_colour(int(label), num_classes)
         x1, y1, x2, y2 = (float(edge) for edge in box)
         if x2 - x1 < 1 or y2 - y1 < 1:
             continue
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=width)
-        _write_label(pen, font, f"{class_names[label]} {score:.2f}", (x1, y1), colour,
-                     picture.size)
+        _write_label(pen, font, text, (x1, y1), colour, picture.size)
     return picture
 
 

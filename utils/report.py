@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from utils.evaluation import mean_ap
 
 
-def _new_figure(title, xlabel, ylabel):
+def new_figure(title, xlabel, ylabel):
     """Return (figure, axes) that need no display."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel=xlabel, ylabel=ylabel)
@@ -23,14 +23,14 @@ def plot_history(rows, folder):
         folder: Path.
     """
     epochs = [row["epoch"] for row in rows]
-    figure, axes = _new_figure("Training loss", "epoch", "loss")
+    figure, axes = new_figure("Training loss", "epoch", "loss")
     for name in ("loss", "loc", "conf"):
         axes.plot(epochs, [row[name] for row in rows], marker=".", label=name)
     axes.set_ylim(bottom=0)
     axes.legend()
     figure.savefig(folder / "loss.png", dpi=100)
     measured = [row for row in rows if row["val_map"] is not None]
-    figure, axes = _new_figure("Validation mAP@0.5 (area)", "epoch", "mAP")
+    figure, axes = new_figure("Validation mAP@0.5 (area)", "epoch", "mAP")
     axes.plot([row["epoch"] for row in measured], [row["val_map"] for row in measured], marker=".")
     axes.set_ylim(0, 1)
     figure.savefig(folder / "map.png", dpi=100)
@@ -38,7 +38,7 @@ def plot_history(rows, folder):
 
 def plot_precision_recall(results, class_names, path):
     """Draw the precision-recall curve of every class that has objects."""
-    figure, axes = _new_figure("Precision and recall at IoU 0.5", "recall", "precision")
+    figure, axes = new_figure("Precision and recall at IoU 0.5", "recall", "precision")
     for result, name in zip(results, class_names):
         if result.num_objects:
             axes.plot(result.recall, result.precision, label=f"{name} {result.ap_area:.3f}")
