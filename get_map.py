@@ -46,7 +46,8 @@ def main(settings):
     print(f"{title}\n{table}")
     if not any(len(found.scores) for found in detections):
         print("nothing was found in any picture; has the training gone on long enough?")
-    print(f"mAP@0.5 {mean_ap(results):.4f} (area), {mean_ap(results, 'ap_11_point'):.4f} (11-point); "
+    area, points = mean_ap(results), mean_ap(results, "ap_11_point")
+    print(f"mAP@0.5 {area:.4f} (area), {points:.4f} (11-point); "
           f"details in {shorten(folder)}")
 
 

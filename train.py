@@ -171,10 +171,10 @@ def main(settings):
 
 def check_settings(settings):
     """Raise UserError for settings that cannot work, before anything is read."""
-    least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "freeze_batch_size": 1, "num_workers": 0,
-             "freeze_epochs": 0, "warmup_steps": 0, "eval_period": 0, "save_period": 0, "seed": 0,
-             "weight_decay": 0, "clip_grad_norm": 0, "negatives_per_positive": 0,
-             "background_negatives": 0}
+    least = dict.fromkeys(("epochs", "batch_size", "accumulate", "freeze_batch_size"), 1)
+    least |= dict.fromkeys(("num_workers", "freeze_epochs", "warmup_steps", "eval_period",
+                            "save_period", "seed", "weight_decay", "clip_grad_norm",
+                            "negatives_per_positive", "background_negatives"), 0)
     for name, value in least.items():
         if not getattr(settings, name) >= value:
             raise UserError(f"{name} must be at least {value}, got {getattr(settings, name)}.")
@@ -183,7 +183,8 @@ def check_settings(settings):
             raise UserError(f"{name} must lie in 0..{most}, 0 left out, "
                             f"got {getattr(settings, name)}.")
     if len(set(settings.input_shape)) != 1 or settings.input_shape[0] < 1:
-        raise UserError(f"input_shape must be square, such as (300, 300), got {settings.input_shape}.")
+        raise UserError("input_shape must be square, such as (300, 300), "
+                        f"got {settings.input_shape}.")
     if settings.freeze_epochs and not (settings.model_path or settings.backbone_weights):
         raise UserError("freeze_epochs needs pretrained weights: frozen random layers learn "
                         'nothing. Set backbone_weights = "imagenet" or freeze_epochs = 0.')
@@ -257,8 +258,8 @@ def check_batch(settings, network, num_pictures):
     """Raise UserError for batches of one where batch norm meets feature maps of one position."""
     frozen = settings.freeze_batch_size if settings.freeze_epochs else settings.batch_size
     if min(settings.batch_size, frozen, num_pictures) == 1 and has_batch_norm(network.extras):
-        raise UserError(f"{network.spec.backbone} has batch norm and cannot train on one picture at "
-                        "a time; set batch_size and freeze_batch_size to 2 or more.")
+        raise UserError(f"{network.spec.backbone} has batch norm and cannot train on one picture "
+                        "at a time; set batch_size and freeze_batch_size to 2 or more.")
 
 
 def start_run(settings, device, precision):
@@ -286,9 +287,12 @@ def measure(settings, scorer, records, epoch):
 
 def describe(settings, row, best):
     """Return the line that sums up an epoch."""
-    scored = "" if row["val_map"] is None else f", val mAP@0.5 {row['val_map']:.3f}, best {best:.3f}"
-    return (f"epoch {row['epoch']}/{settings.epochs}: loss {row['loss']:.3f} (loc {row['loc']:.3f}, "
-            f"conf {row['conf']:.3f}){scored}, {row['train_seconds'] + row['eval_seconds']:.0f} s")
+    scored = ""
+    if row["val_map"] is not None:
+        scored = f", val mAP@0.5 {row['val_map']:.3f}, best {best:.3f}"
+    seconds = row["train_seconds"] + row["eval_seconds"]
+    return (f"epoch {row['epoch']}/{settings.epochs}: loss {row['loss']:.3f} "
+            f"(loc {row['loc']:.3f}, conf {row['conf']:.3f}){scored}, {seconds:.0f} s")
 
 
 def save(settings, folder, checkpoint, best):

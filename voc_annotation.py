@@ -84,14 +84,15 @@ def main(settings):
     workers = min(8, os.cpu_count() or 1)
     facts = inspect_pictures(pictures, num_threads=workers, progress=partial(
         tqdm, total=len(set(pictures)), desc="pictures", disable=None))
-    doctor = Doctor(class_names, facts)
+    doctor = Doctor(class_names, facts, settings.input_shape[0])
     doctor.problems += faults
     lists = {name: make_records(doctor, annotations, name, keys) for name, keys in splits.items()}
     check_splits(doctor, lists)
     check_classes(doctor, lists, class_names)
     report(settings, doctor, lists, class_names)
     if settings.strict and doctor.problems:
-        raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were written.")
+        raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were "
+                        "written.")
     write_lists(settings, lists, class_names)
 
 
@@ -99,8 +100,8 @@ def check_settings(settings):
     """Raise UserError for settings that cannot work."""
     if not (0 <= settings.test_share and 0 < settings.val_share
             and settings.test_share + settings.val_share < 1):
-        raise UserError("val_share must be above 0, test_share at least 0, both below 1 together: got "
-                        f"{settings.test_share} and {settings.val_share}.")
+        raise UserError("val_share must be above 0, test_share at least 0, both below 1 together: "
+                        f"got {settings.test_share} and {settings.val_share}.")
     if settings.annotation_format != "voc" and not settings.annotation_path:
         raise UserError(f"annotation_format is {settings.annotation_format!r}; set annotation_path "
                         "to the file or folder.")

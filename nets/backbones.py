@@ -43,7 +43,7 @@ def mobilenet_extras():
 
 
 def _with_vgg_extras(size, name, layers, taps, num_pretrained):
-    """Return a Backbone whose maps have 512 and 1024 channels and are followed by VGG16's extras."""
+    """Return a Backbone whose maps of 512 and 1024 channels are followed by VGG16's extras."""
     shapes = EXTRAS_300 if size < 512 else EXTRAS_512
     channels = (512, 1024, *(out for _, out, *_ in shapes))
     return Backbone(name, layers, taps, channels, vgg_extras(1024, shapes),

@@ -150,8 +150,8 @@ def recognise(tensors, path):
                 continue
             return family
     if any(re.fullmatch(r"(features\.)?0\.weight|conv1\.weight", name) for name in tensors):
-        raise UserError(f"{shorten(path)}: a classification network, not a detector; train.py takes "
-                        "it as backbone_weights.")
+        raise UserError(f"{shorten(path)}: a classification network, not a detector; train.py "
+                        "takes it as backbone_weights.")
     raise UserError(f"{shorten(path)}: not an SSD of a known family ({', '.join(FAMILIES)}); "
                     f"it begins with {next(iter(tensors))!r}.")
 

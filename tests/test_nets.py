@@ -22,8 +22,8 @@ def test_outputs_have_one_row_a_prior_in_train_and_eval(backbone, priors):
 
 
 def test_vgg_has_the_papers_layers():
-    shapes = {name: tuple(value.shape) for name, value in SSDNet(21, build_spec("vgg", 300)).state_dict()
-              .items()}
+    state = SSDNet(21, build_spec("vgg", 300)).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
     assert len(shapes) == 71
     assert shapes["vgg.31.weight"] == (1024, 512, 3, 3)  # fc6
     assert shapes["vgg.33.weight"] == (1024, 1024, 1, 1)  # fc7
@@ -116,8 +116,9 @@ def test_fc6_and_fc7_are_decimated(tmp_path):
 
 
 def test_normalisation_follows_the_file(tmp_path):
-    convs = {k.replace("vgg.", "features."): v for k, v in SSDNet(2, build_spec("vgg", 300)).state_dict()
-             .items() if k.startswith("vgg.") and int(k.split(".")[1]) <= 28}
+    state = SSDNet(2, build_spec("vgg", 300)).state_dict()
+    convs = {k.replace("vgg.", "features."): v for k, v in state.items()
+             if k.startswith("vgg.") and int(k.split(".")[1]) <= 28}
     torch.save(convs, tmp_path / "convs.pth")
     assert read_backbone(tmp_path / "convs.pth", "vgg").mean == CAFFE_MEAN
     torch.save(convs | {"classifier.0.weight": torch.full((4, 4), torch.nan)}, tmp_path / "f.pth")
@@ -142,5 +143,6 @@ def test_no_internet_names_address_and_place(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no route")
     monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
-    with pytest.raises(UserError, match=r"https://\S+vgg16_features\S*\.pth could.*\n.*model_data/"):
+    message = r"https://\S+vgg16_features\S*\.pth could.*\n.*model_data/"
+    with pytest.raises(UserError, match=message):
         read_backbone("imagenet", "vgg")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import fill_state_dict, fixture_keys
 from PIL import Image
 
 import get_map
@@ -111,6 +112,21 @@ def test_training_goes_on_from_a_checkpoint(trained, folder):
     # Frozen means weights and batch-norm statistics; the new layers do train.
     assert not any(name.startswith("mobilenet.") for name in changed)
     assert "loc.0.weight" in changed and "extras.0.conv.0.1.running_mean" in changed
+
+
+def test_training_starts_from_a_published_file_of_other_classes(folder, tmp_path, capsys):
+    fixture = np.load(Path(__file__).parent / "fixtures" / "bubbliiiing-mobilenetv2.npz")
+    torch.save(fill_state_dict(fixture_keys(fixture), 7), tmp_path / "published.pth")
+    train.main(settings_for(folder, epochs=1, model_path=str(tmp_path / "published.pth"),
+                            run_name="from_published", learning_rate=1e-6))
+    out = capsys.readouterr().out
+    assert "bubbliiiing" in out and "classes that start fresh: circle, square" in out
+    values = torch.load(folder / "logs/from_published/last.pth", weights_only=True)
+    # The conventions of the file go into the new checkpoint with its weights.
+    assert values["spec"]["mean"] == (104, 117, 123) and values["spec"]["steps"] is None
+    published = fill_state_dict(fixture_keys(fixture), 7)
+    torch.testing.assert_close(values["state_dict"]["loc.2.weight"], published["loc.2.weight"],
+                               atol=1e-4, rtol=0)
 
 
 def test_detect_takes_paths_arrays_and_pil_alike(trained, folder):

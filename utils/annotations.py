@@ -122,9 +122,9 @@ def read_list(path):
             raise UserError(f"{shorten(resolve(path))}, line {number}: {error}; "
                             "run voc_annotation.py again.") from None
         if (record.labels >= len(class_names)).any():
-            raise UserError(f"{shorten(resolve(path))}, line {number}: class {record.labels.max()}, "
-                            f"but {classes_file(path).name} has {len(class_names)} names; "
-                            "run voc_annotation.py again.")
+            raise UserError(f"{shorten(resolve(path))}, line {number}: class "
+                            f"{record.labels.max()}, but {classes_file(path).name} has "
+                            f"{len(class_names)} names; run voc_annotation.py again.")
         records.append(record)
     if not records:
         raise UserError(f"{shorten(resolve(path))}: no pictures in the list; check the split and "

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from utils.boxes import pairwise_iou
-from utils.image import input_rect, resize_to_input
+from utils.image import add_bars, input_rect, resize_to_input
 
 CROP_TRIALS = 50
 MIN_SIDE_PX = 1.0  # a box thinner than this in the network's input is no use to train on
@@ -187,33 +187,41 @@ def _region_rect(region, width, height, spec):
 def _resample(image, geometry, spec, augmentation, rng):
     """Map the region of the picture to the network input and change its colours."""
     height, width = image.shape[:2]
-    (left, top, right, bottom), flip = geometry
-    x0, y0, x1, y1 = _region_rect(geometry.region, width, height, spec)
-    inner_w, inner_h = x1 - x0, y1 - y0
-    scale_x, scale_y = (right - left) * width / inner_w, (bottom - top) * height / inner_h
-    # Pixel centres lie at +0.5: source + 0.5 = edge + (target + 0.5) * scale.
-    shift_x, shift_y = left * width + 0.5 * scale_x - 0.5, top * height + 0.5 * scale_y - 0.5
-    if flip:
-        scale_x, shift_x = -scale_x, right * width - 0.5 * (right - left) * width / inner_w - 0.5
-    matrix = np.array([[scale_x, 0, shift_x], [0, scale_y, shift_y]])
-    inside = min(left, top) >= 0 and max(right, bottom) <= 1
+    rect = _region_rect(geometry.region, width, height, spec)
+    inner = (rect[2] - rect[0], rect[3] - rect[1])
+    region = geometry.region * (width, height, width, height)  # in pixels of the picture
+    inside = (geometry.region >= 0).all() and (geometry.region <= 1).all()
     sample = cv2.warpAffine(
-        image, matrix, (inner_w, inner_h), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT, borderValue=spec.mean)
+        image, _sampling_matrix(region, inner, geometry.flip), inner,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=spec.mean,
+        borderMode=cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT)
     # The fill of the expansion keeps the mean: colours change inside the picture only.
-    edges = (np.array([0, 0, width, height]) - [left * width, top * height] * 2) / (
-        abs(scale_x), scale_y, abs(scale_x), scale_y)
-    px0, py0, px1, py1 = np.round(edges).astype(int).clip(0, [inner_w, inner_h] * 2)
+    x0, y0, x1, y1 = _picture_in_sample(region, (width, height), inner, geometry.flip)
+    if x1 > x0 and y1 > y0:
+        sample[y0:y1, x0:x1] = change_colours(sample[y0:y1, x0:x1], augmentation, rng)
+    return add_bars(sample, rect, spec)
+
+
+def _sampling_matrix(region, inner, flip):
+    """Return the 2x3 matrix from pixels of the sample to pixels of the picture.
+
+    Pixel centres lie at +0.5: source + 0.5 = edge + (target + 0.5) * scale.
+    """
+    left, top, right, bottom = region
+    scale_x, scale_y = (right - left) / inner[0], (bottom - top) / inner[1]
+    edge = left
     if flip:
-        px0, px1 = inner_w - px1, inner_w - px0
-    picture = sample[py0:py1, px0:px1]
-    if picture.size:
-        sample[py0:py1, px0:px1] = change_colours(picture, augmentation, rng)
-    if not spec.letterbox:
-        return sample
-    canvas = np.full((spec.size, spec.size, 3), spec.letterbox_fill, dtype=np.uint8)
-    canvas[y0:y1, x0:x1] = sample
-    return canvas
+        edge, scale_x = right, -scale_x
+    return np.array([[scale_x, 0, edge + 0.5 * scale_x - 0.5],
+                     [0, scale_y, top + 0.5 * scale_y - 0.5]])
+
+
+def _picture_in_sample(region, size, inner, flip):
+    """Return the whole pixels (x0, y0, x1, y1) of the sample that show the picture."""
+    scale = np.array(inner * 2) / ((region[2:] - region[:2])[[0, 1, 0, 1]])
+    edges = (np.array([0, 0, *size]) - region[[0, 1, 0, 1]]) * scale
+    x0, y0, x1, y1 = np.round(edges).astype(int).clip(0, inner * 2)
+    return (inner[0] - x1, y0, inner[0] - x0, y1) if flip else (x0, y0, x1, y1)
 
 
 def change_colours(image, augmentation, rng):

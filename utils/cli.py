@@ -1,4 +1,4 @@
-"""Command line of the scripts: settings from flags, errors without tracebacks, paths from the repo."""
+"""Command line of the scripts: settings from flags, errors without tracebacks, paths."""
 
 import dataclasses
 import sys
@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 def resolve(path):
-    """Return `path` as an absolute Path; a relative one is taken from the repo, wherever one stands."""
+    """Return `path` as an absolute Path; relative ones start at the repo, wherever one stands."""
     return ROOT / Path(path).expanduser()
 
 

@@ -1,4 +1,4 @@
-"""The dataset doctor: checks annotations against pictures, mends what can be mended, lists it all."""
+"""The dataset doctor: checks annotations against pictures, mends what it can, lists it all."""
 
 import hashlib
 import math
@@ -15,6 +15,7 @@ from utils.image import decode_image, picture_size
 from utils.sources import Problem
 
 MIN_SIDE_PX = 1.0  # a box that has less of the picture cannot be trained on
+TINY_SIDE_PX = 8.0  # at the network's input: a cell of the finest feature map
 SAME_ASPECT = 0.01  # how far two aspect ratios may lie apart and still be one picture resized
 
 # What was found, and what was done about it. Strict mode makes any of them an error.
@@ -33,6 +34,7 @@ KINDS = {
     "outside the picture": "clipped",
     "no area": "object left out",
     "duplicate": "object left out",
+    "tiny": "kept, but hardly learnable at this input size",
     "same picture in two splits": "kept in both",
     "unused class": "nothing to learn from",
 }
@@ -104,9 +106,11 @@ class Doctor:
     Args:
         class_names: tuple.
         facts: {path: PictureFacts} of all pictures.
+        input_size: side of the network's input in pixels, to tell which objects are tiny there.
     """
 
-    def __init__(self, class_names, facts):
+    def __init__(self, class_names, facts, input_size=300):
+        self.input_size = input_size
         self.numbers = {name: k for k, name in enumerate(class_names)}
         self.facts = facts
         self.problems = []
@@ -179,6 +183,10 @@ class Doctor:
         if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
             self.note("no area", where, f"{_px((x1, y1, x2, y2))} in a {size[0]}x{size[1]} picture")
             return None
+        share = (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
+        side = self.input_size * math.sqrt(share)
+        if side < TINY_SIDE_PX:
+            self.note("tiny", where, f"{_px(box)}: a side of {side:.1f} px at the network's input")
         # One pixel over the edge is a matter of counting from 0 or 1, not a mistake.
         if max(abs(a - b) for a, b in zip(box, (x1, y1, x2, y2))) > 1:
             self.note("outside the picture", where,

@@ -122,9 +122,14 @@ def resize_to_input(image, spec):
         (S, S, 3) RGB in grey levels, float32 where the spec resizes in float32, else uint8.
     """
     x0, y0, x1, y1 = input_rect(image.shape[1], image.shape[0], spec)
-    resized = _resize(image, (x1 - x0, y1 - y0), spec.resize)
+    return add_bars(_resize(image, (x1 - x0, y1 - y0), spec.resize), (x0, y0, x1, y1), spec)
+
+
+def add_bars(resized, rect, spec):
+    """Place a resized picture at its `input_rect` on the letterbox fill; (S, S, 3)."""
     if not spec.letterbox:
         return resized
+    x0, y0, x1, y1 = rect
     canvas = np.full((spec.size, spec.size, 3), spec.letterbox_fill, dtype=resized.dtype)
     canvas[y0:y1, x0:x1] = resized
     return canvas
@@ -140,7 +145,7 @@ def _resize(image, size, rule):
 
 
 def stack_inputs(inputs):
-    """Stack (S, S, 3) arrays into a (B, 3, S, S) tensor of the same dtype, channels last in memory."""
+    """Stack (S, S, 3) arrays into a (B, 3, S, S) tensor of their dtype, channels last in memory."""
     return torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
 
 

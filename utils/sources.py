@@ -262,8 +262,8 @@ def read_yolo(folder):
         annotations.append(Annotation(os.path.splitext(relative)[0], shorten(file), picture,
                                       objects, None))
     if not annotations:
-        raise UserError(f"{shorten(folder)}: no pictures in it; annotation_path must name the folder "
-                        "of images and labels.")
+        raise UserError(f"{shorten(folder)}: no pictures in it; annotation_path must name the "
+                        "folder of images and labels.")
     return annotations, problems
 
 
@@ -280,7 +280,8 @@ def _yolo_objects(file, picture, names):
             name = names[int(label)]
         except (ValueError, IndexError, OverflowError):
             problems.append(Problem("bad object", f"{shorten(file)}, line {number}",
-                                    f"{line.strip()[:60]!r} is not a known class and four fractions"))
+                                    f"{line.strip()[:60]!r} is not a known class and four "
+                                    "fractions"))
             continue
         box = ((cx - w / 2) * width, (cy - h / 2) * height,
                (cx + w / 2) * width, (cy + h / 2) * height)

@@ -74,7 +74,8 @@ class SSDSpec:
         if min(sizes) <= 0 or any(a >= b for a, b in zip(sizes, sizes[1:])):
             raise ValueError(f"anchors_size must be positive and increasing, got {sizes}")
         if min(self.std) <= 0 or min(self.variances) <= 0:
-            raise ValueError(f"std and variances must be positive, got {self.std}, {self.variances}")
+            raise ValueError("std and variances must be positive, "
+                             f"got {self.std}, {self.variances}")
 
     @property
     def size(self):
@@ -114,7 +115,8 @@ def _as_tuple(value):
 
 # The input sizes that have steps of their own; others use input size / grid. MobileNetV2's first
 # map is its layer 13's, at stride 16.
-NOMINAL_STEPS = {("vgg", 300): (8, 16, 32, 64, 100, 300), ("resnet50", 300): (8, 16, 32, 64, 100, 300),
+NOMINAL_STEPS = {("vgg", 300): (8, 16, 32, 64, 100, 300),
+                 ("resnet50", 300): (8, 16, 32, 64, 100, 300),
                  ("mobilenetv2", 300): (16, 32, 64, 100, 150, 300),
                  ("vgg", 512): (8, 16, 32, 64, 128, 256, 512),
                  ("resnet50", 512): (8, 16, 32, 64, 128, 256, 512)}
@@ -133,7 +135,7 @@ def make_spec(backbone, size, grids, *, scales=VOC_SCALES, **changes):
     Args:
         backbone: "vgg", "mobilenetv2" or "resnet50".
         size: side of the square input in pixels.
-        grids: sides of the feature maps; see nets.ssd.build_spec, which takes them from the network.
+        grids: sides of the feature maps; nets.ssd.build_spec takes them from the network.
         scales: VOC_SCALES or COCO_SCALES.
         changes: fields of SSDSpec that differ.
 
