@@ -90,7 +90,8 @@ class TrainSettings:
     schedule: Literal["cosine", "step"] = "cosine"
     # Where the cosine ends, as a part of the learning rate.
     min_lr_ratio: float = 0.01
-    # Steps of linear rise at the start; they keep the first large gradients from doing harm.
+    # Steps of linear rise at the start, at most a fifth of the run; they keep the first large
+    # gradients from doing harm.
     warmup_steps: int = 100
     # Of sgd, and the first beta of adam.
     momentum: float = 0.9

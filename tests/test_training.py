@@ -56,10 +56,16 @@ def test_warm_up_is_linear(warmup_steps, expected):
     assert factors == pytest.approx(expected)
 
 
+def test_warm_up_takes_a_fifth_of_a_short_run_at_most():
+    factors = [lr_factor(step, 20, **{**FLAT, "warmup_steps": 100}) for step in range(6)]
+    assert factors == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert lr_factor(0, 3, **{**FLAT, "warmup_steps": 100}) == 1
+
+
 def test_warm_up_scales_the_cosine():
     # Half-way down the cosine and half-way up the warm-up.
-    assert lr_factor(50, 100, schedule="cosine", warmup_steps=102,
-                     min_lr_ratio=0) == pytest.approx(0.5 * 0.5)
+    assert lr_factor(50, 1000, schedule="cosine", warmup_steps=102,
+                     min_lr_ratio=0) == pytest.approx(0.5 * (1 + math.cos(0.05 * math.pi)) / 2)
 
 
 @pytest.mark.parametrize("name, kind", [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

@@ -26,7 +26,8 @@ def lr_factor(step, total_steps, *, schedule, warmup_steps, min_lr_ratio):
         step: optimizer steps done so far, 0 to total_steps - 1.
         total_steps: of the whole run.
         schedule: "cosine" from 1 to min_lr_ratio, or "step": the paper's two drops.
-        warmup_steps: linear rise from 1/warmup_steps to the schedule's value.
+        warmup_steps: linear rise from 1/warmup_steps to the schedule's value; at most a fifth of
+            the run, so that a short run trains at all.
         min_lr_ratio: end of the cosine.
 
     Returns:
@@ -37,7 +38,8 @@ def lr_factor(step, total_steps, *, schedule, warmup_steps, min_lr_ratio):
         factor = min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
     else:
         factor = min([1.0, *(value for start, value in STEP_SCHEDULE if progress >= start)])
-    return factor * min(1.0, (step + 1) / max(warmup_steps, 1))
+    warmup_steps = max(1, min(warmup_steps, total_steps // 5))
+    return factor * min(1.0, (step + 1) / warmup_steps)
 
 
 def make_optimizer(network, *, name, momentum, weight_decay):
