@@ -214,7 +214,10 @@ def write_splits(folder, splits, kept):
     for name, members in splits.items():
         path = folder / f"{name}.txt"
         if name not in kept and members:
-            path.write_text("".join(f"{member}\n" for member in members), encoding="utf-8")
+            try:
+                path.write_text("".join(f"{member}\n" for member in members), encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"{shorten(path)}: cannot be written ({error.strerror}).") from None
         how = "kept" if name in kept else "drew" if members else "no pictures left for"
         print(f"{how} {shorten(path)}: {len(kept.get(name, members))} pictures")
 
@@ -268,7 +271,8 @@ def write_lists(settings, lists, class_names):
             write_list(path, records, class_names)
             print(f"wrote {shorten(path)}: {len(records)} pictures")
         else:
-            print(f"no pictures for the {name} split, so no {path.name}")
+            print(f"no pictures for the {name} split, so no {path.name}"
+                  + path.exists() * "; the one there is of an earlier run, remove it")
 
 
 if __name__ == "__main__":

@@ -1,121 +1,13 @@
-"""Annotation files, records and list files."""
+"""Records, class lists and list files."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from utils.annotations import (Record, check_same_classes, classes_file, clip_box, format_record,
-                               nearest_name, parse_line, read_class_names, read_list, read_voc_xml,
-                               write_list)
+from utils.annotations import (Record, check_same_classes, classes_file, format_record,
+                               nearest_name, parse_line, read_class_names, read_list, write_list)
 from utils.cli import ROOT, UserError
-
-
-def xml_object(box="<xmin>1</xmin><ymin>1</ymin><xmax>10</xmax><ymax>20</ymax>", name="cat",
-               extra=""):
-    """Return an <object>; box None leaves the bndbox out."""
-    box = "" if box is None else f"<bndbox>{box}</bndbox>"
-    return f"<object><name>{name}</name>{extra}{box}</object>"
-
-
-def corners(*values):
-    """Return the four corner tags."""
-    tags = zip(("xmin", "ymin", "xmax", "ymax"), values)
-    return "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
-
-
-@pytest.fixture
-def read(tmp_path):
-    """Return a function that reads an annotation of these contents."""
-    def write_and_read(contents, size="<size><width>50</width><height>40</height></size>"):
-        path = tmp_path / "ab.xml"
-        path.write_text(f"<annotation>{size}{contents}</annotation>", encoding="utf-8")
-        return read_voc_xml(path)
-    return write_and_read
-
-
-def test_voc_pixels_become_edges(read):
-    # Pixels 1..10 across and 1..20 down are ten columns and twenty rows.
-    item, = read(xml_object()).objects
-    assert item == ("cat", (0, 0, 10, 20), False)
-    one_pixel, = read(xml_object(corners(7, 3, 7, 3))).objects
-    x1, y1, x2, y2 = one_pixel.box_px
-    assert (x1, y1) == (6, 2) and (x2 - x1) * (y2 - y1) == 1
-
-
-def test_edges_give_the_devkit_overlap(read):
-    a, b = (25, 10, 60, 55), (40, 2, 90, 33)
-    columns = set(range(25, 61)) & set(range(40, 91))
-    rows = set(range(10, 56)) & set(range(2, 34))
-    first, second = (item.box_px for item in read(
-        xml_object(corners(*a)) + xml_object(corners(*b))).objects)
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    assert width * height == len(columns) * len(rows)
-
-
-def test_fractions_are_kept(read):
-    item, = read(xml_object(corners(1.5, "2.25", " 10.75 ", 20))).objects
-    assert item.box_px == (0.5, 1.25, 10.75, 20)
-
-
-@pytest.mark.parametrize("extra, difficult", [
-    ("", False), ("<difficult>0</difficult>", False), ("<difficult>1</difficult>", True),
-    ("<difficult></difficult>", False), ("<difficult> 1 </difficult>", True)])
-def test_difficult_may_be_missing(read, extra, difficult):
-    assert read(xml_object(extra=extra)).objects[0].difficult is difficult
-
-
-def test_parts_are_not_objects(read):
-    part = f"<part><name>head</name><bndbox>{corners(2, 2, 3, 3)}</bndbox></part>"
-    item, = read(xml_object(extra=part)).objects
-    assert item.name == "cat" and item.box_px == (0, 0, 10, 20)
-
-
-def test_objects_keep_their_order_and_names(read):
-    names = ["traffic light", "Ampel ö", "cat"]
-    assert [item.name for item in read("".join(
-        xml_object(name=f" {name} ") for name in names)).objects] == names
-
-
-@pytest.mark.parametrize("size, expected", [
-    ("<size><width>50</width><height>40</height></size>", (50, 40)), ("", None), ("<size/>", None),
-    ("<size><width>0</width><height>0</height></size>", None),
-    ("<size><width>x</width><height>40</height></size>", None)])
-def test_size_where_it_makes_sense(read, size, expected):
-    annotation = read("", size)
-    assert annotation.size == expected and annotation.objects == []
-
-
-@pytest.mark.parametrize("text", ["", "<annotation>", "hello", "<a></b>", "\x00\x01"])
-def test_broken_xml_is_named(tmp_path, text):
-    path = tmp_path / "broken one.xml"
-    path.write_text(text)
-    with pytest.raises(UserError, match="broken one.xml"):
-        read_voc_xml(path)
-
-
-def test_missing_xml_and_folder_are_named(tmp_path):
-    for path in (tmp_path / "none.xml", tmp_path):
-        with pytest.raises(UserError, match=path.name):
-            read_voc_xml(path)
-
-
-@pytest.mark.parametrize("second", [
-    xml_object(None), xml_object(corners(1, 2, 3)), xml_object(corners(1, 2, "x", 4)),
-    xml_object(corners(1, 2, "nan", 4)), xml_object(corners(1, 2, "inf", 4)), xml_object(name=" "),
-    f"<object><bndbox>{corners(1, 2, 3, 4)}</bndbox></object>"])
-def test_bad_object_is_counted_from_one(read, second):
-    with pytest.raises(UserError, match=r"ab\.xml: object 2 "):
-        read(xml_object() + second)
-
-
-@pytest.mark.parametrize("box, expected", [
-    ((-5, -5, 20, 20), (0, 0, 20, 20)), ((10, 10, 60, 60), (10, 10, 50, 40)),
-    ((0, 0, 50, 40), (0, 0, 50, 40)), ((60, 0, 70, 10), None), ((5, 5, 5.5, 30), None),
-    ((20, 5, 10, 30), None), ((49, 39, 50, 40), (49, 39, 50, 40)), ((49.5, 0, 80, 40), None)])
-def test_clip_box_drops_what_has_no_pixel_left(box, expected):
-    assert clip_box(box, 50, 40) == expected
 
 
 def make_record(path, objects):

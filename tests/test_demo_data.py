@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.annotations import read_class_names, read_voc_xml
+from utils.annotations import read_class_names
 from utils.cli import UserError
 from utils.demo_data import CLASS_NAMES, DemoSettings, draw_scene, main
+from utils.sources import read_voc
 
 PICTURES = 60
 
@@ -24,9 +25,10 @@ def demo(tmp_path_factory):
 
 
 def annotations(folder):
-    """Return {id: VOCAnnotation} of a drawn data set."""
-    root = folder / "VOCdevkit" / "VOC2007" / "Annotations"
-    return {path.stem: read_voc_xml(path) for path in sorted(root.glob("*.xml"))}
+    """Return {id: Annotation} of a drawn data set."""
+    found, problems = read_voc(folder / "VOCdevkit" / "VOC2007")
+    assert not problems
+    return {annotation.key: annotation for annotation in found}
 
 
 def test_the_layout_is_vocs(demo):
@@ -55,6 +57,7 @@ def test_boxes_and_sizes_fit_the_pictures(demo):
     for name, annotation in annotations(demo).items():
         with Image.open(root / "JPEGImages" / f"{name}.jpg") as picture:
             assert annotation.size == picture.size
+        assert annotation.picture == root / "JPEGImages" / f"{name}.jpg"
         _, drawn = draw_scene(np.random.default_rng((0, int(name))))
         assert [item[:2] for item in annotation.objects] == [item[:2] for item in drawn]
         # Read again without our reader: VOC pixels lie in 1..width and 1..height.

@@ -9,8 +9,8 @@ REPO = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     "cli spec boxes distributed device",
-    "priors matching postprocess image annotations evaluation draw checkpoint training",
-    "loss augment report dataloader demo_data",
+    "priors matching postprocess image annotations sources evaluation draw checkpoint training",
+    "loss augment doctor prior_fit report dataset_report dataloader trainer demo_data",
 )
 UTILS = [f"utils.{name}" for layer in LAYERS for name in layer.split()]
 NETS = [f"nets.{name}" for name in

@@ -11,8 +11,8 @@ from utils.cli import UserError, read_text, resolve, shorten
 from utils.image import IMAGE_SUFFIXES
 
 # One object at the end of a list line: x1,y1,x2,y2,class and 1 for difficult ones.
-NUMBER = r"-?\d+(?:\.\d+)?"
-OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d+(?:,[01])?")
+NUMBER = r"-?\d{1,9}(?:\.\d+)?"
+OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d{{1,9}}(?:,[01])?")
 
 
 class Record(NamedTuple):
@@ -95,10 +95,17 @@ def classes_file(list_path):
 
 
 def write_list(path, records, class_names):
-    """Write a list file and the class names that its numbers stand for."""
+    """Write a list file and the class names that its numbers stand for.
+
+    Raises UserError where they cannot be written.
+    """
     text = "".join(format_record(record) + "\n" for record in records)
-    resolve(path).write_text(text, encoding="utf-8")
-    classes_file(path).write_text("\n".join(class_names) + "\n", encoding="utf-8")
+    try:
+        resolve(path).write_text(text, encoding="utf-8")
+        classes_file(path).write_text("\n".join(class_names) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{shorten(error.filename)}: cannot be written "
+                        f"({error.strerror}).") from None
 
 
 def read_list(path):

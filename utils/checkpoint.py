@@ -61,7 +61,9 @@ def read_tensor_file(path):
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # "Unsupported operand" is what garbage gives; code is named as a global or a class.
-        if re.search(r"GLOBAL|Unsupported (global|class)|REDUCE", str(error)):
+        # A pickle of a newer protocol than torch.save's is not from there; old PyTorch stops
+        # at its first byte.
+        if re.search(r"GLOBAL|Unsupported (global|class)|REDUCE", str(error)) or is_pickle(path):
             raise UserError(f"{shorten(path)}: refused, loading it would run code that it holds "
                             "beside its tensors; ask its author for a plain state dict.") from None
         reason = "not a weights file"
@@ -70,6 +72,12 @@ def read_tensor_file(path):
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:120]
     raise UserError(f"{shorten(path)}: cannot be read ({reason}); the file is damaged, incomplete, "
                     "or of another kind.")
+
+
+def is_pickle(path):
+    """Tell whether a file is a bare pickle of protocol 3 or later, which may hold any code."""
+    with open(path, "rb") as file:
+        return file.read(2) in (b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def check_weights_file(path):

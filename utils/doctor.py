@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from utils.annotations import Record
 from utils.cli import UserError, shorten
-from utils.image import decode_image, picture_size
+from utils.image import decode_image, orientation_of, picture_size
 from utils.sources import Problem
 
 MIN_SIDE_PX = 1.0  # a box that has less of the picture cannot be trained on
@@ -36,6 +36,7 @@ KINDS = {
     "duplicate": "object left out",
     "tiny": "kept, but hardly learnable at this input size",
     "same picture in two splits": "kept in both",
+    "same picture twice": "kept, and counts twice",
     "unused class": "nothing to learn from",
 }
 
@@ -80,7 +81,12 @@ def inspect_picture(path):
         return PictureFacts(None, 1, digest, "picture unreadable", _reason(error))
     if is_truncated(data):
         return PictureFacts(size, 1, digest, "picture truncated", "the end of the file is missing")
-    return PictureFacts(image.shape[1::-1], orientation_of(path), digest, "", "")
+    if image.shape[1::-1] != size:
+        return PictureFacts(None, 1, digest, "picture unreadable",
+                            f"its header says {size[0]}x{size[1]}, decoded it has "
+                            f"{image.shape[1]}x{image.shape[0]}")
+    with Image.open(path) as picture:
+        return PictureFacts(size, orientation_of(picture), digest, "", "")
 
 
 def _reason(error):
@@ -90,14 +96,13 @@ def _reason(error):
 def is_truncated(data):
     """Tell whether a JPEG or PNG file lacks its end mark; decoders fill the rest with grey."""
     if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[-65536:]
+        place = 2
+        # Past the segments before the scan: a thumbnail in them has an end mark of its own.
+        while data[place:place + 1] == b"\xff" and data[place + 1:place + 2] != b"\xda":
+            filler = data[place + 1:place + 2] == b"\xff"
+            place += 1 if filler else 2 + int.from_bytes(data[place + 2:place + 4], "big")
+        return b"\xff\xd9" not in data[place:]
     return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]
-
-
-def orientation_of(path):
-    """Return the EXIF orientation of a readable picture, 1 for none."""
-    with Image.open(path) as image:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 class Doctor:
@@ -215,15 +220,18 @@ def turn_box(box, size, orientation):
 
 
 def check_splits(doctor, lists):
-    """Note pictures whose content stands in more than one split."""
+    """Note pictures whose content is listed more than once, in two splits or in one."""
     first = {}
     for split, records in lists.items():
         for record in records:
             digest = doctor.facts[record.path].digest
-            other = first.setdefault(digest, (split, record.path))
-            if other[0] != split:
-                doctor.note("same picture in two splits", shorten(record.path),
-                            f"in {split}; the same as {shorten(other[1])} in {other[0]}")
+            if digest not in first:
+                first[digest] = split, record.path
+                continue
+            other, path = first[digest]
+            kind = "same picture twice" if other == split else "same picture in two splits"
+            doctor.note(kind, shorten(record.path),
+                        f"in {split}; the same as {shorten(path)} in {other}")
 
 
 def check_classes(doctor, lists, class_names):

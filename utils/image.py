@@ -42,6 +42,8 @@ def read_bytes(path):
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; check the path.") from None
+    except ValueError as error:  # a zero byte in the path
+        raise UserError(f"{str(path)!a}: {error}; check the path.") from None
 
 
 def decode_image(data, path, at_least=None):
@@ -52,8 +54,10 @@ def decode_image(data, path, at_least=None):
         shrink = min(have / need for have, need in zip(size, at_least))
         mode = next((mode for factor, mode in REDUCED_MODES if shrink >= factor), mode)
     try:
+        if data[8:12] == b"WEBP":  # OpenCV before 5 ignores its EXIF
+            return as_rgb_array(Image.open(io.BytesIO(data)))
         image = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
-    except cv2.error:  # such as a header that claims billions of pixels
+    except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         image = None
     if image is None:
         raise UserError(f"{path}: not a picture that can be read; replace or remove the file.")
@@ -72,12 +76,18 @@ def picture_size(file, path=None):
     path = file if path is None else path
     try:
         with Image.open(file) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            turned = orientation_of(image) >= 5
             # Pillow has turned the size of a TIFF already.
             return image.size[::-1] if turned and image.format != "TIFF" else image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a picture that can be read ({error}); "
                         "replace or remove the file.") from None
+
+
+def orientation_of(image):
+    """Return the EXIF orientation of a PIL picture, 1 for none or nonsense."""
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
 
 
 def as_rgb_array(image):
@@ -86,7 +96,10 @@ def as_rgb_array(image):
     Raises ValueError for an array of another shape or dtype, UserError for an unreadable file.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits; convert would cut them off at 255
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+        return np.asarray(image.convert("RGB"))
     if not isinstance(image, np.ndarray):
         return load_image(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:

@@ -18,6 +18,8 @@ from utils.cli import UserError, read_text, shorten
 from utils.image import IMAGE_SUFFIXES, picture_size
 
 TRUE_WORDS = ("1", "true", "yes", "y", "t")
+# In a file name these would break the lines of lists and splits, or cannot be written as UTF-8.
+UNLISTABLE = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 
 
 class Problem(NamedTuple):
@@ -49,7 +51,8 @@ class Annotation(NamedTuple):
 def walk_files(folder, suffixes):
     """Return {path relative to folder, as text with slashes: absolute Path}, sorted.
 
-    Linked folders are not entered, so that circles of links end.
+    Linked folders are not entered, so that circles of links end; pipes and devices, which may
+    never end, are passed over. Raises UserError for a name that no list can hold.
     """
     found = {}
     for place, folders, names in os.walk(folder):
@@ -57,6 +60,11 @@ def walk_files(folder, suffixes):
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in suffixes:
                 path = Path(place, name)
+                if UNLISTABLE.search(str(path)):
+                    raise UserError(f"{str(path)!a}: a line break, or a letter that is not UTF-8, "
+                                    "is in the name; rename it.")
+                if path.exists() and not path.is_file():
+                    continue
                 found[path.relative_to(folder).as_posix()] = path
     return found
 
@@ -116,6 +124,9 @@ def read_voc(root, progress=iter):
         key = relative[:-4]
         try:
             tree = parse_xml(path)
+            if tree.tag != "annotation" and tree.find(".//object") is None:
+                raise UserError(f"{shorten(path)}: <{tree.tag[:60]}> is no VOC annotation; "
+                                "repair or remove it.")
         except UserError as error:
             problems.append(unreadable(error))
             continue
@@ -162,8 +173,8 @@ def _parse_bytes(data):
     try:
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError):
-        declared = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.-]+)[\"'][^>]*\?>", data)
-        if not declared or declared[1].lower().startswith(b"utf"):
+        declared = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.-]+)[\"'][^>]*\?>", data[:200])
+        if not declared or declared[1].lower().startswith((b"u", b"raw")):  # no escapes: see above
             raise
         return ElementTree.fromstring(data[declared.end():].decode(declared[1].decode()))
 
@@ -212,11 +223,14 @@ def read_coco(path, images):
     try:
         values = json.loads(read_text(path, remedy="annotation_path must name a COCO JSON file."))
         pictures = {item["id"]: item for item in values["images"]}
-        names = {item["id"]: str(item["name"]).strip() for item in values["categories"]}
-        rows = values["annotations"]
-    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{shorten(path)}: not COCO annotations ({error!r}); it needs images, "
+        names = {item["id"]: _plain(item["name"]).strip() for item in values["categories"]}
+        rows = list(values["annotations"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{shorten(path)}: not COCO annotations ({error!r:.200}); it needs images, "
                         "categories and annotations.") from None
+    for part, found in (("images", pictures), ("categories", names)):
+        if len(found) != len(values[part]):
+            raise UserError(f"{shorten(path)}: an id stands twice in {part!r}; give each its own.")
     objects, problems = {key: [] for key in pictures}, []
     for number, row in enumerate(rows, start=1):
         try:
@@ -224,15 +238,23 @@ def read_coco(path, images):
             item = SourceObject(names[row["category_id"]], (x, y, x + width, y + height),
                                 bool(row.get("iscrowd", 0)))
             objects[row["image_id"]].append(item)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             problems.append(Problem("bad object", f"{shorten(path)}, annotation {number}",
-                                    f"missing or wrong: {error!r}"))
-    index, annotations = PictureIndex(images), []
+                                    f"missing or wrong: {_plain(repr(error))[:200]}"))
+    index, annotations = PictureIndex(images), {}
     for key, item in pictures.items():
-        name = str(item.get("file_name", ""))
-        annotations.append(Annotation(name, f"{path.name}, {name}", index.find(name, name),
-                                      objects[key], _size(item.get("width"), item.get("height"))))
-    return annotations, problems
+        name = _plain(item.get("file_name", ""))
+        if name in annotations:  # two ids, one picture
+            annotations[name].objects.extend(objects[key])
+            continue
+        annotations[name] = Annotation(name, f"{path.name}, {name}", index.find(name, name),
+                                       objects[key], _size(item.get("width"), item.get("height")))
+    return list(annotations.values()), problems
+
+
+def _plain(value):
+    """Return a JSON value as text that can be printed: JSON may hold halves of characters."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def read_yolo(folder):
@@ -245,13 +267,14 @@ def read_yolo(folder):
     Returns and raises as read_voc.
     """
     names = yolo_names(folder)
-    annotations, problems = [], []
+    annotations, problems, used = [], [], set()
     for relative, picture in walk_files(folder, IMAGE_SUFFIXES).items():
         place = os.path.splitext(relative)[0] + ".txt"
         beside = folder / place
         labels = folder / re.sub(r"(^|/)images/", r"\1labels/", place)
         file = labels if labels.is_file() else beside
         objects = []
+        used.add(file)
         if file.is_file():
             try:
                 objects, faults = _yolo_objects(file, picture, names)
@@ -261,6 +284,9 @@ def read_yolo(folder):
             problems += faults
         annotations.append(Annotation(os.path.splitext(relative)[0], shorten(file), picture,
                                       objects, None))
+    problems += [Problem("picture missing", shorten(file), "no picture for this file of labels")
+                 for relative, file in walk_files(folder, (".txt",)).items()
+                 if "labels/" in relative and file not in used and file.name != "classes.txt"]
     if not annotations:
         raise UserError(f"{shorten(folder)}: no pictures in it; annotation_path must name the "
                         "folder of images and labels.")
@@ -274,7 +300,10 @@ def _yolo_objects(file, picture, names):
         if not line.split():
             continue
         try:
-            label, cx, cy, w, h = (float(value) for value in line.split()[:5])
+            # A sixth number is a confidence; more are a polygon or key points.
+            label, cx, cy, w, h, *_ = (float(value) for value in line.split())
+            if len(line.split()) > 6:
+                raise ValueError
             if label < 0 or label != int(label):
                 raise IndexError
             name = names[int(label)]
@@ -342,31 +371,43 @@ def read_csv(path, images):
     Returns and raises as read_voc.
     """
     text = read_text(path, remedy="annotation_path must name a CSV file.")
-    rows = csv.reader(io.StringIO(text), delimiter=";" if ";" in text.split("\n")[0] else ",")
-    header = [cell.strip().lower() for cell in next(rows, [])]
+    delimiter = ";" if ";" in text.split("\n")[0] else ","
+    try:
+        rows = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{shorten(path)}: not a readable CSV file ({error}); look for a quote "
+                        "that is not closed.") from None
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
     places = {field: next((header.index(name) for name in names if name in header), None)
               for field, names in CSV_COLUMNS.items()}
     missing = [CSV_COLUMNS[field][0] for field in CSV_NEEDED if places[field] is None]
     if missing:
         raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}.")
     index, found, problems = PictureIndex(images), {}, []
-    for number, row in enumerate(rows, start=2):
+    for number, row in enumerate(rows[1:], start=2):
         cells = {field: row[place].strip() if place is not None and place < len(row) else ""
                  for field, place in places.items()}
-        if not cells["file"]:
+        file, edges = cells["file"], [cells[edge] for edge in ("x1", "y1", "x2", "y2")]
+        if not file:
+            if any(row):
+                problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
+                                        "no file name"))
             continue
-        file = cells["file"]
         if file not in found:
             found[file] = Annotation(file, f"{path.name}, {file}",
                                      index.find(os.path.splitext(file)[0], file), [],
                                      _size(cells["width"], cells["height"]))
-        if not cells["name"]:
+        if not cells["name"] and not any(edges):
             continue
         try:
-            box = tuple(float(cells[edge]) for edge in ("x1", "y1", "x2", "y2"))
+            box = tuple(map(float, edges))
         except ValueError:
             problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
                                     "a coordinate is no number"))
+            continue
+        if not cells["name"]:
+            problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
+                                    "no class name"))
             continue
         found[file].objects.append(SourceObject(cells["name"], box,
                                                 cells["difficult"].lower() in TRUE_WORDS))
