@@ -20,8 +20,9 @@ from utils.cli import UserError, make_folder, read_text, resolve, run, shorten
 from utils.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
                                   format_table, objects_at_input, plot_boxes, write_html)
 from utils.doctor import Doctor, check_classes, check_splits, inspect_pictures
+from utils.other_sources import read_coco, read_csv, read_yolo
 from utils.prior_fit import suggest_priors
-from utils.sources import Problem, read_coco, read_csv, read_voc, read_yolo
+from utils.sources import Problem, read_voc
 
 SPLITS = ("train", "val", "test")
 # What tools call the folders of a data set that comes already split.
@@ -135,14 +136,19 @@ def read_source(settings):
         keys = [f"{name}/{item.key}" for item in items]
         annotations |= dict(zip(keys, items))
         splits[name or "train"] += keys
-    if not splits["val"] and not splits["test"]:
-        keys = sorted(annotations)
-        rng = np.random.default_rng(settings.seed)
-        splits["test"] = draw(keys, settings.test_share, len(keys), rng)
-        rest = [key for key in keys if key not in set(splits["test"])]
-        splits["val"] = draw(rest, settings.val_share, len(keys), rng)
-        splits["train"] = [key for key in rest if key not in set(splits["val"])]
+    fill_splits(settings, splits)
     return annotations, splits, faults
+
+
+def fill_splits(settings, splits):
+    """Draw from the train split what a source came without: val, and test where it has neither."""
+    total, rng = len(splits["train"]), np.random.default_rng(settings.seed)
+    missing = [] if splits["val"] else [("val", settings.val_share)]
+    if not splits["val"] and not splits["test"]:
+        missing.append(("test", settings.test_share))
+    for name, share in missing:
+        splits[name] = draw(sorted(splits["train"]), share, total, rng)
+        splits["train"] = sorted(set(splits["train"]) - set(splits[name]))
 
 
 def read_parts(settings):
@@ -152,6 +158,16 @@ def read_parts(settings):
         raise UserError(f"{shorten(path)}: no such file or folder; set annotation_path.")
     folders = {name: path / folder for name, choices in SPLIT_FOLDERS.items()
                for folder in choices if (path / folder).is_dir()}
+    if settings.annotation_format == "yolo" and not folders:
+        # Ultralytics keeps images/train beside labels/train.
+        items, problems = read_yolo(path)
+        for name, choices in SPLIT_FOLDERS.items():
+            starts = tuple(f"images/{choice}/" for choice in choices)
+            yield name, [item for item in items if item.key.startswith(starts)], []
+        starts = tuple(f"images/{choice}/" for choices in SPLIT_FOLDERS.values()
+                       for choice in choices)
+        yield "", [item for item in items if not item.key.startswith(starts)], problems
+        return
     for name, place in (folders or {"": path}).items():
         if settings.annotation_format == "yolo":
             yield name, *read_yolo(place)

@@ -1,16 +1,76 @@
-"""Small data sets to break: VOC, COCO, YOLO, CSV and list files in a folder."""
+"""Small data sets to break, in VOC, COCO, YOLO and CSV, and what their tests share."""
 
 import io
 import json
+import signal
 import struct
 import zlib
+from contextlib import ExitStack
+from unittest.mock import patch
 
 import numpy as np
+import pytest
 from PIL import Image
 
+import voc_annotation
+from utils.annotations import read_list
+from utils.cli import UserError
+from utils.prior_fit import Suggestion
+
+LIMIT_SECONDS = 20
 SIZE = (64, 48)
 GOOD = "<object><name>cat</name>{}</object>".format(
     "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>40</xmax><ymax>30</ymax></bndbox>")
+
+
+@pytest.fixture(autouse=True)
+def limit():
+    """Stop a case that hangs; a test file switches this on by importing it."""
+    def stop(*_):
+        pytest.fail(f"took longer than {LIMIT_SECONDS} s")
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def annotate(data, *, quick=True, **changes):
+    """Run voc_annotation.py; quick leaves out the prior search and the figures of its report."""
+    settings = voc_annotation.AnnotationSettings(**data.settings | changes)
+    with ExitStack() as stack:
+        if quick:
+            for name, value in (("suggest_priors", Suggestion((), (), 0, 0)), ("plot_boxes", ())):
+                stack.enter_context(patch.object(voc_annotation, name, lambda *_, v=value: v))
+        voc_annotation.main(settings)
+
+
+def listed(data):
+    """Return {picture: number of its objects} of all lists."""
+    records = [record for path in data.path.glob("2007_*.txt") if path.stem != "2007_classes"
+               for record in read_list(path)[0]]
+    return {record.path.stem: len(record.labels) for record in records}
+
+
+def refused(words, call, *args, **kwargs):
+    """Assert that a call raises a UserError of one or two lines that can be printed."""
+    with pytest.raises(UserError) as caught:
+        call(*args, **kwargs)
+    text = str(caught.value)
+    assert len(text.strip().splitlines()) <= 2 and len(text) < 1000
+    text.encode("utf-8")
+    assert all(word in text for word in words.split("|")), text
+
+
+def said(words, out):
+    """Assert that all of the words, separated by |, were printed."""
+    for word in words.split("|"):
+        assert word in out, f"{word!r} is not in\n{out}"
+
+
+def table(cases):
+    """Run a test once for each case; the first of its parts is its name."""
+    return pytest.mark.parametrize("case", cases, ids=[case[0] for case in cases])
 
 
 def picture(seed=0, size=SIZE):
@@ -51,9 +111,9 @@ def jpeg_with_orientation(kind, count, value):
     return encoded(picture(), "jpeg", exif=exif)
 
 
-def jpeg_with_thumbnail():
+def jpeg_with_thumbnail(image):
     """Return a JPEG file with a whole small one inside a segment before its own scan."""
-    data, small = encoded(picture(), "jpeg"), encoded(picture(1, (16, 12)), "jpeg")
+    data, small = encoded(image, "jpeg"), encoded(picture(1, (16, 12)), "jpeg")
     return data[:2] + b"\xff\xe1" + struct.pack(">H", len(small) + 2) + small + data[2:]
 
 
@@ -122,7 +182,7 @@ class Other:
 
     def __init__(self, path, kind):
         self.path, self.kind, self.folder = path, kind, path / "data"
-        self.classes = path / "classes.txt"
+        self.classes = path / "mine.txt"
         self.classes.write_text("cat\ndog\n")
         self.images = self.folder / "images" if kind == "yolo" else self.folder
         self.images.mkdir(parents=True)
@@ -173,15 +233,3 @@ class Other:
         rows = [f"p{k}.jpg,{name},5,5,40,{edge}" for k in range(4)
                 for name, edge in (("cat", 30), ("dog", 40))]
         self.file.write_text("\n".join([header, *rows, line]), encoding="utf-8")
-
-
-def write_lists(folder, train, classes="cat\ndog\n"):
-    """Write train and val lists as bytes, their class names and a picture; return the settings."""
-    picture().save(folder / "a.jpg")
-    train = train if isinstance(train, bytes) else train.format(p=folder / "a.jpg").encode()
-    (folder / "own_train.txt").write_bytes(train)
-    (folder / "own_val.txt").write_text(f"{folder}/a.jpg 5,5,40,30,0\n")
-    if classes is not None:
-        (folder / "own_classes.txt").write_text(classes)
-    return {name: str(folder / f"own_{name.partition('_')[0]}.txt")
-            for name in ("train_list", "val_list")}

@@ -1,77 +1,9 @@
-"""voc_annotation.py on small VOC folders."""
+"""voc_annotation.py on small VOC folders: splits, lists, what is printed."""
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from utils.annotations import read_list
 from utils.cli import UserError
-from voc_annotation import AnnotationSettings, main
-
-SPLITS = ("train", "val", "test")
-
-
-class Folder:
-    """A VOC folder under tmp_path, and main() called on it."""
-
-    def __init__(self, path):
-        self.path, self.root = path, path / "VOCdevkit" / "VOC2007"
-        self.main_dir = self.root / "ImageSets" / "Main"
-        for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
-            (self.root / name).mkdir(parents=True)
-        self.classes("cat", "dog")
-
-    def classes(self, *names):
-        (self.path / "classes.txt").write_text("\n".join(names), encoding="utf-8")
-
-    def picture(self, name, suffix=".jpg"):
-        Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(
-            self.root / "JPEGImages" / f"{name}{suffix}")
-
-    def xml(self, name, *objects, size=True):
-        """Write an annotation of (class name, xmin, ymin, xmax, ymax) objects."""
-        rows = "".join(
-            f"<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
-            f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
-            for label, x1, y1, x2, y2 in objects)
-        head = "<size><width>50</width><height>40</height></size>" if size else ""
-        path = self.root / "Annotations" / f"{name}.xml"
-        path.write_text(f"<annotation>{head}{rows}</annotation>", encoding="utf-8")
-
-    def fill(self, names, label="cat"):
-        for name in names:
-            self.picture(name)
-            self.xml(name, (label, 1, 1, 10, 10))
-
-    def split(self, name, ids):
-        (self.main_dir / f"{name}.txt").write_text("".join(f"{k}\n" for k in ids))
-
-    def ids(self, name):
-        return (self.main_dir / f"{name}.txt").read_text().split("\n")[:-1]
-
-    def run(self, **changes):
-        main(AnnotationSettings(**{
-            "classes_path": str(self.path / "classes.txt"), "lists_dir": str(self.path),
-            "VOCdevkit_path": str(self.path / "VOCdevkit")} | changes))
-
-    def list(self, name):
-        return read_list(self.path / f"2007_{name}.txt")[0]
-
-    def listed(self, name):
-        return [record.path.stem for record in self.list(name)]
-
-
-@pytest.fixture
-def voc(tmp_path):
-    return Folder(tmp_path)
-
-
-@pytest.fixture
-def twenty(voc):
-    """Return a folder of twenty pictures and their ids."""
-    ids = [f"{k:03d}" for k in range(20)]
-    voc.fill(ids)
-    return voc, ids
+from voc_folder import SPLITS, no_search, twenty, voc  # noqa: F401 (fixtures)
 
 
 def test_splits_cover_all_pictures_once(twenty):
@@ -162,6 +94,7 @@ def test_missing_size_is_taken_from_the_picture(voc):
     voc.fill(["b", "c"])
     voc.picture("a")
     voc.xml("a", ("cat", 41, 31, 600, 600), size=False)
+    voc.xml("b", ("cat", 1, 1, 20, 20), size=False)
     for name, member in zip(SPLITS, "abc"):
         voc.split(name, [member])
     voc.run()
@@ -183,15 +116,20 @@ def test_gaps_are_reported_and_left_out(twenty, capsys):
     voc, ids = twenty
     voc.picture("no_xml")
     voc.xml("no_picture", ("cat", 1, 1, 5, 5))
-    voc.xml(ids[0], ("cat", 1, 1, 5, 5), ("dog", 60, 1, 70, 9))
+    voc.xml(ids[0], ("cat", 1, 1, 30, 30), ("dog", 60, 1, 70, 9), ("dog", 1, 1, 30, 30))
     voc.split("train", [*ids[:12], "no_xml", "no_picture"])
     voc.run()
-    problems = [line for line in capsys.readouterr().out.splitlines() if "problem" in line]
-    assert len(problems) == 3
-    assert any("no_xml: no XML file" in line for line in problems)
-    assert any("no_picture: no picture" in line for line in problems)
-    assert any(f"{ids[0]}.xml, object 2 (dog)" in line for line in problems)
-    assert voc.listed("train") == ids[:12] and len(voc.list("train")[0].labels) == 1
+    out = capsys.readouterr().out
+    problems = out[out.index("Problems\n"):].splitlines()[1:]
+    found = {line.partition(" (")[0]: problems[k + 1] for k, line in enumerate(problems)
+             if line[:1].isdigit()}
+    assert list(found) == ["1 x picture missing", "1 x no annotation", "1 x split names nothing",
+                           "1 x no area"]
+    assert "no_picture.xml" in found["1 x picture missing"]
+    assert "no_xml.jpg" in found["1 x no annotation"]
+    assert "train.txt: 'no_xml'" in found["1 x split names nothing"]
+    assert f"{ids[0]}.xml, object 2 (dog)" in found["1 x no area"]
+    assert voc.listed("train") == ids[:12] and voc.list("train")[0].labels.tolist() == [0, 1]
 
 
 def test_counts_and_background_are_printed(twenty, capsys):
@@ -201,10 +139,10 @@ def test_counts_and_background_are_printed(twenty, capsys):
     voc.split("val", ids[12:15])
     voc.split("test", ids[15:])
     voc.run()
-    out = capsys.readouterr().out
-    cat, = (line.split() for line in out.splitlines() if line.startswith("cat"))
-    assert cat == ["cat", "11", "11", "3", "3", "5", "5"]
-    assert "1 pictures have no object" in out
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["cat", "11", "11", "3", "3", "5", "5"] in rows
+    assert ["all", "12", "11", "3", "3", "5", "5"] in rows
+    assert ["without", "objects", "1", "-", "0", "-", "0", "-"] in rows
     assert voc.listed("train")[0] == ids[0]
 
 
@@ -237,11 +175,13 @@ def test_no_test_share_gives_no_test_list(twenty, capsys):
     assert len(voc.listed("train")) + len(voc.listed("val")) == len(ids)
 
 
-def test_broken_xml_is_named(twenty):
+def test_broken_xml_is_named(twenty, capsys):
     voc, ids = twenty
     (voc.root / "Annotations" / f"{ids[3]}.xml").write_text("<annotation>")
-    with pytest.raises(UserError, match=f"{ids[3]}.xml"):
-        voc.run()
+    voc.run()
+    assert "1 x unreadable annotation" in (out := capsys.readouterr().out)
+    assert f"{ids[3]}.xml: not a readable XML file" in out
+    assert all(ids[3] not in voc.listed(name) for name in SPLITS)
 
 
 def test_names_that_end_in_a_number_survive_a_second_run(voc):

@@ -76,11 +76,12 @@ def inspect_picture(path):
         return PictureFacts(None, 1, b"", "picture unreadable", str(error.strerror))
     try:
         size = picture_size(path)
+        if is_truncated(data):
+            return PictureFacts(size, 1, digest, "picture truncated",
+                                "the end of the file is missing")
         image = decode_image(data, path)
     except UserError as error:
         return PictureFacts(None, 1, digest, "picture unreadable", _reason(error))
-    if is_truncated(data):
-        return PictureFacts(size, 1, digest, "picture truncated", "the end of the file is missing")
     if image.shape[1::-1] != size:
         return PictureFacts(None, 1, digest, "picture unreadable",
                             f"its header says {size[0]}x{size[1]}, decoded it has "
@@ -137,13 +138,13 @@ class Doctor:
             return None
         place = self._placement(annotation, facts)
         kept = {}
-        for number, item in enumerate(annotation.objects, start=1):
-            box = self._box(item, f"{where}, object {number} ({item.name})", place, facts.size)
+        for item in annotation.objects:
+            box = self._box(item, f"{where}, {item.place} ({item.name})", place, facts.size)
             if box is None:
                 continue
             key = (self.numbers[item.name], *np.round(box, 3))
             if key in kept:
-                self.note("duplicate", f"{where}, object {number} ({item.name})",
+                self.note("duplicate", f"{where}, {item.place} ({item.name})",
                           "the same class and box as an object before")
                 continue
             kept[key] = (box, item.difficult)
@@ -164,9 +165,9 @@ class Doctor:
         ratio = (size[0] / size[1]) / (shown[0] / shown[1])
         text = f"annotated {size[0]}x{size[1]}, the picture is {shown[0]}x{shown[1]}"
         if abs(math.log(ratio)) < SAME_ASPECT:
-            scale = shown[0] / size[0]
+            scale = (shown[0] / size[0], shown[1] / size[1])
             self.note("size disagrees", annotation.origin, f"{text}; boxes scaled")
-            return lambda box: tuple(value * scale for value in box)
+            return lambda box: tuple(value * k for value, k in zip(box, scale * 2))
         self.note("size disagrees", annotation.origin, f"{text}; boxes taken as they are")
         return lambda box: box
 
