@@ -17,7 +17,7 @@ from utils.checkpoint import Checkpoint, load_strictly, save_checkpoint
 from utils.cli import UserError, make_folder, run, settings_table, shorten
 from utils.device import pick_device, pick_precision
 from utils.evaluation import mean_ap
-from utils.report import plot_history
+from utils.report import describe_epoch, plot_history
 from utils.spec import FAMILIES
 from utils.trainer import Trainer
 from utils.training import History, has_batch_norm, seed_everything
@@ -43,9 +43,8 @@ class TrainSettings:
     # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
     # smaller objects and takes three times as long.
     input_shape: tuple[int, int] = (300, 300)
-    # Sides of the priors in pixels of the input, one a map and one more, such as the paper's
-    # (30, 60, 111, 162, 213, 264, 315). Smaller first numbers for small objects; () takes the
-    # paper's for the input size.
+    # Sides of the priors in pixels of the input, one a map and one more, as in the paper's
+    # (30, 60, 111, 162, 213, 264, 315), which () takes. Smaller first numbers for small objects.
     anchors_size: tuple[float, ...] = ()
     # Width to height ratios of the priors, the same on every map, such as (2, 3); each stands for
     # its inverse too. () takes the paper's. voc_annotation.py suggests both for your objects.
@@ -166,7 +165,7 @@ def main(settings):
         checkpoint = Checkpoint(network.spec, class_names, network.state_dict(), asdict(settings),
                                 {"epoch": epoch + 1, "val_map": val_map})
         best = save(settings, folder, checkpoint, best)
-        print(describe(settings, row, best))
+        print(describe_epoch(row, settings.epochs, best))
     print(f"best val mAP@0.5 {best:.3f}; weights and curves are in {shorten(folder)}")
 
 
@@ -245,13 +244,12 @@ def continue_from(settings, class_names):
     checkpoint, family = read_detector(settings.model_path, family=settings.weights_family,
                                        class_names=given)
     print(f"weights: {settings.model_path}: {family}, {checkpoint.spec.summary()}")
-    network = SSDNet(len(class_names) + 1, checkpoint.spec)
+    complete = SSDNet(len(checkpoint.class_names) + 1, checkpoint.spec)
+    load_strictly(complete, checkpoint.state_dict, settings.model_path)
     if checkpoint.class_names == class_names:
-        load_strictly(network, checkpoint.state_dict, settings.model_path)
-    else:
-        complete = SSDNet(len(checkpoint.class_names) + 1, checkpoint.spec)
-        load_strictly(complete, checkpoint.state_dict, settings.model_path)
-        print(transfer(network, complete.state_dict(), class_names, checkpoint.class_names))
+        return complete
+    network = SSDNet(len(class_names) + 1, checkpoint.spec)
+    print(transfer(network, complete.state_dict(), class_names, checkpoint.class_names))
     return network
 
 
@@ -259,8 +257,8 @@ def check_batch(settings, network, num_pictures):
     """Raise UserError for batches of one where batch norm meets feature maps of one position."""
     frozen = settings.freeze_batch_size if settings.freeze_epochs else settings.batch_size
     if min(settings.batch_size, frozen, num_pictures) == 1 and has_batch_norm(network.extras):
-        raise UserError(f"{network.spec.backbone} has batch norm and cannot train on one picture "
-                        "at a time; set batch_size and freeze_batch_size to 2 or more.")
+        raise UserError("batch norm cannot train on one picture at a time; set batch_size and "
+                        "freeze_batch_size to 2 or more.")
 
 
 def start_run(settings, device, precision):
@@ -284,16 +282,6 @@ def measure(settings, scorer, records, epoch):
         return None
     scorer.network.eval()
     return mean_ap(scorer.evaluate(records)[0])
-
-
-def describe(settings, row, best):
-    """Return the line that sums up an epoch."""
-    scored = ""
-    if row["val_map"] is not None:
-        scored = f", val mAP@0.5 {row['val_map']:.3f}, best {best:.3f}"
-    seconds = row["train_seconds"] + row["eval_seconds"]
-    return (f"epoch {row['epoch']}/{settings.epochs}: loss {row['loss']:.3f} "
-            f"(loc {row['loc']:.3f}, conf {row['conf']:.3f}){scored}, {seconds:.0f} s")
 
 
 def save(settings, folder, checkpoint, best):

@@ -109,13 +109,15 @@ def test_boxes_without_augmentation_are_fractions(records):
         assert sample.difficult.tolist() == record.difficult.tolist()
 
 
-def test_boxes_outside_the_picture_are_clipped(records):
-    wide = records[0]._replace(
-        boxes_px=np.array([[-6, 10, 30, 400], [70, 0, 80, 10]], np.float32),
-        labels=np.array([1, 2]), difficult=np.array([True, False]))
+def test_boxes_over_the_edge_are_clipped_and_boxes_outside_are_named(records):
+    wide = records[0]._replace(boxes_px=np.array([[-6, 10, 30, 400]], np.float32),
+                               labels=np.array([1]), difficult=np.array([True]))
     sample = DetectionDataset([wide], SPEC, None, 0)[0, 0]
     np.testing.assert_allclose(sample.boxes, [[0, 0.25, 0.5, 1]])
     assert sample.labels.tolist() == [1] and sample.difficult.tolist() == [True]
+    outside = wide._replace(boxes_px=np.array([[70, 0, 80, 10]], np.float32))
+    error = DetectionDataset([outside], SPEC, None, 0)[0, 0]
+    assert isinstance(error, UserError) and wide.path.name in str(error)
 
 
 def test_labels_stay_with_their_boxes(records):

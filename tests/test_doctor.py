@@ -31,7 +31,8 @@ def examine(picture):
         rows = [item if isinstance(item[0], str) else ("cat", item) for item in objects]
         doctor = Doctor(CLASSES, inspect_pictures([path], num_threads=1))
         found = doctor.record(Annotation("a", "a.xml", path, [
-            SourceObject(name, box, k % 2 == 1, f"object {k + 1}") for k, (name, box) in enumerate(rows)], size))
+            SourceObject(name, box, k % 2 == 1, f"object {k + 1}")
+            for k, (name, box) in enumerate(rows)], size))
         return found, doctor.problems
     return record
 
@@ -97,7 +98,8 @@ def test_tiny_is_measured_at_the_input(picture):
     # 6x6 of 100x80 pixels: at 100x100 the sides are 6 and 7.5, at 300x300 three times that.
     for input_size, expected in ((100, ["tiny"]), (300, [])):
         doctor = Doctor(CLASSES, facts, input_size)
-        doctor.record(Annotation("a", "a", picture, [SourceObject("cat", (9, 9, 15, 15), 0, "")], None))
+        item = SourceObject("cat", (9, 9, 15, 15), 0, "")
+        doctor.record(Annotation("a", "a", picture, [item], None))
         assert kinds(doctor.problems) == expected
 
 

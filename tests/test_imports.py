@@ -9,7 +9,8 @@ REPO = Path(__file__).resolve().parent.parent
 
 LAYERS = (
     "cli spec boxes distributed device",
-    "priors matching postprocess image annotations sources other_sources evaluation draw checkpoint training",
+    "priors matching postprocess image annotations sources other_sources evaluation draw "
+    "checkpoint training",
     "loss augment doctor prior_fit report dataset_report dataloader trainer demo_data",
 )
 UTILS = [f"utils.{name}" for layer in LAYERS for name in layer.split()]

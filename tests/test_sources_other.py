@@ -225,7 +225,8 @@ def test_csv_rows_of_a_picture_are_gathered(tmp_path):
             'sub/c.png,dog,1,1,5,5,0\n\n"a, b.jpg",dog,2,2,5,5,\nempty.jpg,,,,,,\n')
     found, problems = by_key(read_csv(write(tmp_path / "x.csv", text), tmp_path / "pictures"))
     assert not problems and [found[name].picture for name in names] == paths
-    assert plain(found["a, b.jpg"].objects) == [("cat", (0, 0, 5, 5), True), ("dog", (2, 2, 5, 5), False)]
+    assert plain(found["a, b.jpg"].objects) == [("cat", (0, 0, 5, 5), True),
+                                                ("dog", (2, 2, 5, 5), False)]
     assert plain(found["sub/c.png"].objects) == [("dog", (1, 1, 5, 5), False)]
     assert found["empty.jpg"].objects == []
 

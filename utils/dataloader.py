@@ -61,6 +61,9 @@ class DetectionDataset(Dataset):
             data = read_bytes(record.path)
             width, height = picture_size(io.BytesIO(data), record.path)
             boxes = (record.boxes_px / (width, height, width, height)).clip(0, 1)
+            if (boxes[:, 2:] <= boxes[:, :2]).any():
+                raise UserError(f"{record.path}: the list has a box outside of this "
+                                f"{width}x{height} picture; run voc_annotation.py again.")
             geometry = choose_geometry(boxes, self.augmentation, rng)
             # Validation must see what prediction sees: the whole picture, resized by the spec.
             enough = pixels_needed(geometry, self.spec) if self.augmentation else None

@@ -15,6 +15,16 @@ def new_figure(title, xlabel, ylabel):
     return figure, axes
 
 
+def describe_epoch(row, epochs, best):
+    """Return the line that sums up an epoch of `epochs`; `best` is the best val mAP so far."""
+    scored = ""
+    if row["val_map"] is not None:
+        scored = f", val mAP@0.5 {row['val_map']:.3f}, best {best:.3f}"
+    seconds = row["train_seconds"] + row["eval_seconds"]
+    return (f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.3f} "
+            f"(loc {row['loc']:.3f}, conf {row['conf']:.3f}){scored}, {seconds:.0f} s")
+
+
 def plot_history(rows, folder):
     """Draw loss.png and map.png of a training run into `folder`.
 
