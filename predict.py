@@ -99,6 +99,8 @@ def look_at(path, detector, folder):
     except OSError as error:
         raise UserError(f"{shorten(target)}: cannot be written ({error.strerror}).") from None
     tqdm.write(describe(path, detections, detector.class_names))
+    if not len(detections.scores):
+        tqdm.write(describe_best(image, detector))
     tqdm.write(f"  saved {shorten(target)}")
     return picture
 
@@ -106,12 +108,22 @@ def look_at(path, detector, folder):
 def describe(path, detections, class_names):
     """Return lines that say what was found, best first."""
     if not len(detections.scores):
-        return f"{path.name}: nothing found; a lower confidence shows weaker boxes"
+        return f"{path.name}: nothing found"
     lines = [f"{path.name}: {len(detections.scores)} found"]
     for box, score, label in zip(*detections):
         edges = " ".join(f"{edge:.0f}" for edge in box)
         lines.append(f"  {class_names[label]:<16} {score:.2f}  at {edges}")
     return "\n".join(lines)
+
+
+def describe_best(image, detector):
+    """Return a line on the best box below the threshold."""
+    weaker = detector.detect_batch([image], confidence=0.0, max_per_image=1)[0]
+    if not len(weaker.scores):
+        return "  no box has any score"
+    return (f"  the best box has score {weaker.scores[0]:.2f} "
+            f"({detector.class_names[weaker.labels[0]]}), confidence is "
+            f"{detector.settings.confidence:g}")
 
 
 def typed_path(text):

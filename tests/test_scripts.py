@@ -79,6 +79,17 @@ def test_prediction_asks_again_after_a_bad_path_or_file(trained, folder, tmp_pat
     assert np.abs(np.asarray(drawn, int) - np.asarray(Image.open(picture), int)).max() > 60
 
 
+def test_when_nothing_is_found_the_best_score_is_shown(trained, folder, tmp_path, monkeypatch,
+                                                       capsys):
+    picture = folder / "VOCdevkit/VOC2007/JPEGImages/000000.jpg"
+    answers = iter([str(picture), "q"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    predict.main(predict.PredictSettings(model_path=str(trained / "best.pth"), show=False,
+                                         dir_save_path=str(tmp_path), confidence=1.0))
+    out = capsys.readouterr().out
+    assert "nothing found" in out and "the best box has score 0." in out and "confidence is 1" in out
+
+
 def test_dir_predict_passes_over_broken_files(trained, folder, tmp_path, capsys):
     source = tmp_path / "in"
     source.mkdir()

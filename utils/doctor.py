@@ -14,7 +14,7 @@ from utils.cli import UserError, shorten
 from utils.image import decode_image, orientation_of, picture_size
 from utils.sources import Problem
 
-MIN_SIDE_PX = 1.0  # a box that has less of the picture cannot be trained on
+MIN_SIDE_PX = 0.999  # a box that has less of the picture cannot be trained on; 1 but for rounding
 TINY_SIDE_PX = 8.0  # at the network's input: a cell of the finest feature map
 SAME_ASPECT = 0.01  # how far two aspect ratios may lie apart and still be one picture resized
 
