@@ -41,7 +41,7 @@ class TrainSettings:
     # vgg is the paper's and the most accurate; mobilenetv2 is several times faster and small.
     backbone: Literal["vgg", "mobilenetv2", "resnet50"] = "vgg"
     # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
-    # smaller objects and takes three times as long.
+    # smaller objects and has 2.9 times the pixels to compute.
     input_shape: tuple[int, int] = (300, 300)
     # Sides of the priors in pixels of the input, one a map and one more, as in the paper's
     # (30, 60, 111, 162, 213, 264, 315), which () takes. Smaller first numbers for small objects.
@@ -118,7 +118,7 @@ class TrainSettings:
 
     # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
     device: str = "auto"
-    # "auto" is bf16 where the hardware has it (about twice as fast), else fp32.
+    # "auto" is bf16 where the hardware has it, which is faster, else fp32.
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     # Memory layout that convolutions prefer on most machines.
     channels_last: bool = True
