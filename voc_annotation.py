@@ -114,29 +114,33 @@ def check_settings(settings):
 
 def read_source(settings):
     """Return ({key: Annotation}, {split: keys}, list of Problem)."""
-    progress = partial(tqdm, desc="annotations", disable=None)
     annotations, splits, faults = {}, {name: [] for name in SPLITS}, []
     if settings.annotation_format == "voc":
-        for year in settings.years:
-            root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
-            items, problems = read_voc(root, progress)
-            mine = {f"{year}/{item.key}": item for item in items}
-            annotations |= mine
-            faults += problems
-            for name, keys in make_splits(settings, root, [item.key for item in items]).items():
-                for key in keys:
-                    if f"{year}/{key}" in mine:
-                        splits[name].append(f"{year}/{key}")
-                    else:
-                        faults.append(Problem("split names nothing", f"{name}.txt",
-                                              f"{key!r} has no readable XML file in Annotations"))
-        return annotations, splits, faults
+        return read_voc_years(settings)
     for name, items, problems in read_parts(settings):
         faults += problems
         keys = [f"{name}/{item.key}" for item in items]
         annotations |= dict(zip(keys, items))
         splits[name or "train"] += keys
     fill_splits(settings, splits)
+    return annotations, splits, faults
+
+
+def read_voc_years(settings):
+    """Return what read_source does, of the VOC folders of all years together."""
+    progress = partial(tqdm, desc="annotations", disable=None)
+    annotations, splits, faults = {}, {name: [] for name in SPLITS}, []
+    for year in settings.years:
+        root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
+        items, problems = read_voc(root, progress)
+        mine = {f"{year}/{item.key}": item for item in items}
+        annotations |= mine
+        faults += problems
+        for name, keys in make_splits(settings, root, [item.key for item in items]).items():
+            splits[name] += [f"{year}/{key}" for key in keys if f"{year}/{key}" in mine]
+            faults += [Problem("split names nothing", f"{name}.txt",
+                               f"{key!r} has no readable XML file in Annotations")
+                       for key in keys if f"{year}/{key}" not in mine]
     return annotations, splits, faults
 
 

@@ -1,6 +1,7 @@
 """The dataset doctor: checks annotations against pictures, mends what it can, lists it all."""
 
 import hashlib
+import io
 import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -75,7 +76,7 @@ def inspect_picture(path):
     except OSError as error:
         return PictureFacts(None, 1, b"", "picture unreadable", str(error.strerror))
     try:
-        size = picture_size(path)
+        size = picture_size(io.BytesIO(data), path)
         if is_truncated(data):
             return PictureFacts(size, 1, digest, "picture truncated",
                                 "the end of the file is missing")
@@ -86,7 +87,7 @@ def inspect_picture(path):
         return PictureFacts(None, 1, digest, "picture unreadable",
                             f"its header says {size[0]}x{size[1]}, decoded it has "
                             f"{image.shape[1]}x{image.shape[0]}")
-    with Image.open(path) as picture:
+    with Image.open(io.BytesIO(data)) as picture:
         return PictureFacts(size, orientation_of(picture), digest, "", "")
 
 
