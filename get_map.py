@@ -59,10 +59,11 @@ def write_json(path, settings, results, class_names):
         classes[name] = {"ap_area": result.ap_area if known else None,
                          "ap_11_point": result.ap_11_point if known else None,
                          "objects": result.num_objects, "detections": result.num_detections}
-    means = [mean_ap(results), mean_ap(results, "ap_11_point")]
+    scored = any(result.num_objects for result in results)
     values = {"list": settings.test_list, "iou": VOC_IOU,
-              "map_area": means[0] if means[0] == means[0] else None,
-              "map_11_point": means[1] if means[1] == means[1] else None, "classes": classes}
+              "map_area": mean_ap(results) if scored else None,
+              "map_11_point": mean_ap(results, "ap_11_point") if scored else None,
+              "classes": classes}
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
 
 

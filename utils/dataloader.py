@@ -67,7 +67,7 @@ class DetectionDataset(Dataset):
             geometry = choose_geometry(boxes, self.augmentation, rng)
             # Validation must see what prediction sees: the whole picture, resized by the spec.
             enough = pixels_needed(geometry, self.spec) if self.augmentation else None
-            image = decode_image(data, record.path, enough)
+            image = decode_image(data, record.path, enough, (width, height))
         except UserError as error:
             # Raised in a worker it would arrive as a page of tracebacks; see `batches`.
             return error

@@ -46,11 +46,14 @@ def read_bytes(path):
         raise UserError(f"{str(path)!a}: {error}; check the path.") from None
 
 
-def decode_image(data, path, at_least=None):
-    """Decode the bytes of a picture file as `load_image`; the path is for the message."""
+def decode_image(data, path, at_least=None, size=None):
+    """Decode the bytes of a picture file as `load_image`.
+
+    The path is for the message; `size` is the `picture_size` where the caller knows it already.
+    """
     mode = cv2.IMREAD_COLOR
     if at_least is not None and data.startswith(JPEG_START):
-        size = picture_size(io.BytesIO(data), path)
+        size = size or picture_size(io.BytesIO(data), path)
         shrink = min(have / need for have, need in zip(size, at_least))
         mode = next((mode for factor, mode in REDUCED_MODES if shrink >= factor), mode)
     try:
