@@ -8,9 +8,9 @@ DEMO := demo
 test: .venv/installed
 	$(BIN)/python -m pytest -q tests
 
-# Draws a data set, trains on it, measures, and draws detections on pictures held out.
+# Draws a data set, trains on it, measures, and draws detections on images held out.
 demo: .venv/installed
-	$(BIN)/python -m utils.demo_data --folder $(DEMO)
+	$(BIN)/python -m utils.data.demo_data --folder $(DEMO)
 	$(BIN)/python voc_annotation.py --VOCdevkit_path $(DEMO)/VOCdevkit \
 	    --classes_path $(DEMO)/classes.txt --lists_dir $(DEMO)
 	$(BIN)/python train.py --train_list $(DEMO)/2007_train.txt --val_list $(DEMO)/2007_val.txt \

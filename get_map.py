@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass
 
 from ssd import SSD, SSDSettings
-from utils.annotations import check_same_classes, read_list
 from utils.cli import UserError, make_folder, run, shorten
-from utils.evaluation import VOC_IOU, mean_ap
-from utils.report import format_results, plot_precision_recall
+from utils.data.annotations import check_same_classes, read_list
+from utils.evaluation.map_report import format_results, plot_precision_recall
+from utils.evaluation.voc_ap import VOC_IOU, mean_ap
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class MapSettings:
     map_out_path: str = "map_out"
     # Where training results lie.
     save_dir: str = "logs"
-    # Pictures a pass; lower it when memory runs out.
+    # Images a pass; lower it when memory runs out.
     batch_size: int = 8
     # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
     device: str = "auto"
@@ -39,13 +39,13 @@ def main(settings):
     results, detections = detector.evaluate(records, batch_size=settings.batch_size)
     table = format_results(results, detector.class_names)
     folder = make_folder(settings.map_out_path)
-    title = f"{settings.test_list}: {len(records)} pictures, IoU {VOC_IOU}"
+    title = f"{settings.test_list}: {len(records)} images, IoU {VOC_IOU}"
     (folder / "results.txt").write_text(f"{title}\n{table}\n", encoding="utf-8")
     write_json(folder / "results.json", settings, results, detector.class_names)
     plot_precision_recall(results, detector.class_names, folder / "precision_recall.png")
     print(f"{title}\n{table}")
     if not any(len(found.scores) for found in detections):
-        print("nothing was found in any picture; has the training gone on long enough?")
+        print("nothing was found in any image; has the training gone on long enough?")
     area, points = mean_ap(results), mean_ap(results, "ap_11_point")
     print(f"mAP@0.5 {area:.4f} (area), {points:.4f} (11-point); "
           f"details in {shorten(folder)}")

@@ -1,7 +1,7 @@
-"""Find objects in pictures: type a path, get the picture with its boxes.
+"""Find objects in images: type a path, get the image with its boxes.
 
-    python predict.py                       # asks for pictures until you type q
-    python predict.py --mode dir_predict    # all pictures of img/
+    python predict.py                       # asks for images until you type q
+    python predict.py --mode dir_predict    # all images of img/
 """
 
 import os
@@ -20,19 +20,19 @@ from utils.image import IMAGE_SUFFIXES, load_image
 
 @dataclass(frozen=True)
 class PredictSettings(SSDSettings):
-    """What to look at, and where the drawn pictures go."""
+    """What to look at, and where the drawn images go."""
 
     # ---- What to do ----
 
-    # predict asks for one picture after another; dir_predict takes a whole folder.
+    # predict asks for one image after another; dir_predict takes a whole folder.
     mode: Literal["predict", "dir_predict"] = "predict"
     # The folder of dir_predict.
     dir_origin_path: str = "img"
-    # Drawn pictures are saved here, under the name of the original.
+    # Drawn images are saved here, under the name of the original.
     dir_save_path: str = "img_out"
     # Where training results lie, for model_path = "".
     save_dir: str = "logs"
-    # True also opens the drawn picture, where there is a display.
+    # True also opens the drawn image, where there is a display.
     show: bool = True
 
 
@@ -44,10 +44,10 @@ def main(settings):
 
 
 def predict(settings, detector, folder):
-    """Ask for pictures until the user stops; a bad path or file is reported and asked again."""
+    """Ask for images until the user stops; a bad path or file is reported and asked again."""
     while True:
         try:
-            text = input("picture (q to stop): ").strip().strip("'\"")
+            text = input("image (q to stop): ").strip().strip("'\"")
         except EOFError:
             print()
             return
@@ -56,53 +56,53 @@ def predict(settings, detector, folder):
         if not text:
             continue
         try:
-            picture = look_at(typed_path(text), detector, folder)
+            image = look_at(typed_path(text), detector, folder)
         except UserError as error:
             print(f"error: {error}")
             continue
         if settings.show and has_display():
-            picture.show()
+            image.show()
 
 
 def dir_predict(settings, detector, folder):
-    """Draw all pictures of a folder; what cannot be read is reported and passed over.
+    """Draw all images of a folder; what cannot be read is reported and passed over.
 
-    Raises UserError where the folder has no pictures or none could be read.
+    Raises UserError where the folder has no images or none could be read.
     """
     origin = resolve(settings.dir_origin_path)
     if not origin.is_dir():
         raise UserError(f"{shorten(origin)}: no such folder; set dir_origin_path.")
     paths = sorted(path for path in origin.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
-        raise UserError(f"{shorten(origin)}: no pictures in it ({', '.join(IMAGE_SUFFIXES)}).")
+        raise UserError(f"{shorten(origin)}: no images in it ({', '.join(IMAGE_SUFFIXES)}).")
     done = 0
-    for path in tqdm(paths, unit="picture", disable=None):
+    for path in tqdm(paths, unit="image", disable=None):
         try:
             look_at(path, detector, folder)
             done += 1
         except UserError as error:
             tqdm.write(f"error: {error}")
-    print(f"{done} of {len(paths)} pictures drawn into {shorten(folder)}")
+    print(f"{done} of {len(paths)} images drawn into {shorten(folder)}")
     if not done:
-        raise UserError(f"{shorten(origin)}: none of the pictures could be read.")
+        raise UserError(f"{shorten(origin)}: none of the images could be read.")
 
 
 def look_at(path, detector, folder):
-    """Detect, print, draw, save; return the drawn PIL picture."""
+    """Detect, print, draw, save; return the drawn PIL image."""
     image = load_image(path)
     detections = detector.detect(image)
-    picture = draw_detections(image, detections, detector.class_names)
+    drawn = draw_detections(image, detections, detector.class_names)
     # PNG and the original's full name: a.jpg and a.png must not overwrite each other.
     target = folder / f"{path.name}.png"
     try:
-        picture.save(target)
+        drawn.save(target)
     except OSError as error:
         raise UserError(f"{shorten(target)}: cannot be written ({error.strerror}).") from None
     tqdm.write(describe(path, detections, detector.class_names))
     if not len(detections.scores):
         tqdm.write(describe_best(image, detector))
     tqdm.write(f"  saved {shorten(target)}")
-    return picture
+    return drawn
 
 
 def describe(path, detections, class_names):

@@ -1,4 +1,4 @@
-"""The SSD detector: the only path from a picture to detections.
+"""The SSD detector: the only path from an image to detections.
 
     from ssd import SSD
     detector = SSD()                            # the newest training result under logs/
@@ -14,13 +14,13 @@ import torch
 from tqdm import tqdm
 
 from nets.ssd import SSDNet
-from nets.weights import read_detector
-from utils.annotations import read_class_names
+from nets.weight_files import read_detector
 from utils.checkpoint import Checkpoint, load_strictly, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, shorten
+from utils.data.annotations import read_class_names
 from utils.device import pick_device, pick_precision, run_in
 from utils.draw import draw_detections
-from utils.evaluation import evaluate_voc
+from utils.evaluation.voc_ap import evaluate_voc
 from utils.image import as_rgb_array, boxes_to_pixels, normalise, resize_to_input, stack_inputs
 from utils.postprocess import Detections, postprocess
 from utils.spec import FAMILIES
@@ -34,7 +34,7 @@ NO_WEIGHTS = ('no weights yet: there is no best.pth under {}.\n'
 
 @dataclass(frozen=True)
 class SSDSettings:
-    """How to look at pictures. Classes, sizes and colours come with the weights."""
+    """How to look at images. Classes, sizes and colours come with the weights."""
 
     # ---- Weights ----
 
@@ -89,19 +89,19 @@ class SSD:
         self.spec, self.class_names = network.spec, tuple(class_names)
 
     def detect(self, image):
-        """Find objects in one picture.
+        """Find objects in one image.
 
         Args:
-            image: path, PIL picture, or (H, W, 3) uint8 RGB array.
+            image: path, PIL image, or (H, W, 3) uint8 RGB array.
 
         Returns:
             Detections as NumPy arrays, best first: boxes (N, 4) float32 xyxy edges in pixels of
-            the picture, scores (N,), labels (N,) indices into `class_names`.
+            the image, scores (N,), labels (N,) indices into `class_names`.
         """
         return self.detect_batch([image])[0]
 
     def detect_batch(self, images, **thresholds):
-        """Find objects in several pictures with one pass of the network.
+        """Find objects in several images with one pass of the network.
 
         Args:
             images: list of what `detect` takes; sizes may differ.
@@ -115,7 +115,7 @@ class SSD:
         return self._detect_inputs(inputs, [array.shape for array in arrays], thresholds)
 
     def detect_image(self, image):
-        """Return the picture with the objects found drawn on it, as a PIL picture."""
+        """Return the image with the objects found drawn on it, as a PIL image."""
         array = as_rgb_array(image)
         return draw_detections(array, self.detect(array), self.class_names)
 
@@ -129,11 +129,11 @@ class SSD:
 
         Args:
             records: list of annotations.Record with this detector's class numbers.
-            batch_size: pictures a pass.
-            num_threads: readers of picture files.
+            batch_size: images a pass.
+            num_threads: readers of image files.
 
         Returns:
-            (list of ClassResult by class, list of Detections by picture).
+            (list of ClassResult by class, list of Detections by image).
         """
         detections = []
         chunks = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
@@ -148,7 +148,7 @@ class SSD:
         return evaluate_voc(detections, records, len(self.class_names)), detections
 
     def _read_ahead(self, pool, records):
-        """Start reading and resizing pictures; return the futures of (input, shape)."""
+        """Start reading and resizing images; return the futures of (input, shape)."""
         def read(path):
             array = as_rgb_array(path)
             return resize_to_input(array, self.spec), array.shape
@@ -156,7 +156,7 @@ class SSD:
 
     @torch.inference_mode()
     def _detect_inputs(self, inputs, shapes, thresholds):
-        """Turn resized pictures and the shapes they had into Detections in pixels."""
+        """Turn resized images and the shapes they had into Detections in pixels."""
         batch = normalise(stack_inputs(inputs).to(self.device), self.spec)
         with run_in(self.precision, self.device):
             loc, conf = self.network(batch)

@@ -10,17 +10,17 @@ from typing import Literal
 from nets.backbone_weights import load_backbone, read_backbone
 from nets.ssd import SSDNet, build_spec
 from nets.transfer import transfer
-from nets.weights import read_detector
+from nets.weight_files import read_detector
 from ssd import SSD, SSDSettings
-from utils.annotations import check_same_classes, read_class_names, read_list
 from utils.checkpoint import Checkpoint, load_strictly, save_checkpoint
 from utils.cli import UserError, make_folder, run, settings_table, shorten
+from utils.data.annotations import check_same_classes, read_class_names, read_list
 from utils.device import pick_device, pick_precision
-from utils.evaluation import mean_ap
-from utils.report import describe_epoch, plot_history
+from utils.evaluation.voc_ap import mean_ap
 from utils.spec import FAMILIES
-from utils.trainer import Trainer
-from utils.training import History, has_batch_norm, seed_everything
+from utils.training.history import History, describe_epoch, plot_history
+from utils.training.optim import has_batch_norm, seed_everything
+from utils.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class TrainSettings:
 
     # ---- Data: written by voc_annotation.py ----
 
-    # Pictures to learn from.
+    # Images to learn from.
     train_list: str = "2007_train.txt"
-    # Pictures to choose the best epoch by.
+    # Images to choose the best epoch by.
     val_list: str = "2007_val.txt"
     # Leave "": the lists know their classes. A class list here must be the one they were made with.
     classes_path: str = ""
@@ -49,7 +49,7 @@ class TrainSettings:
     # Width to height ratios of the priors, the same on every map, such as (2, 3); each stands for
     # its inverse too. () takes the paper's. voc_annotation.py suggests both for your objects.
     aspect_ratios: tuple[float, ...] = ()
-    # True keeps the aspect ratio of pictures with grey bars; False squashes them, as the paper.
+    # True keeps the aspect ratio of images with grey bars; False squashes them, as the paper.
     letterbox_image: bool = False
 
     # ---- What the weights start from ----
@@ -63,18 +63,18 @@ class TrainSettings:
     # The class list of a published file with other classes than VOC's or COCO's.
     model_classes_path: str = ""
     # "imagenet" downloads torchvision's; a file with torchvision's names; "" starts from nothing,
-    # which needs far more pictures and epochs.
+    # which needs far more images and epochs.
     backbone_weights: str = "imagenet"
 
     # ---- Length ----
 
-    # Small sets want more epochs: aim at 1,000 steps (epochs x pictures / batch_size) or more.
+    # Small sets want more epochs: aim at 1,000 steps (epochs x images / batch_size) or more.
     epochs: int = 60
     # In the first epochs only the new layers train: gentler on the backbone, faster, less memory.
     freeze_epochs: int = 0
     # Batch size of those epochs; it may be larger, since less is kept in memory.
     freeze_batch_size: int = 16
-    # Pictures a step. Lower it when memory runs out; accumulate makes up for it.
+    # Images a step. Lower it when memory runs out; accumulate makes up for it.
     batch_size: int = 8
     # Batches whose gradients are added up to one step.
     accumulate: int = 1
@@ -105,8 +105,8 @@ class TrainSettings:
     match_iou: float = 0.5
     # Hard negatives for each positive.
     negatives_per_positive: float = 3.0
-    # Hard negatives in a picture without objects. More of them against false boxes; 0 leaves such
-    # pictures unused, as the paper does.
+    # Hard negatives in an image without objects. More of them against false boxes; 0 leaves such
+    # images unused, as the paper does.
     background_negatives: int = 30
     # False leaves objects marked difficult out: neither object nor background.
     train_on_difficult: bool = True
@@ -122,7 +122,7 @@ class TrainSettings:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     # Memory layout that convolutions prefer on most machines.
     channels_last: bool = True
-    # Processes that read and augment pictures, at most one a core. 0 reads in the main process.
+    # Processes that read and augment images, at most one a core. 0 reads in the main process.
     num_workers: int = 2
     # The same seed gives the same samples in the same order.
     seed: int = 0
@@ -200,9 +200,9 @@ def read_data(settings):
                            class_names, settings.train_list)
     for records, name in ((train_records, settings.train_list), (val_records, settings.val_list)):
         if not any(len(record.labels) for record in records):
-            raise UserError(f"{name}: no objects in any picture; there is nothing to learn from. "
+            raise UserError(f"{name}: no objects in any image; there is nothing to learn from. "
                             "Run voc_annotation.py and read what it says.")
-    print(f"data: {len(train_records)} train and {len(val_records)} val pictures, "
+    print(f"data: {len(train_records)} train and {len(val_records)} val images, "
           f"{len(class_names)} classes: {', '.join(class_names)}")
     return train_records, val_records, class_names
 
@@ -253,11 +253,11 @@ def continue_from(settings, class_names):
     return network
 
 
-def check_batch(settings, network, num_pictures):
+def check_batch(settings, network, num_images):
     """Raise UserError for batches of one where batch norm meets feature maps of one position."""
     frozen = settings.freeze_batch_size if settings.freeze_epochs else settings.batch_size
-    if min(settings.batch_size, frozen, num_pictures) == 1 and has_batch_norm(network.extras):
-        raise UserError("batch norm cannot train on one picture at a time; set batch_size and "
+    if min(settings.batch_size, frozen, num_images) == 1 and has_batch_norm(network.extras):
+        raise UserError("batch norm cannot train on one image at a time; set batch_size and "
                         "freeze_batch_size to 2 or more.")
 
 

@@ -6,25 +6,34 @@ dataset_report.html.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import numpy as np
 from tqdm import tqdm
 
 from nets.ssd import build_spec
-from utils.annotations import nearest_name, read_class_names, write_list
-from utils.cli import UserError, make_folder, read_text, resolve, run, shorten
-from utils.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
-                                  format_table, objects_at_input, plot_boxes, write_html)
-from utils.doctor import Doctor, check_classes, check_splits, inspect_pictures
-from utils.other_sources import read_coco, read_csv, read_yolo
-from utils.prior_fit import suggest_priors
-from utils.sources import Problem, read_voc
+from utils.cli import UserError, make_folder, resolve, run, shorten
+from utils.data.annotations import nearest_name, read_class_names, write_list
+from utils.data.coco import read_coco
+from utils.data.csv_table import read_csv
+from utils.data.dataset_report import (
+    contact_sheet,
+    count_table,
+    coverage_table,
+    format_problems,
+    format_table,
+    objects_at_input,
+    plot_boxes,
+    write_html,
+)
+from utils.data.doctor import Doctor, check_classes, check_splits, inspect_images
+from utils.data.prior_fit import suggest_priors
+from utils.data.sources import Problem
+from utils.data.splits import SPLITS, fill_splits, make_splits
+from utils.data.voc import read_voc
+from utils.data.yolo import read_yolo
 
-SPLITS = ("train", "val", "test")
 # What tools call the folders of a data set that comes already split.
 SPLIT_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 
@@ -49,18 +58,18 @@ class AnnotationSettings:
     # A COCO .json, a .csv, or a YOLO folder; or a folder with train, valid and test in it, as
     # Roboflow exports them.
     annotation_path: str = ""
-    # Folder of the pictures of a .json or .csv file; "" is the folder of the file.
+    # Folder of the images of a .json or .csv file; "" is the folder of the file.
     images_path: str = ""
     # Where the lists and the report are written; "." is the repo itself.
     lists_dir: str = "."
 
     # ---- Splits ----
 
-    # Share of the pictures that get_map.py measures on; the rest is for training.
+    # Share of the images that get_map.py measures on; the rest is for training.
     test_share: float = 0.1
     # Share that train.py chooses the best epoch by.
     val_share: float = 0.1
-    # The same seed gives the same split of the same pictures.
+    # The same seed gives the same split of the same images.
     seed: int = 0
     # False keeps split files that are there already, such as VOC's own.
     overwrite_splits: bool = False
@@ -81,10 +90,10 @@ def main(settings):
     class_names = read_class_names(settings.classes_path)
     annotations, splits, faults = read_source(settings)
     used = {key for keys in splits.values() for key in keys}
-    pictures = [item.picture for key, item in annotations.items() if key in used and item.picture]
+    images = [item.image for key, item in annotations.items() if key in used and item.image]
     workers = min(8, os.cpu_count() or 1)
-    facts = inspect_pictures(pictures, num_threads=workers, progress=partial(
-        tqdm, total=len(set(pictures)), desc="pictures", disable=None))
+    facts = inspect_images(images, num_threads=workers, progress=partial(
+        tqdm, total=len(set(images)), desc="images", disable=None))
     doctor = Doctor(class_names, facts, settings.input_shape[0])
     doctor.problems += faults
     lists = {name: make_records(doctor, annotations, name, keys) for name, keys in splits.items()}
@@ -144,17 +153,6 @@ def read_voc_years(settings):
     return annotations, splits, faults
 
 
-def fill_splits(settings, splits):
-    """Draw from the train split what a source came without: val, and test where it has neither."""
-    total, rng = len(splits["train"]), np.random.default_rng(settings.seed)
-    missing = [] if splits["val"] else [("val", settings.val_share)]
-    if not splits["val"] and not splits["test"]:
-        missing.append(("test", settings.test_share))
-    for name, share in missing:
-        splits[name] = draw(sorted(splits["train"]), share, total, rng)
-        splits["train"] = sorted(set(splits["train"]) - set(splits[name]))
-
-
 def read_parts(settings):
     """Yield (split or "", annotations, problems) of a COCO, YOLO or CSV source."""
     path = resolve(settings.annotation_path)
@@ -187,66 +185,16 @@ def read_parts(settings):
 
 
 def make_records(doctor, annotations, split, keys):
-    """Return the records of a split whose pictures are of use."""
+    """Return the records of a split whose images are of use."""
     records = (doctor.record(annotations[key]) for key in keys)
     return [record for record in records if record is not None]
-
-
-def make_splits(settings, root, ids):
-    """Return {split: ids}; read the split files that exist, draw and write those that do not.
-
-    A missing test split is drawn from the pictures in no other file, a missing val split from
-    trainval.txt where there is one, and a missing train split is what then remains.
-    """
-    folder = root / "ImageSets" / "Main"
-    kept = {} if settings.overwrite_splits else {
-        name: read_split(path, set(ids)) for name in (*SPLITS, "trainval")
-        if (path := folder / f"{name}.txt").exists()}
-    rng = np.random.default_rng(settings.seed)
-    used = {member for members in kept.values() for member in members}
-    free = [member for member in ids if member not in used]
-    test = kept["test"] if "test" in kept else draw(free, settings.test_share, len(ids), rng)
-    learn = kept.get("trainval", free)
-    taken = {*test, *kept.get("train", ()), *kept.get("val", ())}
-    learn = [member for member in learn if member not in taken]
-    val = kept["val"] if "val" in kept else draw(learn, settings.val_share, len(ids), rng)
-    train = kept["train"] if "train" in kept else sorted(set(learn) - set(val))
-    splits = {"train": train, "val": val, "test": test}
-    write_splits(make_folder(folder), splits | {"trainval": sorted(train + val)}, kept)
-    return splits
-
-
-def draw(pool, share, total, rng):
-    """Return a random part of `pool`, sorted: `share` of `total` pictures, at least one."""
-    count = max(1, round(share * total)) if share else 0
-    return sorted(rng.permutation(pool)[:count].tolist()) if pool else []
-
-
-def read_split(path, ids):
-    """Return the ids in a split file; a 1, 0 or -1 behind an id, as VOC has them, is left off."""
-    lines = read_text(path, remedy="Check the split file.").splitlines()
-    lines = [line.strip() for line in lines if line.strip()]
-    return [line if line in ids else re.sub(r"\s+-?[01]$", "", line) for line in lines]
-
-
-def write_splits(folder, splits, kept):
-    """Write the split files that were not there, and say of each what became of it."""
-    for name, members in splits.items():
-        path = folder / f"{name}.txt"
-        if name not in kept and members:
-            try:
-                path.write_text("".join(f"{member}\n" for member in members), encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"{shorten(path)}: cannot be written ({error.strerror}).") from None
-        how = "kept" if name in kept else "drew" if members else "no pictures left for"
-        print(f"{how} {shorten(path)}: {len(kept.get(name, members))} pictures")
 
 
 def report(settings, doctor, lists, class_names):
     """Print the doctor's findings and write dataset_report.html."""
     spec = build_spec(settings.backbone, settings.input_shape[0])
     boxes, labels = objects_at_input(lists, doctor.facts, spec)
-    tables = {"Pictures and objects": count_table(lists, class_names)}
+    tables = {"Images and objects": count_table(lists, class_names)}
     text, figures = "", []
     if len(boxes):
         tables["Priors"] = coverage_table(boxes, labels, class_names, spec)
@@ -263,7 +211,7 @@ def report(settings, doctor, lists, class_names):
     path = make_folder(settings.lists_dir) / "dataset_report.html"
     write_html(path, title="Dataset report", tables=tables, problems=doctor.problems,
                suggestion=text, figures=figures,
-               pictures=contact_sheet(lists, class_names, settings.seed))
+               images=contact_sheet(lists, class_names, settings.seed))
     print(f"report: {shorten(path)}\n")
 
 
@@ -281,17 +229,17 @@ def write_lists(settings, lists, class_names):
     for name, records in lists.items():
         if records and not any(len(record.labels) for record in records):
             raise UserError(f"the {name} split has no object of a known class in its "
-                            f"{len(records)} pictures, so no list was written; check "
+                            f"{len(records)} images, so no list was written; check "
                             f"{settings.classes_path} and the splits.")
     if not lists["train"]:
-        raise UserError("no usable picture in the train split, so no list was written.")
+        raise UserError("no usable image in the train split, so no list was written.")
     for name, records in lists.items():
         path = make_folder(settings.lists_dir) / f"2007_{name}.txt"
         if records:
             write_list(path, records, class_names)
-            print(f"wrote {shorten(path)}: {len(records)} pictures")
+            print(f"wrote {shorten(path)}: {len(records)} images")
         else:
-            print(f"no pictures for the {name} split, so no {path.name}"
+            print(f"no images for the {name} split, so no {path.name}"
                   + path.exists() * "; the one there is of an earlier run, remove it")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.cli import resolve, run
-from utils.sources import read_voc
+from utils.data.voc import read_voc
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures a second, one core: this project's training samples against torchvision.transforms.v2.
+"""Images a second, one core: this project's training samples against torchvision.transforms.v2.
 
     python -m benchmarks.loader --train_list 2007_train.txt
 
@@ -15,10 +15,10 @@ from torchvision import tv_tensors
 from torchvision.io import decode_jpeg, read_file
 from torchvision.transforms import v2
 
-from utils.annotations import read_list
-from utils.augment import AUGMENTATIONS
 from utils.cli import run
-from utils.dataloader import DetectionDataset
+from utils.data.annotations import read_list
+from utils.data.augment import AUGMENTATIONS
+from utils.data.loader import DetectionDataset
 from utils.image import load_image, normalise, stack_inputs
 from utils.spec import SSDSpec
 
@@ -27,10 +27,10 @@ from utils.spec import SSDSpec
 class LoaderSettings:
     """What is timed."""
 
-    # A list that voc_annotation.py wrote; its pictures must be JPEG files.
+    # A list that voc_annotation.py wrote; its images must be JPEG files.
     train_list: str = "2007_train.txt"
-    # Pictures a turn.
-    pictures: int = 100
+    # Images a turn.
+    images: int = 100
     # Turns of each; the best counts, since other programs can only slow a turn down.
     turns: int = 3
 
@@ -40,7 +40,7 @@ def main(settings):
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     records, _ = read_list(settings.train_list)
-    records = (records * (settings.pictures // len(records) + 1))[:settings.pictures]
+    records = (records * (settings.images // len(records) + 1))[:settings.images]
     spec = SSDSpec()
     dataset = DetectionDataset(records, spec, AUGMENTATIONS["paper"], seed=0)
     chain = reference_chain(spec)
@@ -52,7 +52,7 @@ def main(settings):
         for name, task in tasks.items():
             best[name] = max(best[name], speed(task, len(records)))
     for name, value in best.items():
-        print(f"{name:<16} {value:7.1f} pictures/s")
+        print(f"{name:<16} {value:7.1f} images/s")
     print(f"ratio to v2      {best['this project'] / best['torchvision v2']:7.1f}")
 
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import voc_annotation
-from utils.annotations import read_list
 from utils.cli import UserError
-from utils.prior_fit import Suggestion
+from utils.data.annotations import read_list
+from utils.data.prior_fit import Suggestion
 
 LIMIT_SECONDS = 20
 SIZE = (64, 48)
@@ -54,7 +54,7 @@ def annotate(data, *, quick=True, **changes):
 
 
 def listed(data):
-    """Return {picture: number of its objects} of all lists."""
+    """Return {image: number of its objects} of all lists."""
     records = [record for path in data.path.glob("2007_*.txt") if path.stem != "2007_classes"
                for record in read_list(path)[0]]
     return {record.path.stem: len(record.labels) for record in records}
@@ -81,15 +81,15 @@ def table(cases):
     return pytest.mark.parametrize("case", cases, ids=[case[0] for case in cases])
 
 
-def picture(seed=0, size=SIZE):
-    """Return a smooth PIL picture, so that JPEG changes it little."""
+def image(seed=0, size=SIZE):
+    """Return a smooth PIL image, so that JPEG changes it little."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(40, 216, (4, 4, 3), dtype=np.uint8))
     return small.resize(size, Image.Resampling.BILINEAR)
 
 
 def encoded(image, kind, **options):
-    """Return a PIL picture as the bytes of a file."""
+    """Return a PIL image as the bytes of a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -107,7 +107,7 @@ def png_header(width, height):
 
 def jpeg_header(width, height):
     """Return a JPEG file whose header claims a size that its data does not have."""
-    data = encoded(picture(), "jpeg")
+    data = encoded(image(), "jpeg")
     place = data.index(b"\xff\xc0") + 5
     return data[:place] + struct.pack(">HH", height, width) + data[place + 4:]
 
@@ -116,12 +116,12 @@ def jpeg_with_orientation(kind, count, value):
     """Return a JPEG file with an EXIF orientation of any TIFF type."""
     entry = struct.pack("<HHHI4s", 1, 0x112, kind, count, value)
     exif = b"Exif\0\0II*\0\x08\0\0\0" + entry + b"\0\0\0\0"
-    return encoded(picture(), "jpeg", exif=exif)
+    return encoded(image(), "jpeg", exif=exif)
 
 
-def jpeg_with_thumbnail(image):
+def jpeg_with_thumbnail(photo):
     """Return a JPEG file with a whole small one inside a segment before its own scan."""
-    data, small = encoded(image, "jpeg"), encoded(picture(1, (16, 12)), "jpeg")
+    data, small = encoded(photo, "jpeg"), encoded(image(1, (16, 12)), "jpeg")
     return data[:2] + b"\xff\xe1" + struct.pack(">H", len(small) + 2) + small + data[2:]
 
 
@@ -142,19 +142,19 @@ def sized(width, height):
 
 
 class Voc:
-    """A VOC folder of four good pictures: p0 and p1 to train on, p2 for val, p3 for test."""
+    """A VOC folder of four good images: p0 and p1 to train on, p2 for val, p3 for test."""
 
     def __init__(self, path):
         self.path, self.devkit = path, path / "VOCdevkit"
         self.root = self.devkit / "VOC2007"
-        self.xmls, self.pictures = self.root / "Annotations", self.root / "JPEGImages"
+        self.xmls, self.images = self.root / "Annotations", self.root / "JPEGImages"
         self.main = self.root / "ImageSets" / "Main"
-        for folder in (self.xmls, self.pictures, self.main):
+        for folder in (self.xmls, self.images, self.main):
             folder.mkdir(parents=True)
         self.classes = path / "classes.txt"
         self.classes.write_text("cat\ndog\n")
         for k in range(4):
-            picture(k).save(self.pictures / f"p{k}.jpg")
+            image(k).save(self.images / f"p{k}.jpg")
             (self.xmls / f"p{k}.xml").write_text(annotation(GOOD, boxed(9, 9, 40, 40, "dog")))
         for name, ids in (("train", "p0\np1\n"), ("val", "p2\n"), ("test", "p3\n")):
             (self.main / f"{name}.txt").write_text(ids)
@@ -173,20 +173,20 @@ class Voc:
         (self.xmls / "p0.xml").write_bytes(data)
 
     def image(self, data):
-        """Replace the picture of p0 by a file of any content; return its path."""
-        path = self.pictures / "p0.jpg"
+        """Replace the image of p0 by a file of any content; return its path."""
+        path = self.images / "p0.jpg"
         path.write_bytes(data)
         return path
 
     def replaced(self):
-        """Remove the picture of p0 and return its path, to put something else there."""
-        path = self.pictures / "p0.jpg"
+        """Remove the image of p0 and return its path, to put something else there."""
+        path = self.images / "p0.jpg"
         path.unlink()
         return path
 
 
 class Other:
-    """A folder of four good pictures with annotations of another format."""
+    """A folder of four good images with annotations of another format."""
 
     def __init__(self, path, kind):
         self.path, self.kind, self.folder = path, kind, path / "data"
@@ -195,7 +195,7 @@ class Other:
         self.images = self.folder / "images" if kind == "yolo" else self.folder
         self.images.mkdir(parents=True)
         for k in range(4):
-            picture(k).save(self.images / f"p{k}.jpg")
+            image(k).save(self.images / f"p{k}.jpg")
         self.file = self.folder / f"all.{ {'coco': 'json', 'csv': 'csv'}.get(kind, 'txt') }"
         getattr(self, f"fill_{kind}")()
 
@@ -229,7 +229,7 @@ class Other:
             self.label("", k)
 
     def label(self, line, k=0):
-        """Write the label file of a picture: two good lines and one more."""
+        """Write the label file of an image: two good lines and one more."""
         (self.folder / "labels" / f"p{k}.txt").write_text(
             f"0 .5 .5 .6 .6\n1 .5 .5 .7 .7\n{line}\n", encoding="utf-8")
 
@@ -237,7 +237,7 @@ class Other:
         self.csv("")
 
     def csv(self, line, header="filename,class,xmin,ymin,xmax,ymax"):
-        """Write the CSV file: its header, two good rows a picture, and one more."""
+        """Write the CSV file: its header, two good rows an image, and one more."""
         rows = [f"p{k}.jpg,{name},5,5,40,{edge}" for k in range(4)
                 for name, edge in (("cat", 30), ("dog", 40))]
         self.file.write_text("\n".join([header, *rows, line]), encoding="utf-8")

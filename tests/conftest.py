@@ -1,4 +1,4 @@
-"""Shared by all tests: the repo on the import path, the fill rule, the fixture picture."""
+"""Shared by all tests: the repo on the import path, the fill rule, the fixture image."""
 
 import json
 import sys
@@ -41,8 +41,8 @@ def _fill(name, shape, seed):
     return torch.from_numpy(np.asarray(z, dtype=np.float32))
 
 
-def fixture_picture():
-    """Return the 640x480 RGB picture of the parity fixtures."""
+def fixture_image():
+    """Return the 640x480 RGB image of the parity fixtures."""
     rng = np.random.Generator(np.random.PCG64(0))
     return rng.integers(0, 256, (48, 64, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
 

@@ -1,20 +1,36 @@
-"""Broken and hostile annotations and pictures: a UserError of two lines, or a listed decision."""
+"""Broken and hostile annotations and images: a UserError of two lines, or a listed decision."""
 
 import os
 
 import cv2
 import numpy as np
 import pytest
+from bad_inputs import (
+    GOOD,
+    Voc,
+    annotate,
+    annotation,
+    boxed,
+    encoded,
+    image,
+    jpeg_header,
+    jpeg_with_orientation,
+    jpeg_with_thumbnail,
+    limit,
+    listed,
+    png_header,
+    refused,
+    said,
+    sized,
+    table,
+)
 from PIL import Image
 
-from bad_inputs import (GOOD, Voc, annotate, annotation, boxed, encoded, jpeg_header,
-                        jpeg_with_orientation, jpeg_with_thumbnail, limit, listed, picture,
-                        png_header, refused, said, sized, table)
-from utils.annotations import read_list
-from utils.augment import AUGMENTATIONS
-from utils.dataloader import DetectionDataset, batches, make_loader
-from utils.doctor import is_truncated
-from utils.image import as_rgb_array, load_image, picture_size
+from utils.data.annotations import read_list
+from utils.data.augment import AUGMENTATIONS
+from utils.data.doctor import is_truncated
+from utils.data.loader import DetectionDataset, batches, make_loader
+from utils.image import as_rgb_array, image_size, load_image
 from utils.spec import SSDSpec
 
 ENTITIES = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10 if k else "lol" * 10}">' for k in range(10))
@@ -27,11 +43,11 @@ OBJECTS = [
     ("inf", boxed(5, 5, "inf", 30), "coordinate not a number|inf", 1),
     ("minus inf", boxed("-Infinity", 5, 30, 30), "coordinate not a number", 1),
     ("overflow", boxed(5, 5, "1e999", 30), "coordinate not a number", 1),
-    ("huge", boxed(5, 5, "1e300", 30), "outside the picture|clipped", 2),
+    ("huge", boxed(5, 5, "1e300", 30), "outside the image|clipped", 2),
     ("huge everywhere", boxed("1e300", "1e300", "2e300", "2e300"), "no area", 1),
-    ("negative", boxed(-50, -50, 30, 30), "outside the picture|(-51, -51, 30, 30)", 2),
+    ("negative", boxed(-50, -50, 30, 30), "outside the image|(-51, -51, 30, 30)", 2),
     ("negative everywhere", boxed(-50, -50, -30, -30), "no area|object left out", 1),
-    ("beyond", boxed(200, 5, 300, 30), "no area|in a 64x48 picture", 1),
+    ("beyond", boxed(200, 5, 300, 30), "no area|in a 64x48 image", 1),
     ("swapped", boxed(40, 5, 9, 30), "corners swapped|put right", 2),
     ("just beyond", boxed(65, 5, 65, 30), "no area", 1),
     ("zeros", boxed(0, 0, 0, 0), "no area", 1),
@@ -73,12 +89,12 @@ def test_object(tmp_path, capsys, case):
 def test_filename_outside_is_not_followed(tmp_path, capsys):
     voc = Voc(tmp_path)
     secret = tmp_path / "secret.jpg"
-    picture().save(secret)
+    image().save(secret)
     voc.replaced()
     for name in ("../../../secret.jpg", str(secret)):
         voc.xml(f"<filename>{name}</filename>", GOOD)
         annotate(voc)
-        said("picture missing|p0.xml: no picture for 'p0'", capsys.readouterr().out)
+        said("image missing|p0.xml: no image for 'p0'", capsys.readouterr().out)
         assert "p0" not in listed(voc) and "secret" not in listed(voc)
 
 
@@ -94,7 +110,7 @@ ANNOTATIONS = [
     ("json", '{"images": []}', "p0.xml"),
     ("binary", bytes(range(256)) * 4, "p0.xml"),
     ("zeros", bytes(4096), "p0.xml"),
-    ("a picture", encoded(picture(), "png"), "p0.xml"),
+    ("an image", encoded(image(), "png"), "p0.xml"),
     ("billion laughs", f"<!DOCTYPE a [{ENTITIES}]>" + annotation("&e9;", GOOD), "entities"),
     ("billion laughs in UTF-16",
      f"<!DOCTYPE a [{ENTITIES}]>{annotation('&e9;')}".encode("utf-16"), "entities"),
@@ -144,7 +160,7 @@ def test_deep_nesting(tmp_path, capsys, tag, words):
 
 
 def text_file(voc):
-    voc.image(b"this is no picture\n" * 50)
+    voc.image(b"this is no image\n" * 50)
 
 
 def dangling_link(voc):
@@ -154,11 +170,11 @@ def dangling_link(voc):
 def link_circle(voc):
     path = voc.replaced()
     path.symlink_to("other.jpg")
-    (voc.pictures / "other.jpg").symlink_to(path)
+    (voc.images / "other.jpg").symlink_to(path)
 
 
 def noise():
-    """Return a picture that is more data than header in any format."""
+    """Return an image that is more data than header in any format."""
     levels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     return Image.fromarray(levels)
 
@@ -181,45 +197,45 @@ def to_zero_device(voc):
 
 
 # name, what happens to p0.jpg, what is said, whether load_image must fail; p0 is left out
-PICTURES = [
-    ("zero bytes", lambda voc: voc.image(b""), "picture unreadable|p0.jpg", True),
-    ("text", text_file, "picture unreadable|not a picture that can be read", True),
-    ("only a JPEG mark", lambda voc: voc.image(b"\xff\xd8"), "picture unreadable", True),
+IMAGES = [
+    ("zero bytes", lambda voc: voc.image(b""), "image unreadable|p0.jpg", True),
+    ("text", text_file, "image unreadable|not an image that can be read", True),
+    ("only a JPEG mark", lambda voc: voc.image(b"\xff\xd8"), "image unreadable", True),
     # OpenCV 5 refuses these; version 4 fills the rest with grey, which the doctor must notice.
     ("cut JPEG", cut("jpeg"), "p0.jpg", None),
     ("JPEG without its last byte", cut("jpeg", 0.9999), "p0.jpg", None),
     ("cut JPEG with thumbnail", cut_behind_thumbnail, "p0.jpg", None),
-    ("cut JPEG header", cut("jpeg", 0.01), "picture unreadable", True),
+    ("cut JPEG header", cut("jpeg", 0.01), "image unreadable", True),
     ("cut PNG", cut("png"), "p0.jpg", None),
     ("cut BMP", cut("bmp"), "p0.jpg", None),
     ("cut WEBP", cut("webp"), "p0.jpg", True),
-    ("bomb PNG", lambda voc: voc.image(png_header(60000, 60000)), "picture unreadable", True),
-    ("bomb JPEG", lambda voc: voc.image(jpeg_header(60000, 60000)), "picture unreadable", True),
-    ("empty PNG", lambda voc: voc.image(png_header(0, 0)), "picture unreadable", True),
-    ("folder", lambda voc: voc.replaced().mkdir(), "picture missing|p0.xml", True),
-    ("dangling link", dangling_link, "picture unreadable|No such file", True),
-    ("link circle", link_circle, "picture unreadable|symbolic links", True),
-    ("pipe", lambda voc: os.mkfifo(voc.replaced()), "picture missing", None),
-    ("endless device", to_zero_device, "picture missing", None),
-    ("gone", lambda voc: voc.replaced(), "picture missing|no picture for 'p0'", True),
+    ("bomb PNG", lambda voc: voc.image(png_header(60000, 60000)), "image unreadable", True),
+    ("bomb JPEG", lambda voc: voc.image(jpeg_header(60000, 60000)), "image unreadable", True),
+    ("empty PNG", lambda voc: voc.image(png_header(0, 0)), "image unreadable", True),
+    ("folder", lambda voc: voc.replaced().mkdir(), "image missing|p0.xml", True),
+    ("dangling link", dangling_link, "image unreadable|No such file", True),
+    ("link circle", link_circle, "image unreadable|symbolic links", True),
+    ("pipe", lambda voc: os.mkfifo(voc.replaced()), "image missing", None),
+    ("endless device", to_zero_device, "image missing", None),
+    ("gone", lambda voc: voc.replaced(), "image missing|no image for 'p0'", True),
 ]
 
 
-@table(PICTURES)
-def test_picture(tmp_path, capsys, case):
+@table(IMAGES)
+def test_image(tmp_path, capsys, case):
     _, build, words, unloadable = case
     voc = Voc(tmp_path)
     build(voc)
     annotate(voc)
-    said(f"picture left out|{words}", capsys.readouterr().out)
+    said(f"image left out|{words}", capsys.readouterr().out)
     assert listed(voc) == {"p1": 2, "p2": 2, "p3": 2}
-    path = voc.pictures / "p0.jpg"
+    path = voc.images / "p0.jpg"
     if unloadable:
         refused(str(path), load_image, path)
 
 
 @pytest.mark.parametrize("share, cut", [(1, False), (0.99, True), (0.5, True)])
-def test_the_end_mark_of_a_thumbnail_is_not_the_pictures(share, cut):
+def test_the_end_mark_of_a_thumbnail_is_not_the_images(share, cut):
     for data in (encoded(noise(), "jpeg"), jpeg_with_thumbnail(noise())):
         assert is_truncated(data[:int(share * len(data))]) == cut
 
@@ -227,46 +243,46 @@ def test_the_end_mark_of_a_thumbnail_is_not_the_pictures(share, cut):
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
 def test_unreadable_permissions(tmp_path, capsys):
     voc = Voc(tmp_path)
-    (voc.pictures / "p0.jpg").chmod(0)
+    (voc.images / "p0.jpg").chmod(0)
     (voc.xmls / "p1.xml").chmod(0)
     (voc.main / "train.txt").write_text("p0\np1\np2\n")
     annotate(voc)
-    said("picture unreadable|unreadable annotation", capsys.readouterr().out)
+    said("image unreadable|unreadable annotation", capsys.readouterr().out)
     assert listed(voc) == {"p2": 2, "p3": 2}
 
 
 def grey16():
-    return Image.fromarray(np.asarray(picture().convert("L")).astype(np.uint16) * 257)
+    return Image.fromarray(np.asarray(image().convert("L")).astype(np.uint16) * 257)
 
 
-# name, bytes of a picture that is unusual but good, levels that decoders may differ by
+# name, bytes of an image that is unusual but good, levels that decoders may differ by
 UNUSUAL = [
-    ("grey", lambda: encoded(picture().convert("L"), "jpeg"), 2),
-    ("black and white", lambda: encoded(picture().convert("1"), "png"), 0),
-    ("palette", lambda: encoded(picture().convert("P"), "png"), 0),
-    ("palette with alpha", lambda: encoded(picture().convert("P"), "png", transparency=3), 0),
-    ("RGBA", lambda: encoded(picture().convert("RGBA"), "png"), 0),
+    ("grey", lambda: encoded(image().convert("L"), "jpeg"), 2),
+    ("black and white", lambda: encoded(image().convert("1"), "png"), 0),
+    ("palette", lambda: encoded(image().convert("P"), "png"), 0),
+    ("palette with alpha", lambda: encoded(image().convert("P"), "png", transparency=3), 0),
+    ("RGBA", lambda: encoded(image().convert("RGBA"), "png"), 0),
     ("transparent", lambda: encoded(Image.merge(
-        "RGBA", [*picture().split(), Image.linear_gradient("L").resize((64, 48))]), "png"), 0),
-    ("grey with alpha", lambda: encoded(picture().convert("LA"), "png"), 0),
+        "RGBA", [*image().split(), Image.linear_gradient("L").resize((64, 48))]), "png"), 0),
+    ("grey with alpha", lambda: encoded(image().convert("LA"), "png"), 0),
     ("16 bits", lambda: encoded(grey16(), "png"), 1),
     ("16 bits TIFF", lambda: encoded(grey16(), "tiff"), 1),
-    ("CMYK", lambda: encoded(picture().convert("CMYK"), "jpeg"), 3),
-    ("GIF", lambda: encoded(picture(), "gif"), 1),
-    ("PNG", lambda: encoded(picture(), "png"), 0),
-    ("WEBP", lambda: encoded(picture(), "webp"), 3),
-    ("one pixel", lambda: encoded(picture(0, (1, 1)), "png"), 0),
-    ("a row", lambda: encoded(picture(0, (500, 1)), "png"), 0),
-    ("a column", lambda: encoded(picture(0, (1, 500)), "png"), 0),
+    ("CMYK", lambda: encoded(image().convert("CMYK"), "jpeg"), 3),
+    ("GIF", lambda: encoded(image(), "gif"), 1),
+    ("PNG", lambda: encoded(image(), "png"), 0),
+    ("WEBP", lambda: encoded(image(), "webp"), 3),
+    ("one pixel", lambda: encoded(image(0, (1, 1)), "png"), 0),
+    ("a row", lambda: encoded(image(0, (500, 1)), "png"), 0),
+    ("a column", lambda: encoded(image(0, (1, 500)), "png"), 0),
     ("orientation in letters", lambda: jpeg_with_orientation(2, 2, b"6\0\0\0"), 2),
     ("orientation 9", lambda: jpeg_with_orientation(3, 1, b"\x09\0\0\0"), 2),
     ("orientation 6", lambda: jpeg_with_orientation(3, 1, b"\x06\0\0\0"), 2),
-    ("thumbnail", lambda: jpeg_with_thumbnail(picture()), 2),
+    ("thumbnail", lambda: jpeg_with_thumbnail(image()), 2),
 ]
 
 
 @table(UNUSUAL)
-def test_unusual_picture_loads_and_trains(tmp_path, capsys, case):
+def test_unusual_image_loads_and_trains(tmp_path, capsys, case):
     _, build, tolerance = case
     voc = Voc(tmp_path)
     path = voc.image(build())
@@ -276,7 +292,7 @@ def test_unusual_picture_loads_and_trains(tmp_path, capsys, case):
     with Image.open(path) as image:
         other = as_rgb_array(image)
     assert loaded.dtype == other.dtype == np.uint8 and loaded.shape == other.shape
-    assert loaded.shape[1::-1] == tuple(picture_size(path))
+    assert loaded.shape[1::-1] == tuple(image_size(path))
     assert np.abs(loaded.astype(int) - other).max() <= tolerance
     height, width = loaded.shape[:2]
     voc.xml(boxed(1, 1, width, height))

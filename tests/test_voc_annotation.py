@@ -1,12 +1,12 @@
 """voc_annotation.py on small VOC folders: splits, lists, what is printed."""
 
 import pytest
-
-from utils.cli import UserError
 from voc_folder import SPLITS, no_search, twenty, voc  # noqa: F401 (fixtures)
 
+from utils.cli import UserError
 
-def test_splits_cover_all_pictures_once(twenty):
+
+def test_splits_cover_all_images_once(twenty):
     voc, ids = twenty
     voc.run(test_share=0.2, val_share=0.1)
     assert [len(voc.ids(name)) for name in SPLITS] == [14, 2, 4]
@@ -66,13 +66,13 @@ def test_a_kept_test_split_stays_out_of_training(twenty):
 
 def test_lists_hold_edges_labels_and_classes(voc):
     voc.fill(["b", "c"])
-    voc.picture("a b")
+    voc.image("a b")
     voc.xml("a b", ("dog", 3, 4, 12, 14), ("cat", 41, 31, 60, 45))
     for name, ids in zip(SPLITS, (["a b"], ["b"], ["c"])):
         voc.split(name, ids)
     voc.run()
     record, = voc.list("train")
-    # The second box reaches beyond the 50x40 picture.
+    # The second box reaches beyond the 50x40 image.
     assert record.boxes_px.tolist() == [[2, 3, 12, 14], [40, 30, 50, 40]]
     assert record.labels.tolist() == [1, 0] and not record.difficult.any()
     assert record.path == voc.root / "JPEGImages" / "a b.jpg" and record.path.is_file()
@@ -80,9 +80,9 @@ def test_lists_hold_edges_labels_and_classes(voc):
 
 
 @pytest.mark.parametrize("suffix", [".JPG", ".png", ".jpeg", ".bmp"])
-def test_usual_picture_endings(voc, suffix):
+def test_usual_image_endings(voc, suffix):
     voc.fill(["b", "c"])
-    voc.picture("a", suffix)
+    voc.image("a", suffix)
     voc.xml("a", ("cat", 1, 1, 5, 5), size=False)
     for name, member in zip(SPLITS, "abc"):
         voc.split(name, [member])
@@ -90,9 +90,9 @@ def test_usual_picture_endings(voc, suffix):
     assert voc.list("train")[0].path.name == f"a{suffix}"
 
 
-def test_missing_size_is_taken_from_the_picture(voc):
+def test_missing_size_is_taken_from_the_image(voc):
     voc.fill(["b", "c"])
-    voc.picture("a")
+    voc.image("a")
     voc.xml("a", ("cat", 41, 31, 600, 600), size=False)
     voc.xml("b", ("cat", 1, 1, 20, 20), size=False)
     for name, member in zip(SPLITS, "abc"):
@@ -114,18 +114,18 @@ def test_unknown_class_names_the_nearest(twenty, capsys):
 
 def test_gaps_are_reported_and_left_out(twenty, capsys):
     voc, ids = twenty
-    voc.picture("no_xml")
-    voc.xml("no_picture", ("cat", 1, 1, 5, 5))
+    voc.image("no_xml")
+    voc.xml("no_image", ("cat", 1, 1, 5, 5))
     voc.xml(ids[0], ("cat", 1, 1, 30, 30), ("dog", 60, 1, 70, 9), ("dog", 1, 1, 30, 30))
-    voc.split("train", [*ids[:12], "no_xml", "no_picture"])
+    voc.split("train", [*ids[:12], "no_xml", "no_image"])
     voc.run()
     out = capsys.readouterr().out
     problems = out[out.index("Problems\n"):].splitlines()[1:]
     found = {line.partition(" (")[0]: problems[k + 1] for k, line in enumerate(problems)
              if line[:1].isdigit()}
-    assert list(found) == ["1 x picture missing", "1 x no annotation", "1 x split names nothing",
+    assert list(found) == ["1 x image missing", "1 x no annotation", "1 x split names nothing",
                            "1 x no area"]
-    assert "no_picture.xml" in found["1 x picture missing"]
+    assert "no_image.xml" in found["1 x image missing"]
     assert "no_xml.jpg" in found["1 x no annotation"]
     assert "train.txt: 'no_xml'" in found["1 x split names nothing"]
     assert f"{ids[0]}.xml, object 2 (dog)" in found["1 x no area"]
@@ -171,7 +171,7 @@ def test_shares_must_leave_something_to_train_on(twenty, shares):
 def test_no_test_share_gives_no_test_list(twenty, capsys):
     voc, ids = twenty
     voc.run(test_share=0.0)
-    assert "no pictures for the test split" in capsys.readouterr().out
+    assert "no images for the test split" in capsys.readouterr().out
     assert len(voc.listed("train")) + len(voc.listed("val")) == len(ids)
 
 

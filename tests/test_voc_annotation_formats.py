@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from voc_folder import SPLITS, Folder, no_search, save, twenty, voc  # noqa: F401 (fixtures)
 
 from utils.cli import UserError
-from voc_folder import SPLITS, Folder, no_search, save, twenty, voc  # noqa: F401 (fixtures)
 
 
 def test_the_report_lies_beside_the_lists(twenty, monkeypatch, capsys):
@@ -42,7 +42,7 @@ def test_years_are_joined(twenty):
     voc.run(years=("2007", "2012"), test_share=0.2, val_share=0.1)
     records = [record for name in SPLITS for record in voc.list(name)]
     assert [len(voc.list(name)) for name in SPLITS] == [28, 4, 8]
-    # Equal names are different pictures, with the class of their year.
+    # Equal names are different images, with the class of their year.
     assert len({record.path for record in records}) == 40
     assert all(record.labels.tolist() == ["VOC2012" in str(record.path)] for record in records)
     for year in ("2007", "2012"):
@@ -51,7 +51,7 @@ def test_years_are_joined(twenty):
 
 
 def write_source(folder, form, names):
-    """Write pictures with one cat each, at edges (10, 10, 30, 30), in one of the formats."""
+    """Write images with one cat each, at edges (10, 10, 30, 30), in one of the formats."""
     for name in names:
         save(folder / f"{name}.jpg")
     if form == "coco":

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.annotations import read_list
-from utils.prior_fit import Suggestion
+from utils.data.annotations import read_list
+from utils.data.prior_fit import Suggestion
 from voc_annotation import AnnotationSettings, main
 
 SPLITS = ("train", "val", "test")
 
 
 def save(path):
-    """Save a 50x40 picture that no other name has."""
+    """Save a 50x40 image that no other name has."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(zlib.crc32(str(path).encode()))
     Image.fromarray(noise.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
@@ -33,7 +33,7 @@ class Folder:
     def classes(self, *names):
         (self.path / "classes.txt").write_text("\n".join(names), encoding="utf-8")
 
-    def picture(self, name, suffix=".jpg"):
+    def image(self, name, suffix=".jpg"):
         save(self.root / "JPEGImages" / f"{name}{suffix}")
 
     def xml(self, name, *objects, size=True):
@@ -48,7 +48,7 @@ class Folder:
 
     def fill(self, names, label="cat"):
         for name in names:
-            self.picture(name)
+            self.image(name)
             self.xml(name, (label, 1, 1, 10, 10))
 
     def split(self, name, ids):
@@ -84,7 +84,7 @@ def voc(tmp_path):
 
 @pytest.fixture
 def twenty(voc):
-    """Return a folder of twenty pictures and their ids."""
+    """Return a folder of twenty images and their ids."""
     ids = [f"{k:03d}" for k in range(20)]
     voc.fill(ids)
     return voc, ids

@@ -1,4 +1,4 @@
-"""Boxes drawn on pictures."""
+"""Boxes drawn on images."""
 
 import colorsys
 from pathlib import Path
@@ -17,7 +17,7 @@ def class_colour(label, num_classes):
 
 
 def draw_detections(image, detections, class_names):
-    """Return a copy of a picture with boxes, class names and scores.
+    """Return a copy of an image with boxes, class names and scores.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -25,7 +25,7 @@ def draw_detections(image, detections, class_names):
         class_names: names by label.
 
     Returns:
-        PIL picture in RGB, of the same size.
+        PIL image in RGB, of the same size.
     """
     texts = [f"{class_names[label]} {score:.2f}" for _, score, label in zip(*detections)]
     # The best detection is drawn last, on top.
@@ -34,7 +34,7 @@ def draw_detections(image, detections, class_names):
 
 
 def draw_boxes(image, boxes_px, labels, texts, num_classes):
-    """Return a copy of a picture with boxes and a text on each, later ones on top.
+    """Return a copy of an image with boxes and a text on each, later ones on top.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -44,24 +44,24 @@ def draw_boxes(image, boxes_px, labels, texts, num_classes):
         num_classes: without background.
 
     Returns:
-        PIL picture in RGB, of the same size.
+        PIL image in RGB, of the same size.
     """
-    picture = Image.fromarray(image)
-    pen = ImageDraw.Draw(picture)
-    width = max(2, round(sum(picture.size) / 400))
-    font = ImageFont.truetype(str(FONT), max(11, round(sum(picture.size) / 75)))
+    canvas = Image.fromarray(image)
+    pen = ImageDraw.Draw(canvas)
+    width = max(2, round(sum(canvas.size) / 400))
+    font = ImageFont.truetype(str(FONT), max(11, round(sum(canvas.size) / 75)))
     for box, label, text in zip(boxes_px, labels, texts):
         colour = class_colour(int(label), num_classes)
         x1, y1, x2, y2 = (float(edge) for edge in box)
         if x2 - x1 < 1 or y2 - y1 < 1:
             continue
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=width)
-        _write_label(pen, font, text, (x1, y1), colour, picture.size)
-    return picture
+        _write_label(pen, font, text, (x1, y1), colour, canvas.size)
+    return canvas
 
 
 def _write_label(pen, font, text, corner, colour, size):
-    """Write on a filled plate above the corner, or below it at the picture's top."""
+    """Write on a filled plate above the corner, or below it at the image's top."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     plate_w, plate_h = right - left + 4, bottom - top + 4
     x = max(0, min(corner[0], size[0] - plate_w))

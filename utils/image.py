@@ -1,4 +1,4 @@
-"""Pictures from file to network input: the one path for training, validation, prediction, mAP."""
+"""Images from file to network input: the one path for training, validation, prediction, mAP."""
 
 import io
 from pathlib import Path
@@ -17,9 +17,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def load_image(path, at_least=None):
-    """Read a picture file as RGB.
+    """Read an image file as RGB.
 
-    Grey, palette and 16-bit pictures become 8-bit RGB, transparency is dropped, and a rotation
+    Grey, palette and 16-bit images become 8-bit RGB, transparency is dropped, and a rotation
     noted in EXIF is carried out.
 
     Args:
@@ -31,7 +31,7 @@ def load_image(path, at_least=None):
         (H, W, 3) uint8 array.
 
     Raises:
-        UserError: the file is missing, empty, or not a picture.
+        UserError: the file is missing, empty, or not an image.
     """
     return decode_image(read_bytes(path), path, at_least)
 
@@ -47,13 +47,13 @@ def read_bytes(path):
 
 
 def decode_image(data, path, at_least=None, size=None):
-    """Decode the bytes of a picture file as `load_image`.
+    """Decode the bytes of an image file as `load_image`.
 
-    The path is for the message; `size` is the `picture_size` where the caller knows it already.
+    The path is for the message; `size` is the `image_size` where the caller knows it already.
     """
     mode = cv2.IMREAD_COLOR
     if at_least is not None and data.startswith(JPEG_START):
-        size = size or picture_size(io.BytesIO(data), path)
+        size = size or image_size(io.BytesIO(data), path)
         shrink = min(have / need for have, need in zip(size, at_least))
         mode = next((mode for factor, mode in REDUCED_MODES if shrink >= factor), mode)
     try:
@@ -63,18 +63,18 @@ def decode_image(data, path, at_least=None, size=None):
     except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         image = None
     if image is None:
-        raise UserError(f"{path}: not a picture that can be read; replace or remove the file.")
+        raise UserError(f"{path}: not an image that can be read; replace or remove the file.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def picture_size(file, path=None):
-    """Return (width, height) of a picture as `load_image` gives it, from its header.
+def image_size(file, path=None):
+    """Return (width, height) of an image as `load_image` gives it, from its header.
 
     Args:
         file: path, or binary file object.
         path: named in the error in place of `file`.
 
-    Raises UserError for what is not a picture.
+    Raises UserError for what is not an image.
     """
     path = file if path is None else path
     try:
@@ -83,18 +83,18 @@ def picture_size(file, path=None):
             # Pillow has turned the size of a TIFF already.
             return image.size[::-1] if turned and image.format != "TIFF" else image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a picture that can be read ({error}); "
+        raise UserError(f"{path}: not an image that can be read ({error}); "
                         "replace or remove the file.") from None
 
 
 def orientation_of(image):
-    """Return the EXIF orientation of a PIL picture, 1 for none or nonsense."""
+    """Return the EXIF orientation of a PIL image, 1 for none or nonsense."""
     value = image.getexif().get(ExifTags.Base.Orientation, 1)
     return value if value in range(1, 9) else 1
 
 
 def as_rgb_array(image):
-    """Return a path, PIL picture or RGB array as an (H, W, 3) uint8 array.
+    """Return a path, PIL image or RGB array as an (H, W, 3) uint8 array.
 
     Raises ValueError for an array of another shape or dtype, UserError for an unreadable file.
     """
@@ -111,9 +111,9 @@ def as_rgb_array(image):
 
 
 def input_rect(width, height, spec):
-    """Return where a picture of this size lies in the network input: (x0, y0, x1, y1) in pixels.
+    """Return where an image of this size lies in the network input: (x0, y0, x1, y1) in pixels.
 
-    The whole input when pictures are squashed; centred with its aspect ratio under letterbox.
+    The whole input when images are squashed; centred with its aspect ratio under letterbox.
     """
     size = spec.size
     if not spec.letterbox:
@@ -125,7 +125,7 @@ def input_rect(width, height, spec):
 
 
 def resize_to_input(image, spec):
-    """Resize a picture to the network's input size by the spec's rule.
+    """Resize an image to the network's input size by the spec's rule.
 
     Normalising first, as torchvision does, gives the same numbers: resizing is linear and its
     weights add up to one.
@@ -142,7 +142,7 @@ def resize_to_input(image, spec):
 
 
 def add_bars(resized, rect, spec):
-    """Place a resized picture at its `input_rect` on the letterbox fill; (S, S, 3)."""
+    """Place a resized image at its `input_rect` on the letterbox fill; (S, S, 3)."""
     if not spec.letterbox:
         return resized
     x0, y0, x1, y1 = rect
@@ -181,13 +181,13 @@ def normalise(batch, spec):
 
 
 def boxes_to_input(boxes, width, height, spec):
-    """Map (N, 4) xyxy fractions of a picture of this size to fractions of the network input."""
+    """Map (N, 4) xyxy fractions of an image of this size to fractions of the network input."""
     offset, scale = _placement(width, height, spec)
     return boxes * scale + offset
 
 
 def boxes_to_pixels(boxes, width, height, spec):
-    """Map (N, 4) xyxy fractions of the network input to pixel edges of the picture, clipped to it
+    """Map (N, 4) xyxy fractions of the network input to pixel edges of the image, clipped to it
     where the spec clips boxes at all.
 
     Works on NumPy arrays and returns float32.
@@ -200,6 +200,6 @@ def boxes_to_pixels(boxes, width, height, spec):
 
 
 def _placement(width, height, spec):
-    """Return (offset, scale), each 4 numbers, from picture fractions to input fractions."""
+    """Return (offset, scale), each 4 numbers, from image fractions to input fractions."""
     x0, y0, x1, y1 = (edge / spec.size for edge in input_rect(width, height, spec))
     return np.array([x0, y0, x0, y0]), np.array([x1 - x0, y1 - y0] * 2)

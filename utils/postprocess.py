@@ -9,7 +9,7 @@ from utils.boxes import decode
 
 
 class Detections(NamedTuple):
-    """The objects found in one picture, highest score first."""
+    """The objects found in one image, highest score first."""
 
     boxes: torch.Tensor  # (N, 4) float32 xyxy, fractions of the network input unless said otherwise
     scores: torch.Tensor  # (N,) float32 in (0, 1)
@@ -29,7 +29,7 @@ def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_
         confidence: softmax scores must be above this.
         nms_iou: of two boxes of one class with IoU above this, the lower score goes.
         max_per_class: candidates of each class that enter the suppression, best first; 0: all.
-        max_per_image: detections kept of a picture, best first; 0 keeps all.
+        max_per_image: detections kept of an image, best first; 0 keeps all.
 
     Returns:
         list of B Detections; labels start at 0 with the first class that is not background.
@@ -50,7 +50,7 @@ def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_
 
 
 def suppress(boxes, scores, confidence, nms_iou, max_per_class):
-    """Per-class non-maximum suppression of one picture.
+    """Per-class non-maximum suppression of one image.
 
     Args:
         boxes: (P, 4) float32 xyxy.

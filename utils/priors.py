@@ -47,7 +47,7 @@ def _cell_shapes(spec, k):
 
 
 def clip_priors(priors_cxcywh, rule):
-    """Limit priors to the picture by one of the rules that published weights were trained with.
+    """Limit priors to the image by one of the rules that published weights were trained with.
 
     Args:
         priors_cxcywh: (P, 4) float tensor, fractions of the input.

@@ -39,7 +39,7 @@ class SSDSpec:
     log_size_clamp: float | None = math.log(1000 / 16)  # keeps exp() finite; far above real boxes
     box_clip: str = "after_nms"
 
-    # Picture to network input.
+    # Image to network input.
     channel_order: str = "rgb"
     mean: tuple[float, float, float] = CAFFE_MEAN
     std: tuple[float, float, float] = CAFFE_STD

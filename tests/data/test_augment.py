@@ -1,0 +1,304 @@
+"""The training augmentation, measured on its images and on the statistics of its draws."""
+
+import colorsys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from utils.data.augment import (
+    AUGMENTATIONS,
+    Augmentation,
+    augment,
+    change_colours,
+    choose_crop,
+    choose_geometry,
+)
+from utils.image import boxes_to_input, resize_to_input
+from utils.spec import SSDSpec
+
+PAPER = AUGMENTATIONS["paper"]
+PLAIN_COLOURS = replace(PAPER, colour_probability=0)
+NO_GEOMETRY = Augmentation(expand_probability=0, crop_overlaps=(None,), flip_probability=0)
+WHOLE = [0.0, 0.0, 1.0, 1.0]
+
+
+def rectangle_scene(rng):
+    """Return a green image with red rectangles side by side, and their boxes as fractions.
+
+    The red level tells the rectangles apart in the output.
+    """
+    width, height = rng.integers(150, 600, 2)
+    image = np.full((height, width, 3), (0, 90, 0), dtype=np.uint8)
+    count, boxes = int(rng.integers(1, 4)), []
+    for k in range(count):
+        low, high = width * k // count + 3, width * (k + 1) // count - 3
+        x1 = int(rng.integers(low, (low + high) // 2))
+        x2 = int(rng.integers(x1 + (high - low) // 3, high))
+        y1 = int(rng.integers(0, height // 2))
+        y2 = int(rng.integers(y1 + height // 6, height))
+        image[y1:y2, x1:x2] = (255, 90, 80 * k)
+        boxes.append((x1, y1, x2, y2))
+    return image, np.array(boxes) / (width, height, width, height)
+
+
+def extent(sample, k):
+    """Return where the k-th rectangle lies in a sample, in pixel edges."""
+    red, blue = sample[..., 0].astype(float), sample[..., 2].astype(float)
+    # An edge lies where red has risen half way; blue rises with it.
+    mask = (red >= 128) & (np.abs(blue - 80 * k * red / 255) <= 20)
+    columns, rows = mask.any(0).nonzero()[0], mask.any(1).nonzero()[0]
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+@pytest.mark.parametrize("letterbox", [False, True])
+@pytest.mark.parametrize("augmentation", [
+    PLAIN_COLOURS, replace(NO_GEOMETRY, colour_probability=0), replace(
+        AUGMENTATIONS["light"], colour_probability=0), None,
+    replace(PLAIN_COLOURS, expand_probability=1, flip_probability=1),
+    replace(PLAIN_COLOURS, expand_probability=0, crop_overlaps=(0.3,))])
+def test_boxes_follow_their_objects(letterbox, augmentation):
+    # A mean and a fill without red, so that only the rectangles are red.
+    spec = SSDSpec(letterbox=letterbox, letterbox_fill=40, mean=(20.0, 90.0, 20.0))
+    scenes, measured = np.random.default_rng(0), 0
+    for seed in range(60):
+        image, boxes = rectangle_scene(scenes)
+        sample, moved, kept = augment(image, boxes, spec, augmentation, np.random.default_rng(seed))
+        assert sample.shape == (300, 300, 3) and sample.dtype == np.uint8
+        assert moved.dtype == np.float32 and moved.shape == (len(kept), 4)
+        assert len(set(kept.tolist())) == len(kept) >= 1
+        assert (moved >= 0).all() and (moved <= 1).all()
+        for box, k in zip(moved * 300, kept):
+            if min(box[2:] - box[:2]) < 4:
+                continue  # too blurred to be measured
+            assert np.abs(extent(sample, k) - box).max() <= 1.5, (seed, box, extent(sample, k))
+            measured += 1
+    assert measured > 60
+
+
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_without_changes_it_is_the_plain_resize(letterbox):
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 256, (20, 31, 3), dtype=np.uint8).repeat(13, 0).repeat(13, 1)
+    boxes, spec = np.array([[0.1, 0.2, 0.5, 0.9]]), SSDSpec(letterbox=letterbox)
+    still = replace(NO_GEOMETRY, colour_probability=0)
+    sample, moved, kept = augment(image, boxes, spec, still, rng)
+    # warpAffine weighs in 1/32 pixels, resize in finer ones: a few levels at an edge.
+    assert np.abs(sample.astype(int) - resize_to_input(image, spec)).mean() < 1
+    np.testing.assert_allclose(moved, boxes_to_input(boxes, 403, 260, spec), atol=1e-6)
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    flipped, _, _ = augment(mirrored, boxes, spec, replace(still, flip_probability=1), rng)
+    assert np.abs(flipped.astype(int) - sample).mean() < 1
+    exact, moved, kept = augment(image, boxes, spec, AUGMENTATIONS["none"], rng)
+    assert np.array_equal(exact, resize_to_input(image, spec)) and kept.tolist() == [0]
+    np.testing.assert_allclose(moved, boxes_to_input(boxes, 403, 260, spec), atol=1e-6)
+
+
+def test_result_depends_on_the_rng_alone():
+    image, boxes = rectangle_scene(np.random.default_rng(3))
+    image_before, boxes_before = image.copy(), boxes.copy()
+    first, again, other = (augment(image, boxes, SSDSpec(), PAPER, rng)
+                           for rng in map(np.random.default_rng, (5, 5, 6)))
+    assert all(np.array_equal(a, b) for a, b in zip(first, again))
+    assert not np.array_equal(first[0], other[0])
+    assert np.array_equal(image, image_before) and np.array_equal(boxes, boxes_before)
+
+
+@pytest.mark.parametrize("augmentation", [PAPER, AUGMENTATIONS["light"], None])
+def test_image_without_objects(augmentation):
+    sides = [(80, 120), (1, 1), (1, 300), (700, 3)] * 5
+    for seed, (height, width) in enumerate(sides):
+        image = np.full((height, width, 3), 100, np.uint8)
+        sample, moved, kept = augment(image, np.zeros((0, 4)), SSDSpec(), augmentation,
+                                      np.random.default_rng(seed))
+        assert sample.shape == (300, 300, 3) and moved.shape == (0, 4) and kept.shape == (0,)
+        assert moved.dtype == np.float32 and kept.dtype == np.int64
+
+
+def test_boxes_below_a_pixel_are_left_out():
+    image = np.zeros((300, 300, 3), np.uint8)
+    boxes = np.array([[0.5, 0.5, 0.5, 0.9], [0.1, 0.1, 0.2, 0.2], [0.3, 0.3, 0.302, 0.6]])
+    assert augment(image, boxes, SSDSpec(), None, None)[2].tolist() == [1]
+
+
+def test_expansion_is_uniform_in_ratio_and_place():
+    draws = [choose_geometry(np.zeros((0, 4)), PAPER, np.random.default_rng((1, seed)))
+             for seed in range(4000)]
+    regions = np.array([region for region, _ in draws])
+    ratios = regions[:, 2] - regions[:, 0]
+    # Without objects nothing is cropped: the region is a square canvas around the image.
+    np.testing.assert_allclose(regions[:, 3] - regions[:, 1], ratios)
+    assert regions[:, :2].max() <= 0 and regions[:, 2:].min() >= 1 and ratios.max() <= 4
+    expanded = ratios > 1 + 1e-9
+    assert abs(expanded.mean() - 0.5) < 0.035
+    assert abs(np.mean([flip for _, flip in draws]) - 0.5) < 0.035
+    # Kolmogorov-Smirnov against the uniform distribution, at far below one per cent.
+    for values in ((ratios[expanded] - 1) / 3, *(-regions[expanded, :2] / (
+            ratios[expanded] - 1)[:, None]).T):
+        steps = np.arange(1, len(values) + 1) / len(values)
+        assert np.abs(np.sort(values) - steps).max() < 1.8 / np.sqrt(len(values))
+
+
+def naive_iou(a, b):
+    both = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def best_centred_iou(boxes, crop):
+    """Return the best IoU with an object whose centre is inside, -1 without one."""
+    ious = [naive_iou(box, crop) for box in boxes
+            if crop[0] < (box[0] + box[2]) / 2 < crop[2]
+            and crop[1] < (box[1] + box[3]) / 2 < crop[3]]
+    return max(ious, default=-1)
+
+
+def random_boxes(rng):
+    corners = np.sort(rng.random((int(rng.integers(1, 5)), 2, 2)), axis=1)
+    return corners.reshape(-1, 4)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
+def test_crops_meet_their_constraint(overlap):
+    rng = np.random.default_rng(7)
+    only = replace(PAPER, crop_overlaps=(overlap,))
+    cropped = 0
+    for _ in range(200):
+        # The image itself as an object, so that crops of much overlap exist.
+        boxes = np.concatenate([random_boxes(rng), [WHOLE]])
+        crop = choose_crop(boxes, only, rng)
+        if crop.tolist() == WHOLE:
+            continue  # none was found
+        cropped += 1
+        assert best_centred_iou(boxes, crop) >= max(overlap, 0) - 1e-9
+        assert (crop >= 0).all() and (crop <= 1 + 1e-12).all()
+        width, height = crop[2:] - crop[:2]
+        assert 0.5 - 1e-9 <= width / height <= 2 + 1e-9
+        assert 0.3 - 1e-9 <= np.sqrt(width * height) <= 1 + 1e-9
+    assert cropped > 150
+
+
+def test_crops_use_the_whole_range_of_scales_and_aspects():
+    rng = np.random.default_rng(8)
+    # A centre every tenth of the image: each crop has one inside, so no draw is refused.
+    grid = np.stack(np.meshgrid(np.arange(10), np.arange(10)), -1).reshape(-1, 2) / 10
+    boxes = np.concatenate([grid, grid + 0.1], 1)
+    only = replace(PAPER, crop_overlaps=(0.0,))
+    sides = np.array([(crop[2:] - crop[:2]) for crop in (
+        choose_crop(boxes, only, rng) for _ in range(2000))])
+    scale, aspect = np.sqrt(sides.prod(1)), sides[:, 0] / sides[:, 1]
+    counts, _ = np.histogram(scale, bins=7, range=(0.3, 1.0))
+    assert counts.min() > 0.8 * 2000 / 7 and counts.max() < 1.2 * 2000 / 7
+    small = scale < 0.5  # below 1/sqrt(2) the aspect is free in 0.5..2
+    assert aspect[small].min() < 0.53 and aspect[small].max() > 1.95
+    assert abs(np.mean(aspect[small]) - 1.25) < 0.05
+    assert (aspect >= scale**2 - 1e-9).all() and (aspect <= 1 / scale**2 + 1e-9).all()
+
+
+def test_constraints_are_chosen_equally_often():
+    # With one object that fills the image IoU is the crop's area: each constraint leaves a
+    # square crop's scale uniform from max(0.5, sqrt(IoU)) to 1, and the draws are their mixture.
+    rng = np.random.default_rng(9)
+    square = replace(PAPER, crop_scale=(0.5, 1.0), crop_aspect=(1.0, 1.0))
+    scales = np.sort([np.diff(choose_crop(np.array([WHOLE]), square, rng)[[0, 2]])[0]
+                      for _ in range(3000)])
+    lows = np.maximum(0.5, np.sqrt([0, 0.1, 0.3, 0.5, 0.7, 0.9]))
+    expected = ((scales[:, None] - lows) / (1 - lows)).clip(0, 1).sum(1) / 7
+    cropped = scales < 1 - 1e-9
+    assert abs(cropped.mean() - 6 / 7) < 0.025
+    steps = np.arange(1, 3001) / 3000
+    assert np.abs(steps - expected)[cropped].max() < 0.03
+
+
+def test_impossible_constraints_are_passed_over():
+    rng = np.random.default_rng(10)
+    # A crop of a quarter of the image: only one of the numbers can be met.
+    quarter = replace(PAPER, crop_overlaps=(None, 0.1, 0.5, 0.7, 0.9), crop_scale=(0.5, 0.5),
+                      crop_aspect=(1.0, 1.0))
+    whole = [choose_crop(np.array([WHOLE]), quarter, rng).tolist() == WHOLE for _ in range(1500)]
+    assert abs(np.mean(whole) - 0.5) < 0.05
+    never = replace(quarter, crop_overlaps=(0.5, 0.7))
+    assert choose_crop(np.array([WHOLE]), never, rng).tolist() == WHOLE
+
+
+@pytest.mark.parametrize("augmentation", [PAPER, AUGMENTATIONS["light"]])
+def test_an_object_always_stays(augmentation):
+    rng = np.random.default_rng(11)
+    for seed in range(500):
+        boxes = random_boxes(rng)
+        region, _ = choose_geometry(boxes, augmentation, np.random.default_rng(seed))
+        assert best_centred_iou(boxes, region) >= 0
+
+
+def only_colour(name, value):
+    """Return an Augmentation with certain colour changes, all neutral but one."""
+    neutral = {"brightness": 0, "contrast": (1, 1), "saturation": (1, 1), "hue": 0}
+    return Augmentation(colour_probability=1, **(neutral | {name: value}))
+
+
+def test_brightness_adds_a_level_in_its_range():
+    grey = np.full((2, 2, 3), 128, np.uint8)
+    shifts = np.array([int(change_colours(grey, only_colour("brightness", 32),
+                                          np.random.default_rng(seed))[0, 0, 0]) - 128
+                       for seed in range(1000)])
+    assert shifts.min() >= -32 and shifts.max() <= 32
+    assert shifts.min() <= -31 and shifts.max() >= 31 and abs(shifts.mean()) < 2
+    white = np.full((2, 2, 3), 250, np.uint8)
+    assert max(int(change_colours(white, only_colour("brightness", 32), np.random.default_rng(
+        seed)).min()) for seed in range(50)) == 255  # saturates, does not wrap
+
+
+def test_contrast_multiplies_levels():
+    levels = np.array([0, 20, 60, 100], np.uint8)[None, :, None].repeat(3, 2)
+    for seed in range(50):
+        out = change_colours(levels, only_colour("contrast", (0.5, 1.5)),
+                             np.random.default_rng(seed))[0, :, 0]
+        assert out[0] == 0 and 50 <= out[3] <= 150
+        assert np.abs(out - out[3] / 100 * levels[0, :, 0]).max() <= 1
+
+
+@pytest.mark.parametrize("name, value", [("hue", 18), ("saturation", (0.5, 1.5))])
+def test_hue_and_saturation_keep_the_value(name, value):
+    image = np.random.default_rng(13).integers(60, 256, (20, 20, 3), dtype=np.uint8)
+    for seed in range(20):
+        out = change_colours(image, only_colour(name, value), np.random.default_rng(seed))
+        assert np.abs(out.max(2).astype(int) - image.max(2)).max() <= 2
+
+
+def test_hue_turns_by_at_most_36_degrees():
+    red = np.full((1, 1, 3), (200, 40, 40), np.uint8)
+    turns = []
+    for seed in range(300):
+        pixel = change_colours(red, only_colour("hue", 18), np.random.default_rng(seed))[0, 0]
+        degrees = 360 * colorsys.rgb_to_hsv(*(pixel / 255))[0]
+        turns.append((degrees + 180) % 360 - 180)
+    assert -38 <= min(turns) <= -33 and 33 <= max(turns) <= 38
+
+
+def test_colours_keep_shape_dtype_and_input():
+    image = np.random.default_rng(14).integers(0, 256, (7, 3, 3), dtype=np.uint8)
+    before = image.copy()
+    changed = 0
+    for seed in range(100):
+        out = change_colours(image, PAPER, np.random.default_rng(seed))
+        assert out.shape == image.shape and out.dtype == np.uint8
+        changed += not np.array_equal(out, image)
+        same = change_colours(image, PLAIN_COLOURS, np.random.default_rng(seed))
+        assert np.array_equal(same, image)
+    assert np.array_equal(image, before)
+    # All four are left out once in sixteen draws.
+    assert 85 <= changed <= 99
+
+
+def test_expansion_is_filled_with_the_mean_whatever_the_colours():
+    spec = SSDSpec(mean=(123.0, 117.0, 104.0))
+    always = Augmentation(colour_probability=1, expand_probability=1, crop_overlaps=(None,))
+    image = np.full((200, 200, 3), (250, 250, 10), np.uint8)
+    for rng in map(np.random.default_rng, range(30)):
+        sample, box, _ = augment(image, np.array([WHOLE]), spec, always, rng)
+        x1, y1, x2, y2 = box[0] * 300
+        ys, xs = np.mgrid[:300, :300] + 0.5
+        outside = (xs < x1 - 1) | (xs > x2 + 1) | (ys < y1 - 1) | (ys > y2 + 1)
+        assert (sample[outside] == (123, 117, 104)).all()
+        inside = sample[(xs > x1 + 1) & (xs < x2 - 1) & (ys > y1 + 1) & (ys < y2 - 1)]
+        # OpenCV's HSV differs by a level or two between its vector and scalar code.
+        assert np.ptp(inside.astype(int), axis=0).max() <= 2

@@ -1,0 +1,263 @@
+"""Average precision against the VOC kit's loop, pycocotools, and cases worked by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from utils.boxes import pairwise_iou
+from utils.evaluation.voc_ap import (
+    area_under_curve,
+    eleven_points,
+    evaluate_voc,
+    mean_ap,
+    precision_recall,
+)
+
+BOX, FAR = (10, 10, 50, 50), (100, 100, 150, 150)
+
+
+def found(*rows):
+    """Return the detections of one image from (score, box, label) rows."""
+    return SimpleNamespace(scores=np.array([row[0] for row in rows], np.float32),
+                           boxes=np.array([row[1] for row in rows], np.float32).reshape(-1, 4),
+                           labels=np.array([row[2] for row in rows], np.int64))
+
+
+def record(*rows):
+    """Return the objects of one image from (box, label, difficult) rows."""
+    return SimpleNamespace(boxes_px=np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
+                           labels=np.array([row[1] for row in rows], np.int64),
+                           difficult=np.array([row[2] for row in rows], bool))
+
+
+def devkit_iou(a, b):
+    """Overlap of 1-based inclusive pixel boxes as VOCevaldet.m writes it."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]) + 1, min(a[3], b[3]) - max(a[1], b[1]) + 1
+    if width <= 0 or height <= 0:
+        return 0.0
+    area_a, area_b = ((x[2] - x[0] + 1) * (x[3] - x[1] + 1) for x in (a, b))
+    return width * height / (area_a + area_b - width * height)
+
+
+def devkit_ap(detections, objects, threshold=0.5):
+    """Score one class by VOCevaldet.m and VOCap.m: (area, 11 points).
+
+    detections: (score, image, box) list in file order; objects: for each image a list of
+    (box, difficult); boxes are 1-based and inclusive.
+    """
+    taken = [[False] * len(image) for image in objects]
+    total = sum(not difficult for image in objects for _, difficult in image)
+    tp = fp = 0
+    curve = []
+    for _, number, box in sorted(detections, key=lambda item: -item[0]):
+        best, chosen = -1.0, None
+        for j, (truth, _) in enumerate(objects[number]):
+            overlap = devkit_iou(box, truth)
+            if overlap > best:
+                best, chosen = overlap, j
+        if best >= threshold:
+            if not objects[number][chosen][1]:
+                tp += not taken[number][chosen]
+                fp += taken[number][chosen]
+                taken[number][chosen] = True
+        else:
+            fp += 1
+        curve.append((tp / total, tp / (tp + fp) if tp + fp else 0.0))
+    points = [max([p for r, p in curve if r >= level / 10], default=0) for level in range(11)]
+    recalls = [0.0] + [r for r, _ in curve] + [1.0]
+    precisions = [0.0] + [p for _, p in curve] + [0.0]
+    for i in range(len(precisions) - 2, -1, -1):
+        precisions[i] = max(precisions[i], precisions[i + 1])
+    area = sum((recalls[i] - recalls[i - 1]) * precisions[i] for i in range(1, len(recalls)))
+    return area, sum(points) / 11
+
+
+def voc_boxes(rng, number):
+    """Return (number, 4) int boxes, 1-based and inclusive, small enough to meet often."""
+    low = rng.integers(1, 30, (number, 2))
+    return np.concatenate([low, low + rng.integers(8, 30, (number, 2))], 1)
+
+
+def edges(box):
+    return tuple(np.asarray(box) - (1, 1, 0, 0))
+
+
+def random_set(seed, images=40, classes=3, tied=False):
+    """Return (detections, objects) as 1-based inclusive rows of plain tuples, by image."""
+    rng = np.random.default_rng(seed)
+    detections, objects = [], []
+    for _ in range(images):
+        truth = voc_boxes(rng, rng.integers(0, 5))
+        objects.append([(box, int(rng.integers(classes)), bool(rng.random() < 0.25))
+                        for box in truth])
+        near = truth.repeat(2, 0) + rng.integers(-2, 3, (2 * len(truth), 4))
+        boxes = np.concatenate([near, voc_boxes(rng, 4)])
+        labels = np.array([row[1] for row in objects[-1]], int).repeat(2)
+        labels = np.concatenate([labels, rng.integers(classes, size=4)])
+        scores = rng.integers(1, 5, len(boxes)) / 4 if tied else rng.random(len(boxes))
+        detections.append(list(zip(scores.astype(np.float32), boxes, labels)))
+    return detections, objects
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("threshold", [0.5, 0.75])
+def test_ap_equals_the_voc_kit(seed, tied, threshold):
+    detections, objects = random_set(seed, tied=tied)
+    results = evaluate_voc(
+        [found(*((score, edges(box), label) for score, box, label in rows))
+         for rows in detections],
+        [record(*((edges(box), label, hard) for box, label, hard in rows)) for rows in objects],
+        3, iou_threshold=threshold)
+    for label, result in enumerate(results):
+        area, points = devkit_ap(
+            [(score, image, box) for image, rows in enumerate(detections)
+             for score, box, own in rows if own == label],
+            [[(box, hard) for box, own, hard in rows if own == label] for rows in objects],
+            threshold)
+        assert 0 < area < 1
+        assert result.ap_area == pytest.approx(area)
+        assert result.ap_11_point == pytest.approx(points)
+
+
+def test_edges_have_the_overlap_of_inclusive_pixels():
+    rng = np.random.default_rng(0)
+    a, b = voc_boxes(rng, 60), voc_boxes(rng, 60)
+    ours = pairwise_iou((a - (1, 1, 0, 0)).astype(float), (b - (1, 1, 0, 0)).astype(float))
+    # To the last bit: an overlap of exactly 0.5 has to stay on its side.
+    assert ours.tolist() == [[devkit_iou(x, y) for y in b.tolist()] for x in a.tolist()]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_ap_equals_pycocotools(seed, capsys):
+    coco_module = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    # COCO gives a detection the best object still free, VOC the best of all. With one object a
+    # image and class the two agree. COCO's recall levels are set to VOC's eleven.
+    detections, objects = random_set(seed)
+    objects = [list({row[1]: row for row in rows}.values()) for rows in objects]
+    truth, scored = coco_module.COCO(), []
+    truth.dataset = {"info": {}, "images": [{"id": i + 1} for i in range(len(objects))],
+                     "categories": [{"id": i + 1} for i in range(3)], "annotations": []}
+    for image, rows in enumerate(objects):
+        for box, label, _ in rows:
+            x0, y0, x1, y1 = map(float, edges(box))
+            truth.dataset["annotations"].append({
+                "id": len(truth.dataset["annotations"]) + 1, "image_id": image + 1,
+                "category_id": label + 1, "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": (x1 - x0) * (y1 - y0), "iscrowd": 0})
+        for score, box, label in detections[image]:
+            x0, y0, x1, y1 = map(float, edges(box))
+            scored.append({"image_id": image + 1, "category_id": int(label) + 1,
+                           "score": float(score), "bbox": [x0, y0, x1 - x0, y1 - y0]})
+    truth.createIndex()
+    judge = COCOeval(truth, truth.loadRes(scored), "bbox")
+    judge.params.iouThrs, judge.params.maxDets = np.array([0.5]), [1, 10, 1000]
+    judge.params.recThrs = np.arange(11) / 10
+    judge.evaluate()
+    judge.accumulate()
+    results = evaluate_voc(
+        [found(*((score, edges(box), label) for score, box, label in rows))
+         for rows in detections],
+        [record(*((edges(box), label, False) for box, label, _ in rows)) for rows in objects], 3)
+    theirs = judge.eval["precision"][0, :, :, 0, 2].mean(0)
+    assert [result.ap_11_point for result in results] == pytest.approx(theirs.tolist())
+
+
+def test_ap_by_hand():
+    # Right, wrong, right of two objects: precisions 1, 1/2, 2/3 at recalls 1/2, 1/2, 1.
+    detections = [found((0.9, BOX, 0), (0.8, FAR, 0)), found((0.7, BOX, 0))]
+    result, = evaluate_voc(detections, [record((BOX, 0, False))] * 2, 1)
+    assert result.precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3])
+    assert result.recall.tolist() == pytest.approx([1 / 2, 1 / 2, 1])
+    assert result.ap_area == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
+    assert result.ap_11_point == pytest.approx((6 + 5 * 2 / 3) / 11)
+    assert result.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert (result.num_objects, result.num_detections) == (2, 3)
+
+
+def test_ap_of_a_published_example():
+    # README of rafaelpadilla/Object-Detection-Metrics: 15 objects, 24 detections, summed there
+    # from terms cut to four digits.
+    right = np.zeros(24, bool)
+    right[[0, 2, 9, 11, 12, 13, 22]] = True
+    curve = precision_recall(right, 15)
+    assert area_under_curve(*curve) == pytest.approx(0.2456, abs=1e-4)
+    assert eleven_points(*curve) == pytest.approx(0.2684, abs=1e-4)
+
+
+def test_perfect_detections_score_one():
+    records = [record((BOX, 0, False), (FAR, 1, False))]
+    results = evaluate_voc([found((0.2, BOX, 0), (0.3, FAR, 1))], records, 2)
+    assert [(r.ap_area, r.ap_11_point) for r in results] == [(1, 1), (1, 1)]
+
+
+def test_duplicate_is_a_false_positive():
+    # The lower of the two scores is wrong, even if it fits better.
+    detections = [found((0.8, BOX, 0), (0.9, (10, 10, 50, 45), 0))]
+    result, = evaluate_voc(detections, [record((BOX, 0, False))], 1)
+    assert result.precision.tolist() == [1, 0.5]
+
+
+def test_detection_of_a_taken_object_does_not_look_for_the_next():
+    # The second detection overlaps both objects enough, most of all the one that is taken.
+    one, other = (0, 0, 100, 100), (0, 20, 100, 120)
+    detections = [found((0.9, one, 0), (0.8, (0, 5, 100, 105), 0))]
+    result, = evaluate_voc(detections, [record((one, 0, False), (other, 0, False))], 1)
+    assert result.precision.tolist() == [1, 0.5]
+
+
+def test_overlap_equal_to_the_threshold_is_right():
+    for height, ap in ((20, 1), (19.5, 0)):
+        detections = [found((0.9, (0, 0, 40, height), 0))]
+        result, = evaluate_voc(detections, [record(((0, 0, 40, 40), 0, False))], 1)
+        assert result.ap_area == ap
+
+
+def test_difficult_objects_count_neither_way():
+    records = [record((BOX, 0, False), (FAR, 0, True))]
+    detections = [found((0.9, FAR, 0), (0.8, FAR, 0), (0.7, BOX, 0))]
+    result, = evaluate_voc(detections, records, 1)
+    assert (result.ap_area, result.ap_11_point, result.num_objects) == (1, 1, 1)
+    assert result.scores.tolist() == pytest.approx([0.7])
+    missed, = evaluate_voc([found((0.7, BOX, 0))], records, 1)
+    assert missed.ap_area == 1
+
+
+def test_other_classes_and_images_do_not_help():
+    records = [record((BOX, 0, False)), record()]
+    detections = [found((0.9, BOX, 1)), found((0.8, BOX, 0))]
+    assert evaluate_voc(detections, records, 2)[0].ap_area == 0
+
+
+def test_no_detections_score_zero():
+    for detections in ([found()], [found((0.9, FAR, 1))]):
+        result = evaluate_voc(detections, [record((BOX, 0, False))], 2)[0]
+        assert (result.ap_area, result.ap_11_point, result.num_detections) == (0, 0, 0)
+        assert len(result.scores) == len(result.precision) == len(result.recall) == 0
+
+
+def test_class_without_objects_is_nan_and_not_in_the_mean():
+    records = [record((BOX, 0, False), (FAR, 2, True))]
+    results = evaluate_voc([found((0.9, BOX, 0), (0.9, BOX, 1))], records, 3)
+    # Class 2 has only a difficult object, which is none.
+    assert [np.isnan(r.ap_area) and np.isnan(r.ap_11_point) for r in results] == [False, True, True]
+    assert mean_ap(results) == mean_ap(results, "ap_11_point") == 1
+    assert [len(r.recall) for r in results] == [1, 0, 0]
+
+
+def test_mean_counts_a_missed_class_as_zero():
+    records = [record((BOX, 0, False), (FAR, 1, False))]
+    assert mean_ap(evaluate_voc([found((0.9, BOX, 0))], records, 2)) == 0.5
+
+
+@pytest.mark.parametrize("detections, records", [([], []), ([found()], [record()])])
+def test_set_without_objects_has_no_mean(detections, records):
+    assert np.isnan(mean_ap(evaluate_voc(detections, records, 2)))
+
+
+def test_lists_of_unlike_length_are_refused():
+    with pytest.raises(ValueError):
+        evaluate_voc([found()], [record(), record()], 1)

@@ -1,0 +1,87 @@
+"""The network and its pre- and post-processing against numbers of published implementations.
+
+The archives in tests/fixtures were recorded by running those implementations; only sampled rows
+are kept. Tolerances: a hundredth of a grey level for the input, 1e-3 for raw outputs.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import fill_state_dict, fixture_image, fixture_keys
+
+from ssd import SSD, SSDSettings
+from utils.boxes import to_xyxy
+from utils.image import normalise, resize_to_input, stack_inputs
+
+FOLDER = Path(__file__).parents[1] / "fixtures"
+SHARED = Path(__file__).parents[3] / "shared" / "fixtures"
+FAMILIES = {"amdegroot": "auto", "bubbliiiing-vgg": "bubbliiiing",
+            "bubbliiiing-mobilenetv2": "auto", "bubbliiiing-resnet50": "auto",
+            "lufficc-300": "auto", "lufficc-512": "auto", "torchvision": "auto"}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request, tmp_path_factory):
+    """(fixture archive, detector read from a file with that implementation's own names)."""
+    fixture = np.load(FOLDER / f"{request.param}.npz")
+    path = tmp_path_factory.mktemp("weights") / "file.pth"
+    state = fill_state_dict(fixture_keys(fixture), int(fixture["seed"]))
+    torch.save({"model": state} if request.param == "lufficc-512" else state, path)
+    settings = SSDSettings(device="cpu", confidence=float(fixture["confidence"]),
+                           nms_iou=float(fixture["nms_iou"]), model_path=str(path),
+                           weights_family=FAMILIES[request.param])
+    yield fixture, SSD(settings)
+    path.unlink()
+
+
+def network_input(detector):
+    return normalise(stack_inputs([resize_to_input(fixture_image(), detector.spec)]),
+                     detector.spec)
+
+
+def test_priors(case):
+    fixture, detector = case
+    priors = to_xyxy(detector.network.priors).numpy()
+    assert len(priors) == fixture["num_priors"]
+    np.testing.assert_allclose(priors[fixture["rows"]], fixture["priors_xyxy"], atol=1e-6)
+
+
+def test_network_input(case):
+    fixture, detector = case
+    pixels = network_input(detector).contiguous().numpy().reshape(-1)[fixture["pixels"]]
+    np.testing.assert_allclose(pixels, fixture["x"], atol=0.01)
+
+
+def test_raw_outputs(case):
+    fixture, detector = case
+    with torch.no_grad():
+        loc, conf = detector.network(network_input(detector))
+    np.testing.assert_allclose(loc[0].numpy()[fixture["rows"]], fixture["loc"], atol=1e-3)
+    np.testing.assert_allclose(conf[0].numpy()[fixture["rows"]], fixture["conf"], atol=1e-3)
+
+
+def test_detections(case):
+    fixture, detector = case
+    found = detector.detect_batch([fixture_image()], max_per_class=0, max_per_image=0)[0]
+    expected = fixture["detections"]
+    assert len(found.scores) == len(expected)
+    unmatched = list(range(len(expected)))
+    for box, score, label in zip(*found):
+        distance = {k: np.abs(expected[k, :4] - box).max() for k in unmatched
+                    if expected[k, 5] == label}
+        nearest = min(distance, key=distance.get)
+        unmatched.remove(nearest)
+        longer = max(expected[nearest, 2:4] - expected[nearest, :2])
+        assert distance[nearest] <= 0.1 + 2e-4 * longer
+        assert abs(expected[nearest, 4] - score) <= 1e-4
+    assert not unmatched
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the whole fixtures are not here")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_samples_are_those_of_the_whole_fixtures(name):
+    whole, sampled = np.load(SHARED / f"{name}.npz"), np.load(FOLDER / f"{name}.npz")
+    np.testing.assert_array_equal(whole["loc"][sampled["rows"]], sampled["loc"])
+    np.testing.assert_array_equal(whole["x"].reshape(-1)[sampled["pixels"]], sampled["x"])

@@ -1,0 +1,148 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nets.backbone_weights import decimate_classifier, load_backbone, read_backbone
+from nets.backbones import BACKBONES
+from nets.ssd import L2Norm, SSDNet, build_spec
+from utils.cli import UserError
+from utils.spec import CAFFE_MEAN, IMAGENET_MEAN
+
+
+@pytest.mark.parametrize("backbone, priors", [("vgg", 8732), ("mobilenetv2", 3000),
+                                              ("resnet50", 8732)])
+def test_outputs_have_one_row_a_prior_in_train_and_eval(backbone, priors):
+    net = SSDNet(4, build_spec(backbone, 300))
+    for mode in (True, False):
+        with torch.no_grad():
+            loc, conf = net.train(mode)(torch.randn(2, 3, 300, 300))
+        assert loc.shape == (2, priors, 4) and conf.shape == (2, priors, 4)
+        assert len(net.priors) == priors
+
+
+def test_vgg_has_the_papers_layers():
+    state = SSDNet(21, build_spec("vgg", 300)).state_dict()
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    assert len(shapes) == 71
+    assert shapes["vgg.31.weight"] == (1024, 512, 3, 3)  # fc6
+    assert shapes["vgg.33.weight"] == (1024, 1024, 1, 1)  # fc7
+    assert shapes["extras.1.weight"] == (512, 256, 3, 3)  # conv8_2
+    assert shapes["conf.0.weight"] == (4 * 21, 512, 3, 3)
+    assert "priors" not in shapes
+    fc6 = SSDNet(21, build_spec("vgg", 300)).vgg[31]
+    assert fc6.dilation == (6, 6) and fc6.padding == (6, 6)
+
+
+def test_each_prior_sees_its_own_place():
+    # A change in one corner of the image must reach the priors of that corner on the first map.
+    net = SSDNet(3, build_spec("vgg", 300)).eval()
+    image = torch.zeros(1, 3, 300, 300)
+    changed = image.clone()
+    changed[..., :20, 280:] = 50
+    with torch.no_grad():
+        moved = (net(image)[0] - net(changed)[0]).abs().sum(-1)[0]
+    first_map = moved[:38 * 38 * 4].view(38, 38, 4).sum(-1)
+    row, column = divmod(int(first_map.argmax()), 38)
+    assert row <= 10 and column >= 27
+    assert first_map[25:, :13].sum() == 0
+
+
+def test_batched_equals_single():
+    net = SSDNet(3, build_spec("mobilenetv2", 300)).eval()
+    batch = torch.randn(3, 3, 300, 300)
+    with torch.no_grad():
+        together = net(batch)
+        for k in range(3):
+            for one, many in zip(net(batch[k:k + 1]), together):
+                torch.testing.assert_close(one[0], many[k], atol=1e-4, rtol=1e-4)
+
+
+def test_l2norm_gives_vectors_of_the_scale():
+    out = L2Norm(6, 1e-10)(torch.randn(2, 6, 3, 3) * 100)
+    torch.testing.assert_close(out.norm(dim=1), torch.full((2, 3, 3), 20.0))
+
+
+def test_l2norm_stays_finite_at_zero_and_fp32_under_autocast():
+    layer = L2Norm(4, 1e-10)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(1, 4, 2, 2).bfloat16()).dtype == torch.float32
+    dead = torch.zeros(1, 4, 2, 2, requires_grad=True)  # what ReLU may leave at a position
+    layer(dead).sum().backward()
+    assert layer(dead).isfinite().all() and dead.grad.isfinite().all()
+
+
+def test_a_spec_with_other_grids_is_refused():
+    net = SSDNet(3, replace(build_spec("mobilenetv2", 300), grids=(19, 10, 5, 3, 2, 2)))
+    with pytest.raises(ValueError, match="feature maps"):
+        net.eval()(torch.zeros(1, 3, 300, 300))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_torchvision_files_fill_the_backbone(backbone, tmp_path):
+    import torchvision
+    name = {"vgg": "vgg16"}.get(backbone, {"mobilenetv2": "mobilenet_v2"}.get(backbone, backbone))
+    net = getattr(torchvision.models, name)(weights=None)
+    # The size of VGG16's classifier does not matter here.
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith("classifier")}
+    torch.save(state, tmp_path / "weights.pth")
+    weights = read_backbone(tmp_path / "weights.pth", backbone)
+    ours = SSDNet(3, build_spec(backbone, 300, mean=weights.mean, std=weights.std))
+    assert load_backbone(ours, weights) == len(weights.state_dict) or backbone == "resnet50"
+    x = torch.randn(1, 3, 300, 300)
+    ours.eval(), net.eval()
+    with torch.no_grad():
+        if backbone == "resnet50":
+            theirs = net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
+        else:
+            # pool3 rounds up in SSD: only what comes before it is the same in VGG16.
+            theirs = net.features[:16 if backbone == "vgg" else 14](x)
+        depth = {"vgg": 16, "mobilenetv2": 14, "resnet50": 6}[backbone]
+        torch.testing.assert_close(ours.backbone[:depth](x), theirs)
+
+
+def test_fc6_and_fc7_are_decimated(tmp_path):
+    shapes = {"classifier.0.weight": (4096, 25088), "classifier.0.bias": (4096,),
+              "classifier.3.weight": (4096, 4096), "classifier.3.bias": (4096,)}
+    full = {name: torch.empty(shape).uniform_(-1, 1) for name, shape in shapes.items()}
+    ours = decimate_classifier(full)
+    window = full["classifier.0.weight"].view(4096, 512, 7, 7)
+    assert ours["vgg.31.weight"].shape == (1024, 512, 3, 3)
+    assert ours["vgg.31.weight"][5, 7, 2, 1] == window[20, 7, 6, 3]
+    assert ours["vgg.33.weight"].shape == (1024, 1024, 1, 1)
+    assert ours["vgg.33.weight"][3, 9, 0, 0] == full["classifier.3.weight"][12, 36]
+    assert ours["vgg.33.bias"][1023] == full["classifier.3.bias"][4092]
+    assert decimate_classifier({name: value * torch.nan for name, value in full.items()}) == {}
+
+
+def test_normalisation_follows_the_file(tmp_path):
+    state = SSDNet(2, build_spec("vgg", 300)).state_dict()
+    convs = {k.replace("vgg.", "features."): v for k, v in state.items()
+             if k.startswith("vgg.") and int(k.split(".")[1]) <= 28}
+    torch.save(convs, tmp_path / "convs.pth")
+    assert read_backbone(tmp_path / "convs.pth", "vgg").mean == CAFFE_MEAN
+    torch.save(convs | {"classifier.0.weight": torch.full((4, 4), torch.nan)}, tmp_path / "f.pth")
+    assert read_backbone(tmp_path / "f.pth", "vgg").mean == CAFFE_MEAN
+    torch.save(convs | {"classifier.0.weight": torch.ones(4, 4)}, tmp_path / "v1.pth")
+    assert read_backbone(tmp_path / "v1.pth", "vgg").mean == IMAGENET_MEAN
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
+    net = SSDNet(2, build_spec("vgg", 300))
+    with pytest.raises(UserError, match="missing"):
+        load_backbone(net, read_backbone(tmp_path / "part.pth", "vgg"))
+    torch.save({"features.0.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="another network"):
+        load_backbone(net, read_backbone(tmp_path / "other.pth", "vgg"))
+    with pytest.raises(UserError, match="no tensors of resnet50"):
+        read_backbone(tmp_path / "part.pth", "resnet50")
+
+
+def test_no_internet_names_address_and_place(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no route")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    message = r"https://\S+vgg16_features\S*\.pth could.*\n.*model_data/"
+    with pytest.raises(UserError, match=message):
+        read_backbone("imagenet", "vgg")

@@ -1,0 +1,186 @@
+"""The multibox loss against a loop over images and priors."""
+
+import math
+
+import pytest
+import torch
+
+from utils.training.loss import loss_normaliser, mine_hard_negatives, multibox_loss
+from utils.training.matching import IGNORED, Targets
+
+
+def naive_smooth_l1(difference):
+    size = abs(difference)
+    return 0.5 * size ** 2 if size < 1 else size - 0.5
+
+
+def naive_cross_entropy(scores, label):
+    top = max(scores)
+    return top + math.log(sum(math.exp(score - top) for score in scores)) - scores[label]
+
+
+def naive_loss(loc, conf, labels, loc_targets, ratio):
+    """Return the summed (loc, conf) losses from nested lists, image by image."""
+    loc_loss = conf_loss = 0.0
+    for b, image in enumerate(labels):
+        positives = [p for p, label in enumerate(image) if label > 0]
+        for p in positives:
+            loc_loss += sum(naive_smooth_l1(x - t) for x, t in zip(loc[b][p], loc_targets[b][p]))
+            conf_loss += naive_cross_entropy(conf[b][p], image[p])
+        negatives = sorted((naive_cross_entropy(conf[b][p], 0)
+                            for p, label in enumerate(image) if label == 0), reverse=True)
+        conf_loss += sum(negatives[:ratio * len(positives)])
+    return loc_loss, conf_loss
+
+
+def random_case(seed, batch=4, priors=60, classes=5, positive_rate=0.1):
+    generator = torch.Generator().manual_seed(seed)
+    loc = torch.randn(batch, priors, 4, generator=generator) * 2
+    conf = torch.randn(batch, priors, classes, generator=generator) * 3
+    labels = torch.randint(1, classes, (batch, priors), generator=generator)
+    draw = torch.rand(batch, priors, generator=generator)
+    labels[draw > positive_rate] = 0
+    labels[draw > 0.9] = IGNORED
+    return loc, conf, Targets(labels, torch.randn(batch, priors, 4, generator=generator))
+
+
+@pytest.mark.parametrize("ratio", [1, 3])
+@pytest.mark.parametrize("positive_rate", [0.02, 0.1, 0.6])
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_equals_the_loop(ratio, positive_rate, seed):
+    loc, conf, targets = random_case(seed, positive_rate=positive_rate)
+    parts = multibox_loss(loc, conf, targets, negatives_per_positive=ratio)
+    expected = naive_loss(loc.tolist(), conf.tolist(), targets.labels.tolist(),
+                          targets.loc.tolist(), ratio)
+    assert parts.loc.item() == pytest.approx(expected[0], rel=1e-5)
+    assert parts.conf.item() == pytest.approx(expected[1], rel=1e-5)
+
+
+def test_loss_by_hand():
+    # One positive: offsets 0.5 and 2 away give 0.125 + 1.5. Equal scores cost log 2 each; three of
+    # the four negatives are taken, one of them certain and wrong: log(1 + e^4).
+    loc = torch.tensor([[[0.5, 0.0, -2.0, 0.0]] + [[9.0] * 4] * 4])
+    conf = torch.tensor([[[0.0, 0.0], [0.0, 4.0], [0.0, 0.0], [0.0, 0.0], [8.0, 0.0]]])
+    targets = Targets(torch.tensor([[1, 0, 0, 0, 0]]), torch.zeros(1, 5, 4))
+    parts = multibox_loss(loc, conf, targets, negatives_per_positive=3)
+    assert parts.loc.item() == pytest.approx(1.625)
+    assert parts.conf.item() == pytest.approx(3 * math.log(2) + math.log(1 + math.exp(4)))
+
+
+def test_no_objects_cost_nothing_and_have_finite_gradients():
+    loc, conf, targets = random_case(0)
+    loc.requires_grad_()
+    conf.requires_grad_()
+    empty = Targets(torch.zeros_like(targets.labels), targets.loc)
+    parts = multibox_loss(loc, conf, empty, negatives_per_positive=3)
+    assert parts.loc.item() == 0 and parts.conf.item() == 0
+    (parts.loc + parts.conf).backward()
+    assert torch.equal(loc.grad, torch.zeros_like(loc))
+    assert torch.equal(conf.grad, torch.zeros_like(conf))
+
+
+def test_background_images_are_mined_and_weighed():
+    labels = torch.tensor([[0, 0, 0, 0, -1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    losses = torch.tensor([[1.0, 5, 2, 3, 9], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
+    chosen = mine_hard_negatives(losses, labels, 3, 2)
+    assert chosen.tolist() == [[False, True, False, True, False],
+                               [False, False, True, True, True],
+                               [True, True, False, False, False]]
+    # 2 / 3 for each background image, 1 for the object (its 3 negatives are worth as much).
+    assert loss_normaliser(labels, 3, 2) == pytest.approx(1 + 2 * 2 / 3)
+    assert loss_normaliser(labels, 3) == 1
+    # More wanted than there are candidates.
+    assert loss_normaliser(labels[:1], 3, 30) == pytest.approx(4 / 3)
+
+
+def test_a_batch_of_background_does_not_explode():
+    # 16 images of nothing and one small object: the loss stays that of one mean negative.
+    labels = torch.zeros(17, 50, dtype=torch.int64)
+    labels[0, 0] = 1
+    conf = torch.zeros(17, 50, 2)
+    targets = Targets(labels, torch.zeros(17, 50, 4))
+    parts = multibox_loss(torch.zeros(17, 50, 4), conf, targets, negatives_per_positive=3,
+                          background_negatives=30)
+    each = float(parts.conf) / loss_normaliser(labels, 3, 30)
+    assert each == pytest.approx((4 + 16 * 30) / (1 + 16 * 10) * math.log(2), rel=1e-5)
+
+
+def test_ignored_priors_get_no_gradient():
+    loc, conf, targets = random_case(1)
+    ignored = targets.labels == IGNORED
+    # The hardest of all, were they negatives.
+    conf[ignored] = torch.tensor([-50.0, 50, 0, 0, 0])
+    loc.requires_grad_()
+    conf.requires_grad_()
+    parts = multibox_loss(loc, conf, targets, negatives_per_positive=3)
+    (parts.loc + parts.conf).backward()
+    assert ignored.any()
+    assert not conf.grad[ignored].any() and not loc.grad[ignored].any()
+
+
+def test_gradient_reaches_positives_and_chosen_negatives_only():
+    loc, conf, targets = random_case(2)
+    loc.requires_grad_()
+    conf.requires_grad_()
+    parts = multibox_loss(loc, conf, targets, negatives_per_positive=3)
+    (parts.loc + parts.conf).backward()
+    positives = targets.labels > 0
+    assert torch.equal(loc.grad.abs().sum(-1) > 0, positives)
+    reached = (conf.grad.abs().sum(-1) > 0).sum(1)
+    assert torch.equal(reached, 4 * positives.sum(1))
+
+
+def test_negatives_are_counted_per_image():
+    labels = torch.tensor([[1, 1, 0, 0, 0, 0, 0, 0, 0], [0] * 9])
+    losses = torch.arange(18.0).reshape(2, 9)
+    # The second image has the harder negatives but no object, so none of them counts.
+    chosen = mine_hard_negatives(losses, labels, 3)
+    assert chosen.nonzero().tolist() == [[0, p] for p in range(3, 9)]
+
+
+def test_negatives_are_capped_by_the_candidates():
+    labels = torch.tensor([[1, 2, IGNORED, 0, 0]])
+    chosen = mine_hard_negatives(torch.tensor([[9.0, 9, 9, 0, 1]]), labels, 3)
+    assert chosen.tolist() == [[False, False, False, True, True]]
+    all_positive = mine_hard_negatives(torch.rand(1, 3), torch.tensor([[1, 2, 3]]), 3)
+    assert not all_positive.any()
+
+
+def test_hardest_negatives_are_chosen():
+    labels = torch.tensor([[0, 0, 1, 0, 0, 0]])
+    chosen = mine_hard_negatives(torch.tensor([[0.1, 5, 9, 0.3, 0.2, 4]]), labels, 3)
+    assert chosen.nonzero()[:, 1].tolist() == [1, 3, 5]
+
+
+def test_equal_losses_still_give_the_wanted_number():
+    labels = torch.zeros(1, 500, dtype=torch.long)
+    labels[0, :5] = 1
+    assert mine_hard_negatives(torch.ones(1, 500), labels, 3).sum() == 15
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_float32(dtype):
+    loc, conf, targets = random_case(3)
+    half = multibox_loss(loc.to(dtype), conf.to(dtype), targets, negatives_per_positive=3)
+    # The rounding of the inputs is all that half precision may cost.
+    full = multibox_loss(loc.to(dtype).float(), conf.to(dtype).float(), targets,
+                         negatives_per_positive=3)
+    assert half.loc.dtype == half.conf.dtype == torch.float32
+    assert torch.equal(half.loc, full.loc) and torch.equal(half.conf, full.conf)
+
+
+def test_batch_is_the_sum_of_its_images():
+    loc, conf, targets = random_case(4)
+    together = multibox_loss(loc, conf, targets, negatives_per_positive=3)
+    single = [multibox_loss(loc[b:b + 1], conf[b:b + 1],
+                            Targets(targets.labels[b:b + 1], targets.loc[b:b + 1]),
+                            negatives_per_positive=3) for b in range(len(loc))]
+    torch.testing.assert_close(together.loc, sum(part.loc for part in single))
+    torch.testing.assert_close(together.conf, sum(part.conf for part in single))
+
+
+def test_huge_scores_stay_finite():
+    conf = torch.tensor([[[1e4, -1e4], [-1e4, 1e4]]])
+    targets = Targets(torch.tensor([[1, 0]]), torch.zeros(1, 2, 4))
+    parts = multibox_loss(torch.zeros(1, 2, 4), conf, targets, negatives_per_positive=3)
+    assert parts.conf.item() == 4e4

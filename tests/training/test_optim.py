@@ -1,0 +1,170 @@
+"""Schedule, optimizer groups, freezing and the history file."""
+
+import csv
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from utils.training.history import History
+from utils.training.optim import (
+    has_batch_norm,
+    lr_factor,
+    make_optimizer,
+    seed_everything,
+    set_frozen,
+    set_learning_rate,
+)
+
+FLAT = {"schedule": "step", "warmup_steps": 0, "min_lr_ratio": 0.01}
+
+
+class Scale(nn.Module):
+    """A learned factor a channel, the shape of the L2Norm layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), 20.0))
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), Scale(), nn.Linear(3, 2))
+
+
+@pytest.mark.parametrize("step, expected", [
+    (0, 1), (79_999, 1), (80_000, 0.1), (99_999, 0.1), (100_000, 0.01), (119_999, 0.01)])
+def test_step_schedule_drops_where_the_paper_does(step, expected):
+    assert lr_factor(step, 120_000, **FLAT) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("step, expected", [
+    (0, 1), (25, 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2), (50, 0.55), (100, 0.1)])
+def test_cosine_by_hand(step, expected):
+    assert lr_factor(step, 100, schedule="cosine", warmup_steps=0,
+                     min_lr_ratio=0.1) == pytest.approx(expected)
+
+
+def test_cosine_falls_to_its_end_and_not_below():
+    factors = [lr_factor(step, 1000, schedule="cosine", warmup_steps=0, min_lr_ratio=0.01)
+               for step in range(1000)]
+    assert all(a > b for a, b in zip(factors, factors[1:]))
+    assert 0.01 < factors[-1] < 0.0101
+
+
+@pytest.mark.parametrize("warmup_steps, expected", [
+    (4, [0.25, 0.5, 0.75, 1, 1]), (1, [1] * 5), (0, [1] * 5)])
+def test_warm_up_is_linear(warmup_steps, expected):
+    factors = [lr_factor(step, 10 ** 6, **{**FLAT, "warmup_steps": warmup_steps})
+               for step in range(5)]
+    assert factors == pytest.approx(expected)
+
+
+def test_warm_up_takes_a_fifth_of_a_short_run_at_most():
+    factors = [lr_factor(step, 20, **{**FLAT, "warmup_steps": 100}) for step in range(6)]
+    assert factors == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert lr_factor(0, 3, **{**FLAT, "warmup_steps": 100}) == 1
+
+
+def test_warm_up_scales_the_cosine():
+    # Half-way down the cosine and half-way up the warm-up.
+    assert lr_factor(50, 1000, schedule="cosine", warmup_steps=102,
+                     min_lr_ratio=0) == pytest.approx(0.5 * (1 + math.cos(0.05 * math.pi)) / 2)
+
+
+@pytest.mark.parametrize("name, kind", [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_only_weights_of_more_than_one_axis_decay(name, kind):
+    network = small_network()
+    optimizer = make_optimizer(network, name=name, momentum=0.9, weight_decay=0.5)
+    assert isinstance(optimizer, kind)
+    set_learning_rate(optimizer, 0.1)
+    before = {key: value.detach().clone() for key, value in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    # Without a gradient, decay alone moves a weight: by lr * decay in both optimizers.
+    for key, value in network.named_parameters():
+        factor = 0.95 if key in ("0.weight", "3.weight") else 1
+        torch.testing.assert_close(value.detach(), before[key] * factor)
+
+
+def test_every_parameter_is_in_one_group():
+    network = small_network()
+    optimizer = make_optimizer(network, name="sgd", momentum=0.9, weight_decay=0.5)
+    grouped = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in network.parameters())
+
+
+def test_momentum_is_passed_on():
+    network = small_network()
+    options = {"momentum": 0.8, "weight_decay": 0.0}
+    assert make_optimizer(network, name="sgd", **options).param_groups[0]["momentum"] == 0.8
+    assert make_optimizer(network, name="adamw", **options).param_groups[1]["betas"][0] == 0.8
+
+
+def test_learning_rate_is_set_in_all_groups():
+    optimizer = make_optimizer(small_network(), name="sgd", momentum=0.9, weight_decay=0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0, 0]
+    set_learning_rate(optimizer, 0.3)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.3]
+
+
+def test_frozen_layers_keep_weights_and_statistics():
+    layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    layers.train()
+    set_frozen(layers, True)
+    before = {key: value.clone() for key, value in layers.state_dict().items()}
+    layers(torch.randn(4, 2, 8, 8) * 5 + 3)
+    assert not any(p.requires_grad for p in layers.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in layers.state_dict().items())
+
+
+def test_thawed_layers_learn_again():
+    layers = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    set_frozen(layers, True)
+    set_frozen(layers, False)
+    before = layers[1].running_mean.clone()
+    layers(torch.randn(4, 2, 8, 8) * 5 + 3).sum().backward()
+    assert all(p.grad is not None for p in layers.parameters())
+    assert not torch.equal(layers[1].running_mean, before)
+
+
+def test_freezing_a_part_leaves_the_rest():
+    network = small_network()
+    set_frozen(network[:2], True)
+    assert [p.requires_grad for p in network.parameters()] == [False] * 4 + [True] * 3
+    assert not network[1].training and network[3].training
+
+
+def test_batch_norm_is_found():
+    assert has_batch_norm(small_network())
+    assert not has_batch_norm(nn.Sequential(nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3)))
+
+
+def test_seed_repeats_all_generators():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    seed_everything(3)
+    first = draw()
+    second = draw()
+    seed_everything(3)
+    assert draw() == first != second
+    seed_everything(4)
+    assert all(a != b for a, b in zip(draw(), first))
+
+
+def test_history_file_is_complete_after_every_row(tmp_path):
+    path = tmp_path / "history.csv"
+    history = History(path)
+    rows = [{"epoch": 1, "loss": 2.5, "note": "a, b"}, {"epoch": 2, "loss": 1.25, "note": ""},
+            {"epoch": 3, "loss": 1e-9, "note": "é"}]
+    for number, row in enumerate(rows, 1):
+        history.append(row)
+        with open(path, newline="", encoding="utf-8") as file:
+            read = list(csv.DictReader(file))
+        assert read == [{key: str(value) for key, value in row.items()} for row in rows[:number]]
+    assert history.rows == rows

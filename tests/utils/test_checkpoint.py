@@ -1,0 +1,263 @@
+"""Checkpoints: round trip, refusal of code, damaged files."""
+
+import os
+import pickle
+import random
+import time
+
+import pytest
+import torch
+
+from utils.checkpoint import (
+    Checkpoint,
+    check_weights_file,
+    is_checkpoint,
+    load_strictly,
+    newest_checkpoint,
+    parse_checkpoint,
+    read_tensor_file,
+    save_checkpoint,
+)
+from utils.cli import UserError
+from utils.spec import SSDSpec
+
+
+def make_checkpoint(**changes):
+    weights = {"a.weight": torch.randn(3, 2), "a.bias": torch.arange(4, dtype=torch.float16),
+               "a.num_batches_tracked": torch.tensor(7)}
+    return Checkpoint(SSDSpec(letterbox=True, steps=None, mean=(1.5, 2.0, 3.0)),
+                      ("cat", "traffic light"), weights,
+                      {"batch_size": 16, "input_shape": (300, 300)},
+                      {"epoch": 3, "val_map": None})._replace(**changes)
+
+
+def load_checkpoint(path):
+    """Read a file that save_checkpoint wrote."""
+    values = read_tensor_file(path)
+    assert is_checkpoint(values)
+    return parse_checkpoint(values, path)
+
+
+def assert_short(error, name):
+    """Check that a message names its file and has one or two lines."""
+    assert name in str(error.value) and str(error.value).count("\n") < 2
+    assert len(str(error.value)) < 600
+
+
+def test_round_trip(tmp_path):
+    saved = make_checkpoint()
+    save_checkpoint(tmp_path / "a b ö.pth", saved)
+    loaded = load_checkpoint(tmp_path / "a b ö.pth")
+    assert loaded.spec == saved.spec and isinstance(loaded.spec.grids, tuple)
+    assert loaded.class_names == ("cat", "traffic light")
+    assert loaded.settings == saved.settings and loaded.progress == saved.progress
+    assert loaded.state_dict.keys() == saved.state_dict.keys()
+    for name, tensor in saved.state_dict.items():
+        assert loaded.state_dict[name].dtype == tensor.dtype
+        assert torch.equal(loaded.state_dict[name], tensor)
+    assert [path.name for path in tmp_path.iterdir()] == ["a b ö.pth"]
+
+
+def test_file_holds_plain_types_only(tmp_path):
+    save_checkpoint(tmp_path / "a.pth", make_checkpoint())
+    values = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert isinstance(values["spec"], dict) and values["class_names"] == ["cat", "traffic light"]
+
+
+def test_views_and_parameters_are_saved_alone(tmp_path):
+    whole = torch.zeros(1000, 1000)
+    view = torch.nn.Parameter(whole[:2, :2])
+    save_checkpoint(tmp_path / "a.pth", make_checkpoint(state_dict={"w": view}))
+    tensor = load_checkpoint(tmp_path / "a.pth").state_dict["w"]
+    assert tensor.shape == (2, 2) and not tensor.requires_grad
+    assert (tmp_path / "a.pth").stat().st_size < 100_000
+
+
+def test_saving_replaces_the_old_file(tmp_path):
+    for epoch in (1, 2):
+        save_checkpoint(tmp_path / "last.pth", make_checkpoint(progress={"epoch": epoch}))
+    assert load_checkpoint(tmp_path / "last.pth").progress == {"epoch": 2}
+    assert os.listdir(tmp_path) == ["last.pth"]
+
+
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "last.pth", make_checkpoint(progress={"epoch": 1}))
+
+    def full_disk(values, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(UserError) as error:
+        save_checkpoint(tmp_path / "last.pth", make_checkpoint(progress={"epoch": 2}))
+    assert_short(error, "last.pth")
+    assert os.listdir(tmp_path) == ["last.pth"]
+    assert load_checkpoint(tmp_path / "last.pth").progress == {"epoch": 1}
+
+
+def test_unwritable_places_are_named(tmp_path):
+    with pytest.raises(UserError) as error:
+        save_checkpoint(tmp_path / "no folder" / "last.pth", make_checkpoint())
+    assert_short(error, "last.pth")
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError):
+        save_checkpoint(tmp_path / "file" / "last.pth", make_checkpoint())
+
+
+class Payload:
+    """Runs a shell command when unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"echo ran > '{self.marker}'",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_is_refused_and_does_not_run(tmp_path, legacy):
+    marker, path = tmp_path / "marker", tmp_path / "bad.pth"
+    torch.save({"format": "ssd-checkpoint-1", "w": torch.zeros(2), "x": Payload(marker)}, path,
+               _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError) as error:
+        load_checkpoint(path)
+    assert_short(error, "bad.pth")
+    assert "code" in str(error.value)
+    assert not marker.exists()
+    # The payload is a real one: plain unpickling runs it.
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists()
+
+
+def test_plain_pickle_with_code_is_refused(tmp_path):
+    marker, path = tmp_path / "marker", tmp_path / "bad.pkl"
+    path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
+    with pytest.raises(UserError) as error:
+        read_tensor_file(path)
+    assert_short(error, "bad.pkl")
+    assert not marker.exists()
+
+
+def test_a_whole_saved_network_is_refused(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pth")
+    with pytest.raises(UserError, match="code") as error:
+        read_tensor_file(tmp_path / "net.pth")
+    assert_short(error, "net.pth")
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"<!DOCTYPE html>\n<html>404: Not Found</html>", b"PK\x03\x04", bytes(100),
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b"hello world\n",
+    b"\xff\xd8\xff\xe0\x00\x10JFIF", b'{"message": "Not Found"}'])
+def test_files_that_are_no_weights(tmp_path, data):
+    path = tmp_path / "download.pth"
+    path.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        read_tensor_file(path)
+    assert_short(error, "download.pth")
+
+
+@pytest.mark.parametrize("data", [bytes(100), b"version https://git-lfs.github.com/spec/v1\n",
+                                  b"\xff\xd8\xff\xe0\x00\x10JFIF"])
+def test_files_of_another_kind_are_not_called_code(tmp_path, data):
+    (tmp_path / "download.pth").write_bytes(data)
+    with pytest.raises(UserError) as error:
+        read_tensor_file(tmp_path / "download.pth")
+    assert "run code" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_garbage_never_ends_in_a_traceback(tmp_path):
+    path, rng = tmp_path / "garbage.pth", random.Random(0)
+    starts = []
+    for legacy in (False, True):
+        torch.save({"w": torch.zeros(3)}, path, _use_new_zipfile_serialization=not legacy)
+        starts.append(path.read_bytes())
+    for k in range(600):
+        data = bytearray(rng.randbytes(60) if k % 3 == 0 else starts[k % 2])
+        for _ in range(rng.randrange(1, 6)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data[:rng.randrange(1, len(data) + 1)])
+        try:
+            read_tensor_file(path)
+        except UserError as error:
+            assert str(error).count("\n") < 2, data
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_truncated_file(tmp_path, share):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, make_checkpoint())
+    data = path.read_bytes()
+    path.write_bytes(data[:int(len(data) * share)])
+    with pytest.raises(UserError) as error:
+        load_checkpoint(path)
+    assert_short(error, "last.pth")
+
+
+def test_missing_file_and_folder(tmp_path):
+    for path in (tmp_path / "none.pth", tmp_path):
+        for reader in (read_tensor_file, check_weights_file):
+            with pytest.raises(UserError) as error:
+                reader(path)
+            assert_short(error, path.name)
+
+
+@pytest.mark.parametrize("values", [
+    {"w": torch.zeros(2)}, [1, 2], torch.zeros(2), {"format": "ssd-checkpoint-0"}, 3])
+def test_other_contents_are_no_checkpoint(tmp_path, values):
+    torch.save(values, tmp_path / "other.pth")
+    assert not is_checkpoint(read_tensor_file(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("part, value", [
+    ("spec", None), ("spec", {"no_such_number": 1}), ("spec", {"grids": [1]}),
+    ("class_names", None), ("state_dict", "gone"), ("progress", "gone")])
+def test_incomplete_checkpoint(tmp_path, part, value):
+    save_checkpoint(tmp_path / "last.pth", make_checkpoint())
+    values = torch.load(tmp_path / "last.pth", weights_only=True)
+    if value == "gone":
+        del values[part]
+    else:
+        values[part] = value
+    torch.save(values, tmp_path / "last.pth")
+    with pytest.raises(UserError, match="incomplete") as error:
+        load_checkpoint(tmp_path / "last.pth")
+    assert_short(error, "last.pth")
+
+
+def test_default_spec_survives_json_like_lists(tmp_path):
+    save_checkpoint(tmp_path / "last.pth", make_checkpoint(spec=SSDSpec()))
+    assert load_checkpoint(tmp_path / "last.pth").spec == SSDSpec()
+
+
+@pytest.mark.parametrize("change, complaint", [
+    (lambda d: d.pop("bias"), "missing, bias"),
+    (lambda d: d.update(extra=torch.zeros(1)), "unexpected, extra"),
+    (lambda d: d.update(bias=torch.zeros(5)), "misshaped, bias")])
+def test_load_strictly_loads_all_or_nothing(change, complaint):
+    network = torch.nn.Linear(3, 2)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    weights = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+    change(weights)
+    with pytest.raises(UserError, match=complaint) as error:
+        load_strictly(network, weights, "logs/best.pth")
+    assert_short(error, "logs/best.pth")
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    load_strictly(network, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, "logs/best.pth")
+    assert network.bias.tolist() == [1, 1]
+
+
+def test_newest_checkpoint(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path / "missing") is None
+    now = time.time()
+    for name, age in (("z_old", 100), ("b_new", 10), ("a_older", 50)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.pth").touch()
+        os.utime(tmp_path / name / "best.pth", (now - age, now - age))
+    (tmp_path / "b_new" / "last.pth").touch()
+    (tmp_path / "best.pth").touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / "b_new" / "best.pth"

@@ -1,0 +1,174 @@
+"""Settings from flags, errors without tracebacks, paths from the repo."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from utils.cli import ROOT, UserError, make_folder, read_text, resolve, run, settings_table, shorten
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Some settings."""
+
+    # How many images at once.
+    batch_size: int = 8
+    input_shape: tuple[int, int] = (300, 300)
+    VOCdevkit_path: str = "VOCdevkit"
+    letterbox_image: bool = False
+    val_share: float = 0.1
+
+
+def run_with(monkeypatch, *flags, main=None):
+    """Run Settings with these flags; return the settings that main got, or None."""
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["script.py", *flags])
+    run(main or seen.append, Settings)
+    return seen[0] if seen else None
+
+
+def test_defaults_without_flags(monkeypatch):
+    assert run_with(monkeypatch) == Settings()
+
+
+@pytest.mark.parametrize("flags, field, value", [
+    (["--batch_size", "16"], "batch_size", 16),
+    (["--input_shape", "512", "512"], "input_shape", (512, 512)),
+    (["--VOCdevkit_path", "a b/ö"], "VOCdevkit_path", "a b/ö"),
+    (["--letterbox_image"], "letterbox_image", True),
+    (["--val_share", "0.25"], "val_share", 0.25),
+])
+def test_every_field_is_a_flag(monkeypatch, flags, field, value):
+    assert getattr(run_with(monkeypatch, *flags), field) == value
+
+
+@pytest.mark.parametrize("flags", [
+    ["--batchsize", "16"], ["--batch_size", "many"], ["--batch_size"], ["--no_such_flag"],
+    ["stray"], ["--input_shape", "300"], ["--batch_size", "1.5"]])
+def test_bad_flag_stops_before_main(monkeypatch, capsys, flags):
+    def main(settings):
+        raise AssertionError("main ran")
+    with pytest.raises(SystemExit) as stop:
+        run_with(monkeypatch, *flags, main=main)
+    assert stop.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_shows_underscores_and_comments(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_with(monkeypatch, "--help")
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "--batch_size" in text and "--batch-size" not in text
+    assert "How many images at once" in text
+
+
+SCRIPT = """
+from dataclasses import dataclass
+from utils.cli import UserError, run
+
+@dataclass(frozen=True)
+class Settings:
+    kind: str = "user"
+
+def main(settings):
+    print("started")
+    if settings.kind == "user":
+        raise UserError("cats.jpg: no such file; check the path.")
+    if settings.kind == "stop":
+        raise KeyboardInterrupt
+    raise ValueError("a bug")
+
+if __name__ == "__main__":
+    run(main, Settings)
+"""
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """Run the script above with a kind of failure and return the finished process."""
+    path = tmp_path_factory.mktemp("script") / "script.py"
+    path.write_text(SCRIPT, encoding="utf-8")
+
+    def start(kind):
+        return subprocess.run([sys.executable, str(path), "--kind", kind], capture_output=True,
+                              text=True, env={"PYTHONPATH": str(REPO)}, timeout=60)
+    return start
+
+
+def test_user_error_ends_in_one_line(outcome):
+    done = outcome("user")
+    assert done.returncode == 2
+    assert done.stderr == "error: cats.jpg: no such file; check the path.\n"
+    assert done.stdout == "started\n"
+
+
+def test_other_errors_keep_their_traceback(outcome):
+    done = outcome("bug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ValueError: a bug" in done.stderr
+
+
+def test_ctrl_c_has_no_traceback(outcome):
+    done = outcome("stop")
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+
+
+def test_relative_paths_start_at_the_repo(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert ROOT == REPO
+    assert resolve("logs/run") == REPO / "logs" / "run"
+    assert resolve(tmp_path / "x") == tmp_path / "x"
+    assert resolve(".") == REPO
+
+
+def test_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert resolve("~/a.txt") == tmp_path / "a.txt"
+
+
+def test_shorten_only_inside_the_repo(tmp_path):
+    assert shorten(REPO / "logs" / "a b.txt") == "logs/a b.txt"
+    assert shorten(tmp_path / "a.txt") == str(tmp_path / "a.txt")
+    assert shorten(str(REPO) + "-other/a.txt") == str(REPO) + "-other/a.txt"
+
+
+def test_make_folder_makes_parents_and_keeps_contents(tmp_path):
+    folder = make_folder(tmp_path / "a" / "b")
+    (folder / "kept").touch()
+    assert make_folder(folder) == tmp_path / "a" / "b"
+    assert (folder / "kept").exists()
+
+
+def test_make_folder_where_a_file_is(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "inner"):
+        with pytest.raises(UserError, match="file.*cannot be made"):
+            make_folder(path)
+
+
+def test_read_text_names_file_and_remedy(tmp_path):
+    with pytest.raises(UserError, match=r"missing\.txt.*Do this\."):
+        read_text(tmp_path / "missing.txt", remedy="Do this.")
+    with pytest.raises(UserError, match=r"Do this\."):
+        read_text(tmp_path, remedy="Do this.")
+    (tmp_path / "latin.txt").write_bytes("Köln".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.txt.*UTF-8"):
+        read_text(tmp_path / "latin.txt", remedy="")
+
+
+def test_read_text_drops_the_bom(tmp_path):
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfcat\r\n")
+    assert read_text(tmp_path / "bom.txt", remedy="").split() == ["cat"]
+
+
+def test_settings_table_has_a_line_a_field():
+    lines = settings_table(Settings()).splitlines()
+    assert [line.split()[0] for line in lines] == list(Settings.__dataclass_fields__)
+    assert lines[1].endswith("(300, 300)")

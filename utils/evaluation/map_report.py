@@ -1,0 +1,35 @@
+"""Table and curves of a measurement."""
+
+import math
+
+from utils.evaluation.voc_ap import mean_ap
+from utils.page import new_figure
+
+
+def plot_precision_recall(results, class_names, path):
+    """Draw the precision-recall curve of every class that has objects."""
+    figure, axes = new_figure("Precision and recall at IoU 0.5", "recall", "precision")
+    for result, name in zip(results, class_names):
+        if result.num_objects:
+            axes.plot(result.recall, result.precision, label=f"{name} {result.ap_area:.3f}")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    if len(class_names) <= 25:
+        axes.legend(loc="lower left", fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def format_results(results, class_names):
+    """Return a table of AP by class and the mean, as text."""
+    width = max(5, *map(len, class_names))
+    lines = [f"{'class':<{width}}  {'AP area':>8} {'AP 11pt':>8} {'objects':>8} {'found':>8}"]
+    for name, result in zip(class_names, results):
+        lines.append(f"{name:<{width}}  {_number(result.ap_area)} {_number(result.ap_11_point)} "
+                     f"{result.num_objects:>8} {result.num_detections:>8}")
+    lines.append(f"{'mean':<{width}}  {_number(mean_ap(results))} "
+                 f"{_number(mean_ap(results, 'ap_11_point'))}")
+    return "\n".join(lines)
+
+
+def _number(value):
+    return f"{'-':>8}" if math.isnan(value) else f"{value:>8.4f}"
