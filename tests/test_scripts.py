@@ -16,9 +16,11 @@ import get_map
 import predict
 import train
 import voc_annotation
+from nets.ssd import SSDNet, build_spec
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT, UserError
 from utils.data import demo_data
+from utils.data.annotations import read_list
 from utils.training import trainer
 
 TINY = {"backbone": "mobilenetv2", "backbone_weights": "", "batch_size": 3, "num_workers": 0,
@@ -163,21 +165,19 @@ def test_a_loss_that_is_not_finite_names_the_images(folder, monkeypatch):
 
 
 def test_accumulation_sees_every_image_in_fewer_steps(folder):
-    trainer_settings = settings_for(folder, batch_size=2, accumulate=2)
-    from nets.ssd import SSDNet, build_spec
-    from utils.data.annotations import read_list
-    records = read_list(trainer_settings.train_list)[0]
-    runner = train.Trainer(trainer_settings, SSDNet(6, build_spec("mobilenetv2", 300)), records,
-                           torch.device("cpu"), "fp32")
+    settings = settings_for(folder, batch_size=2, accumulate=2)
+    records = read_list(settings.train_list)[0]
+    runner = train.make_trainer(settings, SSDNet(6, build_spec("mobilenetv2", 300)), records,
+                                torch.device("cpu"), "fp32")
     groups = list(runner._groups(runner._loader(0)))
-    assert len(groups) == runner._steps_in(0) == -(-len(records) // 4)
+    assert len(groups) == runner.schedule.steps_in(0) == -(-len(records) // 4)
     seen = {index for group in groups for batch in group for index in batch.indices}
     assert seen == set(range(len(records)))
 
 
 @pytest.mark.parametrize("changes, message", [
     ({"freeze_epochs": 1}, "freeze_epochs needs pretrained"),
-    ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ({"epochs": 0}, "epochs must lie in 1.*got 0"),
     ({"learning_rate": -1.0}, "learning_rate must lie"),
     ({"train_list": "nowhere/2007_train.txt"}, "Run voc_annotation.py"),
     ({"input_shape": (300, 200)}, "input_shape must be square"),
