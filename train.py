@@ -32,7 +32,8 @@ from utils.training.trainer import Objective, Trainer
 
 # Lowest and highest value of the numbers below.
 LIMITS = {
-    "input_shape": (1, 4096), "epochs": (1, 1_000_000), "freeze_epochs": (0, 1_000_000),
+    "input_shape": (1, 4096), "anchors_size": (1, 10_000), "aspect_ratios": (0.01, 100),
+    "epochs": (1, 1_000_000), "freeze_epochs": (0, 1_000_000),
     "batch_size": (1, 4096), "freeze_batch_size": (1, 4096), "accumulate": (1, 4096),
     "learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "warmup_steps": (0, 1_000_000),
     "momentum": (0, 0.9999), "weight_decay": (0, 1), "clip_grad_norm": (0, 1e6),
