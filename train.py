@@ -257,8 +257,7 @@ def make_trainer(settings, network, records, device, precision) -> Trainer:
     """Return the Trainer of a network, which moves to the device; settings end here."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     network.to(device, memory_format=layout)
-    name = "sgd" if settings.optimizer == "sgd" else "adamw"
-    optimizer = make_optimizer(network, name=name, momentum=settings.momentum,
+    optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
                                weight_decay=settings.weight_decay)
     dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],
                                settings.seed)

@@ -85,14 +85,15 @@ def lr_factor(step: int, total_steps: int, *, schedule: Literal["cosine", "step"
     return factor * min(1.0, (step + 1) / warmup_steps)
 
 
-def make_optimizer(network: nn.Module, *, name: Literal["adamw", "sgd"], momentum: float,
-                   weight_decay: float) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, *, name: Literal["adamw", "adam", "sgd"],
+                   momentum: float, weight_decay: float) -> torch.optim.Optimizer:
     """Return the optimizer with the learning rate still to be set.
 
     Convolution weights decay; biases and batch norm do not. "sgd" is that of Caffe's SSD
     (`ssd_pascal.py`, `model_libs.py`): biases have lr_mult 2 and decay_mult 0, batch norm
     lr_mult 1 and decay_mult 0, and the scale of the L2 norm (`Normalize`, which names neither)
-    lr_mult 1 and decay_mult 1. In "adamw" all learn alike and that scale does not decay.
+    lr_mult 1 and decay_mult 1. In "adamw", once
+    called "adam" here, all learn alike and that scale does not decay.
     """
     weights, biases, norms, scales = split_parameters(network)
     caffe = name == "sgd"
