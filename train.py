@@ -168,7 +168,8 @@ def main(settings: TrainSettings) -> None:
         settings.train_list, settings.val_list, classes_path=settings.classes_path,
         train_on_difficult=settings.train_on_difficult)
     network = build_network(settings, class_names)
-    sizes = batch_sizes(settings)
+    frozen = settings.freeze_batch_size if settings.freeze_epochs else settings.batch_size
+    sizes = (settings.batch_size, frozen)
     check_batch_norm(network, num_images=len(train_records), batch_sizes=sizes)
     check_images(val_records, settings.val_list)
     table = settings_table(settings)
@@ -183,8 +184,10 @@ def main(settings: TrainSettings) -> None:
             row = trainer.train_epoch(epoch - 1)
             results.save_epoch(Checkpoint(network.spec, class_names, network.state_dict(),
                                           asdict(settings), {"epoch": epoch}))
-            due = val_records and is_due(epoch, settings)
-            row = results.finish_epoch(row, partial(measure, scorer, val_records) if due else None)
+            due = epoch == settings.epochs or (settings.eval_period
+                                               and epoch % settings.eval_period == 0)
+            row = results.finish_epoch(
+                row, partial(measure, scorer, val_records) if due and val_records else None)
             print(describe_epoch(row, settings.epochs, results.best_map))
         print(results.describe_end(settings.epochs))
 
@@ -247,12 +250,6 @@ def continue_from(settings, class_names):
     return network
 
 
-def batch_sizes(settings):
-    """Return the batch sizes of the phases that the run has."""
-    frozen = (settings.freeze_batch_size,) if settings.freeze_epochs else ()
-    return (settings.batch_size,) * (settings.freeze_epochs < settings.epochs) + frozen
-
-
 def make_trainer(settings, network, records, device, precision) -> Trainer:
     """Return the Trainer of a network, which moves to the device; settings end here."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -284,12 +281,6 @@ def measure(scorer, records):
     except UserError as error:
         print(f"note: no val mAP this time: {error}")
         return None
-
-
-def is_due(epoch, settings):
-    """Tell whether val mAP is measured after an epoch, counted from 1."""
-    period = settings.eval_period
-    return epoch == settings.epochs or bool(period) and epoch % period == 0
 
 
 if __name__ == "__main__":

@@ -95,32 +95,26 @@ def make_optimizer(network: nn.Module, *, name: Literal["adamw", "adam", "sgd"],
     lr_mult 1 and decay_mult 1. In "adamw", once
     called "adam" here, all learn alike and that scale does not decay.
     """
-    weights, biases, norms, scales = split_parameters(network)
     caffe = name == "sgd"
-    groups = [{"params": weights, "weight_decay": weight_decay, "lr_mult": 1.0},
-              {"params": biases, "weight_decay": 0.0, "lr_mult": 2.0 if caffe else 1.0},
-              {"params": norms, "weight_decay": 0.0, "lr_mult": 1.0},
-              {"params": scales, "weight_decay": weight_decay if caffe else 0.0, "lr_mult": 1.0}]
-    groups = [group for group in groups if group["params"]]
+    decay = {"weight": 1, "bias": 0, "norm": 0, "scale": 1 if caffe else 0}
+    groups = [{"params": parameters, "weight_decay": weight_decay * decay[kind],
+               "lr_mult": 2.0 if caffe and kind == "bias" else 1.0}
+              for kind, parameters in split_parameters(network).items()]
     if caffe:
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999))
 
 
-def split_parameters(network: nn.Module) -> tuple[list, list, list, list]:
-    """Return the parameters as (weights, biases, batch norm's, scales a channel)."""
-    weights, biases, norms, scales = [], [], [], []
+def split_parameters(network: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters by kind: weight, bias, norm (of batch norm), scale (of the L2 norm)."""
+    found = {"weight": [], "bias": [], "norm": [], "scale": []}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim > 1:
-                weights.append(parameter)
-            elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-                norms.append(parameter)
-            elif name == "bias":
-                biases.append(parameter)
-            else:
-                scales.append(parameter)
-    return weights, biases, norms, scales
+            kind = "bias" if name == "bias" else "scale"
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                kind = "norm"
+            found["weight" if parameter.ndim > 1 else kind].append(parameter)
+    return {kind: parameters for kind, parameters in found.items() if parameters}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import nn
@@ -143,13 +144,8 @@ class Trainer:
 
     def _groups(self, loader) -> Iterator[list[Batch]]:
         """Yield lists of the batches of one optimizer step."""
-        group = []
-        for batch in batches(loader):
-            group.append(batch)
-            if len(group) == self.schedule.accumulate:
-                yield group
-                group = []
-        if group:
+        stream = batches(loader)
+        while group := list(islice(stream, self.schedule.accumulate)):
             yield group
 
     def _status(self, sums, done, rate, seconds):
