@@ -17,7 +17,7 @@ from nets.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint, load_strictly
 from utils.cli import UserError, run, settings_table, shorten
-from utils.data.annotations import read_class_names
+from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import pick_device, pick_precision
@@ -250,7 +250,8 @@ def continue_from(settings, class_names):
     return network
 
 
-def make_trainer(settings, network, records, device, precision) -> Trainer:
+def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record],
+                 device: torch.device, precision: str) -> Trainer:
     """Return the Trainer of a network, which moves to the device; settings end here."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     network.to(device, memory_format=layout)
@@ -273,7 +274,7 @@ def make_trainer(settings, network, records, device, precision) -> Trainer:
                    clip_grad_norm=settings.clip_grad_norm)
 
 
-def measure(scorer, records):
+def measure(scorer: SSD, records: list[Record]) -> float | None:
     """Return val mAP@0.5 (area), or None, with a line, where an image went bad meanwhile."""
     scorer.network.eval()
     try:
