@@ -3,24 +3,42 @@
 Edit the settings below, or give them as flags: python train.py --epochs 30 --batch_size 16
 """
 
-import time
+import os
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Literal
+
+import torch
 
 from nets.backbone_weights import load_backbone, read_backbone
 from nets.ssd import SSDNet, build_spec
 from nets.transfer import transfer
 from nets.weight_files import read_detector
 from ssd import SSD, SSDSettings
-from utils.checkpoint import Checkpoint, load_strictly, save_checkpoint
-from utils.cli import UserError, make_folder, run, settings_table, shorten
-from utils.data.annotations import check_same_classes, read_class_names, read_list
+from utils.checkpoint import Checkpoint, load_strictly
+from utils.cli import UserError, run, settings_table, shorten
+from utils.data.annotations import Record, read_class_names
+from utils.data.augment import AUGMENTATIONS
+from utils.data.loader import DetectionDataset
 from utils.device import pick_device, pick_precision
 from utils.evaluation.voc_ap import mean_ap
+from utils.limits import check_fields
 from utils.spec import FAMILIES
-from utils.training.history import History, describe_epoch, plot_history
-from utils.training.optim import has_batch_norm, seed_everything
-from utils.training.trainer import Trainer
+from utils.training.checks import check_batch_norm, check_images, memory_advice, read_lists
+from utils.training.history import describe_epoch
+from utils.training.optim import Schedule, make_optimizer, seed_everything
+from utils.training.run_folder import RunFolder, check_run_name, claim_folder
+from utils.training.trainer import Objective, Trainer
+
+# Lowest and highest value of the numbers below.
+LIMITS = {
+    "input_shape": (1, 4096), "anchors_size": (1, 10_000), "aspect_ratios": (0.01, 100),
+    "epochs": (1, 1_000_000), "freeze_epochs": (0, 1_000_000),
+    "batch_size": (1, 4096), "freeze_batch_size": (1, 4096), "accumulate": (1, 4096),
+    "learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "warmup_steps": (0, 1_000_000),
+    "momentum": (0, 0.9999), "weight_decay": (0, 1), "clip_grad_norm": (0, 1e6),
+    "match_iou": (0.01, 1), "negatives_per_positive": (0, 1000), "background_negatives": (0, 1000),
+    "seed": (0, 2 ** 32 - 1), "eval_period": (0, 1_000_000), "save_period": (0, 1_000_000)}
 
 
 @dataclass(frozen=True)
@@ -31,7 +49,7 @@ class TrainSettings:
 
     # Images to learn from.
     train_list: str = "2007_train.txt"
-    # Images to choose the best epoch by.
+    # Images to choose the best epoch by; "" does without: the best is then the last epoch.
     val_list: str = "2007_val.txt"
     # Leave "": the lists know their classes. A class list here must be the one they were made with.
     classes_path: str = ""
@@ -81,8 +99,8 @@ class TrainSettings:
 
     # ---- Optimizer ----
 
-    # adam (with decoupled weight decay) settles in short runs; sgd is the paper's, for long ones.
-    optimizer: Literal["adam", "sgd"] = "adam"
+    # adamw settles in short runs; sgd is Caffe's, for long ones. "adam" is adamw's former name.
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     # For a batch of 32, scaled in proportion to the batch. Halve it when the loss jumps.
     learning_rate: float = 1e-3
     # cosine falls smoothly to min_lr_ratio; step drops to 0.1 and 0.01 as in the paper.
@@ -92,16 +110,17 @@ class TrainSettings:
     # Steps of linear rise at the start, at most a fifth of the run; they keep the first large
     # gradients from doing harm.
     warmup_steps: int = 100
-    # Of sgd, and the first beta of adam.
+    # Of sgd, and the first beta of adamw.
     momentum: float = 0.9
-    # Pull of the weights towards zero.
+    # sgd adds weight_decay x weight to the gradient: 5e-4 is the paper's. adamw shrinks weights by
+    # learning rate x weight_decay a step: 5e-4 is next to nothing there, 0.05 is usual.
     weight_decay: float = 5e-4
-    # Longest gradient of a step; longer ones are scaled down. 0 switches it off.
+    # Largest gradient norm of a step; larger gradients are scaled down to it. 0 switches it off.
     clip_grad_norm: float = 10.0
 
     # ---- SSD ----
 
-    # Least IoU at which a prior answers for an object.
+    # Priors with IoU >= this to an object are positives.
     match_iou: float = 0.5
     # Hard negatives for each positive.
     negatives_per_positive: float = 3.0
@@ -139,72 +158,50 @@ class TrainSettings:
     save_period: int = 0
 
 
-def main(settings):
-    """Train, measure, save."""
+def main(settings: TrainSettings) -> None:
+    """Train, save, measure."""
     check_settings(settings)
     seed_everything(settings.seed)
     device = pick_device(settings.device)
     precision = pick_precision(settings.precision, device)
-    train_records, val_records, class_names = read_data(settings)
+    train_records, val_records, class_names = read_lists(
+        settings.train_list, settings.val_list, classes_path=settings.classes_path,
+        train_on_difficult=settings.train_on_difficult)
     network = build_network(settings, class_names)
-    check_batch(settings, network, len(train_records))
-    folder = start_run(settings, device, precision)
-    trainer = Trainer(settings, network, train_records, device, precision)
-    scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
-    history, best = History(folder / "history.csv"), -1.0
-    for epoch in range(settings.epochs):
-        start = time.perf_counter()
-        losses = trainer.train_epoch(epoch)
-        trained = time.perf_counter()
-        val_map = measure(settings, scorer, val_records, epoch)
-        row = {"epoch": epoch + 1, **losses, "val_map": val_map,
-               "train_seconds": round(trained - start, 1),
-               "eval_seconds": round(time.perf_counter() - trained, 1)}
-        history.append(row)
-        plot_history(history.rows, folder)
-        checkpoint = Checkpoint(network.spec, class_names, network.state_dict(), asdict(settings),
-                                {"epoch": epoch + 1, "val_map": val_map})
-        best = save(settings, folder, checkpoint, best)
-        print(describe_epoch(row, settings.epochs, best))
-    print(f"best val mAP@0.5 {best:.3f}; weights and curves are in {shorten(folder)}")
+    frozen = settings.freeze_batch_size if settings.freeze_epochs else settings.batch_size
+    sizes = (settings.batch_size, frozen)
+    check_batch_norm(network, num_images=len(train_records), batch_sizes=sizes)
+    check_images(val_records, settings.val_list)
+    table = settings_table(settings)
+    with claim_folder(settings.save_dir, settings.run_name, table) as folder, memory_advice(
+            batch_size=max(sizes), input_size=network.spec.size, num_workers=settings.num_workers):
+        print(f"settings:\n{table}\nrunning on {device} in {precision}, "
+              f"results in {shorten(folder)}")
+        trainer = make_trainer(settings, network, train_records, device, precision)
+        scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
+        results = RunFolder(folder, save_period=settings.save_period)
+        for epoch in range(1, settings.epochs + 1):
+            row = trainer.train_epoch(epoch - 1)
+            results.save_epoch(Checkpoint(network.spec, class_names, network.state_dict(),
+                                          asdict(settings), {"epoch": epoch}))
+            due = epoch == settings.epochs or (settings.eval_period
+                                               and epoch % settings.eval_period == 0)
+            row = results.finish_epoch(
+                row, partial(measure, scorer, val_records) if due and val_records else None)
+            print(describe_epoch(row, settings.epochs, results.best_map))
+        print(results.describe_end(settings.epochs))
 
 
-def check_settings(settings):
+def check_settings(settings: TrainSettings) -> None:
     """Raise UserError for settings that cannot work, before anything is read."""
-    least = dict.fromkeys(("epochs", "batch_size", "accumulate", "freeze_batch_size"), 1)
-    least |= dict.fromkeys(("num_workers", "freeze_epochs", "warmup_steps", "eval_period",
-                            "save_period", "seed", "weight_decay", "clip_grad_norm",
-                            "negatives_per_positive", "background_negatives"), 0)
-    for name, value in least.items():
-        if not getattr(settings, name) >= value:
-            raise UserError(f"{name} must be at least {value}, got {getattr(settings, name)}.")
-    for name, most in (("learning_rate", 10), ("match_iou", 1), ("min_lr_ratio", 1)):
-        if not 0 < getattr(settings, name) <= most:
-            raise UserError(f"{name} must lie in 0..{most}, 0 left out, "
-                            f"got {getattr(settings, name)}.")
-    if len(set(settings.input_shape)) != 1 or settings.input_shape[0] < 1:
+    check_fields(settings, LIMITS | {"num_workers": (0, max(16, 4 * (os.cpu_count() or 1)))})
+    check_run_name(settings.run_name)
+    if len(set(settings.input_shape)) != 1:
         raise UserError("input_shape must be square, such as (300, 300), "
                         f"got {settings.input_shape}.")
     if settings.freeze_epochs and not (settings.model_path or settings.backbone_weights):
         raise UserError("freeze_epochs needs pretrained weights: frozen random layers learn "
                         'nothing. Set backbone_weights = "imagenet" or freeze_epochs = 0.')
-
-
-def read_data(settings):
-    """Return (train records, val records, class names) of lists that agree with each other."""
-    train_records, class_names = read_list(settings.train_list)
-    val_records, val_names = read_list(settings.val_list)
-    check_same_classes(class_names, settings.train_list, val_names, settings.val_list)
-    if settings.classes_path:
-        check_same_classes(read_class_names(settings.classes_path), settings.classes_path,
-                           class_names, settings.train_list)
-    for records, name in ((train_records, settings.train_list), (val_records, settings.val_list)):
-        if not any(len(record.labels) for record in records):
-            raise UserError(f"{name}: no objects in any image; there is nothing to learn from. "
-                            "Run voc_annotation.py and read what it says.")
-    print(f"data: {len(train_records)} train and {len(val_records)} val images, "
-          f"{len(class_names)} classes: {', '.join(class_names)}")
-    return train_records, val_records, class_names
 
 
 def build_network(settings, class_names):
@@ -253,47 +250,38 @@ def continue_from(settings, class_names):
     return network
 
 
-def check_batch(settings, network, num_images):
-    """Raise UserError for batches of one where batch norm meets feature maps of one position."""
-    frozen = settings.freeze_batch_size if settings.freeze_epochs else settings.batch_size
-    if min(settings.batch_size, frozen, num_images) == 1 and has_batch_norm(network.extras):
-        raise UserError("batch norm cannot train on one image at a time; set batch_size and "
-                        "freeze_batch_size to 2 or more.")
+def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record],
+                 device: torch.device, precision: str) -> Trainer:
+    """Return the Trainer of a network, which moves to the device; settings end here."""
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    network.to(device, memory_format=layout)
+    optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
+                               weight_decay=settings.weight_decay)
+    dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],
+                               settings.seed)
+    schedule = Schedule(
+        num_images=len(records), epochs=settings.epochs, batch_size=settings.batch_size,
+        accumulate=settings.accumulate, freeze_epochs=settings.freeze_epochs,
+        freeze_batch_size=settings.freeze_batch_size, learning_rate=settings.learning_rate,
+        kind=settings.schedule, warmup_steps=settings.warmup_steps,
+        min_lr_ratio=settings.min_lr_ratio)
+    objective = Objective(
+        match_iou=settings.match_iou, negatives_per_positive=settings.negatives_per_positive,
+        background_negatives=settings.background_negatives,
+        train_on_difficult=settings.train_on_difficult)
+    return Trainer(network, optimizer, dataset, schedule, objective, device=device,
+                   precision=precision, num_workers=settings.num_workers,
+                   clip_grad_norm=settings.clip_grad_norm)
 
 
-def start_run(settings, device, precision):
-    """Make the run's folder, write the settings there, print them; return the folder."""
-    name = settings.run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder = make_folder(f"{settings.save_dir}/{name}")
-    if (folder / "history.csv").exists():
-        raise UserError(f"{shorten(folder)}: holds the results of another run; choose another "
-                        "run_name or remove the folder.")
-    table = settings_table(settings)
-    (folder / "settings.txt").write_text(table + "\n", encoding="utf-8")
-    print(f"settings:\n{table}\nrunning on {device} in {precision}, results in {shorten(folder)}")
-    return folder
-
-
-def measure(settings, scorer, records, epoch):
-    """Return the val mAP@0.5 (area) after an epoch, or None where it is not due."""
-    last = epoch + 1 == settings.epochs
-    due = settings.eval_period and (epoch + 1) % settings.eval_period == 0
-    if not (due or last):
-        return None
+def measure(scorer: SSD, records: list[Record]) -> float | None:
+    """Return val mAP@0.5 (area), or None, with a line, where an image went bad meanwhile."""
     scorer.network.eval()
-    return mean_ap(scorer.evaluate(records)[0])
-
-
-def save(settings, folder, checkpoint, best):
-    """Write last.pth, and best.pth where val mAP did not fall; return the best mAP so far."""
-    epoch, val_map = checkpoint.progress["epoch"], checkpoint.progress["val_map"]
-    save_checkpoint(folder / "last.pth", checkpoint)
-    if settings.save_period and epoch % settings.save_period == 0:
-        save_checkpoint(folder / f"epoch_{epoch}.pth", checkpoint)
-    if val_map is None or val_map < best:
-        return best
-    save_checkpoint(folder / "best.pth", checkpoint)
-    return val_map
+    try:
+        return mean_ap(scorer.evaluate(records)[0])
+    except UserError as error:
+        print(f"note: no val mAP this time: {error}")
+        return None
 
 
 if __name__ == "__main__":

@@ -16,9 +16,11 @@ import get_map
 import predict
 import train
 import voc_annotation
+from nets.ssd import SSDNet, build_spec
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT, UserError
 from utils.data import demo_data
+from utils.data.annotations import read_list
 from utils.training import trainer
 
 TINY = {"backbone": "mobilenetv2", "backbone_weights": "", "batch_size": 3, "num_workers": 0,
@@ -162,22 +164,50 @@ def test_a_loss_that_is_not_finite_names_the_images(folder, monkeypatch):
         train.main(settings_for(folder, epochs=1, run_name="nan"))
 
 
+def stop_with(monkeypatch, owner, name, error):
+    def fail(*args, **kwargs):
+        raise error
+    monkeypatch.setattr(owner, name, fail)
+
+
+def test_an_interrupt_during_val_map_keeps_the_epoch(folder, monkeypatch):
+    stop_with(monkeypatch, SSD, "evaluate", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train.main(settings_for(folder, epochs=2, run_name="interrupted"))
+    names = {path.name for path in (folder / "logs/interrupted").iterdir()}
+    assert names == {"settings.txt", "history.csv", "loss.png", "last.pth", "best.pth"}
+
+
+def test_a_val_image_that_goes_bad_costs_a_line(folder, monkeypatch, capsys):
+    stop_with(monkeypatch, SSD, "evaluate", UserError("a.jpg: not an image"))
+    train.main(settings_for(folder, epochs=1, run_name="gone_bad"))
+    out = capsys.readouterr().out
+    assert "no val mAP this time: a.jpg" in out and "best: epoch 1 of 1 (no val mAP)" in out
+    assert "next: python get_map.py" in out
+
+
+def test_out_of_memory_says_what_to_lower_and_leaves_no_folder(folder, monkeypatch):
+    stop_with(monkeypatch, trainer, "normalise",
+              RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"))
+    with pytest.raises(UserError, match="memory ran out: lower batch_size .now 3"):
+        train.main(settings_for(folder, epochs=1, run_name="too_large"))
+    assert not (folder / "logs/too_large").exists()
+
+
 def test_accumulation_sees_every_image_in_fewer_steps(folder):
-    trainer_settings = settings_for(folder, batch_size=2, accumulate=2)
-    from nets.ssd import SSDNet, build_spec
-    from utils.data.annotations import read_list
-    records = read_list(trainer_settings.train_list)[0]
-    runner = train.Trainer(trainer_settings, SSDNet(6, build_spec("mobilenetv2", 300)), records,
-                           torch.device("cpu"), "fp32")
+    settings = settings_for(folder, batch_size=2, accumulate=2)
+    records = read_list(settings.train_list)[0]
+    runner = train.make_trainer(settings, SSDNet(6, build_spec("mobilenetv2", 300)), records,
+                                torch.device("cpu"), "fp32")
     groups = list(runner._groups(runner._loader(0)))
-    assert len(groups) == runner._steps_in(0) == -(-len(records) // 4)
+    assert len(groups) == runner.schedule.steps_in(0) == -(-len(records) // 4)
     seen = {index for group in groups for batch in group for index in batch.indices}
     assert seen == set(range(len(records)))
 
 
 @pytest.mark.parametrize("changes, message", [
     ({"freeze_epochs": 1}, "freeze_epochs needs pretrained"),
-    ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ({"epochs": 0}, "epochs must lie in 1.*got 0"),
     ({"learning_rate": -1.0}, "learning_rate must lie"),
     ({"train_list": "nowhere/2007_train.txt"}, "Run voc_annotation.py"),
     ({"input_shape": (300, 200)}, "input_shape must be square"),

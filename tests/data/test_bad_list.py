@@ -2,12 +2,12 @@
 
 from bad_inputs import image, limit, png_header, refused, table
 
-from train import TrainSettings, read_data
 from utils.data.annotations import check_same_classes, read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset, batches, make_loader
 from utils.image import load_image
 from utils.spec import SSDSpec
+from utils.training.checks import read_lists
 
 GOOD_LINE = "{p} 5,5,40,30,0\n"
 # name, text of the train list, what the error says
@@ -52,7 +52,7 @@ def write_lists(folder, train, classes="cat\ndog\n"):
 
 
 def read(settings, **changes):
-    return read_data(TrainSettings(**settings | changes))
+    return read_lists(**{"classes_path": "", "train_on_difficult": True} | settings | changes)
 
 
 @table(LISTS)

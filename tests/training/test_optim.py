@@ -75,20 +75,40 @@ def test_warm_up_scales_the_cosine():
                      min_lr_ratio=0) == pytest.approx(0.5 * (1 + math.cos(0.05 * math.pi)) / 2)
 
 
-@pytest.mark.parametrize("name, kind", [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
-def test_only_weights_of_more_than_one_axis_decay(name, kind):
+# Caffe's SSD: convolutions lr_mult 1, decay_mult 1; their biases 2 and 0; batch norm 1 and 0; the
+# scale of Normalize names neither, so 1 and 1. AdamW: lr 1 for all, decay for convolutions alone.
+CAFFE = {"0.weight": (1, 1), "0.bias": (2, 0), "1.weight": (1, 0), "1.bias": (1, 0),
+         "2.weight": (1, 1), "3.weight": (1, 1), "3.bias": (2, 0)}
+
+
+def one_step(name, gradient, **options):
+    """Return {parameter name: (before, after)} of a step with the same gradient everywhere."""
     network = small_network()
-    optimizer = make_optimizer(network, name=name, momentum=0.9, weight_decay=0.5)
-    assert isinstance(optimizer, kind)
+    optimizer = make_optimizer(network, name=name, momentum=0.9, **options)
     set_learning_rate(optimizer, 0.1)
     before = {key: value.detach().clone() for key, value in network.named_parameters()}
     for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = torch.full_like(parameter, gradient)
     optimizer.step()
-    # Without a gradient, decay alone moves a weight: by lr * decay in both optimizers.
-    for key, value in network.named_parameters():
-        factor = 0.95 if key in ("0.weight", "3.weight") else 1
-        torch.testing.assert_close(value.detach(), before[key] * factor)
+    return {key: (before[key], value.detach()) for key, value in network.named_parameters()}
+
+
+@pytest.mark.parametrize("key", CAFFE)
+def test_a_step_of_sgd_is_caffes_group_by_group(key):
+    lr_mult, decay_mult = CAFFE[key]
+    before, after = one_step("sgd", 0.25, weight_decay=0.5)[key]
+    # SGDSolver: w - base_lr lr_mult (gradient + weight_decay decay_mult w)
+    expected = before - 0.1 * lr_mult * (0.25 + 0.5 * decay_mult * before)
+    torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.parametrize("key", CAFFE)
+def test_adamw_shrinks_convolutions_alone_by_rate_times_decay(key):
+    before, after = one_step("adamw", 0.0, weight_decay=0.5)[key]
+    factor = 0.95 if key in ("0.weight", "3.weight") else 1
+    torch.testing.assert_close(after, before * factor)
+    before, after = one_step("adamw", 0.25, weight_decay=0.0)[key]
+    torch.testing.assert_close(after, before - 0.1)  # a first step of Adam is the rate itself
 
 
 def test_every_parameter_is_in_one_group():
@@ -107,9 +127,9 @@ def test_momentum_is_passed_on():
 
 def test_learning_rate_is_set_in_all_groups():
     optimizer = make_optimizer(small_network(), name="sgd", momentum=0.9, weight_decay=0.5)
-    assert [group["lr"] for group in optimizer.param_groups] == [0, 0]
+    assert [group["lr"] for group in optimizer.param_groups] == [0] * 4
     set_learning_rate(optimizer, 0.3)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.3]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.6, 0.3, 0.3]
 
 
 def test_frozen_layers_keep_weights_and_statistics():
@@ -163,7 +183,8 @@ def test_history_file_is_complete_after_every_row(tmp_path):
     rows = [{"epoch": 1, "loss": 2.5, "note": "a, b"}, {"epoch": 2, "loss": 1.25, "note": ""},
             {"epoch": 3, "loss": 1e-9, "note": "é"}]
     for number, row in enumerate(rows, 1):
-        history.append(row)
+        history.rows.append(row)
+        history.write()
         with open(path, newline="", encoding="utf-8") as file:
             read = list(csv.DictReader(file))
         assert read == [{key: str(value) for key, value in row.items()} for row in rows[:number]]

@@ -13,7 +13,8 @@ class LossParts(NamedTuple):
     conf: torch.Tensor  # scalar, cross entropy over the positives and the mined negatives
 
 
-def multibox_loss(loc, conf, targets, *, negatives_per_positive, background_negatives=0):
+def multibox_loss(loc: torch.Tensor, conf: torch.Tensor, targets: NamedTuple, *,
+                  negatives_per_positive: float, background_negatives: int = 0) -> LossParts:
     """Return the summed localisation and confidence losses of a batch, in float32.
 
     Nothing is divided here: the optimizer step that a batch belongs to may hold several batches,
@@ -39,14 +40,16 @@ def multibox_loss(loc, conf, targets, *, negatives_per_positive, background_nega
     return LossParts(loc_loss, each_conf[positive | negative].sum())
 
 
-def count_negatives(labels, negatives_per_positive, background_negatives=0):
+def count_negatives(labels: torch.Tensor, negatives_per_positive: float,
+                    background_negatives: int = 0) -> torch.Tensor:
     """Return how many negatives each image of (B, P) labels contributes, (B,) int64."""
     positives, candidates = (labels > 0).sum(1), (labels == 0).sum(1)
     wanted = (positives * negatives_per_positive).long()
     return torch.where(positives > 0, wanted, background_negatives).minimum(candidates)
 
 
-def loss_normaliser(labels, negatives_per_positive, background_negatives=0):
+def loss_normaliser(labels: torch.Tensor, negatives_per_positive: float,
+                    background_negatives: int = 0) -> float:
     """Return what a batch adds to the divisor of its optimizer step, as a float.
 
     An image counts as its positives, one without any as a third of its negatives (one in
@@ -62,7 +65,8 @@ def loss_normaliser(labels, negatives_per_positive, background_negatives=0):
     return float(torch.maximum(positives, share).sum())
 
 
-def mine_hard_negatives(losses, labels, negatives_per_positive, background_negatives=0):
+def mine_hard_negatives(losses: torch.Tensor, labels: torch.Tensor, negatives_per_positive: float,
+                        background_negatives: int = 0) -> torch.Tensor:
     """Choose the background priors with the highest loss, image by image (Caffe MAX_NEGATIVE).
 
     Args:

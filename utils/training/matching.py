@@ -1,4 +1,4 @@
-"""Ground truth to training targets: which prior answers for which object."""
+"""Ground truth to training targets: which priors are matched with which object."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ class Targets(NamedTuple):
 
 
 @torch.no_grad()
-def make_targets(boxes, labels, difficult, priors_cxcywh, *, iou_threshold, variances,
-                 train_on_difficult=True):
+def make_targets(boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Tensor,
+                 priors_cxcywh: torch.Tensor, *, iou_threshold: float,
+                 variances: tuple[float, float], train_on_difficult: bool = True) -> Targets:
     """Match a padded batch of objects to the priors and encode it (paper section 2.2).
 
     Args:
@@ -27,7 +28,7 @@ def make_targets(boxes, labels, difficult, priors_cxcywh, *, iou_threshold, vari
         labels: (B, G) int64 indices into class_names, -1 for padding.
         difficult: (B, G) bool.
         priors_cxcywh: (P, 4) float32.
-        iou_threshold: a prior with at least this IoU answers for its best object, 0.5 in SSD.
+        iou_threshold: priors with IoU >= this to an object are positives, 0.5 in SSD.
         variances: of the box coder.
         train_on_difficult: False ignores the priors that match difficult objects.
 
@@ -51,8 +52,9 @@ def make_targets(boxes, labels, difficult, priors_cxcywh, *, iou_threshold, vari
     return Targets(target_labels, encode(safe_boxes, priors_cxcywh, variances))
 
 
-def match(boxes, valid, priors_cxcywh, iou_threshold):
-    """Assign an object, or none, to every prior (Caffe `MatchBBox`, PER_PREDICTION).
+def match(boxes: torch.Tensor, valid: torch.Tensor, priors_cxcywh: torch.Tensor,
+          iou_threshold: float) -> torch.Tensor:
+    """Match every prior with an object, or none (Caffe `MatchBBox`, PER_PREDICTION).
 
     First greedy bipartite: the pair with the highest IoU is bound and removed, and so on, so that
     every object gets a prior of its own. Then every other prior takes its best object where their
@@ -75,7 +77,7 @@ def match(boxes, valid, priors_cxcywh, iou_threshold):
     return torch.where(forced >= 0, forced, matched)
 
 
-def bipartite_match(iou):
+def bipartite_match(iou: torch.Tensor) -> torch.Tensor:
     """Bind each object to one prior greedily, highest IoU first, for a batch at once.
 
     A pair that is the best of both its object and its prior is what the greedy loop would bind at

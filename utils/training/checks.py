@@ -1,0 +1,81 @@
+"""What is found out before the first step, and what to say when memory runs out."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from utils.cli import UserError, resolve
+from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
+from utils.image import as_rgb_array
+from utils.training.optim import has_batch_norm
+
+NO_MEMORY = re.compile("out of memory|not enough memory|insufficient memory|alloc_failed|"
+                       "(can't|cannot|failed to|unable to) allocate", re.IGNORECASE)
+
+
+def read_lists(train_list: str, val_list: str, *, classes_path: str, train_on_difficult: bool
+               ) -> tuple[list[Record], list[Record], tuple[str, ...]]:
+    """Return (train records, val records, class names) of lists that agree with each other.
+
+    The val records are [] where val_list is "" or "none", or none of its objects counts; a line
+    says so. Raises UserError for lists that cannot be read, disagree, or hold nothing to learn.
+    """
+    if val_list.lower() in ("", "none"):
+        val_list = None
+    for name, path in (("train_list", train_list), ("val_list", val_list)):
+        if path and not resolve(path).exists():
+            raise UserError(f"{name}: there is no {resolve(path)}. Run voc_annotation.py, which "
+                            'writes it; val_list = "" trains without val images.')
+    train_records, class_names = read_list(train_list)
+    if not any((train_on_difficult | ~record.difficult).any() for record in train_records):
+        besides = "" if train_on_difficult else " but difficult ones"
+        raise UserError(f"{train_list}: no objects in any image{besides}; there is nothing to "
+                        "learn from. Run voc_annotation.py and read what it says.")
+    if classes_path:
+        check_same_classes(read_class_names(classes_path), classes_path, class_names, train_list)
+    val_records, val_names = read_list(val_list) if val_list else ([], class_names)
+    check_same_classes(class_names, train_list, val_names, val_list or "")
+    if all(record.difficult.all() for record in val_records):
+        reason = f"{val_list} has no object that is not difficult" if val_list else "no val list"
+        print(f"note: {reason}, so there is no val mAP and best.pth is the last epoch.")
+        val_records = []
+    print(f"data: {len(train_records)} train and {len(val_records)} val images, "
+          f"{len(class_names)} classes: {', '.join(class_names)}")
+    return train_records, val_records, class_names
+
+
+def check_images(records: list[Record], list_path: str) -> None:
+    """Raise UserError for an image that cannot be read: better now than after an epoch."""
+    for record in tqdm(records, desc="val images", unit="image", leave=False, disable=None):
+        try:
+            as_rgb_array(record.path)
+        except UserError as error:
+            raise UserError(f"{list_path}: {error}\nvoc_annotation.py leaves such images out; "
+                            "run it again.") from None
+
+
+def check_batch_norm(network: nn.Module, *, num_images: int, batch_sizes: tuple[int, ...]) -> None:
+    """Raise UserError for batches of one where batch norm meets feature maps of one position."""
+    if has_batch_norm(network.extras) and min(num_images, *batch_sizes) == 1:
+        remedy = ("set batch_size and freeze_batch_size to 2 or more" if num_images > 1 else
+                  "the train list has one image only: add images")
+        raise UserError("batch norm cannot train on one image at a time; "
+                        f'{remedy}, or take backbone = "vgg", which has none.')
+
+
+@contextlib.contextmanager
+def memory_advice(*, batch_size: int, input_size: int, num_workers: int) -> Iterator[None]:
+    """Turn a lack of memory inside this context into a UserError that says what to lower."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        if isinstance(error, UserError) or not (known or NO_MEMORY.search(str(error))):
+            raise
+        raise UserError(f"memory ran out: lower batch_size (now {batch_size}; accumulate makes up "
+                        f"for it), input_shape (now {input_size}) or num_workers (now "
+                        f"{num_workers}).") from None
