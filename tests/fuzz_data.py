@@ -20,14 +20,18 @@ from typing import NamedTuple
 import fuzz_files as files
 import numpy as np
 import yaml
-from fuzz_files import CLASSES, SIZE, SPLIT_FILES, STEMS
+from fuzz_files import SIZE, SPLIT_FILES, STEMS
 
 import voc_annotation
 from utils.cli import UserError
 from utils.data import dataset_report
 from utils.data.annotations import read_class_names, read_list
-from utils.data.doctor import inspect_image
 from utils.image import image_size, load_image
+
+try:  # where the reader of images lies depends on the version
+    from utils.data.image_check import inspect_image
+except ImportError:
+    from utils.data.doctor import inspect_image
 
 TRUE, FALSE = (1, True, "1"), (0, False, "0", None, "")
 
@@ -88,8 +92,9 @@ def annotate(folder, **settings):
             lists[split] = {}
             for record in records:
                 lists[split].setdefault(record.path.stem, []).extend(
-                    (names[label], tuple(map(float, box)), bool(difficult)) for box, label, difficult
-                    in zip(record.boxes_px, record.labels, record.difficult))
+                    (names[label], tuple(map(float, box)), bool(difficult))
+                    for box, label, difficult in zip(record.boxes_px, record.labels,
+                                                     record.difficult))
     return text, lists
 
 
@@ -226,7 +231,8 @@ class Splits(Voc):
     def make(self, rng):
         made, split = self.sound().files, rng.choice(tuple(SPLIT_FILES))
         path = f"VOCdevkit/VOC2007/ImageSets/Main/{split}.txt"
-        text = "".join(f"{stem}{rng.choice(('', '', '  1', ' -1'))}\n" for stem in SPLIT_FILES[split])
+        text = "".join(f"{stem}{rng.choice(('', '', '  1', ' -1'))}\n"
+                       for stem in SPLIT_FILES[split])
         made[path], note = files.spoil_text_file(rng, text)
         return Case(made, note, {})
 

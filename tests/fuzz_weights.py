@@ -28,7 +28,7 @@ import train
 import voc_annotation
 from nets.backbone_weights import load_backbone, read_backbone
 from nets.ssd import SSDNet, build_spec
-from nets.weight_files import VGG_PLACES, read_detector
+from nets.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT, UserError, run
 from utils.training.trainer import Trainer
@@ -80,7 +80,8 @@ def spoil_tensor(rng, tensor):
     elif how == "longer":
         tensor = torch.cat([tensor.reshape(-1)] * 2)
     elif how == "expanded":
-        tensor = tensor.reshape(-1)[:1].expand(rng.choice(((1 << 40,), tuple(tensor.shape) or (3,))))
+        shape = rng.choice(((1 << 40,), tuple(tensor.shape) or (3,)))
+        tensor = tensor.reshape(-1)[:1].expand(shape)
     elif how == "sparse":
         tensor = tensor.to_sparse()
     else:
@@ -333,7 +334,10 @@ class Backbones(Checkpoints):
         return "accepted"
 
 
-CAFFE = {f"vgg.{place}": name for name, place in VGG_PLACES.items()}
+VGG_NAMES = ("conv1_1 conv1_2 conv2_1 conv2_2 conv3_1 conv3_2 conv3_3 conv4_1 conv4_2 conv4_3 "
+             "conv5_1 conv5_2 conv5_3 fc6 fc7").split()
+VGG_PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28, 31, 33)
+CAFFE = {f"vgg.{place}": name for place, name in zip(VGG_PLACES, VGG_NAMES)}
 CAFFE |= {f"extras.{2 * k + half}": f"conv{6 + k}_{half + 1}" for k in range(4) for half in (0, 1)}
 MAPS = ("conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2")
 
@@ -402,8 +406,8 @@ class Arrays(Checkpoints):
         facts["whole"] = rng.random() < 0.05
         arrays = self._arrays(thin=False) if facts["whole"] else dict(self.arrays)
         name = rng.choice(list(arrays))
-        how = rng.choice(("nan", "inf", "int64", "complex64", "bool", "float16", "U5", "S3", "empty",
-                          "scalar", "delete", "few", "flat", "object"))
+        how = rng.choice(("nan", "inf", "int64", "complex64", "bool", "float16", "U5", "S3",
+                          "empty", "scalar", "delete", "few", "flat", "object"))
         if how in ("nan", "inf"):
             arrays[name] = arrays[name] * np.float32(how)
         elif how in ("delete", "few"):
@@ -486,7 +490,8 @@ class Detect:
         if how in ("file", "sound"):
             kind, data, suffix = files.random_image(rng)
             data, note = files.spoil_bytes(rng, data) if how == "file" else (data, "sound")
-            return Case({f"a{suffix}": data}, f"{kind}: {note}", {"how": "file", "path": f"a{suffix}"})
+            facts = {"how": "file", "path": f"a{suffix}"}
+            return Case({f"a{suffix}": data}, f"{kind}: {note}", facts)
         size = rng.choice(self.sizes)
         if how == "image":
             mode = rng.choice(("1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr",
@@ -529,8 +534,8 @@ class Stop(Exception):
 
 
 INTS = (-1, 0, 1, 2, 3, 7, 33, 300, 512, 1000, 2**31, 2**32, 10**10, 2**63, 10**30)
-FLOATS = (float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-30, 1e-3, 0.1, 0.5, 0.9, 1.0, 2.0,
-          30.0, 1e6, 1e30, 1e308)
+FLOATS = (float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e-30, 1e-3, 0.1, 0.5, 0.9, 1.0,
+          2.0, 30.0, 1e6, 1e30, 1e308)
 # Where scripts write: kept inside the folder of the case. Weights by name would be downloaded.
 OUTPUTS = ("lists_dir", "save_dir", "map_out_path", "dir_save_path", "run_name")
 DEVICES = ("cpu", "cuda", "cuda:9", "meta", "hpu", "mps", "cpu:1", "tpu", "gpu")
@@ -541,7 +546,7 @@ SCRIPTS = {"train": (train.main, train.TrainSettings),
 
 
 class Settings:
-    """Settings of the right types, from the command line or as objects: refused, or the script works.
+    """Settings of the right types, as flags or as objects: refused, or the script works.
 
     Training is stopped where its first epoch would begin. NaN must be refused everywhere, infinity
     for priors.
@@ -590,12 +595,13 @@ class Settings:
             changes[name] = value
         changes.pop("show", None)
         facts = {"script": script, "changes": changes, "typed": typed}
-        return Case({"settings.txt": repr(facts)[:9000].encode("utf-8", "replace")}, f"{facts}", facts)
+        shown = repr(facts)[:9000]
+        return Case({"settings.txt": shown.encode("utf-8", "replace")}, shown, facts)
 
     def _value(self, rng, name, hint):
         """Return a value of a field's type; in an edited file sometimes of another."""
         if self.junk and rng.random() < 0.5:
-            return rng.choice((None, "junk", "300", 300, 0.5, (), (300,), ("2", 3), True, ["x"], {}))
+            return rng.choice((None, "junk", "300", 300, 0.5, (), (300,), ("2", 3), True, ["x"]))
         if name == "device":
             return rng.choice(DEVICES)
         if typing.get_origin(hint) is typing.Literal:
