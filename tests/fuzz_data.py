@@ -29,9 +29,9 @@ from utils.data.annotations import read_class_names, read_list
 from utils.image import image_size, load_image
 
 try:  # where the reader of images lies depends on the version
-    from utils.data.image_check import inspect_image
+    from utils.data.image_check import inspect_images
 except ImportError:
-    from utils.data.doctor import inspect_image
+    from utils.data.doctor import inspect_images
 
 TRUE, FALSE = (1, True, "1"), (0, False, "0", None, "")
 
@@ -152,8 +152,8 @@ def demand(expected, found, what):
 class Voc:
     """XML files. An object that cannot be read, or read otherwise, must be named with its file.
 
-    Independent reading: ElementTree; an object is whatever holds an <xmin> in any letter case,
-    outside <part>. No statement on files whose name is mentioned in what was printed.
+    Independent reading: ElementTree; an object is whatever holds two of the four edges, in any
+    letter case, outside <part>. No statement on files whose name is mentioned in what was printed.
     """
 
     name = "voc"
@@ -200,10 +200,11 @@ class Voc:
             node.tag = node.tag.rpartition("}")[2].lower()
         parts = {inner for part in root.iter("part") for inner in part.iter()}
         parents = {child: parent for parent in root.iter() for child in parent}
-        objects = [node for node in root.iter("object") if node.find("bndbox") is None]
+        objects = [node for node in root.iter("object") if len(node) and node.find("bndbox") is None]
         expected = [None] * len([node for node in objects if node not in parts])
-        for box in (node for node in root.iter() if node.find("xmin") is not None):
-            if box not in parts:
+        for box in root.iter():
+            edges = {"xmin", "ymin", "xmax", "ymax"} & {child.tag for child in box}
+            if len(edges) >= 2 and box not in parts:
                 expected.append(self._object(parents.get(box), box))
         return expected
 
@@ -538,7 +539,7 @@ def stderr_size():
 
 
 class Images:
-    """Images: what inspect_image calls sound can be loaded, and has its pixels.
+    """Images: what inspect_images calls sound can be loaded, and has its pixels.
 
     Silent acceptance, only where the damage shows (an eighth of the rows differs by over 25 grey
     levels) and can be told from the file alone: a tenth of the file is missing at its end,
@@ -561,7 +562,7 @@ class Images:
 
     def check(self, folder, case):
         path = folder / case.facts["path"]
-        facts = inspect_image(path)
+        facts = inspect_images([path], num_threads=1)[path]
         for call in (image_size, load_image):
             try:
                 image = call(path)
@@ -571,9 +572,9 @@ class Images:
         if facts.fault:
             return "refused"
         if image is None:
-            raise Silent("inspect_image finds no fault and load_image cannot read it")
+            raise Silent("inspect_images finds no fault and load_image cannot read it")
         if image.dtype != np.uint8 or image.shape != (*tuple(facts.size)[::-1], 3):
-            raise Silent("inspect_image and load_image disagree", f"{facts.size}, {image.shape}")
+            raise Silent("inspect_images and load_image disagree", f"{facts.size}, {image.shape}")
         data, sound = case.files[path.name], case.facts["sound"]
         (folder / f"sound{path.suffix}").write_bytes(sound)
         share = files.rows_destroyed(load_image(folder / f"sound{path.suffix}"), image)
