@@ -200,7 +200,8 @@ class Voc:
             node.tag = node.tag.rpartition("}")[2].lower()
         parts = {inner for part in root.iter("part") for inner in part.iter()}
         parents = {child: parent for parent in root.iter() for child in parent}
-        objects = [node for node in root.iter("object") if len(node) and node.find("bndbox") is None]
+        objects = [node for node in root.iter("object")
+                   if len(node) and node.find("bndbox") is None]
         expected = [None] * len([node for node in objects if node not in parts])
         for box in root.iter():
             edges = {"xmin", "ymin", "xmax", "ymax"} & {child.tag for child in box}
