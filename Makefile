@@ -3,10 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test clean-demo
+.PHONY: demo test fuzz clean-demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q tests
+
+# Spoils files and settings until the project errs; another SEED tries others.
+SEED ?= 0
+fuzz: .venv/installed
+	$(BIN)/python tests/fuzz.py --minutes 10 --seed $(SEED)
 
 # Draws a data set, trains on it, measures, and draws detections on images held out.
 demo: .venv/installed
