@@ -3,6 +3,9 @@
 Edit the settings below, or give them as flags: python train.py --epochs 30 --batch_size 16
 """
 
+import utils.cli  # noqa: F401 (first: it looks after Ctrl-C while the others are imported)
+
+# isort: split
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
