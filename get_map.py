@@ -1,6 +1,6 @@
 """Measure a detector on the test list: VOC average precision by class and its mean."""
 
-import utils.cli  # noqa: F401 (first: it looks after Ctrl-C while the others are imported)
+import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
 
 # isort: split
 import json

@@ -5,13 +5,13 @@
     python predict.py --mode dir_predict    # all images of img/
 """
 
-import utils.cli  # noqa: F401 (first: it looks after Ctrl-C while the others are imported)
+import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
 
 # isort: split
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,6 @@ from urllib.request import url2pathname
 
 import numpy as np
 import tyro
-from PIL import Image
 from tqdm import tqdm
 
 from ssd import SSD, SSDSettings
@@ -62,43 +61,32 @@ class PredictSettings(SSDSettings):
 
 def main(settings: PredictSettings) -> None:
     """Load the detector once, then look at what was named, at a folder, or at what is typed."""
-    paths = []
-    if settings.images:
-        paths = named_images(settings.images)
-    elif settings.mode == "dir_predict":
-        paths = images_in(resolve(settings.dir_origin_path), "; set dir_origin_path")
+    paths = [path for name in settings.images for path in images_in(name) or [Path(name)]]
+    if not paths and settings.mode == "dir_predict":
+        origin = resolve(settings.dir_origin_path).resolve()
+        if origin == resolve(settings.dir_save_path).resolve():
+            raise UserError(f"{origin}: drawings would be taken for images; choose another "
+                            "dir_save_path than dir_origin_path.")
+        paths = images_in(origin)
+        if not paths:
+            raise UserError(f"{origin}: no folder with images ({', '.join(IMAGE_SUFFIXES)}); "
+                            "set dir_origin_path.")
     viewer = Viewer(SSD(settings, logs_dir=settings.save_dir), make_folder(settings.dir_save_path),
-                    settings.show and has_display() and len(paths) < 2)
-    if settings.images or paths:
+                    show=settings.show and has_display() and len(paths) < 2)
+    if paths:
         look_at_all(paths, viewer)
     else:
         ask(viewer)
 
 
-def named_images(names: Iterable[str]) -> list[Path]:
-    """Return the paths of named images and of all images in named folders, in their order.
-
-    What is not there is reported and left out.
-    """
-    paths = []
-    for name in names:
-        try:
-            path = typed_path(name)
-            paths += images_in(path) if path.is_dir() else [path]
-        except UserError as error:
-            print(describe_error(error))
-    return paths
-
-
-def images_in(folder: Path, remedy: str = "") -> list[Path]:
-    """Return the images of a folder, sorted; UserError where there are none."""
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}{remedy}.") from None
-    if not paths:
-        raise UserError(f"{folder}: no images in it ({', '.join(IMAGE_SUFFIXES)}){remedy}.")
-    return paths
+def images_in(name: str | Path) -> list[Path]:
+    """Return the images of a folder, sorted; none where it is no folder."""
+    with contextlib.suppress(UserError):
+        folder = typed_path(name)
+        if folder.is_dir():
+            return sorted(path for path in folder.iterdir()
+                          if path.suffix.lower() in IMAGE_SUFFIXES)
+    return []
 
 
 def look_at_all(paths: list[Path], viewer: "Viewer") -> None:
@@ -109,13 +97,13 @@ def look_at_all(paths: list[Path], viewer: "Viewer") -> None:
     done = 0
     for path in tqdm(paths, unit="image", disable=None):
         try:
-            viewer.look_at(path)
+            viewer.look_at(typed_path(path))
             done += 1
         except UserError as error:
             tqdm.write(describe_error(error))
+    print(f"{done} of {len(paths)} images drawn into {shorten(viewer.folder)}")
     if not done:
         raise UserError("none of the images could be drawn.")
-    print(f"{done} of {len(paths)} images drawn into {shorten(viewer.folder)}")
 
 
 def ask(viewer: "Viewer") -> None:
@@ -137,10 +125,7 @@ def ask(viewer: "Viewer") -> None:
 
 
 def pasted_path(text: str) -> Path:
-    """Return the path in a line as people type it or drop it on a terminal.
-
-    With spaces around, in quotes, with \\ before odd letters, as a file:// address.
-    """
+    """Return the path in a typed or dropped line: quoted, escaped, or a file:// address."""
     plain = re.sub(r"^(['\"])(.*)\1$", r"\2", text.strip())
     if plain.startswith("file://"):
         plain = url2pathname(urlparse(plain).path)
@@ -161,16 +146,15 @@ class Viewer:
         show: whether each is opened as well.
     """
 
-    def __init__(self, detector: SSD, folder: Path, show: bool):
+    def __init__(self, detector: SSD, folder: Path, *, show: bool):
         self.detector, self.folder, self.show = detector, folder, show
         self.origins = {}  # drawing -> the image it was made of
 
     def look_at(self, path: Path) -> None:
         """Detect, print, draw, save. Raises UserError for what cannot be read or written."""
         path = check_file(path)
-        if os.path.samefile(path.parent, self.folder):
-            raise UserError(f"{path}: lies in the folder of the drawings; choose another "
-                            "dir_save_path.")
+        if path.parent.resolve() == self.folder.resolve():
+            raise UserError(f"{path}: lies among the drawings; choose another dir_save_path.")
         image = load_image(path)
         detections = self.detector.detect(image)
         drawn = draw_detections(image, detections, self.detector.class_names)
@@ -182,7 +166,7 @@ class Viewer:
             tqdm.write(describe_best(image, self.detector))
         tqdm.write(f"  saved {shorten(target)}")
         if self.show:
-            show(drawn)
+            drawn.show()
 
     def target(self, path: Path) -> Path:
         """Return the drawing's path, which no other image of this run or letter case has."""
@@ -213,14 +197,6 @@ def describe_best(image: np.ndarray, detector: SSD) -> str:
     return (f"  the best box has score {weaker.scores[0]:.2f} "
             f"({detector.class_names[weaker.labels[0]]}), confidence is "
             f"{detector.settings.confidence:g}")
-
-
-def show(drawn: Image.Image) -> None:
-    """Open an image in a window; the work does not depend on it."""
-    try:
-        drawn.show()
-    except OSError as error:
-        tqdm.write(f"  cannot be shown ({error.strerror})")
 
 
 def has_display() -> bool:

@@ -3,7 +3,7 @@
 Edit the settings below, or give them as flags: python train.py --epochs 30 --batch_size 16
 """
 
-import utils.cli  # noqa: F401 (first: it looks after Ctrl-C while the others are imported)
+import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
 
 # isort: split
 import time

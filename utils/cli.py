@@ -13,9 +13,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from utils.streams import open_streams, output_lost, raising_ctrl_c, start
+import tyro
 
-start()  # before the imports that take time; a script imports this file first
+from utils.streams import open_streams, output_lost, raising_ctrl_c
 
 ROOT = Path(__file__).resolve().parent.parent
 # PyTorch, cuDNN, cuBLAS, OpenCV and the C library each say it in their own words.
@@ -218,8 +218,6 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     (EX_IOERR) if the output went to a file that could not take it; 130 for Ctrl-C. Any other
     exception is a bug and keeps its traceback.
     """
-    import tyro  # here, so that Ctrl-C is looked after before it
-
     open_streams()
     settings = status = None
     with raising_ctrl_c():

@@ -6,7 +6,6 @@ import io
 import os
 import signal
 import sys
-from pathlib import Path
 
 # The files that people start, in the folder above this one.
 SCRIPTS = ("voc_annotation.py", "train.py", "get_map.py", "predict.py")
@@ -93,18 +92,22 @@ def raising_ctrl_c():
             signal.signal(signal.SIGINT, stop_at_once)
 
 
-def start() -> None:
-    """Take over streams and Ctrl-C where one of the scripts is what runs.
+def _start():
+    """Take over Ctrl-C and streams where one of the scripts is what runs.
 
-    Called when `utils.cli` is imported, which scripts do before PyTorch, whose import takes
-    seconds. Programs that merely use this project are left alone.
+    PyTorch takes seconds to import, so scripts import this file before it. Programs that merely
+    use this project are left alone.
     """
-    script = Path(sys.argv[0] if getattr(sys, "argv", None) else "")
-    if script.name not in SCRIPTS or script.resolve().parent != Path(__file__).resolve().parents[1]:
+    script = sys.argv[0] if getattr(sys, "argv", None) else ""
+    if os.path.basename(script) not in SCRIPTS or not os.path.samefile(
+            os.path.dirname(os.path.abspath(script)), os.path.join(os.path.dirname(__file__), "..")):
         return
-    open_streams()
     process = sys.modules.get("multiprocessing.process")
     if process and process.parent_process():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker; the script stops it
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop_at_once)
+    open_streams()
+
+
+_start()
