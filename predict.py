@@ -28,6 +28,7 @@ from utils.cli import (
     check_file,
     describe_error,
     make_folder,
+    printable,
     resolve,
     run,
     shorten,
@@ -138,13 +139,7 @@ def pasted_path(text: str) -> Path:
 
 
 class Viewer:
-    """Looks at one image after another and saves each with its boxes.
-
-    Args:
-        detector: SSD.
-        folder: where drawings go.
-        show: whether each is opened as well.
-    """
+    """Looks at one image after another; saves each with its boxes in a folder, opens it on show."""
 
     def __init__(self, detector: SSD, folder: Path, *, show: bool):
         self.detector, self.folder, self.show = detector, folder, show
@@ -164,7 +159,7 @@ class Viewer:
         tqdm.write(describe(path, detections, self.detector.class_names))
         if not len(detections.scores):
             tqdm.write(describe_best(image, self.detector))
-        tqdm.write(f"  saved {shorten(target)}")
+        tqdm.write(f"  saved {printable(shorten(target))}")
         if self.show:
             drawn.show()
 
@@ -181,8 +176,8 @@ class Viewer:
 def describe(path: Path, detections: Detections, class_names: tuple[str, ...]) -> str:
     """Return lines that say what was found, best first."""
     if not len(detections.scores):
-        return f"{path.name}: nothing found"
-    lines = [f"{path.name}: {len(detections.scores)} found"]
+        return f"{printable(path.name)}: nothing found"
+    lines = [f"{printable(path.name)}: {len(detections.scores)} found"]
     for box, score, label in zip(*detections):
         edges = " ".join(f"{edge:.0f}" for edge in box)
         lines.append(f"  {class_names[label]:<16} {score:.2f}  at {edges}")

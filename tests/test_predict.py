@@ -122,6 +122,13 @@ def test_a_name_that_begins_with_a_tilde_or_ends_with_a_space(look, tmp_path):
     assert look(typed=["~$a.png", "b.png "]).count("saved") == 2
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no such names there")
+def test_names_do_not_steer_the_terminal(look, tmp_path):
+    photo(tmp_path / "a.png").rename(tmp_path / "a\x1b[2J\nb.png")
+    out = look("a\x1b[2J\nb.png", "c\x1b[2J.png")
+    assert "\x1b" not in out and r"a\x1b[2J\x0ab.png: " in out and r"c\x1b[2J.png: no such" in out
+
+
 def test_when_nothing_is_found_the_best_score_is_shown(look, tmp_path):
     photo(tmp_path / "a.png")
     out = look("a.png", confidence=1.0)

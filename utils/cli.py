@@ -144,12 +144,8 @@ def settings_table(settings: Any) -> str:
 def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None = None) -> None:
     """Check a settings object that was made in Python as strictly as flags are.
 
-    Args:
-        settings: a dataclass object.
-        limits: {field: (lowest, highest)} of numbers, alone or in tuples; both are allowed.
-
-    Raises:
-        UserError: a value of another type, none of its choices, not finite, or out of limits.
+    `limits` is {field: (lowest, highest)} of numbers, alone or in tuples; both are allowed. Raises
+    UserError for a value of another type, none of its choices, not finite, or out of limits.
     """
     for name, hint in get_type_hints(type(settings)).items():
         value, kinds = getattr(settings, name), get_args(hint)
@@ -178,11 +174,15 @@ def check_value(name: str, value: Any, hint: Any, limits: tuple[float, float] | 
         raise UserError(f"{name} must lie in {limits[0]}..{limits[1]}, got {value}.")
 
 
+def printable(text: str) -> str:
+    """Return a line without the control characters that file names may hold, and cut short."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda c: f"\\x{ord(c[0]):02x}", text)
+    return f"{text[:400]} ... {text[-200:]}" if len(text) > 620 else text
+
+
 def describe_error(error: UserError | str) -> str:
-    """Return the lines to print, without control characters that names may hold, and cut short."""
-    text = re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda c: f"\\x{ord(c[0]):02x}", str(error))
-    return "error: " + "\n".join(f"{line[:400]} ... {line[-200:]}" if len(line) > 620 else line
-                                 for line in text.split("\n"))
+    """Return the lines that are printed for an error."""
+    return "error: " + "\n".join(map(printable, str(error).split("\n")))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

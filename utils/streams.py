@@ -22,6 +22,7 @@ class Outlet(io.RawIOBase):
 
     def __init__(self, raw: io.RawIOBase):
         self.raw, self.lost = raw, None  # lost: None, "reader" or "file"
+        self.process = os.getpid()  # workers do not say it again
 
     def writable(self):
         return True
@@ -41,8 +42,9 @@ class Outlet(io.RawIOBase):
             self.lost = "reader" if left else "file"
             reason = ("note: nobody reads the output any more" if left else
                       f"error: the output cannot be written ({error.strerror})")
-            with contextlib.suppress(OSError):  # not print: this may be stderr itself
-                os.write(2, f"{reason}; the work goes on without it\n".encode())
+            if os.getpid() == self.process:
+                with contextlib.suppress(OSError):  # not print: this may be stderr itself
+                    os.write(2, f"{reason}; the work goes on without it\n".encode())
             return len(data)
 
 
