@@ -46,7 +46,7 @@ class PredictSettings(SSDSettings):
 
     # ---- What to do ----
 
-    # Images and folders of images to look at, before any flags; none goes by the mode.
+    # Images and folders of images to look at; without any, the mode decides.
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     # predict asks for one image after another; dir_predict takes a whole folder.
     mode: Literal["predict", "dir_predict"] = "predict"

@@ -32,13 +32,12 @@ from utils.spec import FAMILIES
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
-
+# Lowest and highest value of thresholds.
 LIMITS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),
           "max_per_image": (0, math.inf)}
 
 NO_WEIGHTS = ('no weights yet: there is no best.pth under {}.\n'
               'Train with voc_annotation.py and train.py, or set model_path = "coco" or to a file.')
-
 
 # What `SSD.detect` takes.
 ImageInput = str | os.PathLike | Image.Image | np.ndarray
@@ -135,12 +134,13 @@ class SSD:
             list of Detections, as `detect`; [] for no images.
         """
         for name, value in thresholds.items():
-            check_value(name, value, float, LIMITS.get(name))
-        if isinstance(images, (str, bytes, os.PathLike)):
+            check_value(name, value, int if "max" in name else float, LIMITS.get(name))
+        if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
             raise TypeError(f"expected a list of images, got {type(images).__name__}")
-        arrays = [as_rgb_array(_check_image(image)) for image in images]
-        if not arrays:
+        images = [_check_image(image) for image in images]
+        if not images:
             return []
+        arrays = [as_rgb_array(image) for image in images]
         inputs = [resize_to_input(array, self.spec) for array in arrays]
         return self._detect_inputs(inputs, [array.shape for array in arrays], thresholds)
 

@@ -35,8 +35,8 @@ def test_what_is_no_image_is_a_type_error(detector, image):
             call(image)
 
 
-@pytest.mark.parametrize("images", ["a.jpg", b"a.jpg"])
-def test_one_path_is_no_list(detector, images):
+@pytest.mark.parametrize("images", ["a.jpg", b"a.jpg", Image.new("RGB", (9, 9))])
+def test_one_image_is_no_list(detector, images):
     with pytest.raises(TypeError, match="list of images"):
         detector.detect_batch(images)
 
@@ -72,7 +72,8 @@ def test_a_path_in_place_of_settings(detector):
 
 
 @pytest.mark.parametrize("thresholds", [
-    {"confidence": float("nan")}, {"confidence": 2}, {"nms_iou": -1}, {"max_per_image": -1}])
+    {"confidence": float("nan")}, {"confidence": 2}, {"nms_iou": -1}, {"max_per_image": -1},
+    {"max_per_class": 1.5}])
 def test_thresholds_of_a_call_are_checked(detector, thresholds):
     with pytest.raises(UserError, match=next(iter(thresholds))):
         detector.detect_batch([random_image()], **thresholds)
