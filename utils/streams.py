@@ -104,9 +104,8 @@ def _start():
     if os.path.basename(script) not in SCRIPTS or not os.path.samefile(
             os.path.dirname(os.path.abspath(script)), os.path.join(os.path.dirname(__file__), "..")):
         return
-    process = sys.modules.get("multiprocessing.process")
-    if process and process.parent_process():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker; the script stops it
+    if any("from multiprocessing" in argument for argument in sys.orig_argv):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker's start; the script stops it
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop_at_once)
     open_streams()

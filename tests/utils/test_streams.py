@@ -203,6 +203,26 @@ def test_other_programs_keep_their_ctrl_c(tmp_path):
     subprocess.run([sys.executable, program], check=True, env={"PYTHONPATH": str(ROOT)})
 
 
+@posix
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_leave_ctrl_c_to_the_script(tmp_path, method):
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+import multiprocessing, signal, sys
+sys.argv[0] = {str(ROOT / "train.py")!r}
+import utils.streams
+def work():
+    sys.exit(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN)
+if __name__ == "__main__":
+    assert signal.getsignal(signal.SIGINT) is utils.streams.stop_at_once
+    process = multiprocessing.get_context("{method}").Process(target=work)
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+""")
+    subprocess.run([sys.executable, program], check=True, env={"PYTHONPATH": str(ROOT)})
+
+
 def test_every_script_is_looked_after():
     from utils.streams import SCRIPTS
     started = {path.name for path in Path(ROOT).glob("*.py")
