@@ -64,8 +64,8 @@ def main(settings: PredictSettings) -> None:
     """Load the detector once, then look at what was named, at a folder, or at what is typed."""
     paths = [path for name in settings.images for path in images_in(name) or [Path(name)]]
     if not paths and settings.mode == "dir_predict":
-        origin = resolve(settings.dir_origin_path).resolve()
-        if origin == resolve(settings.dir_save_path).resolve():
+        origin = resolve(settings.dir_origin_path)
+        if os.path.realpath(origin) == os.path.realpath(resolve(settings.dir_save_path)):
             raise UserError(f"{origin}: drawings would be taken for images; choose another "
                             "dir_save_path than dir_origin_path.")
         paths = images_in(origin)

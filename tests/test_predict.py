@@ -146,8 +146,9 @@ def test_dir_predict_passes_over_broken_files(look, tmp_path):
     assert drawings(tmp_path) == ["good.JPG.png"]
 
 
-@pytest.mark.parametrize("origin", ["nowhere", "empty", "file"])
+@pytest.mark.parametrize("origin", ["nowhere", "empty", "file", "circle"])
 def test_dir_predict_says_where_it_looked(look, tmp_path, origin):
+    (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"{tmp_path / origin}: no folder with images.*set dir_"):

@@ -25,8 +25,8 @@ OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot) allocate memory|not en
 FILE_ERRNOS = {getattr(errno, name, None) for name in
                ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG")}
 # What a setting may be in Python, by its type hint.
-TYPES = {float: (Real, "a number"), int: (Integral, "a whole number"), bool: (bool, "True or False"),
-         str: ((str, os.PathLike), "a text")}
+TYPES = {float: (Real, "a number"), int: (Integral, "a whole number"),
+         bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
 
 
 class UserError(Exception):

@@ -101,8 +101,9 @@ def _start():
     use this project are left alone.
     """
     script = sys.argv[0] if getattr(sys, "argv", None) else ""
+    repo = os.path.join(os.path.dirname(__file__), "..")
     if os.path.basename(script) not in SCRIPTS or not os.path.samefile(
-            os.path.dirname(os.path.abspath(script)), os.path.join(os.path.dirname(__file__), "..")):
+            os.path.dirname(os.path.abspath(script)), repo):
         return
     if any("from multiprocessing" in argument for argument in sys.orig_argv):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker's start; the script stops it
