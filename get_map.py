@@ -1,21 +1,26 @@
 """Measure a detector on the test list: VOC average precision by class and its mean."""
 
-import json
-from dataclasses import dataclass
+import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
 
-from ssd import SSD, SSDSettings
-from utils.cli import UserError, make_folder, run, shorten
+# isort: split
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ssd import SSD, SSDSettings, WeightsSettings
+from utils.cli import UserError, make_folder, run, shorten, writing
 from utils.data.annotations import check_same_classes, read_list
 from utils.evaluation.map_report import format_results, plot_precision_recall
-from utils.evaluation.voc_ap import VOC_IOU, mean_ap
+from utils.evaluation.voc_ap import VOC_IOU, ClassResult, mean_ap
 
 
 @dataclass(frozen=True)
-class MapSettings:
-    """What is measured, and where the results go."""
+class MapSettings(WeightsSettings):
+    """What is measured, and where the results go. Thresholds are the paper's for scoring."""
 
-    # A best.pth or last.pth; "" takes the newest best.pth under save_dir.
-    model_path: str = ""
+    # ---- What to measure ----
+
     # A list that voc_annotation.py wrote.
     test_list: str = "2007_test.txt"
     # Folder for results.txt, results.json and precision_recall.png.
@@ -24,35 +29,37 @@ class MapSettings:
     save_dir: str = "logs"
     # Images a pass; lower it when memory runs out.
     batch_size: int = 8
-    # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
-    device: str = "auto"
 
 
-def main(settings):
-    """Load, measure, report. Thresholds are the paper's for scoring, precision is fp32."""
+def main(settings: MapSettings) -> None:
+    """Load, measure, report: first on the screen, then in files."""
     if settings.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
     records, list_names = read_list(settings.test_list)
-    detector = SSD(SSDSettings(model_path=settings.model_path, device=settings.device),
-                   logs_dir=settings.save_dir)
+    shared = {field.name: getattr(settings, field.name) for field in fields(WeightsSettings)}
+    detector = SSD(SSDSettings(**shared), logs_dir=settings.save_dir)
     check_same_classes(detector.class_names, "the weights", list_names, settings.test_list)
+    folder = make_folder(settings.map_out_path)
     results, detections = detector.evaluate(records, batch_size=settings.batch_size)
     table = format_results(results, detector.class_names)
-    folder = make_folder(settings.map_out_path)
     title = f"{settings.test_list}: {len(records)} images, IoU {VOC_IOU}"
-    (folder / "results.txt").write_text(f"{title}\n{table}\n", encoding="utf-8")
-    write_json(folder / "results.json", settings, results, detector.class_names)
-    plot_precision_recall(results, detector.class_names, folder / "precision_recall.png")
     print(f"{title}\n{table}")
     if not any(len(found.scores) for found in detections):
         print("nothing was found in any image; has the training gone on long enough?")
     area, points = mean_ap(results), mean_ap(results, "ap_11_point")
-    print(f"mAP@0.5 {area:.4f} (area), {points:.4f} (11-point); "
-          f"details in {shorten(folder)}")
+    print(f"mAP@0.5 {area:.4f} (area), {points:.4f} (11-point)")
+    values = figures(settings.test_list, results, detector.class_names)
+    write_files(folder, {
+        "results.txt": lambda path: path.write_text(f"{title}\n{table}\n", encoding="utf-8"),
+        "results.json": lambda path: path.write_text(
+            json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8"),
+        "precision_recall.png": lambda path: plot_precision_recall(
+            results, detector.class_names, path)})
+    print(f"details in {shorten(folder)}")
 
 
-def write_json(path, settings, results, class_names):
-    """Write the figures for programs to read; null stands for a class without objects."""
+def figures(test_list: str, results: list[ClassResult], class_names: tuple[str, ...]) -> dict:
+    """Return the figures for programs to read; None stands for a class without objects."""
     classes = {}
     for name, result in zip(class_names, results):
         known = result.num_objects > 0
@@ -60,11 +67,27 @@ def write_json(path, settings, results, class_names):
                          "ap_11_point": result.ap_11_point if known else None,
                          "objects": result.num_objects, "detections": result.num_detections}
     scored = any(result.num_objects for result in results)
-    values = {"list": settings.test_list, "iou": VOC_IOU,
-              "map_area": mean_ap(results) if scored else None,
-              "map_11_point": mean_ap(results, "ap_11_point") if scored else None,
-              "classes": classes}
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+    return {"list": test_list, "iou": VOC_IOU,
+            "map_area": mean_ap(results) if scored else None,
+            "map_11_point": mean_ap(results, "ap_11_point") if scored else None,
+            "classes": classes}
+
+
+def write_files(folder: Path, writers: dict[str, Callable[[Path], object]]) -> None:
+    """Write each file of a folder, {name: what writes it}, whatever becomes of the others.
+
+    Raises UserError, so that the script ends with status 2, where a file could not be written.
+    """
+    faults = []
+    for name, write in writers.items():
+        try:
+            with writing(folder / name) as part:
+                write(part)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError(f"{faults[0]}\n{len(faults)} of {len(writers)} files are missing; "
+                        "the figures above are complete.")
 
 
 if __name__ == "__main__":

@@ -6,35 +6,46 @@
     detector.detect_image("img/street.jpg").show()
 """
 
+import math
+import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from nets.ssd import SSDNet
 from nets.weight_files import read_detector
 from utils.checkpoint import Checkpoint, load_strictly, newest_checkpoint, save_checkpoint
-from utils.cli import UserError, shorten
-from utils.data.annotations import read_class_names
+from utils.cli import UserError, check_fields, check_file, check_value, shorten, typed_path
+from utils.data.annotations import Record, read_class_names
 from utils.device import pick_device, pick_precision, run_in
 from utils.draw import draw_detections
-from utils.evaluation.voc_ap import evaluate_voc
+from utils.evaluation.voc_ap import ClassResult, evaluate_voc
 from utils.image import as_rgb_array, boxes_to_pixels, normalise, resize_to_input, stack_inputs
 from utils.postprocess import Detections, postprocess
 from utils.spec import FAMILIES
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
+# Lowest and highest value of thresholds.
+LIMITS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),
+          "max_per_image": (0, math.inf)}
 
 NO_WEIGHTS = ('no weights yet: there is no best.pth under {}.\n'
               'Train with voc_annotation.py and train.py, or set model_path = "coco" or to a file.')
 
+# What `SSD.detect` takes.
+ImageInput = str | os.PathLike | Image.Image | np.ndarray
+
 
 @dataclass(frozen=True)
-class SSDSettings:
-    """How to look at images. Classes, sizes and colours come with the weights."""
+class WeightsSettings:
+    """Which detector, and where it runs. Classes, sizes and colours come with the weights."""
 
     # ---- Weights ----
 
@@ -48,19 +59,24 @@ class SSDSettings:
     # for files that amdegroot and bubbliiiing name alike; set "bubbliiiing" for the latter's.
     weights_family: Literal[("auto", *FAMILIES)] = "auto"
 
-    # ---- What counts as found ----
-
-    # Least score of a box. Higher: fewer false boxes; lower: fewer missed objects.
-    confidence: float = 0.5
-    # Of two boxes of one class that overlap more than this (IoU), the weaker one is dropped.
-    nms_iou: float = 0.45
-
     # ---- Machine ----
 
     # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
     device: str = "auto"
     # "fp32" gives the same numbers everywhere; "bf16" is faster where the hardware has it.
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
+
+
+@dataclass(frozen=True)
+class SSDSettings(WeightsSettings):
+    """How to look at images."""
+
+    # ---- What counts as found ----
+
+    # Least score of a box. Higher: fewer false boxes; lower: fewer missed objects.
+    confidence: float = 0.5
+    # Of two boxes of one class that overlap more than this (IoU), the weaker one is dropped.
+    nms_iou: float = 0.45
 
 
 class SSD:
@@ -73,13 +89,14 @@ class SSD:
         logs_dir: where the newest best.pth is looked for.
 
     Raises:
-        UserError: no weights, an unreadable file, or a class list of another order.
+        UserError: no weights, an unreadable file, a class list of another order, or a setting
+            that is none of its choices or out of range.
     """
 
     def __init__(self, settings=SSDSettings(), *, network=None, class_names=None, logs_dir="logs"):
-        for name in ("confidence", "nms_iou"):
-            if not 0 <= getattr(settings, name) <= 1:
-                raise UserError(f"{name} must lie in 0..1, got {getattr(settings, name)}.")
+        if not isinstance(settings, SSDSettings):
+            raise TypeError(f"expected SSDSettings(model_path=...), got {type(settings).__name__}")
+        check_fields(settings, LIMITS)
         self.settings = settings
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
@@ -88,19 +105,25 @@ class SSD:
         self.network = network.to(self.device, memory_format=torch.channels_last).eval()
         self.spec, self.class_names = network.spec, tuple(class_names)
 
-    def detect(self, image):
+    def detect(self, image: ImageInput) -> Detections:
         """Find objects in one image.
 
         Args:
-            image: path, PIL image, or (H, W, 3) uint8 RGB array.
+            image: path, PIL image, or (H, W, 3) uint8 RGB array. A relative path is looked for
+                where one stands, then in the repo.
 
         Returns:
             Detections as NumPy arrays, best first: boxes (N, 4) float32 xyxy edges in pixels of
             the image, scores (N,), labels (N,) indices into `class_names`.
+
+        Raises:
+            UserError: a file that is missing or no image.
+            TypeError, ValueError: something else than an image; an array of another shape or
+                dtype, or without pixels.
         """
         return self.detect_batch([image])[0]
 
-    def detect_batch(self, images, **thresholds):
+    def detect_batch(self, images: Iterable[ImageInput], **thresholds: float) -> list[Detections]:
         """Find objects in several images with one pass of the network.
 
         Args:
@@ -108,23 +131,31 @@ class SSD:
             thresholds: confidence, nms_iou, max_per_class, max_per_image instead of the settings'.
 
         Returns:
-            list of Detections, as `detect`.
+            list of Detections, as `detect`; [] for no images.
         """
+        for name, value in thresholds.items():
+            check_value(name, value, int if "max" in name else float, LIMITS.get(name))
+        if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+            raise TypeError(f"expected a list of images, got {type(images).__name__}")
+        images = [_check_image(image) for image in images]
+        if not images:
+            return []
         arrays = [as_rgb_array(image) for image in images]
         inputs = [resize_to_input(array, self.spec) for array in arrays]
         return self._detect_inputs(inputs, [array.shape for array in arrays], thresholds)
 
-    def detect_image(self, image):
+    def detect_image(self, image: ImageInput) -> Image.Image:
         """Return the image with the objects found drawn on it, as a PIL image."""
-        array = as_rgb_array(image)
+        array = as_rgb_array(_check_image(image))
         return draw_detections(array, self.detect(array), self.class_names)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write the detector, wherever its weights came from, as a checkpoint of this project."""
         save_checkpoint(path, Checkpoint(self.spec, self.class_names, self.network.state_dict(),
                                          {}, {}))
 
-    def evaluate(self, records, *, batch_size=8, num_threads=2):
+    def evaluate(self, records: list[Record], *, batch_size: int = 8, num_threads: int = 2
+                 ) -> tuple[list[ClassResult], list[Detections]]:
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
 
         Args:
@@ -165,6 +196,18 @@ class SSD:
         return [Detections(boxes_to_pixels(boxes.cpu().numpy(), width, height, self.spec),
                            scores.cpu().numpy(), labels.cpu().numpy())
                 for (boxes, scores, labels), (height, width, _) in zip(found, shapes)]
+
+
+def _check_image(image):
+    """Return an image as it is, or its path where it was found, before anything is read."""
+    if isinstance(image, (str, os.PathLike)):
+        return check_file(typed_path(image))
+    if not isinstance(image, (Image.Image, np.ndarray)):
+        raise TypeError("expected a path, a PIL image or an (H, W, 3) uint8 RGB array, "
+                        f"got {type(image).__name__}")
+    if 0 in (image.size if isinstance(image, Image.Image) else image.shape):
+        raise ValueError("the image has no pixels")
+    return image
 
 
 def _load(settings, logs_dir):

@@ -3,6 +3,9 @@
 Edit the settings below, or give them as flags: python train.py --epochs 30 --batch_size 16
 """
 
+import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
+
+# isort: split
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,15 +19,14 @@ from nets.transfer import transfer
 from nets.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint, load_strictly
-from utils.cli import UserError, run, settings_table, shorten
+from utils.cli import UserError, check_fields, run, settings_table, shorten
 from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import pick_device, pick_precision
 from utils.evaluation.voc_ap import mean_ap
-from utils.limits import check_fields
 from utils.spec import FAMILIES
-from utils.training.checks import check_batch_norm, check_images, memory_advice, read_lists
+from utils.training.checks import check_batch_norm, check_images, read_lists
 from utils.training.history import describe_epoch
 from utils.training.optim import Schedule, make_optimizer, seed_everything
 from utils.training.run_folder import RunFolder, check_run_name, claim_folder
@@ -173,8 +175,7 @@ def main(settings: TrainSettings) -> None:
     check_batch_norm(network, num_images=len(train_records), batch_sizes=sizes)
     check_images(val_records, settings.val_list)
     table = settings_table(settings)
-    with claim_folder(settings.save_dir, settings.run_name, table) as folder, memory_advice(
-            batch_size=max(sizes), input_size=network.spec.size, num_workers=settings.num_workers):
+    with claim_folder(settings.save_dir, settings.run_name, table) as folder:
         print(f"settings:\n{table}\nrunning on {device} in {precision}, "
               f"results in {shorten(folder)}")
         trainer = make_trainer(settings, network, train_records, device, precision)

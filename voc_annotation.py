@@ -5,6 +5,9 @@ ImageSets/Main, the lists 2007_train.txt, 2007_val.txt, 2007_test.txt with 2007_
 dataset_report.html.
 """
 
+import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
+
+# isort: split
 import os
 from dataclasses import dataclass
 from functools import partial

@@ -1,30 +1,95 @@
 """Command line of the scripts: settings from flags, errors without tracebacks, paths."""
 
+import contextlib
 import dataclasses
+import errno
+import math
+import os
+import re
+import stat
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from utils.streams import open_streams, output_lost, raising_ctrl_c
+
 ROOT = Path(__file__).resolve().parent.parent
+# PyTorch, cuDNN, cuBLAS, OpenCV and the C library each say it in their own words.
+OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough memory|"
+                           r"insufficient memory|bad_alloc|alloc_failed", re.IGNORECASE)
+# Why files cannot be written; Windows has no quota.
+FILE_ERRNOS = {getattr(errno, name, None) for name in
+               ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG")}
+# What a setting may be in Python, by its type hint.
+TYPES = {float: (Real, "a number"), int: (Integral, "a whole number"),
+         bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
 
 
 class UserError(Exception):
     """A mistake that the user can mend; the message names the file or value and the remedy."""
 
 
-def resolve(path):
-    """Return `path` as an absolute Path; relative ones start at the repo, wherever one stands."""
-    return ROOT / Path(path).expanduser()
+def resolve(path: str | os.PathLike) -> Path:
+    """Return `path` as an absolute Path; relative ones start at the repo, wherever one stands.
+
+    Raises UserError for what no file can be called: a zero byte in it, or too long.
+    """
+    path = Path(path)
+    with contextlib.suppress(RuntimeError):  # ~$report.jpg, a lock file of Word: no user's home
+        path = path.expanduser()
+    try:
+        # Only what looks odd is tried out: lists hold tens of thousands of paths.
+        if "\0" in str(path) or len(os.fsencode(path)) > 255:
+            os.lstat(ROOT / path)
+    except ValueError as error:
+        raise UserError(f"{str(path)!a}: no possible name ({error}); check the path.") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{path}: too long for a file name; check the path.") from None
+    return ROOT / path
 
 
-def shorten(path):
+def typed_path(text: str | os.PathLike) -> Path:
+    """Return the file or folder that a person means: from where they stand, else from the repo.
+
+    Raises UserError where neither is there.
+    """
+    path = resolve(text)
+    if os.path.lexists(text):
+        return Path(text).absolute()
+    if not os.path.lexists(path):
+        places = f" in {os.getcwd()} or {ROOT}" if path == ROOT / text != Path(text) else ""
+        raise UserError(f"{text}: no such file or folder{places}; check the path.")
+    return path
+
+
+def check_file(path: str | os.PathLike) -> Path:
+    """Return `path`, absolute, of a file that has an end.
+
+    Raises UserError for a missing file, a folder, a pipe and a device.
+    """
+    path = resolve(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; check the path.") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
+        raise UserError(f"{path}: {kind}, not a file; check the path.")
+    return path
+
+
+def shorten(path: str | os.PathLike) -> str:
     """Return `path` as text, relative to the repo where it lies inside it."""
     path = Path(path)
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
-def make_folder(path):
+def make_folder(path: str | os.PathLike) -> Path:
     """Create folder `path` and its parents; return it as an absolute Path.
 
     Raises UserError where a file is in the way or the place is read-only.
@@ -33,12 +98,12 @@ def make_folder(path):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{shorten(folder)}: the folder cannot be made ({error.strerror}); "
+        raise UserError(f"{folder}: the folder cannot be made ({error.strerror}); "
                         "choose another place in the settings.") from None
     return folder
 
 
-def read_text(path, *, remedy):
+def read_text(path: str | os.PathLike, *, remedy: str) -> str:
     """Return the text of a UTF-8 file (with or without BOM).
 
     Raises UserError with `remedy` where the file is missing, a folder, or not UTF-8.
@@ -47,32 +112,129 @@ def read_text(path, *, remedy):
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise UserError(f"{shorten(path)}: {error.strerror}. {remedy}") from None
+        raise UserError(f"{path}: {error.strerror}. {remedy}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{shorten(path)}: not a UTF-8 text file; save it as UTF-8.") from None
+        raise UserError(f"{path}: not a UTF-8 text file; save it as UTF-8.") from None
 
 
-def settings_table(settings):
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give the block a file to write, which becomes `path` at its end: the old one or the new.
+
+    Raises UserError naming `path` where it cannot be written.
+    """
+    part = path.with_name(f".{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def settings_table(settings: Any) -> str:
     """Return the settings in effect as aligned `name  value` lines."""
     values = dataclasses.asdict(settings)
     width = max(map(len, values))
     return "\n".join(f"  {name:<{width}}  {value!r}" for name, value in values.items())
 
 
-def run(main, settings_class):
+def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None = None) -> None:
+    """Check a settings object that was made in Python as strictly as flags are.
+
+    `limits` is {field: (lowest, highest)} of numbers, alone or in tuples; both are allowed. Raises
+    UserError for a value of another type, none of its choices, not finite, or out of limits.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        value, kinds = getattr(settings, name), get_args(hint)
+        if get_origin(hint) is Literal:
+            if value not in kinds:
+                raise UserError(f"{name} must be one of {', '.join(map(repr, kinds))}, "
+                                f"got {value!r}.")
+            continue
+        is_tuple = get_origin(hint) is tuple
+        if is_tuple and not (isinstance(value, tuple)
+                             and (... in kinds or len(value) == len(kinds))):
+            example = type(settings).__dataclass_fields__[name].default
+            raise UserError(f"{name} must be a tuple such as {example}, got {value!r}.")
+        for part in value if is_tuple else (value,):
+            check_value(name, part, kinds[0] if is_tuple else hint, (limits or {}).get(name))
+
+
+def check_value(name: str, value: Any, hint: Any, limits: tuple[float, float] | None) -> None:
+    """Raise UserError unless a value has the type of its hint, is finite, and within limits."""
+    allowed, words = TYPES.get(hint, (object, ""))
+    if not isinstance(value, allowed) or isinstance(value, bool) and hint in (int, float):
+        raise UserError(f"{name} must be {words}, got {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be finite, got {value}.")
+    if limits and not limits[0] <= value <= limits[1]:
+        raise UserError(f"{name} must lie in {limits[0]}..{limits[1]}, got {value}.")
+
+
+def printable(text: str) -> str:
+    """Return a line without the control characters that file names may hold, and cut short."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda c: f"\\x{ord(c[0]):02x}", text)
+    return f"{text[:400]} ... {text[-200:]}" if len(text) > 620 else text
+
+
+def describe_error(error: UserError | str) -> str:
+    """Return the lines that are printed for an error."""
+    return "error: " + "\n".join(map(printable, str(error).split("\n")))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory ran out, the computer's or a GPU's."""
+    of_library = isinstance(error, (RuntimeError, OSError)) or type(error).__module__ == "cv2"
+    return isinstance(error, MemoryError) or bool(of_library and OUT_OF_MEMORY.search(str(error)))
+
+
+def _ending(error, settings):
+    """Return (what to print, exit status) for an exception, None for a bug."""
+    cause = error
+    while cause:  # Ctrl-C may come out as the error that some library makes of it
+        if isinstance(cause, KeyboardInterrupt):
+            return "\nstopped.", 130
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, UserError):
+        return describe_error(error), 2
+    if is_out_of_memory(error):
+        names = [name for name in ("batch_size", "input_shape", "num_workers")
+                 if hasattr(settings, name)]
+        return (f"error: out of memory; lower {', '.join(names) or 'the size of the images'}, "
+                "or close other programs."), 2
+    if isinstance(error, OSError) and error.errno in FILE_ERRNOS:
+        return describe_error(f"{error.filename or 'a file'}: {error.strerror}; "
+                              "make room or choose another place."), 2
+    return None
+
+
+def run(main: Callable[[Any], None], settings_class: type) -> None:
     """Run a script: parse flags into `settings_class`, call `main(settings)`, print user errors.
 
-    Every field of the dataclass is a flag and the comment beside it is its help. A UserError ends
-    in one or two lines and exit status 2; any other exception is a bug and keeps its traceback.
+    Every field of the dataclass is a flag and the comment beside it is its help. Exit status: 2
+    with one or two lines for a UserError, lack of memory, or a file that cannot be written; 74
+    (EX_IOERR) if the output went to a file that could not take it; 130 for Ctrl-C. Any other
+    exception is a bug and keeps its traceback.
     """
-    # Lines must reach a pipe or log file when they are printed, not when the script ends.
-    sys.stdout.reconfigure(line_buffering=True)
-    settings = tyro.cli(settings_class, use_underscores=True)
-    try:
-        main(settings)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\nstopped.", file=sys.stderr)
-        sys.exit(130)
+    open_streams()
+    settings = status = None
+    with raising_ctrl_c():
+        try:
+            settings = tyro.cli(settings_class, use_underscores=True)
+            check_fields(settings)
+            main(settings)
+        except SystemExit as stop:  # --help or a mistyped flag
+            status = stop.code
+        except (Exception, KeyboardInterrupt) as error:
+            ending = _ending(error, settings)
+            if ending is None:
+                raise
+            text, status = ending
+            print(text, file=sys.stderr)
+    if output_lost():
+        status = status or 74
+    if status is not None:
+        sys.exit(status)

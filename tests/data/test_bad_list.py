@@ -94,8 +94,8 @@ def test_list_itself_missing_or_a_folder(tmp_path):
 
 def test_zero_byte_in_a_path(tmp_path):
     settings = write_lists(tmp_path, GOOD_LINE + f"{tmp_path}/a\0b.jpg 5,5,40,30,0\n")
-    records = read(settings)[0]
-    refused(r"a\x00b.jpg|null byte", load_image, records[1].path)
+    refused(r"line 2|a\x00b.jpg|null byte", read, settings)
+    refused(r"a\x00b.jpg|null byte", load_image, f"{tmp_path}/a\0b.jpg")
 
 
 @table([("deleted", lambda path: path.unlink(), "No such file"),

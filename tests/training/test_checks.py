@@ -10,9 +10,9 @@ from PIL import Image
 from torch import nn
 
 import train
-from utils.cli import UserError
+from utils.cli import UserError, is_out_of_memory
 from utils.device import pick_device
-from utils.training.checks import check_batch_norm, check_images, memory_advice, read_lists
+from utils.training.checks import check_batch_norm, check_images, read_lists
 from utils.training.optim import make_optimizer
 
 NUMBERS = ("learning_rate", "min_lr_ratio", "momentum", "weight_decay", "clip_grad_norm",
@@ -85,19 +85,16 @@ def raises(error):
     lambda: raises(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")),
     lambda: raises(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)")),
     lambda: raises(cv2.error("(-4:Insufficient memory) Failed to allocate 9 bytes"))])
-def test_a_lack_of_memory_says_what_to_lower(cause):
-    with pytest.raises(UserError, match="batch_size .now 8.*input_shape .now 300.*num_workers"), \
-            memory_advice(batch_size=8, input_size=300, num_workers=2):
+def test_a_lack_of_memory_is_told_by_what_each_library_says(cause):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
         cause()
+    assert is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), UserError("out of memory?"),
                                    KeyboardInterrupt(), ValueError("batch")])
-def test_other_errors_pass_untouched(error):
-    with pytest.raises(type(error)) as caught, \
-            memory_advice(batch_size=8, input_size=300, num_workers=2):
-        raise error
-    assert caught.value is error
+def test_other_errors_are_no_lack_of_memory(error):
+    assert not is_out_of_memory(error)
 
 
 @pytest.fixture

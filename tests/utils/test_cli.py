@@ -1,13 +1,30 @@
 """Settings from flags, errors without tracebacks, paths from the repo."""
 
+import math
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import pytest
 
-from utils.cli import ROOT, UserError, make_folder, read_text, resolve, run, settings_table, shorten
+from utils.cli import (
+    ROOT,
+    UserError,
+    check_fields,
+    check_file,
+    describe_error,
+    make_folder,
+    read_text,
+    resolve,
+    run,
+    settings_table,
+    shorten,
+    typed_path,
+    writing,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -172,3 +189,80 @@ def test_settings_table_has_a_line_a_field():
     lines = settings_table(Settings()).splitlines()
     assert [line.split()[0] for line in lines] == list(Settings.__dataclass_fields__)
     assert lines[1].endswith("(300, 300)")
+
+
+@pytest.mark.parametrize("name", ["~$report.jpg", "~no_such_user_here/a.txt"])
+def test_a_tilde_that_is_no_home_is_a_plain_name(name):
+    assert resolve(name) == REPO / name
+
+
+@pytest.mark.parametrize("path", ["x" * 5000, "d/" * 4000 + "x", "é" * 200, "a\0b", "\ud800"])
+@pytest.mark.parametrize("call", [resolve, make_folder, typed_path, check_file,
+                                  lambda path: read_text(path, remedy="")])
+def test_no_possible_name_is_refused_in_one_line(path, call):
+    with pytest.raises(UserError) as caught:
+        call(path)
+    assert "\n" not in str(caught.value)
+    assert len(describe_error(caught.value)) < 700
+
+
+def test_a_typed_path_is_looked_for_where_one_stands_then_in_the_repo(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert typed_path("README.md") == REPO / "README.md"
+    (tmp_path / "README.md").touch()
+    assert typed_path("README.md") == tmp_path / "README.md"
+    with pytest.raises(UserError, match=f"nowhere: no such .* in {tmp_path} or {REPO};"):
+        typed_path("nowhere")
+    with pytest.raises(UserError, match="/nowhere/a: no such file or folder; check"):
+        typed_path("/nowhere/a")
+
+
+def test_writing_leaves_the_old_file_or_the_new(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), writing(path) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    with writing(path) as part:
+        part.write_text("new")
+    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    with pytest.raises(UserError, match="b.txt: cannot be written"), \
+            writing(tmp_path / "missing" / "b.txt") as part:
+        part.write_text("")
+
+
+@dataclass(frozen=True)
+class Kinds:
+    count: int = 1
+    share: float = 0.5
+    name: str = ""
+    on: bool = False
+    kind: Literal["a", "b"] = "a"
+    pair: tuple[int, int] = (1, 2)
+    ratios: tuple[float, ...] = ()
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"count": np.int64(3)}, {"share": 1}, {"share": np.float32(1)}, {"name": Path("a")},
+    {"on": True}, {"ratios": (1, 2.5)}, {"pair": (0, 3)}])
+def test_good_fields(changes):
+    check_fields(Kinds(**changes), {"share": (0, 1), "ratios": (1, 3)})
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"count": 1.0}, "count must be a whole number, got 1.0"),
+    ({"count": True}, "count must be a whole number"), ({"count": "1"}, "count must be a whole"),
+    ({"share": math.nan}, "share must be finite"), ({"share": "1"}, "share must be a number"),
+    ({"share": None}, "share must be a number"), ({"share": 1.5}, r"share must lie in 0\.\.1"),
+    ({"name": None}, "name must be a text"), ({"name": 3}, "name must be a text"),
+    ({"on": 1}, "on must be True or False"), ({"on": "no"}, "on must be True or False"),
+    ({"kind": "c"}, "kind must be one of 'a', 'b', got 'c'"), ({"kind": None}, "kind must be one"),
+    ({"pair": (1, 2, 3)}, r"pair must be a tuple such as \(1, 2\), got \(1, 2, 3\)"),
+    ({"pair": 300}, "pair must be a tuple"), ({"pair": (1, 2.5)}, "pair must be a whole number"),
+    ({"ratios": (2, math.inf)}, "ratios must be finite"), ({"ratios": "23"}, "ratios must be a"),
+    ({"ratios": (2, 9)}, r"ratios must lie in 1\.\.3, got 9"),
+])
+def test_bad_fields(changes, message):
+    with pytest.raises(UserError, match=message):
+        check_fields(Kinds(**changes), {"share": (0, 1), "ratios": (1, 3)})

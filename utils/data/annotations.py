@@ -125,7 +125,7 @@ def read_list(path):
             continue
         try:
             record = parse_line(line)
-        except ValueError as error:
+        except (ValueError, UserError) as error:
             raise UserError(f"{shorten(resolve(path))}, line {number}: {error}; "
                             "run voc_annotation.py again.") from None
         if (record.labels >= len(class_names)).any():

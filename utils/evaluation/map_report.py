@@ -1,25 +1,28 @@
 """Table and curves of a measurement."""
 
 import math
+import os
+from collections.abc import Sequence
 
-from utils.evaluation.voc_ap import mean_ap
+from utils.evaluation.voc_ap import ClassResult, mean_ap
 from utils.page import new_figure
 
 
-def plot_precision_recall(results, class_names, path):
-    """Draw the precision-recall curve of every class that has objects."""
+def plot_precision_recall(results: Sequence[ClassResult], class_names: Sequence[str],
+                          path: str | os.PathLike) -> None:
+    """Draw the precision-recall curve of every class that has objects, as a PNG file."""
     figure, axes = new_figure("Precision and recall at IoU 0.5", "recall", "precision")
     for result, name in zip(results, class_names):
         if result.num_objects:
             axes.plot(result.recall, result.precision, label=f"{name} {result.ap_area:.3f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    if len(class_names) <= 25:
+    if axes.lines and len(axes.lines) <= 25:
         axes.legend(loc="lower left", fontsize=8)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, format="png")
 
 
-def format_results(results, class_names):
+def format_results(results: Sequence[ClassResult], class_names: Sequence[str]) -> str:
     """Return a table of AP by class and the mean, as text."""
     width = max(5, *map(len, class_names))
     lines = [f"{'class':<{width}}  {'AP area':>8} {'AP 11pt':>8} {'objects':>8} {'found':>8}"]
@@ -32,4 +35,5 @@ def format_results(results, class_names):
 
 
 def _number(value):
+    """Return an AP in 8 columns, a dash for a class without objects."""
     return f"{'-':>8}" if math.isnan(value) else f"{value:>8.4f}"

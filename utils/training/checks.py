@@ -1,10 +1,5 @@
-"""What is found out before the first step, and what to say when memory runs out."""
+"""What is found out before the first step."""
 
-import contextlib
-import re
-from collections.abc import Iterator
-
-import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -12,9 +7,6 @@ from utils.cli import UserError, resolve
 from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
 from utils.image import as_rgb_array
 from utils.training.optim import has_batch_norm
-
-NO_MEMORY = re.compile("out of memory|not enough memory|insufficient memory|alloc_failed|"
-                       "(can't|cannot|failed to|unable to) allocate", re.IGNORECASE)
 
 
 def read_lists(train_list: str, val_list: str, *, classes_path: str, train_on_difficult: bool
@@ -65,17 +57,3 @@ def check_batch_norm(network: nn.Module, *, num_images: int, batch_sizes: tuple[
                   "the train list has one image only: add images")
         raise UserError("batch norm cannot train on one image at a time; "
                         f'{remedy}, or take backbone = "vgg", which has none.')
-
-
-@contextlib.contextmanager
-def memory_advice(*, batch_size: int, input_size: int, num_workers: int) -> Iterator[None]:
-    """Turn a lack of memory inside this context into a UserError that says what to lower."""
-    try:
-        yield
-    except Exception as error:
-        known = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-        if isinstance(error, UserError) or not (known or NO_MEMORY.search(str(error))):
-            raise
-        raise UserError(f"memory ran out: lower batch_size (now {batch_size}; accumulate makes up "
-                        f"for it), input_shape (now {input_size}) or num_workers (now "
-                        f"{num_workers}).") from None

@@ -1,0 +1,115 @@
+"""Standard streams and Ctrl-C of the scripts, from their first import on."""
+
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+
+# The files that people start, in the folder above this one.
+SCRIPTS = ("voc_annotation.py", "train.py", "get_map.py", "predict.py")
+
+
+class Outlet(io.RawIOBase):
+    """Standard output or error that never fails: what cannot be written is dropped.
+
+    Results lie in files, and lines on the screen only speak of them. So a reader that leaves
+    (`| head`, a pager) or a full disk does not end a training in mid-epoch: it is told once on
+    stderr, and the work goes on to its end or to Ctrl-C. A terminal that hangs up ends a script
+    by SIGHUP like any other program; nohup and tmux are made against that.
+    """
+
+    def __init__(self, raw: io.RawIOBase):
+        self.raw, self.lost = raw, None  # lost: None, "reader" or "file"
+        self.process = os.getpid()  # workers do not say it again
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self.raw.fileno()
+
+    def isatty(self):
+        return self.raw.isatty()
+
+    def write(self, data):
+        try:
+            return len(data) if self.lost else self.raw.write(data)
+        except OSError as error:
+            # Windows calls a closed pipe an invalid argument.
+            left = error.errno in (errno.EPIPE, errno.EINVAL)
+            self.lost = "reader" if left else "file"
+            reason = ("note: nobody reads the output any more" if left else
+                      f"error: the output cannot be written ({error.strerror})")
+            if os.getpid() == self.process:
+                with contextlib.suppress(OSError):  # not print: this may be stderr itself
+                    os.write(2, f"{reason}; the work goes on without it\n".encode())
+            return len(data)
+
+
+def open_streams() -> None:
+    """Make stdin, stdout and stderr safe to use, whatever they are and whatever is written."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed; its number must not go to the next file that is opened
+            stream = open(os.devnull, mode)  # noqa: SIM115
+        elif mode == "w" and stream is getattr(sys, f"__{name}__"):
+            raw = getattr(stream.buffer, "raw", stream.buffer)
+            stream = io.TextIOWrapper(io.BufferedWriter(Outlet(raw)), encoding=stream.encoding)
+        setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            # Letters that the encoding lacks are escaped; lines arrive when they are printed.
+            stream.reconfigure(**({"errors": "surrogateescape"} if mode == "r" else
+                                  {"errors": "backslashreplace", "line_buffering": True}))
+
+
+def output_lost() -> bool:
+    """Tell whether standard output is a file that could not take what was printed."""
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return getattr(raw, "lost", None) == "file"
+
+
+def stop_at_once(*_) -> None:
+    """Handle Ctrl-C before and after `main`, when nothing is under way that must end well.
+
+    An exception would not do: C code that imports NumPy turns it into an error of its own.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, b"\nstopped.\n")
+    os._exit(130)
+
+
+@contextlib.contextmanager
+def raising_ctrl_c():
+    """Let Ctrl-C raise KeyboardInterrupt inside this context, where `stop_at_once` would act."""
+    watched = signal.getsignal(signal.SIGINT) is stop_at_once
+    try:
+        if watched:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+    finally:
+        if watched:
+            signal.signal(signal.SIGINT, stop_at_once)
+
+
+def _start():
+    """Take over Ctrl-C and streams where one of the scripts is what runs.
+
+    PyTorch takes seconds to import, so scripts import this file before it. Programs that merely
+    use this project are left alone.
+    """
+    script = sys.argv[0] if getattr(sys, "argv", None) else ""
+    repo = os.path.join(os.path.dirname(__file__), "..")
+    if os.path.basename(script) not in SCRIPTS or not os.path.samefile(
+            os.path.dirname(os.path.abspath(script)), repo):
+        return
+    if any("from multiprocessing" in argument for argument in sys.orig_argv):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker's start; the script stops it
+    elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, stop_at_once)
+    open_streams()
+
+
+_start()
