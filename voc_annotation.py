@@ -29,7 +29,7 @@ from utils.data.dataset_report import (
 )
 from utils.data.doctor import Doctor, check_classes, check_splits, inspect_images
 from utils.data.prior_fit import suggest_priors
-from utils.data.sources import Problem
+from utils.data.sources import Problem, ProblemKind
 from utils.data.splits import SPLITS, fill_splits, make_splits
 from utils.data.voc import read_voc
 from utils.data.yolo import read_yolo
@@ -147,7 +147,7 @@ def read_voc_years(settings):
         faults += problems
         for name, keys in make_splits(settings, root, [item.key for item in items]).items():
             splits[name] += [f"{year}/{key}" for key in keys if f"{year}/{key}" in mine]
-            faults += [Problem("split names nothing", f"{name}.txt",
+            faults += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{name}.txt",
                                f"{key!r} has no readable XML file in Annotations")
                        for key in keys if f"{year}/{key}" not in mine]
     return annotations, splits, faults

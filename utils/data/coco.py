@@ -4,7 +4,7 @@ import json
 import os
 
 from utils.cli import UserError, read_text, shorten
-from utils.data.sources import Annotation, ImageIndex, Problem, SourceObject, whole_size
+from utils.data.sources import Annotation, ImageIndex, Problem, ProblemKind, SourceObject, whole_size
 
 
 def read_coco(path, images):
@@ -33,7 +33,7 @@ def read_coco(path, images):
                                 bool(row.get("iscrowd", 0)), f"annotation {number}")
             objects[row["image_id"]].append(item)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            problems.append(Problem("bad object", f"{shorten(path)}, annotation {number}",
+            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(path)}, annotation {number}",
                                     f"missing or wrong: {_plain(repr(error))[:200]}"))
     index, annotations = ImageIndex(images), {}
     for key, item in entries.items():

@@ -10,6 +10,7 @@ from utils.data.sources import (
     Annotation,
     ImageIndex,
     Problem,
+    ProblemKind,
     SourceObject,
     whole_size,
 )
@@ -53,7 +54,7 @@ def read_csv(path, images):
         file, edges = cells["file"], [cells[edge] for edge in ("x1", "y1", "x2", "y2")]
         if not file:
             if any(row):
-                problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
+                problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(path)}, line {number}",
                                         "no file name"))
             continue
         if file not in found:
@@ -65,11 +66,11 @@ def read_csv(path, images):
         try:
             box = tuple(map(float, edges))
         except ValueError:
-            problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
+            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(path)}, line {number}",
                                     "a coordinate is no number"))
             continue
         if not cells["name"]:
-            problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
+            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(path)}, line {number}",
                                     "no class name"))
             continue
         found[file].objects.append(SourceObject(cells["name"], box,

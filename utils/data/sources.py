@@ -6,6 +6,7 @@ image, with boxes as edges in pixels.
 
 import os
 import re
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,42 @@ TRUE_WORDS = ("1", "true", "yes", "y", "t")
 UNLISTABLE = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 
 
+class ProblemKind(str, Enum):
+    """What can be wrong with a data set, and what is then done. Strict mode makes it an error."""
+
+    decision: str
+
+    UNREADABLE_ANNOTATION = "unreadable annotation", "left out"
+    BAD_OBJECT = "bad object", "left out"
+    IMAGE_MISSING = "image missing", "image left out"
+    IMAGE_UNREADABLE = "image unreadable", "image left out"
+    IMAGE_TRUNCATED = "image truncated", "image left out"
+    NO_ANNOTATION = "no annotation", "image not used"
+    SPLIT_NAMES_NOTHING = "split names nothing", "left out"
+    SIZE_DISAGREES = "size disagrees", "see each"
+    UNKNOWN_CLASS = "unknown class", "object left out"
+    NOT_A_NUMBER = "coordinate not a number", "object left out"
+    CORNERS_SWAPPED = "corners swapped", "put right"
+    OUTSIDE_THE_IMAGE = "outside the image", "clipped"
+    NO_AREA = "no area", "object left out"
+    DUPLICATE = "duplicate", "object left out"
+    TINY = "tiny", "kept, but hardly learnable at this input size"
+    IN_TWO_SPLITS = "same image in two splits", "kept in both"
+    TWICE = "same image twice", "kept, and counts twice"
+    UNUSED_CLASS = "unused class", "nothing to learn from"
+
+    def __new__(cls, text, decision):
+        kind = str.__new__(cls, text)
+        kind._value_, kind.decision = text, decision
+        return kind
+
+    __str__ = str.__str__
+
+
 class Problem(NamedTuple):
     """One thing that is wrong with a data set."""
 
-    kind: str  # of doctor.KINDS
+    kind: ProblemKind
     where: str  # file, and number of the object
     what: str
 
@@ -100,7 +133,7 @@ class ImageIndex:
 def unreadable(error):
     """Return the Problem of an annotation file that cannot be read."""
     where, _, what = str(error).partition(": ")
-    return Problem("unreadable annotation", where, what)
+    return Problem(ProblemKind.UNREADABLE_ANNOTATION, where, what)
 
 
 def whole_size(width, height):

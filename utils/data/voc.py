@@ -14,6 +14,7 @@ from utils.data.sources import (
     Annotation,
     ImageIndex,
     Problem,
+    ProblemKind,
     SourceObject,
     unreadable,
     walk_files,
@@ -60,7 +61,7 @@ def read_voc(root, progress=iter):
         size = whole_size(tree.findtext("size/width"), tree.findtext("size/height"))
         annotations.append(Annotation(key, relative, image, objects, size))
     used |= {annotation.image for annotation in annotations}
-    problems += [Problem("no annotation", shorten(path), "no XML file for this image")
+    problems += [Problem(ProblemKind.NO_ANNOTATION, shorten(path), "no XML file for this image")
                  for path in index.by_path.values() if path not in used]
     return annotations, problems
 
@@ -112,11 +113,11 @@ def voc_objects(root, origin):
         try:
             x1, y1, x2, y2 = (float(box.findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax"))
         except (AttributeError, TypeError, ValueError):
-            problems.append(Problem("bad object", f"{origin}, object {number} ({name or '?'})",
+            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{origin}, object {number} ({name or '?'})",
                                     "no bndbox of four numbers"))
             continue
         if not name:
-            problems.append(Problem("bad object", f"{origin}, object {number}", "no class name"))
+            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{origin}, object {number}", "no class name"))
             continue
         difficult = (node.findtext("difficult") or "").strip().lower() in TRUE_WORDS
         # The 1 belongs to the lower corner, whichever of the two that is.

@@ -4,7 +4,7 @@ import os
 import re
 
 from utils.cli import UserError, read_text, shorten
-from utils.data.sources import Annotation, Problem, SourceObject, unreadable, walk_files
+from utils.data.sources import Annotation, Problem, ProblemKind, SourceObject, unreadable, walk_files
 from utils.image import IMAGE_SUFFIXES, image_size
 
 
@@ -39,7 +39,7 @@ def read_yolo(folder):
             problems += faults
         annotations.append(Annotation(os.path.splitext(relative)[0], shorten(file), image,
                                       objects, None))
-    problems += [Problem("image missing", shorten(file), "no image for this file of labels")
+    problems += [Problem(ProblemKind.IMAGE_MISSING, shorten(file), "no image for this file of labels")
                  for relative, file in walk_files(folder, (".txt",)).items()
                  if "labels/" in relative and file not in used and file.name != "classes.txt"]
     if not annotations:
@@ -63,7 +63,7 @@ def _yolo_objects(file, size, names):
                 raise IndexError
             name = names[int(label)]
         except (ValueError, IndexError, OverflowError):
-            problems.append(Problem("bad object", f"{shorten(file)}, line {number}",
+            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(file)}, line {number}",
                                     f"{line.strip()[:60]!r} is not a known class and four "
                                     "fractions"))
             continue
