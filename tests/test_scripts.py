@@ -207,10 +207,9 @@ def test_partial_weights_are_refused_by_name(trained, tmp_path):
 
 
 def test_lists_of_other_classes_are_refused(trained, folder, tmp_path):
-    for name in ("2007_test.txt", "2007_classes.txt"):
-        (tmp_path / name).write_text((folder / name).read_text())
-    names = (folder / "2007_classes.txt").read_text().split()
-    (tmp_path / "2007_classes.txt").write_text("\n".join(names[::-1]))
+    header, _, rest = (folder / "2007_test.txt").read_text().partition("\n")
+    names = json.loads(header.removeprefix("# classes:"))
+    (tmp_path / "2007_test.txt").write_text(f"# classes: {json.dumps(names[::-1])}\n{rest}")
     with pytest.raises(UserError, match="number 1 is 'circle' in the first, 'star'"):
         get_map.main(get_map.MapSettings(model_path=str(trained / "best.pth"), device="cpu",
                                          test_list=str(tmp_path / "2007_test.txt")))

@@ -15,7 +15,7 @@ from utils.data.annotations import (
     parse_line,
     read_class_names,
     read_list,
-    write_list,
+    list_text,
 )
 
 
@@ -60,7 +60,7 @@ def test_lists_of_other_tools_without_difficult_are_read():
 def test_list_file_round_trip(tmp_path):
     records = [make_record(tmp_path / "a b.jpg", [(1, 2, 30, 40, 1, 1)]),
                make_record(tmp_path / "ö.jpg", [])]
-    write_list(tmp_path / "2007_train.txt", records, ("cat", "traffic light"))
+    (tmp_path / "2007_train.txt").write_text(list_text(records, ("cat", "traffic light")))
     back, class_names = read_list(tmp_path / "2007_train.txt")
     assert class_names == ("cat", "traffic light")
     assert [record.path for record in back] == [record.path for record in records]

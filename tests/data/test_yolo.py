@@ -1,0 +1,116 @@
+"""YOLO text files."""
+
+import pytest
+from source_files import by_key, plain, save, write
+
+from utils.cli import UserError
+from utils.data.yolo import read_yolo, yolo_names
+
+
+def test_yolo_fractions_become_pixels(tmp_path):
+    write(tmp_path / "classes.txt", "cat\ntraffic light\n")
+    path = save(tmp_path / "a.jpg", (200, 100))
+    write(tmp_path / "a.txt", "1 0.5 0.5 0.25 0.5\n\n0 0.1 0.9 0.2 0.2 0.97\r\n")
+    found, problems = by_key(read_yolo(tmp_path))
+    assert not problems and found["a"].image == path and found["a"].size is None
+    first, second = found["a"].objects
+    # A quarter of 200 is 50 columns around column 100; half of 100 is 50 rows around row 50.
+    assert first[0] == "traffic light" and first.box_px == pytest.approx((75, 25, 125, 75))
+    assert second[0] == "cat" and second.box_px == pytest.approx((0, 80, 40, 100))
+    assert not first.difficult
+
+
+@pytest.mark.parametrize("image, labels", [
+    ("images/a.jpg", "labels/a.txt"), ("images/train/a.jpg", "labels/train/a.txt"),
+    ("train/images/a.b.PNG", "train/labels/a.b.txt"), ("deep/a b.jpg", "deep/a b.txt"),
+    ("images/ö, [1].jpg", "images/ö, [1].txt"), ("my_images/a.jpg", "my_images/a.txt")])
+def test_yolo_labels_are_found(tmp_path, image, labels):
+    write(tmp_path / "classes.txt", "cat")
+    path = save(tmp_path / image)
+    write(tmp_path / labels, "0 0.5 0.5 1 1")
+    (item,), problems = read_yolo(tmp_path)
+    assert item.image == path and plain(item.objects) == [("cat", (0, 0, 50, 40), False)]
+    assert not problems and item.origin.endswith(labels)
+
+
+def test_yolo_images_without_labels_are_background(tmp_path):
+    write(tmp_path / "classes.txt", "cat")
+    save(tmp_path / "images" / "a.jpg")
+    save(tmp_path / "images" / "b.jpg")
+    write(tmp_path / "labels" / "b.txt", "")
+    found, problems = by_key(read_yolo(tmp_path))
+    assert not problems and [item.objects for item in found.values()] == [[], []]
+
+
+YAML_NAMES = {0: "cat", 1: "traffic light", 2: "red dog's ö"}
+
+
+@pytest.mark.parametrize("text", [
+    "names: ['cat', 'traffic light', \"red dog's ö\"]",
+    "nc: 3\nnames: [cat, traffic light, red dog's ö]  # three\ntrain: x",
+    "names: [\n  'cat',\n  'traffic light',\n  \"red dog's ö\",\n]\nnc: 3",
+    "train: ../images\nnames:\n- cat\n- traffic light\n- red dog's ö\nnc: 3",
+    "names:\n  - 'cat'  # the first\n  - traffic light\n  - \"red dog's ö\"\n\nnc: 3",
+    "names:\n  0: cat\n  1: 'traffic light'\n  2: red dog's ö\ndownload: none",
+    "names: {0: cat, 1: 'traffic light', 2: \"red dog's ö\"}",
+    "path: .\r\nnames:\r\n  0: cat\r\n  1: traffic light\r\n  2: red dog's ö\r\n"])
+@pytest.mark.parametrize("name", ["data.yaml", "../data.yml"])
+def test_yolo_names_from_yaml(tmp_path, text, name):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / name).write_bytes(text.encode())
+    assert yolo_names(folder) == YAML_NAMES
+
+
+def test_yolo_names_follow_their_numbers(tmp_path):
+    write(tmp_path / "data.yaml", "names:\n  1: dog\n  0: cat\n")
+    assert yolo_names(tmp_path) == {0: "cat", 1: "dog"}
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "obj.names"])
+def test_yolo_names_from_text(tmp_path, name):
+    write(tmp_path / name, "\ufeffcat\r\n traffic light \r\n\r\n")
+    assert yolo_names(tmp_path) == {0: "cat", 1: "traffic light"}
+
+
+@pytest.mark.parametrize("text", [None, "nc: 2", "names: []", "names:"])
+def test_yolo_without_names_is_refused(tmp_path, text):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if text is not None:
+        write(folder / "data.yaml", text)
+    with pytest.raises(UserError, match="data: no class names"):
+        yolo_names(folder)
+
+
+@pytest.mark.parametrize("line", [
+    "2 0.5 0.5 1 1", "-1 0.5 0.5 1 1", "0.5 0.5 0.5 1 1", "0 0.5 0.5 1", "cat 0.5 0.5 1 1",
+    "0 a b c d", "nan 0.5 0.5 1 1", "inf 0.5 0.5 1 1", "0,0.5,0.5,1,1",
+    "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"])  # the last is a polygon
+def test_bad_yolo_lines_are_numbered(tmp_path, line):
+    write(tmp_path / "classes.txt", "cat\ndog")
+    save(tmp_path / "a.jpg")
+    path = write(tmp_path / "a.txt", f"1 0.5 0.5 1 1\n\n{line}\n0 0.5 0.5 1 1\n")
+    (item,), (problem,) = read_yolo(tmp_path)
+    assert (problem.kind, problem.where) == ("bad object", f"{path}, line 3")
+    assert [found.name for found in item.objects] == ["dog", "cat"]
+
+
+def test_yolo_problems_with_files_are_reported(tmp_path):
+    write(tmp_path / "classes.txt", "cat")
+    for name in "abc":
+        save(tmp_path / "images" / f"{name}.jpg")
+        write(tmp_path / "labels" / f"{name}.txt", "0 0.5 0.5 1 1")
+    (tmp_path / "labels" / "a.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "images" / "b.jpg").write_bytes(b"no image")
+    found, problems = by_key(read_yolo(tmp_path))
+    assert len(found["images/c"].objects) == 1
+    assert len(problems) == 1 and problems[0].where.endswith("a.txt")
+    # The image is for the doctor to judge.
+    assert found["images/b"].image.name == "b.jpg" and not found["images/b"].objects
+
+
+def test_yolo_folder_without_images_is_refused(tmp_path):
+    write(tmp_path / "classes.txt", "cat")
+    with pytest.raises(UserError, match="no images"):
+        read_yolo(tmp_path)
