@@ -8,7 +8,6 @@ from source_files import by_key, plain, save, write
 from utils.cli import UserError
 from utils.data.coco import read_coco
 
-
 COCO = {
     "images": [{"id": 7, "file_name": "a.jpg", "width": 50, "height": 40},
                {"id": 3, "file_name": "sub/b 1.png", "width": 10, "height": 20},
@@ -72,3 +71,43 @@ def test_broken_json_is_named(tmp_path, text):
 def test_missing_coco_file_is_named(tmp_path):
     with pytest.raises(UserError, match="none.json.*annotation_path"):
         read_coco(tmp_path / "none.json", tmp_path)
+
+
+def test_coco_ids_and_flags_may_be_text(coco):
+    found, problems = coco(
+        images=[{"id": "7", "file_name": "a.jpg"}], categories=[{"id": 1.0, "name": "cat"}],
+        annotations=[{"image_id": 7, "category_id": "1", "bbox": ["1", 2, "3.5", 4], "iscrowd": flag}
+                     for flag in ("0", "1", 0, 1, "false", "true", False, True, None, "", 1.0)])
+    assert not problems
+    assert [item.difficult for item in found["a.jpg"].objects] == [
+        False, True, False, True, False, True, False, True, False, False, True]
+    assert found["a.jpg"].objects[0].box_px == (1, 2, 4.5, 6)
+
+
+@pytest.mark.parametrize("broken, what", [
+    ({"image_id": 99}, "image_id '99' is the id of no image"),
+    ({"category_id": "dog"}, "category_id 'dog' is the id of no category"),
+    ({"bbox": [1, 2]}, "no bbox of four numbers")])
+def test_coco_problems_are_plain_words(coco, broken, what):
+    _, (problem,) = coco(annotations=[COCO["annotations"][0] | broken])
+    assert problem.what == what
+
+
+def test_one_image_in_several_spellings_is_one(coco, tmp_path):
+    path = save(tmp_path / "sub" / "p0.jpg")
+    spellings = ["sub/p0.jpg", "./sub/p0.jpg", "sub\\P0.JPG", "sub/x/../p0.jpg"]
+    found, problems = coco(
+        images=[{"id": k, "file_name": name} for k, name in enumerate(spellings)],
+        annotations=[{"image_id": k, "category_id": 1, "bbox": [k, 0, 5, 5]} for k in range(4)])
+    item, = found.values()
+    assert item.image == path and [box.box_px[0] for box in item.objects] == [0, 1, 2, 3]
+    assert [problem.kind for problem in problems] == ["one image, two spellings"] * 3
+
+
+def test_a_wrong_images_path_is_named(tmp_path):
+    path = write(tmp_path / "c.json", json.dumps(COCO))
+    with pytest.raises(UserError, match="nowhere: no such folder; set images_path"):
+        read_coco(path, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: none of the 3 .*'a.jpg'; .*images_path"):
+        read_coco(path, tmp_path / "empty")

@@ -11,6 +11,7 @@ from utils.data.csv_table import read_csv
     "filename,class,xmin,ymin,xmax,ymax\na b.jpg,traffic light,1,2,30.5,40",
     "filename,width,height,class,xmin,ymin,xmax,ymax\na b.jpg,50,40,traffic light,1,2,30.5,40\n",
     "Image;X1;Y1;X2;Y2;Label\na b.jpg;1;2;30.5;40;traffic light",
+    "image\txmin\tymin\txmax\tymax\tlabel\na b.jpg\t1\t2\t30.5\t40\ttraffic light\n",
     "\ufeffpath, left , top,right,bottom,category\r\na b.jpg, 1,2,30.5,40, traffic light \r\n",
     'ymax,ymin,xmax,xmin,class,image_path\n40,2,30.5,1,"traffic light","a b.jpg"'])
 def test_csv_headers(tmp_path, text):
@@ -59,3 +60,22 @@ def test_csv_tells_equal_names_with_other_endings_apart(tmp_path):
     file = write(tmp_path / "x.csv", f"filename,class,xmin,ymin,xmax,ymax\n{rows}")
     found, _ = by_key(read_csv(file, tmp_path))
     assert [found["a.jpg"].image, found["a.png"].image] == paths
+
+
+def test_one_image_in_several_spellings_is_one(tmp_path):
+    path = save(tmp_path / "p0.jpg")
+    rows = "".join(f"{name},cat,{k},1,9,9\n" for k, name in
+                   enumerate(["p0.jpg", "./p0.jpg", "P0.JPG", "p0.jpg"]))
+    file = write(tmp_path / "x.csv", f"filename,class,xmin,ymin,xmax,ymax\n{rows}")
+    (item,), problems = read_csv(file, tmp_path)
+    assert item.image == path and [box.box_px[0] for box in item.objects] == [0, 1, 2, 3]
+    assert [(problem.kind, problem.where) for problem in problems] == [
+        ("one image, two spellings", "x.csv, line 3"), ("one image, two spellings", "x.csv, line 4")]
+
+
+@pytest.mark.parametrize("name", [" a.jpg", "a .jpg", "a.b .jpg"])
+def test_spaces_in_names_are_kept(tmp_path, name):
+    path = save(tmp_path / name)
+    file = write(tmp_path / "x.csv", f"filename,class,xmin,ymin,xmax,ymax\n{name},cat,1,1,9,9\n")
+    (item,), problems = read_csv(file, tmp_path)
+    assert item.image == path and not problems

@@ -114,3 +114,91 @@ def test_yolo_folder_without_images_is_refused(tmp_path):
     write(tmp_path / "classes.txt", "cat")
     with pytest.raises(UserError, match="no images"):
         read_yolo(tmp_path)
+
+
+@pytest.mark.parametrize("text, names", [
+    ("names: {1: cat, 2: dog}", {1: "cat", 2: "dog"}),
+    ("names:\n  0: cat\n  3: dog\n", {0: "cat", 3: "dog"}),
+    ("names: {'0': cat, '7': dog}", {0: "cat", 7: "dog"}),
+    ("x: &all [cat, dog]\nnames: *all", {0: "cat", 1: "dog"}),
+    ("names: [7, 8]", {0: "7", 1: "8"}),
+    ("names: >-\n  cat", None), ("names: [yes, no]", None), ("names: {cat: 0, dog: 1}", None),
+    ("names: [[cat], dog]", None)])
+def test_yaml_names_keep_their_numbers(tmp_path, text, names):
+    write(tmp_path / "data.yaml", text)
+    if names:
+        assert yolo_names(tmp_path) == names
+        return
+    with pytest.raises(UserError, match="data.yaml: names must be"):
+        yolo_names(tmp_path)
+
+
+def test_numbers_from_one_name_the_right_objects(tmp_path):
+    write(tmp_path / "data.yaml", "names: {1: cat, 3: dog}")
+    save(tmp_path / "a.jpg")
+    write(tmp_path / "a.txt", "".join(f"{label} 0.5 0.5 1 1\n" for label in (3, 1, 0, 2)))
+    (item,), problems = read_yolo(tmp_path)
+    assert [found.name for found in item.objects] == ["dog", "cat"]
+    assert [problem.where[-6:] for problem in problems] == ["line 3", "line 4"]
+
+
+@pytest.mark.parametrize("text", ["names: [cat", "a: b: c", "\tnames: [cat]", "names: !odd cat"])
+def test_broken_yaml_is_named_not_passed_over(tmp_path, text):
+    folder = tmp_path / "data"
+    write(folder / "data.yaml", text)
+    write(tmp_path / "classes.txt", "wrong\nnames\n")
+    with pytest.raises(UserError, match="data/data.yaml.*not readable YAML"):
+        yolo_names(folder)
+
+
+def test_blank_lines_do_not_shift_numbers(tmp_path):
+    write(tmp_path / "classes.txt", "cat\n\ndog\n\n")
+    assert yolo_names(tmp_path) == {0: "cat", 2: "dog"}
+
+
+@pytest.mark.parametrize("name", ["obj.names", "voc.names", "x/coco.names", "labels/classes.txt"])
+def test_darknet_names_in_any_file(tmp_path, name):
+    write(tmp_path / name, "cat\ndog\n")
+    if name.startswith("x"):
+        write(tmp_path / "obj.data", "classes = 2\ntrain = a.txt\nnames = x/coco.names\n")
+    assert yolo_names(tmp_path) == {0: "cat", 1: "dog"}
+
+
+def test_files_that_disagree_about_classes_are_both_named(tmp_path):
+    write(tmp_path / "data.yaml", "names: [cat, dog]")
+    write(tmp_path / "labels" / "classes.txt", "cat\ndog\n")
+    assert yolo_names(tmp_path) == {0: "cat", 1: "dog"}
+    write(tmp_path / "labels" / "classes.txt", "dog\ncat\n")
+    with pytest.raises(UserError, match="data.yaml and .*classes.txt disagree.*0: cat.*0: dog"):
+        yolo_names(tmp_path)
+
+
+@pytest.mark.parametrize("image, labels", [
+    ("images/a.jpg", "Labels/a.txt"), ("Images/a.jpg", "labels/a.txt"),
+    ("IMAGES/train/a.jpg", "LABELS/Train/A.TXT"), ("a.JPG", "A.txt")])
+def test_label_folders_in_any_letter_case(tmp_path, image, labels):
+    write(tmp_path / "classes.names", "cat")
+    save(tmp_path / image)
+    write(tmp_path / labels, "0 0.5 0.5 1 1")
+    (item,), problems = read_yolo(tmp_path)
+    assert plain(item.objects) == [("cat", (0, 0, 50, 40), False)] and not problems
+
+
+def test_no_text_file_at_all_is_refused(tmp_path):
+    write(tmp_path / "classes.txt", "cat")
+    save(tmp_path / "images" / "a.jpg")
+    with pytest.raises(UserError, match="no text file of labels for any image"):
+        read_yolo(tmp_path)
+    write(tmp_path / "labels", "0 0.5 0.5 1 1")  # a file where a folder is expected
+    with pytest.raises(UserError, match="no text file of labels for any image"):
+        read_yolo(tmp_path)
+
+
+def test_a_folder_without_labels_is_not_background(tmp_path):
+    write(tmp_path / "classes.txt", "cat")
+    for name in ("train/a", "train/b", "val/c"):
+        save(tmp_path / "images" / f"{name}.jpg")
+    write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 1 1")
+    found, (problem,) = by_key(read_yolo(tmp_path))
+    assert list(found) == ["images/train/a", "images/train/b"]
+    assert problem.kind == "no annotation" and problem.where.endswith("images/val")

@@ -203,7 +203,8 @@ def _classes_of(path, text):
         return read_class_names(classes_file(path))
     try:
         names, *others = ([plain_name(name) for name in json.loads(header)] for header in headers)
-        if not names or len(set(names)) < len(names) or any(names != other for other in others):
+        if not (names and len(set(names)) == len(names) and all(other == names for other in others)
+                and headers[0].lstrip().startswith("[")):
             raise ValueError
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{shorten(resolve(path))}: a line {HEADER} must hold the class names, "

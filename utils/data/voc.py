@@ -147,7 +147,8 @@ def _objects_in(root, origin, several):
         try:
             x1, y1 = float(box.findtext("xmin")), float(box.findtext("ymin"))
             x2, y2 = float(box.findtext("xmax")), float(box.findtext("ymax"))
-            if not name or several and (_twice(node) or len(box) > len({edge.tag for edge in box})):
+            if not name or several and _twice(node) \
+                    or len(box) != 4 and len(box) > len({edge.tag for edge in box}):
                 raise ValueError
         except (AttributeError, TypeError, ValueError):
             problems.append(Problem(ProblemKind.BAD_OBJECT,
