@@ -143,6 +143,9 @@ def check_settings(settings):
     if settings.annotation_format != "voc" and not settings.annotation_path:
         raise UserError(f"annotation_format is {settings.annotation_format!r}; set annotation_path "
                         "to the file or folder.")
+    if settings.annotation_format != "voc" and settings.train_on == "trainval":
+        raise UserError("train_on = 'trainval' is for VOC folders; for others name the train and "
+                        "val images together in annotation_path.")
     try:
         build_spec(settings.backbone, settings.input_shape[0])
     except ValueError as error:

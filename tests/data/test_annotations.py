@@ -150,7 +150,8 @@ def test_a_list_made_before_reads_the_names_beside_it(tmp_path):
     assert read_list(tmp_path / "2007_val.txt")[1] == ("cat", "dog")
 
 
-@pytest.mark.parametrize("name, beside", [("mine.txt", "mine_classes.txt"), ("a_b.txt", "a_classes.txt")])
+@pytest.mark.parametrize("name, beside", [
+    ("mine.txt", "mine_classes.txt"), ("a_b.txt", "a_classes.txt")])
 def test_a_list_without_classes_says_what_it_lacks(tmp_path, name, beside):
     (tmp_path / name).write_text("a.jpg 1,2,3,4,1\n")
     with pytest.raises(UserError, match=rf"{name}: a list begins.*{beside} beside"):

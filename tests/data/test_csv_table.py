@@ -70,7 +70,7 @@ def test_one_image_in_several_spellings_is_one(tmp_path):
     (item,), problems = read_csv(file, tmp_path)
     assert item.image == path and [box.box_px[0] for box in item.objects] == [0, 1, 2, 3]
     assert [(problem.kind, problem.where) for problem in problems] == [
-        ("one image, two spellings", "x.csv, line 3"), ("one image, two spellings", "x.csv, line 4")]
+        ("one image, two spellings", f"x.csv, line {line}") for line in (3, 4)]
 
 
 @pytest.mark.parametrize("name", [" a.jpg", "a .jpg", "a.b .jpg"])

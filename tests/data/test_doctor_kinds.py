@@ -68,8 +68,10 @@ def everything(tmp_path):
 
 def test_every_kind_is_found_and_placed(everything):
     # The last comes with COCO and CSV.
-    assert {*EXPECTED, "one image, two spellings"} == set(KINDS), "a kind without a case here, or a case without a kind"
-    annotations, splits, faults, *_ = read_source(AnnotationSettings(VOCdevkit_path=str(everything)))
+    found = {*EXPECTED, "one image, two spellings"}
+    assert found == set(KINDS), "a kind without a case here, or a case without a kind"
+    annotations, splits, faults, *_ = read_source(
+        AnnotationSettings(VOCdevkit_path=str(everything)))
     paths = [item.image for item in annotations.values() if item.image]
     doctor = Doctor(CLASSES, inspect_images(paths, num_threads=1))
     doctor.problems += faults

@@ -202,3 +202,13 @@ def test_a_folder_without_labels_is_not_background(tmp_path):
     found, (problem,) = by_key(read_yolo(tmp_path))
     assert list(found) == ["images/train/a", "images/train/b"]
     assert problem.kind == "no annotation" and problem.where.endswith("images/val")
+
+
+def test_a_folder_in_place_of_labels_is_a_problem(tmp_path):
+    write(tmp_path / "classes.txt", "cat")
+    for name in "ab":
+        save(tmp_path / "images" / f"{name}.jpg")
+    write(tmp_path / "labels" / "a.txt", "0 0.5 0.5 1 1")
+    (tmp_path / "labels" / "b.txt").mkdir()
+    found, (problem,) = by_key(read_yolo(tmp_path))
+    assert list(found) == ["images/a"] and problem.where.endswith("labels/b.txt")

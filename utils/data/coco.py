@@ -40,7 +40,9 @@ def read_coco(path, images):
         name = index.spelt(given)
         if name in annotations:  # two ids, one image
             annotations[name].objects.extend(objects[key])
-            problems += two_spellings(path, given, name)
+            if given != name:
+                problems.append(Problem(ProblemKind.TWO_SPELLINGS, f"{path.name}, {given}",
+                                        f"the same as {name!r}"))
             continue
         size = whole_size(item.get("width"), item.get("height"))
         annotations[name] = Annotation(name, f"{path.name}, {name}", None, objects[key], size)
@@ -89,13 +91,6 @@ def _read_object(row, names, images, number):
         raise ValueError("no bbox of four numbers") from None
     return SourceObject(names[_id(row["category_id"])], (x, y, x + width, y + height),
                         is_true(row.get("iscrowd", 0)), f"annotation {number}")
-
-
-def two_spellings(path, given, name):
-    """Return the problems of an image that a file names a second time in another way."""
-    if given == name:
-        return []
-    return [Problem(ProblemKind.TWO_SPELLINGS, f"{path.name}, {given}", f"the same as {name!r}")]
 
 
 def _id(value):

@@ -107,13 +107,15 @@ def _walk(place, prefix, suffixes, found):
                         f"({error.strerror}).") from None
     folders = []
     for entry in entries:
-        if entry.is_dir():
-            folders += [] if entry.is_symlink() else [entry]
+        if entry.is_dir(follow_symlinks=False):
+            folders.append(entry)
         elif entry.name.lower().endswith(suffixes):
             if UNLISTABLE.search(entry.path):
                 raise UserError(f"{entry.path!a}: a line break, or a letter that is not UTF-8, "
                                 "is in the name; rename it.")
-            if entry.is_file() or not os.path.exists(entry.path):  # a link to nothing is listed
+            # A link to nothing, or in a circle, is listed, so that it is found missing.
+            if entry.is_file(follow_symlinks=False) or entry.is_symlink() and (
+                    os.path.isfile(entry.path) or not os.path.exists(entry.path)):
                 found[prefix + entry.name] = Path(entry.path)
     for entry in folders:
         _walk(entry.path, f"{prefix}{entry.name}/", suffixes, found)

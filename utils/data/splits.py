@@ -134,7 +134,7 @@ def voc_splits(folder, ids, shares, seed, *, overwrite=False, whole=False):
             if name not in theirs and (drawn[name] or name in found)}
     files = {}
     if ours:
-        said.append(describe(folder, {name: base[name] for name in old if name in ours}, ours))
+        said.append(describe(folder, {name: old[name] for name in ours if name in old}, ours))
         if "trainval" not in theirs:
             ours["trainval"] = sorted({*members["train"], *members["val"]})
         files = {folder / f"{name}.txt": "".join(f"{key}\n" for key in keys)
@@ -167,7 +167,7 @@ def describe(place, old, new):
     added = ", ".join(f"{name} {len({*members} - before)}" for name, members in new.items())
     more = f" ({added})" if after - before else ""
     return (f"splits of {shorten(place)}: {len(after & before)} images kept, "
-            f"{len(after - before)} new{more}, {len(before - after)} gone; now {counts}")
+            f"{len(after - before)} new{more}, {len(before - after)} gone or moved by hand; now {counts}")
 
 
 def read_split(path, ids):

@@ -179,12 +179,12 @@ def _fault_of(node, name):
 
 def check_is_voc(root, path):
     """Raise UserError for an annotation of several images or with objects of another form."""
-    if len(root.findall(".//filename")) > 1:
+    if len(root.findall(".//filename/..")) > 1:
         raise UserError(f"{shorten(path)}: it describes several images; write an XML file for "
                         "each.")
     found = next((node for node in root.iter()
                   if node.tag.lower() in SHAPES or "xtl" in node.attrib), None)
     if root.tag.lower() != "annotation" or found is not None:
-        tag = root.tag if found is None else found.tag
-        raise UserError(f"{shorten(path)}: no VOC annotation, it holds <{tag[:60]}> and no "
-                        "<object>; export it as Pascal VOC, repair or remove it.")
+        held = "" if found is None else f", it holds <{found.tag[:60]}> and no <object>"
+        raise UserError(f"{shorten(path)}: <{root.tag[:60]}> is no VOC annotation{held}; export "
+                        "it as Pascal VOC, repair or remove it.")

@@ -47,6 +47,8 @@ def read_yolo(folder):
         if os.path.dirname(relative) not in labelled:
             continue
         try:
+            if labels[relative] is None:
+                check_nothing_there(folder, relative)
             objects, faults = _read_labels(texts.get(labels[relative]), image, names)
         except UserError as error:
             problems.append(unreadable(error))
@@ -65,14 +67,25 @@ def read_yolo(folder):
     return annotations, problems
 
 
+def _choices(relative):
+    """Return where the text file of an image may lie: in labels, or beside it."""
+    beside = os.path.splitext(relative)[0] + ".txt"
+    return IMAGES_FOLDER.sub(r"\1labels/", beside), beside
+
+
 def _labels_of(relative, texts, lower):
     """Return the text file of an image in whatever letter case, or None."""
-    beside = os.path.splitext(relative)[0] + ".txt"
-    apart = IMAGES_FOLDER.sub(r"\1labels/", beside)
-    for path in (apart, beside):
+    for path in _choices(relative):
         if path in texts or path.lower() in lower:
             return path if path in texts else lower[path.lower()]
     return None
+
+
+def check_nothing_there(folder, relative):
+    """Raise UserError where something else than a file has the name of an image's labels."""
+    for path in _choices(relative):
+        if os.path.lexists(folder / path):
+            raise UserError(f"{shorten(folder / path)}: no file that can be read; remove it.")
 
 
 def _read_labels(file, image, names):
