@@ -77,7 +77,8 @@ def test_coco_ids_and_flags_may_be_text(coco):
     found, problems = coco(
         images=[{"id": "7", "file_name": "a.jpg"}], categories=[{"id": 1.0, "name": "cat"}],
         annotations=[{"image_id": 7, "category_id": "1", "bbox": ["1", 2, "3.5", 4],
-                      "iscrowd": flag} for flag in ("0", "1", 0, 1, "false", "true", False, True, None, "", 1.0)])
+                      "iscrowd": flag} for flag in ("0", "1", 0, 1, "false", "true", False, True,
+                                                    None, "", 1.0)])
     assert not problems
     assert [item.difficult for item in found["a.jpg"].objects] == [
         False, True, False, True, False, True, False, True, False, False, True]

@@ -30,12 +30,12 @@ class Record(NamedTuple):
     difficult: np.ndarray  # (G,) bool
 
 
-def plain_name(text):
+def plain_name(text: str) -> str:
     """Return a class name as names are compared: no spaces around, letters composed (NFC)."""
     return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
 
 
-def read_class_names(path):
+def read_class_names(path) -> tuple[str, ...]:
     """Read a class list, one name a line; letter case and inner spaces are kept.
 
     Returns:
@@ -121,13 +121,13 @@ def classes_file(list_path):
     return path.with_name((path.stem.rpartition("_")[0] or path.stem) + "_classes.txt")
 
 
-def list_text(records, class_names):
+def list_text(records: list[Record], class_names: tuple[str, ...]) -> str:
     """Return the text of a list file: a line that names the classes, and a line an image."""
     header = f"{HEADER} {json.dumps(list(class_names), ensure_ascii=False)}\n"
     return header + "".join(format_record(record) + "\n" for record in records)
 
 
-def write_together(texts, retired=()):
+def write_together(texts: dict[Path, str], retired: tuple[Path, ...] | list[Path] = ()) -> None:
     """Write text files, all of them or, where one cannot be written, none.
 
     Args:
@@ -162,7 +162,7 @@ def write_together(texts, retired=()):
             part.unlink(missing_ok=True)
 
 
-def read_list(path):
+def read_list(path) -> tuple[list[Record], tuple[str, ...]]:
     """Read a list file and its class names.
 
     Returns:

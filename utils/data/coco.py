@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
@@ -18,7 +19,7 @@ from utils.data.sources import (
 PARTS = ("images", "categories", "annotations")
 
 
-def read_coco(path, images):
+def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]:
     """Read a COCO JSON file; its images lie under the folder `images`.
 
     Boxes are [x, y, width, height] from 0; crowds become difficult; ids may be numbers or text.

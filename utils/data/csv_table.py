@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
@@ -27,7 +28,7 @@ EDGES = ("x1", "y1", "x2", "y2")
 CSV_NEEDED = ("file", "name", *EDGES)
 
 
-def read_csv(path, images):
+def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]:
     """Read a CSV file with an object a row; its images lie under the folder `images`.
 
     The first row names the columns (filename, class, xmin, ymin, xmax, ymax; width, height and

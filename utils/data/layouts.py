@@ -1,5 +1,7 @@
 """How tools lay out a COCO, YOLO or CSV source, and which split they mean."""
 
+from pathlib import Path
+
 from utils.cli import UserError, read_text, shorten
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
@@ -12,7 +14,7 @@ ENDINGS = {"coco": ".json", "csv": ".csv"}
 READERS = {"coco": read_coco, "csv": read_csv}
 
 
-def read_parts(form, path, images=None):
+def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]:
     """Read a source with its own split, where it has one.
 
     Args:

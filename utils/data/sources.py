@@ -86,7 +86,7 @@ class Annotation(NamedTuple):
     size: tuple[int, int] | None  # (width, height) that the source gives, where it makes sense
 
 
-def walk_files(folder, suffixes):
+def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Return {path relative to folder, as text with slashes: absolute Path}, sorted.
 
     Linked folders are not entered, so that circles of links end; pipes and devices, which may
@@ -121,7 +121,7 @@ def _walk(place, prefix, suffixes, found):
         _walk(entry.path, f"{prefix}{entry.name}/", suffixes, found)
 
 
-def plain_path(name):
+def plain_path(name: str) -> str:
     """Return a file name of an annotation with slashes, and without detours such as `./`."""
     return posixpath.normpath(name.replace("\\", "/")) if name else ""
 
@@ -216,7 +216,7 @@ def _folders_agree(wanted, path):
     return all(a == b for a, b in zip(ours, theirs))
 
 
-def is_true(value):
+def is_true(value) -> bool:
     """Tell whether a flag is set, which may stand as text, number or JSON's true."""
     return bool(value) and value != "0" and str(value).strip().lower() in TRUE_WORDS
 

@@ -28,7 +28,7 @@ class Splits(NamedTuple):
     said: list[str]  # lines for the screen
 
 
-def draw_splits(old, keys, shares, seed):
+def draw_splits(old: dict, keys: list[str], shares: dict[str, float], seed: int) -> dict:
     """Add to splits drawn before what is new, and drop what is gone.
 
     Each split is filled up to its share of all, at least one image, while one is left to train
@@ -63,7 +63,8 @@ def draw_splits(old, keys, shares, seed):
     return {name: sorted(members) for name, members in splits.items()}
 
 
-def fill_splits(splits, record, shares, seed, *, overwrite=False):
+def fill_splits(splits: dict, record: Path, shares: dict[str, float], seed: int, *,
+                overwrite: bool = False) -> Splits:
     """Draw from the train split what a source came without: val, and test where it has neither.
 
     Args:
@@ -89,7 +90,8 @@ def fill_splits(splits, record, shares, seed, *, overwrite=False):
     return Splits(members, [], {}, said)
 
 
-def voc_splits(folder, ids, shares, seed, *, overwrite=False, whole=False):
+def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int, *,
+               overwrite: bool = False, whole: bool = False) -> Splits:
     """Read the split files of a VOC folder; draw or extend what they leave open.
 
     A missing test split is drawn from the images in no other file, unless trainval.txt, or
@@ -145,7 +147,7 @@ def voc_splits(folder, ids, shares, seed, *, overwrite=False, whole=False):
     return Splits(members, [key for key in ids if key not in listed], files, said)
 
 
-def drawn_before(found, shares, seed):
+def drawn_before(found: dict, shares: dict[str, float], seed: int) -> dict:
     """Return the splits where an earlier version drew them, which kept no record, else {}.
 
     Drawing their images again gives the same; of one or two images none was left for train.
@@ -157,7 +159,7 @@ def drawn_before(found, shares, seed):
     return found if ids and (same or few) else {}
 
 
-def describe(place, old, new):
+def describe(place: Path, old: dict, new: dict) -> str:
     """Return the line that says what became of the splits drawn in a place."""
     before = {key for members in old.values() for key in members}
     after = {key for members in new.values() for key in members}
@@ -167,17 +169,18 @@ def describe(place, old, new):
     added = ", ".join(f"{name} {len({*members} - before)}" for name, members in new.items())
     more = f" ({added})" if after - before else ""
     return (f"splits of {shorten(place)}: {len(after & before)} images kept, "
-            f"{len(after - before)} new{more}, {len(before - after)} gone or moved by hand; now {counts}")
+            f"{len(after - before)} new{more}, {len(before - after)} gone or moved by hand; "
+            f"now {counts}")
 
 
-def read_split(path, ids):
+def read_split(path: Path, ids: set[str]) -> list[str]:
     """Return the ids in a split file; a 1, 0 or -1 behind an id, as VOC has them, is left off."""
     lines = read_text(path, remedy="Check the split file.").splitlines()
     lines = [line if line in ids else line.strip() for line in lines if line.strip()]
     return [line if line in ids else re.sub(r"\s+-?[01]$", "", line) for line in lines]
 
 
-def read_record(path):
+def read_record(path: Path) -> dict[str, list[str]]:
     """Return {split: keys} that were drawn before, {} where there is no record."""
     if not path.exists():
         return {}

@@ -6,6 +6,7 @@ one; everywhere else a box is its edges, counted from 0.
 
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 from utils.cli import UserError, shorten
 from utils.data.annotations import plain_name
@@ -27,7 +28,7 @@ SHAPES = {"bndbox", "xmin", "box", "bbox", "polygon", "polyline", "points", "sha
           "rect", "rectangle", "region", "ellipse", "mask"}
 
 
-def read_voc(root, progress=iter):
+def read_voc(root: Path, progress=iter) -> tuple[list[Annotation], list[Problem]]:
     """Read a VOC folder: Annotations/**/*.xml and JPEGImages/**.
 
     Args:
@@ -68,8 +69,11 @@ def _read_files(files):
         try:
             tree, data = parse_xml(path)
             objects, faults = voc_objects(tree, relative, data)
-            if not objects and not faults or data.count(b"<filename>") > 1:
+            if not objects and not faults:
                 check_is_voc(tree, path)
+            if data.count(b"<filename>") > 1 and len(tree.findall(".//filename/..")) > 1:
+                raise UserError(f"{shorten(path)}: it describes several images; write an XML file "
+                                "for each.")
         except UserError as error:
             problems.append(unreadable(error))
             broken.append((relative[:-4], None))
@@ -178,10 +182,7 @@ def _fault_of(node, name):
 
 
 def check_is_voc(root, path):
-    """Raise UserError for an annotation of several images or with objects of another form."""
-    if len(root.findall(".//filename/..")) > 1:
-        raise UserError(f"{shorten(path)}: it describes several images; write an XML file for "
-                        "each.")
+    """Raise UserError for an annotation without <object> that holds objects of another form."""
     found = next((node for node in root.iter()
                   if node.tag.lower() in SHAPES or "xtl" in node.attrib), None)
     if root.tag.lower() != "annotation" or found is not None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import yaml
 
@@ -23,7 +24,7 @@ NAME_FILES = ("classes.txt", "_darknet.labels")
 IMAGES_FOLDER = re.compile(r"(^|/)images/", re.IGNORECASE)
 
 
-def read_yolo(folder):
+def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     """Read YOLO text files: a line an object, `class cx cy width height` as fractions.
 
     Images lie anywhere under the folder; the text file has the image's name and lies beside
@@ -117,7 +118,7 @@ def _read_labels(file, image, names):
     return objects, problems
 
 
-def yolo_names(folder):
+def yolo_names(folder: Path) -> dict[int, str]:
     """Return {number: class name} of a YOLO folder.
 
     From data.yaml, classes.txt, any *.names, or the file that a *.data names; in the folder and
@@ -164,7 +165,7 @@ def _names_in(path):
     return {number: plain_name(line) for number, line in lines if line.strip()}
 
 
-def load_yaml(path):
+def load_yaml(path: Path) -> dict:
     """Return the values of a YAML file, {} where it is no mapping.
 
     Raises UserError naming a file that cannot be read.
@@ -193,7 +194,7 @@ def _yaml_names(path, names):
     return found
 
 
-def yaml_splits(folder, splits):
+def yaml_splits(folder: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
     """Return {split: [places]} that the YAML file of a YOLO folder names and that exist.
 
     A place is a folder of images or a text file that lists some. Paths start at `path:` or at the
