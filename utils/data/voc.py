@@ -52,13 +52,14 @@ def read_voc(root: Path, progress=iter) -> tuple[list[Annotation], list[Problem]
     index = ImageIndex(root / "JPEGImages")
     with collector_paused():
         rows, broken, problems = _read_files(progress(files.items()))
-    images = index.find_all([*(row[:2] for row in rows), *broken])
+        images = index.find_all([*(row[:2] for row in rows), *broken])
+        annotations = [Annotation(key, origin, image, objects, size)
+                       for (key, _, origin, objects, size), image in zip(rows, images)]
     used = set(images)
     problems += index.unread()
     problems += [Problem(ProblemKind.NO_ANNOTATION, shorten(path), "no XML file for this image")
                  for path in index.by_path.values() if path not in used]
-    return [Annotation(key, origin, image, objects, size)
-            for (key, _, origin, objects, size), image in zip(rows, images)], problems
+    return annotations, problems
 
 
 def _read_files(files):
