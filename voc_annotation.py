@@ -1,8 +1,8 @@
 """Turn annotations into the lists that train.py and get_map.py read, and examine them on the way.
 
 Expects VOCdevkit/VOC2007/Annotations (XML) and VOCdevkit/VOC2007/JPEGImages; writes the splits to
-ImageSets/Main, the lists 2007_train.txt, 2007_val.txt, 2007_test.txt with 2007_classes.txt, and
-dataset_report.html.
+ImageSets/Main, the lists 2007_train.txt, 2007_val.txt, 2007_test.txt, and dataset_report.html.
+Run it again when images were added: old ones keep their split.
 """
 
 import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
@@ -11,15 +11,21 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
 from nets.ssd import build_spec
+from train import TrainSettings
 from utils.cli import UserError, make_folder, resolve, run, shorten
-from utils.data.annotations import nearest_name, read_class_names, write_list
-from utils.data.coco import read_coco
-from utils.data.csv_table import read_csv
+from utils.data.annotations import (
+    classes_file,
+    list_text,
+    nearest_name,
+    read_class_names,
+    write_together,
+)
 from utils.data.dataset_report import (
     contact_sheet,
     count_table,
@@ -31,14 +37,11 @@ from utils.data.dataset_report import (
     write_html,
 )
 from utils.data.doctor import Doctor, check_classes, check_splits, inspect_images
+from utils.data.layouts import read_parts
 from utils.data.prior_fit import suggest_priors
-from utils.data.sources import Problem
-from utils.data.splits import SPLITS, fill_splits, make_splits
+from utils.data.sources import Annotation, Problem, ProblemKind
+from utils.data.splits import RECORD, SPLITS, fill_splits, voc_splits
 from utils.data.voc import read_voc
-from utils.data.yolo import read_yolo
-
-# What tools call the folders of a data set that comes already split.
-SPLIT_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,13 @@ class AnnotationSettings:
 
     # The folder that holds VOC2007.
     VOCdevkit_path: str = "VOCdevkit"
-    # Several together as in ("2007", "2012") for VOC07+12.
+    # Several together as in ("2007", "2012"). VOC07+12 as in the papers, 16,551 images to train on
+    # and 4,952 to test: these two years, train_on = "trainval", val_share = 0.
     years: tuple[str, ...] = ("2007",)
     # voc reads the folders above. coco, yolo and csv read annotation_path.
     annotation_format: Literal["voc", "coco", "yolo", "csv"] = "voc"
     # A COCO .json, a .csv, or a YOLO folder; or a folder with train, valid and test in it, as
-    # Roboflow exports them.
+    # Roboflow exports them; or COCO's own, with annotations, train2017 and val2017 in it.
     annotation_path: str = ""
     # Folder of the images of a .json or .csv file; "" is the folder of the file.
     images_path: str = ""
@@ -70,28 +74,46 @@ class AnnotationSettings:
 
     # Share of the images that get_map.py measures on; the rest is for training.
     test_share: float = 0.1
-    # Share that train.py chooses the best epoch by.
+    # Share that train.py chooses the best epoch by; 0 for none.
     val_share: float = 0.1
+    # trainval adds the val images of split files that came with the data to those to train on;
+    # val_share of both together is then taken for val.
+    train_on: Literal["train", "trainval"] = "train"
     # The same seed gives the same split of the same images.
     seed: int = 0
-    # False keeps split files that are there already, such as VOC's own.
+    # False keeps split files that are there already, such as VOC's own, and images where earlier
+    # runs put them. True draws all anew.
     overwrite_splits: bool = False
 
     # ---- Checks ----
 
     # True stops on any problem instead of clipping boxes and leaving hopeless ones out.
     strict: bool = False
-    # Input size that the report looks at objects with; that of train.py.
-    input_shape: tuple[int, int] = (300, 300)
-    # The backbone of train.py: its priors are examined.
-    backbone: Literal["vgg", "mobilenetv2", "resnet50"] = "vgg"
+
+    # ---- The network that the report looks at the objects with: as in train.py ----
+
+    input_shape: tuple[int, int] = TrainSettings.input_shape
+    backbone: Literal["vgg", "mobilenetv2", "resnet50"] = TrainSettings.backbone
+    letterbox_image: bool = TrainSettings.letterbox_image
+    anchors_size: tuple[float, ...] = TrainSettings.anchors_size
+    aspect_ratios: tuple[float, ...] = TrainSettings.aspect_ratios
+
+
+class Source(NamedTuple):
+    """What the settings point to."""
+
+    annotations: dict[str, Annotation]
+    splits: dict[str, list[str]]  # split -> keys of annotations
+    problems: list[Problem]
+    files: dict[Path, str]  # split files to write together with the lists
+    said: list[str]  # lines for the screen
 
 
 def main(settings):
     """Read, split, examine, write, and say what was found."""
     check_settings(settings)
     class_names = read_class_names(settings.classes_path)
-    annotations, splits, faults = read_source(settings)
+    annotations, splits, faults, files, said = read_source(settings)
     used = {key for keys in splits.values() for key in keys}
     images = [item.image for key, item in annotations.items() if key in used and item.image]
     workers = min(8, os.cpu_count() or 1)
@@ -106,18 +128,27 @@ def main(settings):
     if settings.strict and doctor.problems:
         raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were "
                         "written.")
-    write_lists(settings, lists, class_names)
+    write_lists(settings, lists, class_names, files)
+    print("\n".join(said))
 
 
 def check_settings(settings):
     """Raise UserError for settings that cannot work."""
-    if not (0 <= settings.test_share and 0 < settings.val_share
-            and settings.test_share + settings.val_share < 1):
-        raise UserError("val_share must be above 0, test_share at least 0, both below 1 together: "
-                        f"got {settings.test_share} and {settings.val_share}.")
+    shares = (settings.test_share, settings.val_share)
+    if not (min(shares) >= 0 and sum(shares) < 1):
+        raise UserError("val_share and test_share must be at least 0 and below 1 together: got "
+                        f"{settings.val_share} and {settings.test_share}.")
+    if settings.seed < 0:
+        raise UserError(f"seed must be at least 0, got {settings.seed}.")
+    if len(set(settings.input_shape)) != 1:
+        raise UserError("input_shape must be square, such as (300, 300), "
+                        f"got {settings.input_shape}.")
     if settings.annotation_format != "voc" and not settings.annotation_path:
         raise UserError(f"annotation_format is {settings.annotation_format!r}; set annotation_path "
                         "to the file or folder.")
+    if settings.annotation_format != "voc" and settings.train_on == "trainval":
+        raise UserError("train_on = 'trainval' is for VOC folders; for others name the train and "
+                        "val images together in annotation_path.")
     try:
         build_spec(settings.backbone, settings.input_shape[0])
     except ValueError as error:
@@ -125,66 +156,55 @@ def check_settings(settings):
 
 
 def read_source(settings):
-    """Return ({key: Annotation}, {split: keys}, list of Problem)."""
-    annotations, splits, faults = {}, {name: [] for name in SPLITS}, []
+    """Return the Source that the settings point to."""
     if settings.annotation_format == "voc":
         return read_voc_years(settings)
-    for name, items, problems in read_parts(settings):
+    path = resolve(settings.annotation_path)
+    images = resolve(settings.images_path) if settings.images_path else None
+    annotations, splits, faults = {}, {name: [] for name in SPLITS}, []
+    for name, items, problems in read_parts(settings.annotation_format, path, images):
         faults += problems
         keys = [f"{name}/{item.key}" for item in items]
         annotations |= dict(zip(keys, items))
         splits[name or "train"] += keys
-    fill_splits(settings, splits)
-    return annotations, splits, faults
+    record = path / RECORD if path.is_dir() else path.with_name(f"{path.stem}_{RECORD}")
+    found = fill_splits(splits, record, shares_of(settings), settings.seed,
+                        overwrite=settings.overwrite_splits)
+    return Source(annotations, found.members, faults, found.files, found.said)
+
+
+def shares_of(settings):
+    return {"val": settings.val_share, "test": settings.test_share}
 
 
 def read_voc_years(settings):
-    """Return what read_source does, of the VOC folders of all years together."""
+    """Return the Source of the VOC folders of all years together."""
     progress = partial(tqdm, desc="annotations", disable=None)
-    annotations, splits, faults = {}, {name: [] for name in SPLITS}, []
+    source = Source({}, {name: [] for name in SPLITS}, [], {}, [])
     for year in settings.years:
         root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
         items, problems = read_voc(root, progress)
-        mine = {f"{year}/{item.key}": item for item in items}
-        annotations |= mine
-        faults += problems
-        for name, keys in make_splits(settings, root, [item.key for item in items]).items():
-            splits[name] += [f"{year}/{key}" for key in keys if f"{year}/{key}" in mine]
-            faults += [Problem("split names nothing", f"{name}.txt",
-                               f"{key!r} has no readable XML file in Annotations")
-                       for key in keys if f"{year}/{key}" not in mine]
-    return annotations, splits, faults
+        mine = {item.key: item for item in items}
+        found = voc_splits(root / "ImageSets" / "Main", list(mine), shares_of(settings),
+                           settings.seed, overwrite=settings.overwrite_splits,
+                           whole=settings.train_on == "trainval")
+        source.problems.extend(problems + split_problems(found, mine))
+        source.annotations.update({f"{year}/{key}": item for key, item in mine.items()})
+        for name, keys in found.members.items():
+            source.splits[name].extend(f"{year}/{key}" for key in keys if key in mine)
+        source.files.update(found.files)
+        source.said.extend(found.said)
+    return source
 
 
-def read_parts(settings):
-    """Yield (split or "", annotations, problems) of a COCO, YOLO or CSV source."""
-    path = resolve(settings.annotation_path)
-    if not path.exists():
-        raise UserError(f"{shorten(path)}: no such file or folder; set annotation_path.")
-    folders = {name: path / folder for name, choices in SPLIT_FOLDERS.items()
-               for folder in choices if (path / folder).is_dir()}
-    if settings.annotation_format == "yolo" and not folders:
-        # Ultralytics keeps images/train beside labels/train.
-        items, problems = read_yolo(path)
-        for name, choices in SPLIT_FOLDERS.items():
-            starts = tuple(f"images/{choice}/" for choice in choices)
-            yield name, [item for item in items if item.key.startswith(starts)], []
-        starts = tuple(f"images/{choice}/" for choices in SPLIT_FOLDERS.values()
-                       for choice in choices)
-        yield "", [item for item in items if not item.key.startswith(starts)], problems
-        return
-    for name, place in (folders or {"": path}).items():
-        if settings.annotation_format == "yolo":
-            yield name, *read_yolo(place)
-            continue
-        ending = {"coco": ".json", "csv": ".csv"}[settings.annotation_format]
-        files = sorted(place.glob(f"*{ending}")) if place.is_dir() else [place]
-        if len(files) != 1:
-            raise UserError(f"{shorten(place)}: {len(files)} files ending in {ending}, one is "
-                            "needed; name it in annotation_path.")
-        reader = {"coco": read_coco, "csv": read_csv}[settings.annotation_format]
-        images = resolve(settings.images_path) if settings.images_path else files[0].parent
-        yield name, *reader(files[0], images)
+def split_problems(found, annotations):
+    """Return the problems of ids without annotation and of annotations without split."""
+    problems = [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{name}.txt",
+                        f"{key!r} has no readable XML file in Annotations")
+                for name, keys in found.members.items() for key in keys if key not in annotations]
+    return problems + [Problem(ProblemKind.IN_NO_SPLIT, annotations[key].origin,
+                               "in none of the split files in ImageSets/Main; add it to one, or "
+                               "set overwrite_splits to draw all anew") for key in found.unlisted]
 
 
 def make_records(doctor, annotations, split, keys):
@@ -227,8 +247,8 @@ def suggestion_text(found):
             f"  anchors_size = {found.anchors_size}{ratios}")
 
 
-def write_lists(settings, lists, class_names):
-    """Write the lists; refuse one without any object."""
+def write_lists(settings, lists, class_names, files):
+    """Write the lists and split files together; refuse a list without any object."""
     for name, records in lists.items():
         if records and not any(len(record.labels) for record in records):
             raise UserError(f"the {name} split has no object of a known class in its "
@@ -236,14 +256,23 @@ def write_lists(settings, lists, class_names):
                             f"{settings.classes_path} and the splits.")
     if not lists["train"]:
         raise UserError("no usable image in the train split, so no list was written.")
-    for name, records in lists.items():
-        path = make_folder(settings.lists_dir) / f"2007_{name}.txt"
-        if records:
-            write_list(path, records, class_names)
-            print(f"wrote {shorten(path)}: {len(records)} images")
+    folder = make_folder(settings.lists_dir)
+    paths = {name: folder / f"2007_{name}.txt" for name in lists}
+    stale = [path for name, path in paths.items() if not lists[name] and path.is_file()]
+    for path in files:
+        make_folder(path.parent)
+    texts = {paths[name]: list_text(records, class_names)
+             for name, records in lists.items() if records}
+    texts[classes_file(paths["train"])] = "".join(f"{name}\n" for name in class_names)
+    write_together(texts | files, stale)
+    for name, path in paths.items():
+        if lists[name]:
+            print(f"wrote {shorten(path)}: {len(lists[name])} images")
+        elif path in stale:
+            print(f"no images for the {name} split; the {path.name} of an earlier run is now "
+                  f"{path.name}.old")
         else:
-            print(f"no images for the {name} split, so no {path.name}"
-                  + path.exists() * "; the one there is of an earlier run, remove it")
+            print(f"no images for the {name} split, so no {path.name}")
 
 
 if __name__ == "__main__":

@@ -43,16 +43,18 @@ def test_vocs_own_splits_are_read(twenty):
     voc.split("test", ids[12:])
     voc.run()
     assert [voc.listed(name) for name in SPLITS] == [ids[:8], ids[8:12], ids[12:]]
-    assert voc.ids("trainval") == ids[:12]
+    assert {path.name for path in voc.main_dir.iterdir()} == {"train.txt", "val.txt", "test.txt"}
 
 
-def test_trainval_alone_is_divided(twenty):
+def test_trainval_alone_is_divided(twenty, capsys):
     voc, ids = twenty
     voc.split("trainval", ids[:15])
     voc.run(test_share=0.1, val_share=0.2)
-    train, val, test = (set(voc.ids(name)) for name in SPLITS)
-    assert train | val == set(ids[:15]) and not train & val and len(val) == 4
-    assert len(test) == 2 and test <= set(ids[15:])
+    train, val = voc.ids("train"), voc.ids("val")
+    assert sorted(train + val) == ids[:15] and len(val) == 3
+    # Who says what is for training leaves nothing to draw for testing.
+    assert not (voc.main_dir / "test.txt").exists()
+    assert "5 x in no split" in capsys.readouterr().out
     assert voc.ids("trainval") == ids[:15]
 
 
@@ -124,7 +126,7 @@ def test_gaps_are_reported_and_left_out(twenty, capsys):
     found = {line.partition(" (")[0]: problems[k + 1] for k, line in enumerate(problems)
              if line[:1].isdigit()}
     assert list(found) == ["1 x image missing", "1 x no annotation", "1 x split names nothing",
-                           "1 x no area"]
+                           "4 x in no split", "1 x no area"]
     assert "no_image.xml" in found["1 x image missing"]
     assert "no_xml.jpg" in found["1 x no annotation"]
     assert "train.txt: 'no_xml'" in found["1 x split names nothing"]
@@ -164,7 +166,7 @@ def test_missing_folders_are_named(twenty, folder):
 
 @pytest.mark.parametrize("shares", [(0.5, 0.5), (0.9, 0.2), (-0.1, 0.1), (1.0, 0.0), (0.0, 1.5)])
 def test_shares_must_leave_something_to_train_on(twenty, shares):
-    with pytest.raises(UserError, match="val_share must be above 0"):
+    with pytest.raises(UserError, match="val_share and test_share must be at least 0"):
         twenty[0].run(test_share=shares[0], val_share=shares[1])
 
 

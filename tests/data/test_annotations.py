@@ -1,5 +1,6 @@
 """Records, class lists and list files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from utils.data.annotations import (
     check_same_classes,
     classes_file,
     format_record,
+    list_text,
     nearest_name,
     parse_line,
     read_class_names,
     read_list,
-    write_list,
+    write_together,
 )
 
 
@@ -60,7 +62,7 @@ def test_lists_of_other_tools_without_difficult_are_read():
 def test_list_file_round_trip(tmp_path):
     records = [make_record(tmp_path / "a b.jpg", [(1, 2, 30, 40, 1, 1)]),
                make_record(tmp_path / "ö.jpg", [])]
-    write_list(tmp_path / "2007_train.txt", records, ("cat", "traffic light"))
+    (tmp_path / "2007_train.txt").write_text(list_text(records, ("cat", "traffic light")))
     back, class_names = read_list(tmp_path / "2007_train.txt")
     assert class_names == ("cat", "traffic light")
     assert [record.path for record in back] == [record.path for record in records]
@@ -83,7 +85,7 @@ def test_missing_and_empty_lists_name_the_remedy(tmp_path):
     with pytest.raises(UserError, match=r"x_train\.txt.*voc_annotation\.py"):
         read_list(tmp_path / "x_train.txt")
     (tmp_path / "x_train.txt").write_text("\n \n")
-    with pytest.raises(UserError, match=r"x_classes\.txt"):
+    with pytest.raises(UserError, match=r"x_train\.txt: a list begins.*x_classes\.txt beside"):
         read_list(tmp_path / "x_train.txt")
     (tmp_path / "x_classes.txt").write_text("cat\n")
     with pytest.raises(UserError, match=r"x_train\.txt.*no images"):
@@ -131,3 +133,107 @@ def test_same_classes_pass():
     ("xyzzy", None), ("", None)])
 def test_nearest_name(name, expected):
     assert nearest_name(name, ("cat", "dog", "motorbike", "Traffic Light")) == expected
+
+
+def test_a_list_names_its_classes_itself(tmp_path):
+    path, names = tmp_path / "mine.txt", ("cat, 1", "红绿灯", 'a "b"', "# no")
+    path.write_text(list_text([make_record(tmp_path / "a.jpg", [(1, 2, 3, 4, 3, 0)])], names),
+                    encoding="utf-8")
+    (tmp_path / "mine_classes.txt").write_text("of\nanother\nrun\n")
+    records, found = read_list(path)
+    assert found == names and len(records) == 1 and records[0].labels.tolist() == [3]
+
+
+def test_a_list_made_before_reads_the_names_beside_it(tmp_path):
+    (tmp_path / "2007_val.txt").write_text("a.jpg 1,2,3,4,1\n")
+    (tmp_path / "2007_classes.txt").write_text("cat\ndog\n")
+    assert read_list(tmp_path / "2007_val.txt")[1] == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name, beside", [
+    ("mine.txt", "mine_classes.txt"), ("a_b.txt", "a_classes.txt")])
+def test_a_list_without_classes_says_what_it_lacks(tmp_path, name, beside):
+    (tmp_path / name).write_text("a.jpg 1,2,3,4,1\n")
+    with pytest.raises(UserError, match=rf"{name}: a list begins.*{beside} beside"):
+        read_list(tmp_path / name)
+
+
+@pytest.mark.parametrize("header", [
+    "# classes:", "# classes: cat", "# classes: []", '# classes: ["a", "a"]', "# classes: [1]",
+    '# classes: {"a": 1}', "# classes: " + "[" * 9999, '# classes: ["a"]\n# classes: ["b"]'])
+def test_a_broken_line_of_classes_is_named(tmp_path, header):
+    (tmp_path / "x_val.txt").write_text(f"{header}\na.jpg 1,2,3,4,0\n")
+    with pytest.raises(UserError, match=r"x_val\.txt: a line # classes:"):
+        read_list(tmp_path / "x_val.txt")
+
+
+def test_two_lists_of_the_same_classes_may_be_joined(tmp_path):
+    text = list_text([make_record(tmp_path / "a.jpg", [(1, 2, 3, 4, 0, 0)])], ("cat",))
+    (tmp_path / "x.txt").write_text(text + text)
+    assert len(read_list(tmp_path / "x.txt")[0]) == 2
+
+
+def test_a_path_that_begins_with_a_space_survives(tmp_path):
+    record = make_record(ROOT / " odd" / " a .jpg", [(1, 2, 3, 4, 0, 0)])
+    assert parse_line(format_record(record)).path == record.path
+
+
+@pytest.mark.parametrize("text, names", [
+    ("# my classes\ncat\n#dog\ncow\n", ("cat", "cow")), ("cafe\u0301\n", ("caf\u00e9",)),
+    ("1 euro\n2 euro\n5 euro\n", ("1 euro", "2 euro", "5 euro")), ("1\n2\n3\n", ("1", "2", "3"))])
+def test_class_lists_as_people_write_them(tmp_path, text, names):
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    assert read_class_names(tmp_path / "classes.txt") == names
+
+
+@pytest.mark.parametrize("text", ["0: cat\n1: dog\n", "1. cat\n2. dog\n", "0 cat\n1 dog\n",
+                                  "0,cat\n1,dog\n", "1) cat\n2) dog\n3) cow"])
+def test_numbered_class_lists_are_refused(tmp_path, text):
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(UserError, match=r"classes\.txt: the lines are numbered"):
+        read_class_names(tmp_path / "classes.txt")
+
+
+def test_two_forms_of_an_accent_are_one_class():
+    check_same_classes(["cafe\u0301"], "best.pth", ("caf\u00e9",), "2007_val.txt")
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Return {path: new text}; two of the files have an old text."""
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("old")
+    return {tmp_path / f"{name}.txt": f"new {name}" for name in "abc"}
+
+
+def test_files_are_written_together(three, tmp_path):
+    (tmp_path / "gone.txt").write_text("stale")
+    write_together(three, [tmp_path / "gone.txt"])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.txt": "new a", "b.txt": "new b", "c.txt": "new c", "gone.txt.old": "stale"}
+
+
+@pytest.mark.parametrize("fails", range(4))
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_or_not_at_all(three, tmp_path, monkeypatch, fails, error):
+    (tmp_path / "gone.txt").write_text("stale")
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(source)
+        if len(calls) > fails:
+            raise error
+        real(source, target)
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises((UserError, KeyboardInterrupt)):
+        write_together(three, [tmp_path / "gone.txt"])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_in_the_way_leaves_the_old_files(three, tmp_path):
+    (tmp_path / "c.txt").mkdir()
+    with pytest.raises(UserError, match=r"c\.txt: cannot be written"):
+        write_together(three)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt", "c.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"

@@ -16,7 +16,7 @@ LISTS = [
     ("letters", "{p} 5,five,40,30,0\n", "line 1|5,five,40,30,0"),
     ("no class", "{p} 5,5,40,30,\n", "line 1"),
     ("too many numbers", "{p} 5,5,40,30,0,1,1\n", "line 1"),
-    ("class too high", "{p} 5,5,40,30,2\n", "line 1: class 2|own_classes.txt has 2 names"),
+    ("class too high", "{p} 5,5,40,30,2\n", "line 1: class 2, but there are 2 class names"),
     ("class beyond all", "{p} 5,5,40,30,99999999999999999999\n", "line 1"),
     ("class of 400 digits", "{p} 5,5,40,30," + "9" * 400, "line 1"),
     ("edge of 400 digits", "{p} 5,5," + "9" * 400 + ",30,0\n", "line 1"),

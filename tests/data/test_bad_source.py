@@ -40,7 +40,7 @@ SOURCE_ERRORS = [
     ("missing", "csv", lambda data: data.file.unlink(), "no such file|annotation_path"),
     ("no names", "yolo", lambda data: (data.folder / "classes.txt").unlink(), "no class names"),
     ("names empty", "yolo", lambda data: (data.folder / "classes.txt").write_text(""),
-     "no object of a known class"),
+     "no class names"),
     ("no images", "yolo", lambda data: data.images.rename(data.path / "away"), "no images"),
 ]
 
@@ -75,7 +75,8 @@ SOURCES = [
     ("bbox of text", "coco", lambda data: data.row(bbox=["a", 2, 3, 4]), "bad object", 2),
     ("bbox null", "coco", lambda data: data.row(bbox=None), "bad object", 2),
     ("bbox negative", "coco", lambda data: data.row(bbox=[30, 30, -9, -9]), "corners swapped", 3),
-    ("unknown image", "coco", lambda data: data.row(image_id=77), "annotation 9|KeyError(77)", 2),
+    ("unknown image", "coco", lambda data: data.row(image_id=77),
+     "annotation 9|image_id '77' is the id of no image", 2),
     ("unknown category", "coco", lambda data: data.row(category_id=77), "bad object", 2),
     ("category a list", "coco", lambda data: data.row(category_id=[1]), "bad object", 2),
     ("row of text", "coco", lambda data: data.coco(

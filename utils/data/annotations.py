@@ -1,7 +1,11 @@
 """Records, class lists, and the list files that pass records from script to script."""
 
 import difflib
+import errno
+import json
+import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +14,8 @@ import numpy as np
 from utils.cli import UserError, read_text, resolve, shorten
 from utils.image import IMAGE_SUFFIXES
 
+# How the line of class names begins that a list has at its top.
+HEADER = "# classes:"
 # One object at the end of a list line: x1,y1,x2,y2,class and 1 for difficult ones.
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
 OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d{{1,9}}(?:,[01])?")
@@ -24,24 +30,43 @@ class Record(NamedTuple):
     difficult: np.ndarray  # (G,) bool
 
 
-def read_class_names(path):
+def plain_name(text: str) -> str:
+    """Return a class name as names are compared: no spaces around, letters composed (NFC)."""
+    return text.strip() if text.isascii() else unicodedata.normalize("NFC", text).strip()
+
+
+def read_class_names(path) -> tuple[str, ...]:
     """Read a class list, one name a line; letter case and inner spaces are kept.
 
     Returns:
-        tuple of names; blank lines are skipped.
+        tuple of names, accents composed (NFC); blank lines and comments, after #, are skipped.
 
     Raises:
-        UserError: no such file, no names, or a name twice.
+        UserError: no such file, no names, a name twice, or numbered lines.
     """
-    names = [line.strip() for line in read_text(
+    names = [plain_name(line) for line in read_text(
         path, remedy="classes_path must name a text file with one class a line.").splitlines()]
-    names = [name for name in names if name]
+    names = [name for name in names if name and not name.startswith("#")]
     if not names:
         raise UserError(f"{shorten(resolve(path))}: no class names; write one a line.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{shorten(resolve(path))}: {twice[0]!r} stands twice; remove one.")
+    if _numbered(names):
+        raise UserError(f"{shorten(resolve(path))}: the lines are numbered ({names[0]!r}, "
+                        f"{names[1]!r}); write the names alone.")
     return tuple(names)
+
+
+def _numbered(names):
+    """Tell whether all names begin with the numbers of their lines."""
+    found = [re.match(r"(\d+)([:.,)]?)\s+\S|(\d+)([:,])\S", name) for name in names]
+    if len(names) < 2 or not all(found):
+        return False
+    numbers = [int(match[1] or match[3]) for match in found]
+    # Names such as "1 euro" are names: without a mark, only counting from 0 is numbering.
+    least = 0 if not all(match[2] or match[4] for match in found) else numbers[0]
+    return least < 2 and numbers == list(range(least, least + len(names)))
 
 
 def nearest_name(name, class_names):
@@ -55,7 +80,9 @@ def format_record(record):
     """Return the list line of a record: `path x1,y1,x2,y2,class[,1] ...`."""
     objects = [",".join(_number(value) for value in box) + f",{label}" + (",1" if difficult else "")
                for box, label, difficult in zip(record.boxes_px, record.labels, record.difficult)]
-    return " ".join([shorten(record.path), *objects])
+    path = shorten(record.path)
+    # A path that begins with a space would lose it.
+    return " ".join([path if path == path.lstrip() else str(record.path), *objects])
 
 
 def _number(value):
@@ -91,24 +118,51 @@ def parse_line(line):
 def classes_file(list_path):
     """Return the path of the class names beside a list: 2007_train.txt -> 2007_classes.txt."""
     path = resolve(list_path)
-    return path.with_name(path.stem.rpartition("_")[0] + "_classes.txt")
+    return path.with_name((path.stem.rpartition("_")[0] or path.stem) + "_classes.txt")
 
 
-def write_list(path, records, class_names):
-    """Write a list file and the class names that its numbers stand for.
+def list_text(records: list[Record], class_names: tuple[str, ...]) -> str:
+    """Return the text of a list file: a line that names the classes, and a line an image."""
+    header = f"{HEADER} {json.dumps(list(class_names), ensure_ascii=False)}\n"
+    return header + "".join(format_record(record) + "\n" for record in records)
 
-    Raises UserError where they cannot be written.
+
+def write_together(texts: dict[Path, str], retired: tuple[Path, ...] | list[Path] = ()) -> None:
+    """Write text files, all of them or, where one cannot be written, none.
+
+    Args:
+        texts: {path: text}.
+        retired: files that then get `.old` behind their names.
+
+    Raises:
+        UserError: what cannot be written; the files are as they were.
     """
-    text = "".join(format_record(record) + "\n" for record in records)
+    parts = {path: path.with_name(path.name + ".part") for path in texts}
+    moves = [(path, path.with_name(path.name + ".old")) for path in retired]
+    moves += [(part, path) for path, part in parts.items()]
+    before = {}
     try:
-        resolve(path).write_text(text, encoding="utf-8")
-        classes_file(path).write_text("\n".join(class_names) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{shorten(error.filename)}: cannot be written "
+        for path, part in parts.items():
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            part.write_text(texts[path], encoding="utf-8", newline="\n")
+        for source, target in moves:
+            for path in (source, target):
+                before.setdefault(path, path.read_bytes() if path.is_file() else None)
+            os.replace(source, target)
+    except BaseException as error:
+        for path, data in before.items():
+            path.unlink(missing_ok=True) if data is None else path.write_bytes(data)
+        if not isinstance(error, OSError):
+            raise
+        raise UserError(f"{shorten(error.filename or next(iter(texts)))}: cannot be written "
                         f"({error.strerror}).") from None
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
-def read_list(path):
+def read_list(path) -> tuple[list[Record], tuple[str, ...]]:
     """Read a list file and its class names.
 
     Returns:
@@ -118,20 +172,19 @@ def read_list(path):
         UserError: missing, empty, or broken files, with the number of the line.
     """
     text = read_text(path, remedy="Run voc_annotation.py, which writes it.")
-    class_names = read_class_names(classes_file(path))
+    class_names = _classes_of(path, text)
     records = []
     for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
+        if not line.strip() or line.startswith(HEADER):
             continue
         try:
             record = parse_line(line)
+            if (record.labels >= len(class_names)).any():
+                raise ValueError(f"class {record.labels.max()}, but there are "
+                                 f"{len(class_names)} class names, counted from 0")
         except (ValueError, UserError) as error:
             raise UserError(f"{shorten(resolve(path))}, line {number}: {error}; "
                             "run voc_annotation.py again.") from None
-        if (record.labels >= len(class_names)).any():
-            raise UserError(f"{shorten(resolve(path))}, line {number}: class "
-                            f"{record.labels.max()}, but {classes_file(path).name} has "
-                            f"{len(class_names)} names; run voc_annotation.py again.")
         records.append(record)
     if not records:
         raise UserError(f"{shorten(resolve(path))}: no images in the list; check the split and "
@@ -139,9 +192,30 @@ def read_list(path):
     return records, class_names
 
 
+def _classes_of(path, text):
+    """Return the class names of a list: in the list itself, in older ones in a file beside it."""
+    headers = [line.removeprefix(HEADER) for line in text.splitlines() if line.startswith(HEADER)]
+    if not headers:
+        if not classes_file(path).exists():
+            raise UserError(f"{shorten(resolve(path))}: a list begins with a line of its class "
+                            f'names, {HEADER} ["cat"], or has {classes_file(path).name} beside '
+                            "it; run voc_annotation.py again.")
+        return read_class_names(classes_file(path))
+    try:
+        names, *others = ([plain_name(name) for name in json.loads(header)] for header in headers)
+        if not (names and len(set(names)) == len(names) and all(other == names for other in others)
+                and headers[0].lstrip().startswith("[")):
+            raise ValueError
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{shorten(resolve(path))}: a line {HEADER} must hold the class names, "
+                        "each once and the same throughout; run voc_annotation.py again.") from None
+    return tuple(names)
+
+
 def check_same_classes(class_names, origin, list_names, list_path):
     """Raise UserError unless the names from `origin` are those of the list, in the same order."""
-    if tuple(class_names) == tuple(list_names):
+    class_names, list_names = (tuple(map(plain_name, names)) for names in (class_names, list_names))
+    if class_names == list_names:
         return
     place = next((k for k, (a, b) in enumerate(zip(class_names, list_names)) if a != b),
                  min(len(class_names), len(list_names)))

@@ -3,14 +3,17 @@
 import csv
 import io
 import os
+from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
+from utils.data.annotations import plain_name
 from utils.data.sources import (
-    TRUE_WORDS,
     Annotation,
     ImageIndex,
     Problem,
+    ProblemKind,
     SourceObject,
+    is_true,
     whole_size,
 )
 
@@ -21,10 +24,11 @@ CSV_COLUMNS = {"file": ("filename", "file", "image", "image_path", "path", "img"
                "x2": ("xmax", "x2", "right"), "y2": ("ymax", "y2", "bottom"),
                "width": ("width", "image_width"), "height": ("height", "image_height"),
                "difficult": ("difficult",)}
-CSV_NEEDED = ("file", "name", "x1", "y1", "x2", "y2")
+EDGES = ("x1", "y1", "x2", "y2")
+CSV_NEEDED = ("file", "name", *EDGES)
 
 
-def read_csv(path, images):
+def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]:
     """Read a CSV file with an object a row; its images lie under the folder `images`.
 
     The first row names the columns (filename, class, xmin, ymin, xmax, ymax; width, height and
@@ -33,46 +37,68 @@ def read_csv(path, images):
 
     Returns and raises as read_voc.
     """
+    header, rows = _read_table(path)
+    places = {field: next((header.index(name) for name in names if name in header), None)
+              for field, names in CSV_COLUMNS.items()}
+    missing = [CSV_COLUMNS[field][0] for field in CSV_NEEDED if places[field] is None]
+    if missing:
+        raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}; "
+                        "commas, semicolons or tabs may divide them.")
+    index, found, problems = ImageIndex(images), {}, []
+    for number, row in enumerate(rows, start=2):
+        if not any(row):
+            continue
+        cells = {field: row[place] if place is not None and place < len(row) else ""
+                 for field, place in places.items()}
+        given = cells["file"] if cells["file"] in index.by_path else cells["file"].strip()
+        try:
+            item = _read_object(cells, f"line {number}")
+            if not given:
+                raise ValueError("no file name")
+        except ValueError as error:
+            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(path)}, line {number}",
+                                    str(error)))
+            item = None
+        if not given:
+            continue
+        name = index.spelt(given)
+        if name not in found:
+            found[name] = Annotation(name, f"{path.name}, {name}", None, [],
+                                     whole_size(cells["width"], cells["height"])), given
+        elif given != found[name][1]:
+            problems.append(Problem(ProblemKind.TWO_SPELLINGS, f"{path.name}, line {number}",
+                                    f"{given!r} is the same as {found[name][1]!r}"))
+        if item:
+            found[name][0].objects.append(item)
+    items = [item for item, _ in found.values()]
+    paths = index.find_all([(os.path.splitext(name)[0], name) for name in found])
+    return [item._replace(image=image) for item, image in zip(items, paths)], \
+        problems + index.unread()
+
+
+def _read_table(path):
+    """Return (column names in small letters, rows) of a table with commas, semicolons or tabs."""
     text = read_text(path, remedy="annotation_path must name a CSV file.")
-    delimiter = ";" if ";" in text.split("\n")[0] else ","
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
     try:
         rows = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise UserError(f"{shorten(path)}: not a readable CSV file ({error}); look for a quote "
                         "that is not closed.") from None
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    places = {field: next((header.index(name) for name in names if name in header), None)
-              for field, names in CSV_COLUMNS.items()}
-    missing = [CSV_COLUMNS[field][0] for field in CSV_NEEDED if places[field] is None]
-    if missing:
-        raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}.")
-    index, found, problems = ImageIndex(images), {}, []
-    for number, row in enumerate(rows[1:], start=2):
-        cells = {field: row[place].strip() if place is not None and place < len(row) else ""
-                 for field, place in places.items()}
-        file, edges = cells["file"], [cells[edge] for edge in ("x1", "y1", "x2", "y2")]
-        if not file:
-            if any(row):
-                problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
-                                        "no file name"))
-            continue
-        if file not in found:
-            found[file] = Annotation(file, f"{path.name}, {file}",
-                                     index.find(os.path.splitext(file)[0], file), [],
-                                     whole_size(cells["width"], cells["height"]))
-        if not cells["name"] and not any(edges):
-            continue
-        try:
-            box = tuple(map(float, edges))
-        except ValueError:
-            problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
-                                    "a coordinate is no number"))
-            continue
-        if not cells["name"]:
-            problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
-                                    "no class name"))
-            continue
-        found[file].objects.append(SourceObject(cells["name"], box,
-                                                cells["difficult"].lower() in TRUE_WORDS,
-                                                f"line {number}"))
-    return list(found.values()), problems
+    return ([cell.strip().lower() for cell in rows[0]] if rows else []), rows[1:]
+
+
+def _read_object(cells, place):
+    """Return the SourceObject of a row, None for an image without objects; ValueError says what
+    is wrong."""
+    name, edges = plain_name(cells["name"]), [cells[edge].strip() for edge in EDGES]
+    if not name and not any(edges):
+        return None
+    try:
+        box = tuple(map(float, edges))
+    except ValueError:
+        raise ValueError("a coordinate is no number") from None
+    if not name:
+        raise ValueError("no class name")
+    return SourceObject(name, box, is_true(cells["difficult"]), place)

@@ -12,34 +12,14 @@ from PIL import Image
 
 from utils.cli import UserError, shorten
 from utils.data.annotations import Record
-from utils.data.sources import Problem
+from utils.data.sources import Problem, ProblemKind
 from utils.image import decode_image, image_size, orientation_of
 
 MIN_SIDE_PX = 0.999  # a box that has less of the image cannot be trained on; 1 but for rounding
 TINY_SIDE_PX = 8.0  # at the network's input: a cell of the finest feature map
 SAME_ASPECT = 0.01  # how far two aspect ratios may lie apart and still be one image resized
 
-# What was found, and what was done about it. Strict mode makes any of them an error.
-KINDS = {
-    "unreadable annotation": "left out",
-    "bad object": "left out",
-    "image missing": "image left out",
-    "image unreadable": "image left out",
-    "image truncated": "image left out",
-    "no annotation": "image not used",
-    "split names nothing": "left out",
-    "size disagrees": "see each",
-    "unknown class": "object left out",
-    "coordinate not a number": "object left out",
-    "corners swapped": "put right",
-    "outside the image": "clipped",
-    "no area": "object left out",
-    "duplicate": "object left out",
-    "tiny": "kept, but hardly learnable at this input size",
-    "same image in two splits": "kept in both",
-    "same image twice": "kept, and counts twice",
-    "unused class": "nothing to learn from",
-}
+KINDS = {kind: kind.decision for kind in ProblemKind}
 
 
 class ImageFacts(NamedTuple):
@@ -125,7 +105,7 @@ class Doctor:
 
     def note(self, kind, where, what):
         """Remember a problem."""
-        self.problems.append(Problem(kind, where, what))
+        self.problems.append(Problem(ProblemKind(kind), where, what))
 
     def record(self, annotation):
         """Return the Record of an Annotation, or None where its image is of no use."""

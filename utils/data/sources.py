@@ -4,23 +4,65 @@ The readers are voc.py, coco.py, yolo.py and csv_table.py: each gives a list of 
 image, with boxes as edges in pixels.
 """
 
+import gc
 import os
+import posixpath
 import re
+import unicodedata
+from collections import Counter
+from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import UserError
+from utils.cli import UserError, shorten
 from utils.image import IMAGE_SUFFIXES
 
-TRUE_WORDS = ("1", "true", "yes", "y", "t")
+TRUE_WORDS = ("1", "1.0", "true", "yes", "y", "t")
+# Images that OpenCV does not read, or not everywhere.
+UNREAD_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd")
 # In a file name these would break the lines of lists and splits, or cannot be written as UTF-8.
 UNLISTABLE = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
+
+
+class ProblemKind(str, Enum):
+    """What can be wrong with a data set, and what is then done. Strict mode makes it an error."""
+
+    decision: str
+
+    UNREADABLE_ANNOTATION = "unreadable annotation", "left out"
+    BAD_OBJECT = "bad object", "left out"
+    IMAGE_MISSING = "image missing", "image left out"
+    IMAGE_UNREADABLE = "image unreadable", "image left out"
+    IMAGE_TRUNCATED = "image truncated", "image left out"
+    NO_ANNOTATION = "no annotation", "image not used"
+    SPLIT_NAMES_NOTHING = "split names nothing", "left out"
+    IN_NO_SPLIT = "in no split", "image not used"
+    TWO_SPELLINGS = "one image, two spellings", "objects put together"
+    SIZE_DISAGREES = "size disagrees", "see each"
+    UNKNOWN_CLASS = "unknown class", "object left out"
+    NOT_A_NUMBER = "coordinate not a number", "object left out"
+    CORNERS_SWAPPED = "corners swapped", "put right"
+    OUTSIDE_THE_IMAGE = "outside the image", "clipped"
+    NO_AREA = "no area", "object left out"
+    DUPLICATE = "duplicate", "object left out"
+    TINY = "tiny", "kept, but hardly learnable at this input size"
+    IN_TWO_SPLITS = "same image in two splits", "kept in both"
+    TWICE = "same image twice", "kept, and counts twice"
+    UNUSED_CLASS = "unused class", "nothing to learn from"
+
+    def __new__(cls, text, decision):
+        kind = str.__new__(cls, text)
+        kind._value_, kind.decision = text, decision
+        return kind
+
+    __str__ = str.__str__
 
 
 class Problem(NamedTuple):
     """One thing that is wrong with a data set."""
 
-    kind: str  # of doctor.KINDS
+    kind: ProblemKind
     where: str  # file, and number of the object
     what: str
 
@@ -44,63 +86,157 @@ class Annotation(NamedTuple):
     size: tuple[int, int] | None  # (width, height) that the source gives, where it makes sense
 
 
-def walk_files(folder, suffixes):
+def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Return {path relative to folder, as text with slashes: absolute Path}, sorted.
 
     Linked folders are not entered, so that circles of links end; pipes and devices, which may
-    never end, are passed over. Raises UserError for a name that no list can hold.
+    never end, are passed over. Raises UserError for a name that no list can hold and for a folder
+    that cannot be read.
     """
     found = {}
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in suffixes:
-                path = Path(place, name)
-                if UNLISTABLE.search(str(path)):
-                    raise UserError(f"{str(path)!a}: a line break, or a letter that is not UTF-8, "
-                                    "is in the name; rename it.")
-                if path.exists() and not path.is_file():
-                    continue
-                found[path.relative_to(folder).as_posix()] = path
+    _walk(str(folder), "", suffixes, found)
     return found
+
+
+def _walk(place, prefix, suffixes, found):
+    try:
+        with os.scandir(place) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{shorten(place)}: the folder cannot be read "
+                        f"({error.strerror}).") from None
+    folders = []
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            folders.append(entry)
+        elif entry.name.lower().endswith(suffixes):
+            if UNLISTABLE.search(entry.path):
+                raise UserError(f"{entry.path!a}: a line break, or a letter that is not UTF-8, "
+                                "is in the name; rename it.")
+            # A link to nothing, or in a circle, is listed, so that it is found missing.
+            if entry.is_file(follow_symlinks=False) or entry.is_symlink() and (
+                    os.path.isfile(entry.path) or not os.path.exists(entry.path)):
+                found[prefix + entry.name] = Path(entry.path)
+    for entry in folders:
+        _walk(entry.path, f"{prefix}{entry.name}/", suffixes, found)
+
+
+def plain_path(name: str) -> str:
+    """Return a file name of an annotation with slashes, and without detours such as `./`."""
+    return posixpath.normpath(name.replace("\\", "/")) if name else ""
 
 
 class ImageIndex:
     """Finds images by name under a folder, sub-folders included."""
 
     def __init__(self, folder):
-        self.by_path = walk_files(folder, IMAGE_SUFFIXES)
-        self.by_stem, self.by_name, self.bare = {}, {}, {}
-        for relative, path in self.by_path.items():
-            self.by_stem.setdefault(os.path.splitext(relative)[0], path)
-            self.by_name.setdefault(path.name.lower(), []).append(path)
-            self.bare.setdefault(path.stem, []).append(path)
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; set images_path to the folder of the "
+                            "images.")
+        self.folder = folder
+        self.files = walk_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
+        self.by_path = {relative: path for relative, path in self.files.items()
+                        if relative.lower().endswith(IMAGE_SUFFIXES)}
+        self.by_stem, self.by_name, self.by_bare = {}, {}, {}
+        for relative in self.by_path:
+            stem = os.path.splitext(relative)[0]
+            self.by_stem.setdefault(stem, relative)
+            # Letter case and the form of accents differ between systems.
+            self.by_name.setdefault(_folded(relative), []).append(relative)
+            self.by_bare.setdefault(_folded(stem), []).append(relative)
 
-    def find(self, stem, filename=None):
-        """Return the image of an annotation, or None.
+    def find_all(self, wanted):
+        """Return the images of annotations, None where there is none.
 
-        By the same path without ending (the file name that the annotation holds decides where
-        endings differ), then by that file name, then by the bare name; a name that several
-        images share finds none.
+        An image with the annotation's path but for the ending comes first (the file name that the
+        annotation holds decides where endings differ). For the others the file name, then the
+        bare name decides, where it fits one image, no other annotation has or wants that image,
+        and the folders do not contradict.
+
+        Args:
+            wanted: list of (path without ending, file name or None), of every annotation.
+
+        Raises:
+            UserError: not one image was found.
         """
-        name = (filename or "").replace("\\", "/")
+        found = [self._same_path(stem, name) for stem, name in wanted]
+        taken = set(found)
+        guesses = [None if image else self._alike(stem, name)
+                   for image, (stem, name) in zip(found, wanted)]
+        counts = Counter(guesses)
+        found = [image or (guess if counts[guess] == 1 and guess not in taken else None)
+                 for image, guess in zip(found, guesses)]
+        if found and not any(found):
+            raise UserError(f"{self.folder}: none of the {len(found)} annotated images is in it, "
+                            f"such as {wanted[0][1] or wanted[0][0]!r}; put them there, or set "
+                            "images_path.")
+        return [self.by_path[image] if image else None for image in found]
+
+    def unread(self):
+        """Return a Problem for each image of a kind that is not read."""
+        return [Problem(ProblemKind.IMAGE_UNREADABLE, shorten(path),
+                        f"images ending in {path.suffix} are not read; convert it to .png or .jpg")
+                for relative, path in self.files.items() if relative not in self.by_path]
+
+    def _same_path(self, stem, name):
         if name in self.by_path and os.path.splitext(name)[0] == stem:
-            return self.by_path[name]
-        if stem in self.by_stem:
-            return self.by_stem[stem]
+            return name
+        return self.by_stem.get(stem)
+
+    def _alike(self, stem, name):
+        """Return the one image that a file name, else the stem, can mean, or None."""
+        name = plain_path(name or "")
         if name in self.by_path:
-            return self.by_path[name]
-        for same in (self.by_name.get(name.rpartition("/")[2].lower(), []),
-                     self.bare.get(stem.rpartition("/")[2], [])):
-            if len(same) == 1:
+            return name
+        for names, text in ((self.by_name, name), (self.by_bare, stem)):
+            same = names.get(_folded(text), [])
+            if len(same) == 1 and _folders_agree(text, same[0]):
                 return same[0]
         return None
+
+    def spelt(self, name):
+        """Return a file name as the folder spells it, so that p0.jpg and ./P0.JPG are one."""
+        name = plain_path(name)
+        same = [path for path in self.by_name.get(_folded(name), [])
+                if path.lower() == name.lower()]
+        return same[0] if name not in self.by_path and len(same) == 1 else name
+
+
+def _folded(path):
+    """Return the bare name in one letter case and one form of accents."""
+    name = path.rpartition("/")[2].lower()
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _folders_agree(wanted, path):
+    """Tell whether one path can be the end of the other; paths of other machines say nothing."""
+    if wanted.startswith(("/", "~")) or wanted[1:2] == ":":
+        return True
+    ours, theirs = (text.lower().split("/")[-2::-1] for text in (wanted, path))
+    return all(a == b for a, b in zip(ours, theirs))
+
+
+def is_true(value) -> bool:
+    """Tell whether a flag is set, which may stand as text, number or JSON's true."""
+    return bool(value) and value != "0" and str(value).strip().lower() in TRUE_WORDS
+
+
+@contextmanager
+def collector_paused():
+    """Keep Python's cycle collector from walking, again and again, all that was read so far."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def unreadable(error):
     """Return the Problem of an annotation file that cannot be read."""
     where, _, what = str(error).partition(": ")
-    return Problem("unreadable annotation", where, what)
+    return Problem(ProblemKind.UNREADABLE_ANNOTATION, where, what)
 
 
 def whole_size(width, height):

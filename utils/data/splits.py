@@ -1,70 +1,199 @@
-"""Which images train, choose the best epoch, and test."""
+"""Which images train, choose the best epoch, and test.
 
+What is drawn here is remembered in drawn_splits.json beside it: later runs keep it, drop what is
+gone and draw what is new. Split files that differ from it are somebody else's and never written.
+"""
+
+import json
+import os
 import re
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from utils.cli import UserError, make_folder, read_text, shorten
+from utils.cli import UserError, read_text, shorten
 
 SPLITS = ("train", "val", "test")
+FILES = (*SPLITS, "trainval")
+RECORD = "drawn_splits.json"
 
 
-def fill_splits(settings, splits):
-    """Draw from the train split what a source came without: val, and test where it has neither."""
-    total, rng = len(splits["train"]), np.random.default_rng(settings.seed)
-    missing = [] if splits["val"] else [("val", settings.val_share)]
-    if not splits["val"] and not splits["test"]:
-        missing.append(("test", settings.test_share))
-    for name, share in missing:
-        splits[name] = draw(sorted(splits["train"]), share, total, rng)
-        splits["train"] = sorted(set(splits["train"]) - set(splits[name]))
+class Splits(NamedTuple):
+    """How the images of a source are split."""
+
+    members: dict[str, list[str]]  # split -> keys; every key of the split files, known or not
+    unlisted: list[str]  # keys in no split
+    files: dict[Path, str]  # what is to be written, with the lists or not at all
+    said: list[str]  # lines for the screen
 
 
-def make_splits(settings, root, ids):
-    """Return {split: ids}; read the split files that exist, draw and write those that do not.
+def draw_splits(old: dict, keys: list[str], shares: dict[str, float], seed: int) -> dict:
+    """Add to splits drawn before what is new, and drop what is gone.
 
-    A missing test split is drawn from the images in no other file, a missing val split from
-    trainval.txt where there is one, and a missing train split is what then remains.
+    Each split is filled up to its share of all, at least one image, while one is left to train
+    on; who has a split keeps it.
+
+    Args:
+        old: {split: keys} drawn before, {} for a first draw.
+        keys: what is to be divided.
+        shares: {"val": share, "test": share}; train gets the rest.
+        seed: the same seed and images give the same splits.
+
+    Returns:
+        {split: keys, sorted}.
     """
-    folder = root / "ImageSets" / "Main"
-    kept = {} if settings.overwrite_splits else {
-        name: read_split(path, set(ids)) for name in (*SPLITS, "trainval")
-        if (path := folder / f"{name}.txt").exists()}
-    rng = np.random.default_rng(settings.seed)
-    used = {member for members in kept.values() for member in members}
-    free = [member for member in ids if member not in used]
-    test = kept["test"] if "test" in kept else draw(free, settings.test_share, len(ids), rng)
-    learn = kept.get("trainval", free)
-    taken = {*test, *kept.get("train", ()), *kept.get("val", ())}
-    learn = [member for member in learn if member not in taken]
-    val = kept["val"] if "val" in kept else draw(learn, settings.val_share, len(ids), rng)
-    train = kept["train"] if "train" in kept else sorted(set(learn) - set(val))
-    splits = {"train": train, "val": val, "test": test}
-    write_splits(make_folder(folder), splits | {"trainval": sorted(train + val)}, kept)
-    return splits
+    known = set(keys)
+    splits = {name: [key for key in old.get(name, ()) if key in known] for name in SPLITS}
+    placed = {key for members in splits.values() for key in members}
+    new = [key for key in keys if key not in placed]
+    room = len(new) if splits["train"] else len(new) - 1
+    counts = {}
+    for name in ("val", "test"):
+        share = shares.get(name, 0)
+        aim = max(1, round(share * len(known))) if share else 0
+        counts[name] = max(0, min(aim - len(splits[name]), room))
+        room -= counts[name]
+    rng = np.random.default_rng(seed)
+    for name in ("test", "val"):
+        drawn = set(rng.permutation(new)[:counts[name]].tolist()) if new else set()
+        splits[name] += drawn
+        new = [key for key in new if key not in drawn]
+    splits["train"] += new
+    return {name: sorted(members) for name, members in splits.items()}
 
 
-def draw(pool, share, total, rng):
-    """Return a random part of `pool`, sorted: `share` of `total` images, at least one."""
-    count = max(1, round(share * total)) if share else 0
-    return sorted(rng.permutation(pool)[:count].tolist()) if pool else []
+def fill_splits(splits: dict, record: Path, shares: dict[str, float], seed: int, *,
+                overwrite: bool = False) -> Splits:
+    """Draw from the train split what a source came without: val, and test where it has neither.
+
+    Args:
+        splits: {split: keys} that the source has itself.
+        record: path of the file to remember in what was drawn.
+        shares: {"val": share, "test": share}.
+        overwrite: draw anew.
+
+    Returns:
+        Splits.
+    """
+    if splits["val"]:
+        return Splits(splits, [], {}, [])
+    wanted = {"val": shares["val"]} if splits["test"] else shares
+    old = {} if overwrite else read_record(record)
+    drawn = draw_splits(old, splits["train"], wanted, seed)
+    said = [describe(record.parent, old, drawn)]
+    members = drawn | {"test": splits["test"] or drawn["test"]}
+    if os.access(record.parent, os.W_OK):
+        return Splits(members, [], {record: _json(drawn)}, said)
+    said.append(f"{shorten(record.parent)} cannot be written to, so the split is not remembered: "
+                "where images come or go, others change their split too")
+    return Splits(members, [], {}, said)
 
 
-def read_split(path, ids):
+def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int, *,
+               overwrite: bool = False, whole: bool = False) -> Splits:
+    """Read the split files of a VOC folder; draw or extend what they leave open.
+
+    A missing test split is drawn from the images in no other file, unless trainval.txt, or
+    train.txt with val.txt, tells already what is for training; a missing train or val split comes
+    from trainval.txt where there is one.
+
+    Args:
+        folder: ImageSets/Main.
+        ids: of the annotated images, sorted.
+        shares: {"val": share, "test": share}.
+        seed: of the draw.
+        overwrite: draw all anew.
+        whole: train on train and val of files that are not from here, but for the val share.
+
+    Returns:
+        Splits.
+    """
+    found = {} if overwrite else {
+        name: read_split(folder / f"{name}.txt", set(ids)) for name in FILES
+        if os.path.lexists(folder / f"{name}.txt")}
+    old = (read_record(folder / RECORD) or drawn_before(found, shares, seed)) if found else {}
+    old = {name: members for name, members in old.items() if name in found}
+    theirs = {name: members for name, members in found.items()
+              if set(members) != set(old.get(name, ())) or name not in old}
+    taken = {key for members in theirs.values() for key in members}
+    base = {name: [key for key in old.get(name, ()) if key not in taken] for name in SPLITS}
+    base |= {name: theirs[name] for name in SPLITS if name in theirs}
+    wanted = {name: share for name, share in shares.items() if name not in theirs}
+    if "trainval" in theirs or {"train", "val"} <= set(theirs):
+        wanted.pop("test", None)
+    keys = ids
+    if "trainval" in theirs:
+        known = {*theirs["trainval"], *(key for members in base.values() for key in members)}
+        keys = [key for key in ids if key in known]
+        if "train" in theirs and "val" in wanted:
+            wanted["val"] = 1  # all of trainval that is not in train
+    drawn = draw_splits(base, keys, wanted, seed)
+    members = {name: theirs.get(name, drawn[name]) for name in SPLITS}
+    listed = taken.union(*members.values())
+    said = [f"kept {shorten(folder / name)}.txt: {len(theirs[name])} images" for name in theirs]
+    ours = {name: drawn[name] for name in SPLITS
+            if name not in theirs and (drawn[name] or name in found)}
+    files = {}
+    if ours:
+        said.append(describe(folder, {name: old[name] for name in ours if name in old}, ours))
+        if "trainval" not in theirs:
+            ours["trainval"] = sorted({*members["train"], *members["val"]})
+        files = {folder / f"{name}.txt": "".join(f"{key}\n" for key in keys)
+                 for name, keys in ours.items()} | {folder / RECORD: _json(ours)}
+    if whole and "val" in theirs:
+        both = sorted({*theirs.get("trainval", ()), *members["train"], *members["val"]})
+        members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
+    return Splits(members, [key for key in ids if key not in listed], files, said)
+
+
+def drawn_before(found: dict, shares: dict[str, float], seed: int) -> dict:
+    """Return the splits where an earlier version drew them, which kept no record, else {}.
+
+    Drawing their images again gives the same; of one or two images none was left for train.
+    """
+    ids = sorted({key for name in SPLITS for key in found.get(name, ())})
+    again = draw_splits({}, ids, shares, seed)
+    same = all(again[name] == found.get(name, []) for name in SPLITS)
+    few = len(ids) < 3 and "train" not in found
+    return found if ids and (same or few) else {}
+
+
+def describe(place: Path, old: dict, new: dict) -> str:
+    """Return the line that says what became of the splits drawn in a place."""
+    before = {key for members in old.values() for key in members}
+    after = {key for members in new.values() for key in members}
+    counts = ", ".join(f"{name} {len(members)}" for name, members in new.items())
+    if not before:
+        return f"drew the splits of {shorten(place)}: {counts} images"
+    added = ", ".join(f"{name} {len({*members} - before)}" for name, members in new.items())
+    more = f" ({added})" if after - before else ""
+    return (f"splits of {shorten(place)}: {len(after & before)} images kept, "
+            f"{len(after - before)} new{more}, {len(before - after)} gone or moved by hand; "
+            f"now {counts}")
+
+
+def read_split(path: Path, ids: set[str]) -> list[str]:
     """Return the ids in a split file; a 1, 0 or -1 behind an id, as VOC has them, is left off."""
     lines = read_text(path, remedy="Check the split file.").splitlines()
-    lines = [line.strip() for line in lines if line.strip()]
+    lines = [line if line in ids else line.strip() for line in lines if line.strip()]
     return [line if line in ids else re.sub(r"\s+-?[01]$", "", line) for line in lines]
 
 
-def write_splits(folder, splits, kept):
-    """Write the split files that were not there, and say of each what became of it."""
-    for name, members in splits.items():
-        path = folder / f"{name}.txt"
-        if name not in kept and members:
-            try:
-                path.write_text("".join(f"{member}\n" for member in members), encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"{shorten(path)}: cannot be written ({error.strerror}).") from None
-        how = "kept" if name in kept else "drew" if members else "no images left for"
-        print(f"{how} {shorten(path)}: {len(kept.get(name, members))} images")
+def read_record(path: Path) -> dict[str, list[str]]:
+    """Return {split: keys} that were drawn before, {} where there is no record."""
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(read_text(path, remedy="Remove it."))
+        record = {name: [str(key) for key in values[name]] for name in FILES if name in values}
+    except (ValueError, TypeError, RecursionError):
+        record = {}
+    if not record:
+        raise UserError(f"{shorten(path)}: not the record of drawn splits that it was; put it back "
+                        "from a copy, or remove it and set overwrite_splits.")
+    return record
+
+
+def _json(splits):
+    return json.dumps(splits, indent=0, ensure_ascii=False) + "\n"

@@ -2,54 +2,101 @@
 
 import os
 import re
+from pathlib import Path
+
+import yaml
 
 from utils.cli import UserError, read_text, shorten
-from utils.data.sources import Annotation, Problem, SourceObject, unreadable, walk_files
-from utils.image import IMAGE_SUFFIXES, image_size
+from utils.data.annotations import plain_name
+from utils.data.sources import (
+    Annotation,
+    ImageIndex,
+    Problem,
+    ProblemKind,
+    SourceObject,
+    unreadable,
+    walk_files,
+)
+from utils.image import image_size
+
+YAML_SUFFIXES = (".yaml", ".yml")
+NAME_FILES = ("classes.txt", "_darknet.labels")
+IMAGES_FOLDER = re.compile(r"(^|/)images/", re.IGNORECASE)
 
 
-def read_yolo(folder):
+def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     """Read YOLO text files: a line an object, `class cx cy width height` as fractions.
 
     Images lie anywhere under the folder; the text file has the image's name and lies beside
-    it, or in `labels` where the image lies in `images`. Class names come from data.yaml,
-    classes.txt or obj.names, in the folder, its `labels`, or the one above.
+    it, or in `labels` where the image lies in `images`. An image without one is background, but
+    a folder of images without any is not used. For class names see yolo_names.
 
     Returns and raises as read_voc.
     """
-    names = yolo_names(folder)
-    annotations, problems, used = [], [], set()
-    for relative, image in walk_files(folder, IMAGE_SUFFIXES).items():
-        place = os.path.splitext(relative)[0] + ".txt"
-        beside = folder / place
-        labels = folder / re.sub(r"(^|/)images/", r"\1labels/", place)
-        file = labels if labels.is_file() else beside
-        objects = []
-        used.add(file)
-        try:
-            size = image_size(image)
-        except UserError:
-            size = None  # the doctor will say so
-        if size and file.is_file():
-            try:
-                objects, faults = _yolo_objects(file, size, names)
-            except UserError as error:
-                problems.append(unreadable(error))
-                continue
-            problems += faults
-        annotations.append(Annotation(os.path.splitext(relative)[0], shorten(file), image,
-                                      objects, None))
-    problems += [Problem("image missing", shorten(file), "no image for this file of labels")
-                 for relative, file in walk_files(folder, (".txt",)).items()
-                 if "labels/" in relative and file not in used and file.name != "classes.txt"]
-    if not annotations:
+    names, index, texts = yolo_names(folder), ImageIndex(folder), walk_files(folder, (".txt",))
+    if not index.by_path:
         raise UserError(f"{shorten(folder)}: no images in it; annotation_path must name the "
                         "folder of images and labels.")
+    lower = {relative.lower(): relative for relative in texts}
+    labels = {relative: _labels_of(relative, texts, lower) for relative in index.by_path}
+    labelled = {os.path.dirname(relative) for relative, text in labels.items() if text}
+    if not labelled:
+        raise UserError(f"{shorten(folder)}: no text file of labels for any image; it lies beside "
+                        "the image, or in labels/ where the image is in images/.")
+    annotations, problems = [], index.unread()
+    for relative, image in index.by_path.items():
+        if os.path.dirname(relative) not in labelled:
+            continue
+        try:
+            if labels[relative] is None:
+                check_nothing_there(folder, relative)
+            objects, faults = _read_labels(texts.get(labels[relative]), image, names)
+        except UserError as error:
+            problems.append(unreadable(error))
+            continue
+        problems += faults
+        origin = shorten(texts.get(labels[relative], image))
+        annotations.append(Annotation(os.path.splitext(relative)[0], origin, image, objects, None))
+    bare = {os.path.dirname(relative) for relative in index.by_path} - labelled
+    problems += [Problem(ProblemKind.NO_ANNOTATION, shorten(folder / place),
+                         "none of its images has a text file of labels; write empty ones for "
+                         "background") for place in sorted(bare)]
+    unused = set(texts) - set(labels.values())
+    problems += [Problem(ProblemKind.IMAGE_MISSING, shorten(texts[relative]),
+                         "no image for this file of labels") for relative in sorted(unused)
+                 if "labels/" in relative.lower() and texts[relative].name != "classes.txt"]
     return annotations, problems
 
 
-def _yolo_objects(file, size, names):
-    width, height = size
+def _choices(relative):
+    """Return where the text file of an image may lie: in labels, or beside it."""
+    beside = os.path.splitext(relative)[0] + ".txt"
+    return IMAGES_FOLDER.sub(r"\1labels/", beside), beside
+
+
+def _labels_of(relative, texts, lower):
+    """Return the text file of an image in whatever letter case, or None."""
+    for path in _choices(relative):
+        if path in texts or path.lower() in lower:
+            return path if path in texts else lower[path.lower()]
+    return None
+
+
+def check_nothing_there(folder, relative):
+    """Raise UserError where something else than a file has the name of an image's labels."""
+    for path in _choices(relative):
+        if os.path.lexists(folder / path):
+            raise UserError(f"{shorten(folder / path)}: no file that can be read; remove it.")
+
+
+def _read_labels(file, image, names):
+    """Return (objects, problems) of an image; its text file may be None."""
+    if file is None:
+        return [], []
+    try:
+        width, height = image_size(image)
+    except UserError:
+        return [], []  # the doctor will say so
     objects, problems = [], []
     for number, line in enumerate(read_text(file, remedy="").splitlines(), start=1):
         if not line.split():
@@ -59,11 +106,9 @@ def _yolo_objects(file, size, names):
             label, cx, cy, w, h, *_ = (float(value) for value in line.split())
             if len(line.split()) > 6:
                 raise ValueError
-            if label < 0 or label != int(label):
-                raise IndexError
-            name = names[int(label)]
-        except (ValueError, IndexError, OverflowError):
-            problems.append(Problem("bad object", f"{shorten(file)}, line {number}",
+            name = names[label]
+        except (ValueError, KeyError):
+            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(file)}, line {number}",
                                     f"{line.strip()[:60]!r} is not a known class and four "
                                     "fractions"))
             continue
@@ -73,43 +118,98 @@ def _yolo_objects(file, size, names):
     return objects, problems
 
 
-def yolo_names(folder):
-    """Return the class names of a YOLO folder in the order of their numbers.
+def yolo_names(folder: Path) -> dict[int, str]:
+    """Return {number: class name} of a YOLO folder.
 
-    Raises UserError where no file has them.
+    From data.yaml, classes.txt, any *.names, or the file that a *.data names; in the folder and
+    its `labels`, else in the folder above.
+
+    Raises UserError where no file has them, where one is broken, or where two disagree.
     """
-    for place in (folder, folder / "labels", folder.parent):
-        for name in ("classes.txt", "obj.names", "_darknet.labels"):
-            if (place / name).is_file():
-                lines = read_text(place / name, remedy="").splitlines()
-                return [line.strip() for line in lines if line.strip()]
-        for name in ("data.yaml", "data.yml"):
-            if (place / name).is_file():
-                names = _yaml_names(read_text(place / name, remedy=""))
-                if names:
-                    return names
+    inside = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() == "labels"]
+    for places in ([folder, *inside], [folder.parent]):
+        found = {}
+        for place in places:
+            for path in sorted(place.iterdir()):
+                found |= {path: names} if (names := _names_in(path)) else {}
+        for path, names in found.items():
+            first = next(iter(found))
+            if names != found[first]:
+                raise UserError(f"{shorten(first)} and {shorten(path)} disagree about the classes: "
+                                f"{_shown(found[first])} in the first, {_shown(names)} in the "
+                                "second; remove or mend the wrong one.")
+        if found:
+            return names
     raise UserError(f"{shorten(folder)}: no class names; put a data.yaml or classes.txt there.")
 
 
-def _yaml_names(text):
-    """Return `names` of a data.yaml: an inline list, a block list, or a mapping from numbers."""
-    lines = [re.sub(r"(^|\s)#.*", "", line).rstrip() for line in text.splitlines()]
-    start = next((k for k, line in enumerate(lines) if line.startswith("names:")), None)
-    if start is None:
-        return []
-    body = [lines[start].removeprefix("names:")]
-    for line in lines[start + 1:]:
-        if line and not line.startswith((" ", "\t", "-", "]", "}")):
-            break
-        body.append(line)
-    inline = "\n".join(body).strip()
-    if inline.startswith(("[", "{")):
-        items = re.findall(r"(?:\d+\s*:\s*)?(?:'[^']*'|\"[^\"]*\")"
-                           r"|[^,\[\]{}\s'\"][^,\[\]{}\n]*", inline)
-    else:
-        items = [line.strip().removeprefix("-") for line in body]
-    items = [item.strip() for item in items if item.strip()]
-    numbered = [re.fullmatch(r"(\d+)\s*:\s*(.*)", item) for item in items]
-    if items and all(numbered):
-        items = [match[2] for match in sorted(numbered, key=lambda match: int(match[1]))]
-    return [item.strip("'\"") for item in items]
+def _shown(names):
+    return ", ".join(f"{number}: {name}" for number, name in sorted(names.items()))[:100]
+
+
+def _names_in(path):
+    """Return {number: class name} of a file that has some, else {}."""
+    suffix = path.suffix.lower()
+    if suffix in YAML_SUFFIXES and path.is_file():
+        return _yaml_names(path, load_yaml(path).get("names"))
+    if suffix == ".data" and path.is_file():  # darknet's, with a line such as names = obj.names
+        named = re.findall(r"(?m)^\s*names\s*=\s*(.+?)\s*$", read_text(path, remedy=""))
+        places = [path.parent / place for name in named for place in (name, name.split("/")[-1])]
+        path = next((place for place in places if place.is_file()), path)
+    elif path.name.lower() not in NAME_FILES and suffix != ".names":
+        return {}
+    if not path.is_file() or path.suffix.lower() == ".data":
+        return {}
+    # The number is that of the line, also behind a blank one.
+    lines = enumerate(read_text(path, remedy="").rstrip().splitlines())
+    return {number: plain_name(line) for number, line in lines if line.strip()}
+
+
+def load_yaml(path: Path) -> dict:
+    """Return the values of a YAML file, {} where it is no mapping.
+
+    Raises UserError naming a file that cannot be read.
+    """
+    try:
+        values = yaml.safe_load(read_text(path, remedy=""))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or type(error).__name__
+        raise UserError(f"{shorten(path)}{where}: not readable YAML ({what}); mend it.") from None
+    return values if isinstance(values, dict) else {}
+
+
+def _yaml_names(path, names):
+    """Return {number: class name} of the `names` of a data.yaml, a list or a mapping."""
+    names = dict(enumerate(names)) if isinstance(names, list) else names or {}
+    found = {}
+    for number, name in names.items() if isinstance(names, dict) else [(None, names)]:
+        if not re.fullmatch(r"\d{1,9}", str(number)) or not isinstance(name, (str, int, float)) \
+                or isinstance(name, bool):
+            raise UserError(f"{shorten(path)}: names must be a list, or a mapping from numbers, of "
+                            f"texts; {number!r}: {name!r:.60} is none (quote words such as "
+                            "'yes').")
+        found[int(number)] = plain_name(str(name))
+    return found
+
+
+def yaml_splits(folder: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
+    """Return {split: [places]} that the YAML file of a YOLO folder names and that exist.
+
+    A place is a folder of images or a text file that lists some. Paths start at `path:` or at the
+    file; Roboflow's begin with ../ but start there too.
+    """
+    found = {}
+    for file in sorted(folder.iterdir()):
+        values = load_yaml(file) if file.suffix.lower() in YAML_SUFFIXES and file.is_file() else {}
+        starts = [folder / str(values.get("path") or "."), folder]
+        for split in splits if "names" in values else ():
+            given = values.get(split) or (values.get("valid") if split == "val" else None) or []
+            for text in map(str, given if isinstance(given, list) else [given]):
+                places = [start / name for start in starts
+                          for name in (text, re.sub(r"^(\.\./)+", "", text))]
+                place = next((place.resolve() for place in places if place.exists()
+                              and place.resolve().is_relative_to(folder.resolve())), None)
+                found.setdefault(split, []).extend([place] if place else [])
+    return {split: places for split, places in found.items() if places}

@@ -1,4 +1,4 @@
-"""Annotations of other tools: VOC XML. The other formats are in test_sources_other.py."""
+"""VOC XML, and finding the images of annotations."""
 
 import pytest
 
@@ -60,7 +60,8 @@ def objects(tmp_path):
     """Return a function from the contents of an annotation to its objects, without problems."""
     def write_and_read(contents):
         (tmp_path / "a.xml").write_text(f"<annotation>{contents}</annotation>", encoding="utf-8")
-        found, problems = voc_objects(parse_xml(tmp_path / "a.xml"), "a.xml")
+        root, data = parse_xml(tmp_path / "a.xml")
+        found, problems = voc_objects(root, "a.xml", data)
         assert not problems
         return found
     return write_and_read
@@ -119,7 +120,7 @@ def test_objects_keep_their_order_and_names(objects):
     ("<size><width>-5</width><height>40</height></size>", None),
     ("<size><width>x</width><height>40</height></size>", None)])
 def test_size_where_it_makes_sense(voc, size, expected):
-    assert size_of(parse_xml(voc.xml("a.xml", size))) == expected
+    assert size_of(parse_xml(voc.xml("a.xml", size))[0]) == expected
 
 
 @pytest.mark.parametrize("codec, declared, name", [
@@ -131,8 +132,8 @@ def test_size_where_it_makes_sense(voc, size, expected):
 def test_encodings(voc, codec, declared, name, newline):
     head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
     text = f"{head}<annotation>\n{xml_object(name=name)}\n</annotation>\n".replace("\n", newline)
-    root = parse_xml(voc.xml("a.xml", data=text.encode(codec)))
-    assert voc_objects(root, "a.xml") == ([(name, (0, 0, 10, 20), False, "object 1")], [])
+    root, data = parse_xml(voc.xml("a.xml", data=text.encode(codec)))
+    assert voc_objects(root, "a.xml", data) == ([(name, (0, 0, 10, 20), False, "object 1")], [])
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "gb2312", "utf-16"])
@@ -142,8 +143,8 @@ def test_namespaces_are_taken_off(voc, codec, prefix, attribute):
     body = body.replace("</", "\0").replace("<", f"<{prefix}").replace("\0", f"</{prefix}")
     text = (f'<?xml version="1.0" encoding="{codec}"?><{prefix}annotation '
             f'{attribute}="http://example.org/voc">{body}</{prefix}annotation>')
-    root = parse_xml(voc.xml("a.xml", data=text.encode(codec)))
-    assert voc_objects(root, "a.xml") == ([("cat", (0, 0, 10, 20), False, "object 1")], [])
+    root, data = parse_xml(voc.xml("a.xml", data=text.encode(codec)))
+    assert voc_objects(root, "a.xml", data) == ([("cat", (0, 0, 10, 20), False, "object 1")], [])
     assert size_of(root) == (50, 40)
 
 
@@ -299,4 +300,106 @@ def test_walk_files_skips_other_endings(tmp_path):
 
 
 def test_image_index_of_an_empty_folder(tmp_path):
-    assert ImageIndex(tmp_path).find("a", "a.jpg") is None
+    with pytest.raises(UserError, match="none of the 1 annotated images is in it, such as 'a.jpg'"):
+        ImageIndex(tmp_path).find_all([("a", "a.jpg")])
+
+
+def test_a_bare_name_in_another_folder_is_not_taken(voc):
+    paths = {name: voc.image(f"{name}.jpg") for name in ("a/1", "a/2", "3", "deep/4")}
+    for name in ("a/1", "b/1", "b/2", "3", "b/3", "4"):
+        voc.xml(f"{name}.xml", xml_object())
+    found, _ = voc.read()
+    images = {key: item.image for key, item in found.items()}
+    assert images == {"a/1": paths["a/1"], "b/1": None, "b/2": None, "3": paths["3"],
+                      "b/3": None, "4": paths["deep/4"]}
+
+
+def test_an_image_that_two_annotations_could_mean_is_nobodys(voc):
+    voc.image("1.jpg")
+    other = voc.image("2.jpg")
+    for name in ("a/1", "b/1", "b/2"):
+        voc.xml(f"{name}.xml")
+    found, problems = voc.read()
+    assert [found[key].image for key in ("a/1", "b/1", "b/2")] == [None, None, other]
+    assert [problem.where.endswith("1.jpg") for problem in problems] == [True]
+
+
+def test_accents_are_the_same_in_both_forms(voc):
+    path = voc.image("cafe\u0301.jpg")
+    voc.xml("caf\u00e9.xml", xml_object(name="the\u0301"))
+    item = voc.read()[0]["caf\u00e9"]
+    assert item.image == path and item.objects[0].name == "th\u00e9"
+
+
+@pytest.mark.parametrize("second", [
+    f"<object><name>cat</name><name>dog</name><bndbox>{corners(1, 2, 3, 4)}</bndbox></object>",
+    f"<object><name>cat</name><bndbox>{corners(1, 2, 3, 4)}</bndbox>"
+    f"<bndbox>{corners(5, 6, 7, 8)}</bndbox></object>",
+    f"<object><name>cat</name><bndbox>{corners(1, 2, 3, 4)}<xmin>9</xmin></bndbox></object>"])
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16"])
+def test_fields_twice_in_an_object_are_a_problem(voc, second, codec):
+    voc.image("a.jpg")
+    voc.xml("a.xml", data=f"<annotation>{xml_object()}{second}</annotation>".encode(codec))
+    found, (problem,) = voc.read()
+    assert problem.kind == "bad object" and problem.where.startswith("a.xml, object 2")
+    assert len(found["a"].objects) == 1
+
+
+def test_parts_and_owners_have_names_of_their_own(voc):
+    voc.image("a.jpg")
+    part = f"<part><name>head</name><bndbox>{corners(2, 2, 3, 3)}</bndbox></part>"
+    voc.xml("a.xml", f"<owner><name>me</name></owner>{xml_object(extra=part * 2)}")
+    found, problems = voc.read()
+    assert not problems and found["a"].objects == [("cat", (0, 0, 10, 20), False, "object 1")]
+
+
+@pytest.mark.parametrize("change", [
+    str.upper, str.title, lambda text: text.replace("object>", "Object>"),
+    lambda text: text.replace("bndbox", "BndBox"), lambda text: text.replace("xmin", "XMin")])
+def test_tags_in_another_letter_case_are_read(voc, change):
+    voc.image("a.jpg")
+    text = f"<annotation>{xml_object(name='x')}{xml_object(name='x')}</annotation>"
+    voc.xml("a.xml", data=change(text).encode())
+    found, problems = voc.read()
+    assert not problems and [item.box_px for item in found["a"].objects] == [(0, 0, 10, 20)] * 2
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ('<annotation><box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/></annotation>', "<box>"),
+    ('<annotations><image name="a.jpg"><box label="cat" xtl="1"/></image></annotations>', "<box>"),
+    ("<annotation><polygon><pt/></polygon></annotation>", "<polygon>"),
+    (f"<annotation><objekt><bndbox>{corners(1, 2, 3, 4)}</bndbox></objekt></annotation>", "bndbox"),
+    ("<html/>", "<html>"),
+    (f"<set><annotation><filename>a.jpg</filename>{xml_object()}</annotation><annotation>"
+     f"<filename>b.jpg</filename>{xml_object()}</annotation></set>", "several images")])
+def test_other_xml_never_makes_an_image_background(voc, text, complaint):
+    voc.image("a.jpg")
+    voc.image("b.jpg")
+    voc.xml("a.xml", data=text.encode())
+    voc.xml("b.xml", "<source><image>flickr</image></source>")  # true background
+    found, (problem,) = voc.read()
+    assert list(found) == ["b"] and problem.kind == "unreadable annotation"
+    assert complaint in problem.what and problem.where.endswith("a.xml")
+
+
+@pytest.mark.parametrize("ending", [".gif", ".heic", ".AVIF"])
+def test_images_of_kinds_that_are_not_read_are_named(voc, ending):
+    voc.image("a.jfif")
+    voc.image(f"b{ending}")
+    voc.xml("a.xml", xml_object())
+    voc.xml("b.xml", xml_object())
+    found, (problem,) = voc.read()
+    assert found["a"].image.name == "a.jfif" and found["b"].image is None
+    assert problem.where.endswith(f"b{ending}") and "convert" in problem.what
+
+
+@pytest.mark.parametrize("wanted, path, agree", [
+    ("a/1.jpg", "1.jpg", True), ("x/a/1.jpg", "a/1.jpg", True), ("1.jpg", "a/1.jpg", True),
+    ("a/1.jpg", "b/1.jpg", False), ("A/1.JPG", "a/1.jpg", True), ("/home/a/1.jpg", "b/1.jpg", True),
+    ("a/b/1.jpg", "a/1.jpg", False)])
+def test_folders_agree_where_one_path_ends_the_other(tmp_path, wanted, path, agree):
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    for name in (path, "other.jpg"):
+        (tmp_path / name).touch()
+    found = ImageIndex(tmp_path).find_all([(wanted[:-4], wanted), ("other", None)])[0]
+    assert found == (tmp_path / path if agree else None)
