@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.data.doctor import (
-    Doctor,
-    check_classes,
-    check_splits,
-    inspect_image,
-    inspect_images,
-    is_truncated,
-    turn_box,
-)
+from utils.data.doctor import Doctor, check_classes, check_splits, turn_box
+from utils.data.image_check import inspect_image, inspect_images
 from utils.data.sources import Annotation, SourceObject
 from utils.image import load_image
 

@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from utils.cli import UserError
-from utils.data.doctor import KINDS, Doctor, check_classes, check_splits, inspect_images
+from utils.data.doctor import Doctor, check_classes, check_splits
+from utils.data.image_check import inspect_images
+from utils.data.sources import ProblemKind
 from utils.data.voc import read_voc
 from voc_annotation import AnnotationSettings, main, read_source
 
@@ -66,7 +68,7 @@ def everything(tmp_path):
 
 
 def test_every_kind_is_found_and_placed(everything):
-    assert set(EXPECTED) == set(KINDS), "a kind without a case here, or a case without a kind"
+    assert set(EXPECTED) == set(ProblemKind), "a kind without a case here, or a case without a kind"
     annotations, splits, faults = read_source(AnnotationSettings(VOCdevkit_path=str(everything)))
     paths = [item.image for item in annotations.values() if item.image]
     doctor = Doctor(CLASSES, inspect_images(paths, num_threads=1))
@@ -91,7 +93,7 @@ def test_strict_raises_and_writes_no_lists(everything, capsys):
         main(settings)
     assert not list(everything.glob("2007_*"))
     out = capsys.readouterr().out
-    assert all(kind in out for kind in set(KINDS) - {"image truncated"})
+    assert all(kind in out for kind in set(ProblemKind) - {"image truncated"})
 
 
 def from_voc(tmp_path, *objects):

@@ -3,7 +3,7 @@
 import math
 
 from utils.evaluation.voc_ap import mean_ap
-from utils.page import new_figure
+from utils.page import new_figure, plain_text, save_figure
 
 
 def plot_precision_recall(results, class_names, path):
@@ -11,12 +11,13 @@ def plot_precision_recall(results, class_names, path):
     figure, axes = new_figure("Precision and recall at IoU 0.5", "recall", "precision")
     for result, name in zip(results, class_names):
         if result.num_objects:
-            axes.plot(result.recall, result.precision, label=f"{name} {result.ap_area:.3f}")
+            axes.plot(result.recall, result.precision,
+                      label=f"{plain_text(name)} {result.ap_area:.3f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     if len(class_names) <= 25:
         axes.legend(loc="lower left", fontsize=8)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)
 
 
 def format_results(results, class_names):
