@@ -116,7 +116,7 @@ def test_the_middle_is_gone_up_to_the_end_mark(tmp_path, name):
     assert check(tmp_path, data[:half] + b"\xff\xd9").fault == "image damaged"
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_damaged_tiffs_are_found(tmp_path, compression):
     data = encoded(photo(), "tiff", compression=compression)
     noise = random.Random(0).randbytes(800)

@@ -139,3 +139,19 @@ def test_the_values_work_in_a_network(backbone, size):
     assert (best_ious(boxes, better) >= 0.5).mean() == pytest.approx(found.after)
     if backbone == "mobilenetv2":
         assert len(SSDNet(3, better).priors) == len(make_priors(better))
+
+
+@pytest.mark.parametrize("seed, smallest, largest", [(0, 0.03, 0.9), (1, 0.02, 0.08), (3, 0.1, 0.3)])
+def test_advice_that_was_followed_is_not_given_again(seed, smallest, largest):
+    boxes = random_boxes(60, seed, smallest, largest)
+    found = suggest(boxes, SMALL)
+    again = suggest(boxes, suggested(found), SMALL)
+    assert again.before == again.after == found.after > found.before
+
+
+def test_the_matching_threshold_is_an_argument():
+    boxes = random_boxes(30, 0)
+    loose = suggest_priors(boxes, SMALL, SMALL, match_iou=0.3)
+    priors = to_xyxy(make_priors(SMALL)).tolist()
+    assert loose.before == pytest.approx(
+        np.mean([naive_best_iou(box, priors) >= 0.3 for box in boxes.tolist()]))

@@ -12,7 +12,7 @@ from utils.boxes import pairwise_iou, to_cxcywh, to_xyxy
 from utils.priors import make_priors
 
 MAX_OBJECTS = 600  # a sample of this many settles the search
-ROUNDS = 2
+ROUNDS = 6
 STEPS = (0.8, 0.9, 1.1, 1.25)  # what a size is multiplied with in the search
 RATIO_SETS = ((2,), (2, 3), (1.5, 2.5), (1.4, 2, 3), (2, 3, 5), (3, 5))
 
