@@ -10,14 +10,16 @@ from utils.draw import FONT, find_font
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset=utf-8>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
+style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
 body{font:15px/1.5 sans-serif;max-width:1080px;margin:1.5em auto;padding:0 1em;color:#222}
 .wide{overflow-x:auto} table{border-collapse:collapse} pre{white-space:pre-wrap}
-td,th{border:1px solid #ccc;padding:2px 8px;text-align:right;overflow-wrap:anywhere;min-width:3em}
+td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}
 td:first-child,th:first-child,details td,details th{text-align:left}
+details td{overflow-wrap:anywhere;min-width:6em}
 summary{cursor:pointer} .images{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}
 figure{margin:0;max-width:100%} img{max-width:100%;height:auto;display:block}
 figcaption{font-size:13px;color:#555;overflow-wrap:anywhere;width:0;min-width:100%}

@@ -87,7 +87,7 @@ def test_sound_images_have_no_fault(tmp_path, name):
 
 def scan_of(data):
     """Return where the pixels of a JPEG begin."""
-    place = data.rindex(b"\xff\xda") if data.count(b"\xff\xda") == 1 else data.index(b"\xff\xda")
+    place = data.index(b"\xff\xda")
     return place + 2 + int.from_bytes(data[place + 2:place + 4], "big")
 
 
@@ -119,8 +119,7 @@ def test_the_middle_is_gone_up_to_the_end_mark(tmp_path, name):
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_damaged_tiffs_are_found(tmp_path, compression):
     data = encoded(photo(), "tiff", compression=compression)
-    noise = random.Random(0).randbytes(800)
-    assert check(tmp_path, data[:3000] + noise + data[3800:]).fault == "image damaged"
+    assert check(tmp_path, data[:3000] + bytes(800) + data[3800:]).fault == "image damaged"
 
 
 def png_chunks(data):

@@ -20,8 +20,8 @@ from utils.image import JPEG_START, decode_image, image_size, orientation_of
 
 # What libjpeg and libtiff say where they make pixels up. A few needless bytes before the end mark,
 # as some cameras write them, and a bad colour profile cost no pixel.
-DAMAGE = re.compile(r"Premature end of JPEG file|TIFF_Error .*|\w+Decode: .*|Corrupt JPEG data: "
-                    r"(?!bad ICC|\d\d? extraneous bytes before marker 0xd9).*")
+DAMAGE = re.compile(r"Premature end of JPEG file|(?:\w+Decode|TIFFFill\w+): .*|"
+                    r"Corrupt JPEG data: (?!bad ICC|\d\d? extraneous bytes before marker 0xd9).*")
 _IDLE = SimpleQueue()  # processes of decoder.py; they end with this one, which holds their stdin
 
 
