@@ -205,6 +205,16 @@ def test_a_decoder_that_crashes_is_a_fact_and_the_next_image_is_read(tmp_path, m
     assert check(tmp_path, SOUND["baseline"]()).fault is None
 
 
+def test_a_decoder_that_was_killed_between_two_images_costs_none(tmp_path):
+    assert check(tmp_path, SOUND["baseline"]()).fault is None
+    process = image_check._IDLE.get_nowait()
+    process.kill()
+    process.wait()
+    image_check._IDLE.put(process)
+    for _ in range(image_check._IDLE.qsize() + 1):
+        assert check(tmp_path, SOUND["baseline"]()).fault is None
+
+
 def test_nothing_is_printed_past_the_facts(tmp_path):
     """In a process of its own, since decoders print past Python's sys.stderr."""
     for k, name in enumerate(JPEGS):

@@ -102,6 +102,8 @@ def decode_apart(data):
     try:
         process = _IDLE.get_nowait()
     except Empty:
+        process = None
+    if process is None or process.poll() is not None:  # none yet, or one that was killed
         process = subprocess.Popen([sys.executable, str(Path(decoder.__file__))],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)
@@ -115,7 +117,7 @@ def decode_apart(data):
                 height, width = map(int, line[len(decoder.ANSWER):].split())
                 return (width, height) if width else None, b"".join(lines).decode(errors="replace")
             lines.append(line)
-    except BrokenPipeError:
+    except OSError:  # it ended while it was written to
         pass
     process.kill()
     return None, "the decoder crashed on it"
