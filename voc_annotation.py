@@ -9,7 +9,7 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 
 # isort: split
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -36,7 +36,8 @@ from utils.data.dataset_report import (
     plot_boxes,
     write_html,
 )
-from utils.data.doctor import Doctor, check_classes, check_splits, inspect_images
+from utils.data.doctor import Doctor, check_classes, check_splits
+from utils.data.image_check import inspect_images
 from utils.data.layouts import read_parts
 from utils.data.prior_fit import suggest_priors
 from utils.data.sources import Annotation, Problem, ProblemKind
@@ -149,10 +150,7 @@ def check_settings(settings):
     if settings.annotation_format != "voc" and settings.train_on == "trainval":
         raise UserError("train_on = 'trainval' is for VOC folders; for others name the train and "
                         "val images together in annotation_path.")
-    try:
-        build_spec(settings.backbone, settings.input_shape[0])
-    except ValueError as error:
-        raise UserError(f"{error}.") from None
+    specs_to_examine(settings)
 
 
 def read_source(settings):
@@ -213,16 +211,31 @@ def make_records(doctor, annotations, split, keys):
     return [record for record in records if record is not None]
 
 
+def specs_to_examine(settings):
+    """Return the SSDSpec that train.py would train, and the one with the paper's priors."""
+    try:
+        paper = build_spec(settings.backbone, settings.input_shape[0],
+                           letterbox=settings.letterbox_image)
+        ratios = (settings.aspect_ratios,) * len(paper.grids)
+        return replace(paper, anchors_size=settings.anchors_size or paper.anchors_size,
+                       aspect_ratios=ratios if settings.aspect_ratios
+                       else paper.aspect_ratios), paper
+    except ValueError as error:
+        raise UserError(f"{error}; change it in the settings.") from None
+
+
 def report(settings, doctor, lists, class_names):
     """Print the doctor's findings and write dataset_report.html."""
-    spec = build_spec(settings.backbone, settings.input_shape[0])
+    spec, paper = specs_to_examine(settings)
+    match_iou = TrainSettings.match_iou
     boxes, labels = objects_at_input(lists, doctor.facts, spec)
     tables = {"Images and objects": count_table(lists, class_names)}
     text, figures = "", []
     if len(boxes):
-        tables["Priors"] = coverage_table(boxes, labels, class_names, spec)
-        text, figures = suggestion_text(suggest_priors(boxes, spec, settings.seed)), \
-            plot_boxes(boxes, spec)
+        tables["Priors"] = coverage_table(boxes, labels, class_names, spec, match_iou)
+        text = suggestion_text(suggest_priors(boxes, spec, paper, match_iou=match_iou,
+                                              seed=settings.seed))
+        figures = plot_boxes(boxes, spec)
     for heading, rows in tables.items():
         print(f"\n{heading}\n{format_table(rows)}")
     print(text)
@@ -232,19 +245,22 @@ def report(settings, doctor, lists, class_names):
         hint = f"; did you mean {nearest!r}?" if nearest else ""
         print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
     path = make_folder(settings.lists_dir) / "dataset_report.html"
-    write_html(path, title="Dataset report", tables=tables, problems=doctor.problems,
-               suggestion=text, figures=figures,
-               images=contact_sheet(lists, class_names, settings.seed))
-    print(f"report: {shorten(path)}\n")
+    try:
+        write_html(path, title="Dataset report", tables=tables, problems=doctor.problems,
+                   suggestion=text, figures=figures,
+                   images=contact_sheet(lists, class_names, settings.seed))
+        print(f"report: {shorten(path)}\n")
+    except UserError as error:  # the lists matter more
+        print(f"no report: {error}\n")
 
 
 def suggestion_text(found):
     """Return what the search for better priors found, in the form that train.py takes."""
     if not found.after > found.before:
         return f"these priors cover {found.before:.1%} of the objects; no better ones were found"
-    ratios = f"\n  aspect_ratios = {found.aspect_ratios}" if found.aspect_ratios else ""
-    return (f"priors that cover {found.after:.1%} instead of {found.before:.1%}, for train.py:\n"
-            f"  anchors_size = {found.anchors_size}{ratios}")
+    return (f"priors that cover {found.after:.1%} instead of {found.before:.1%}, for train.py:"
+            f"\n  anchors_size = {found.anchors_size}\n"
+            f"  aspect_ratios = {found.aspect_ratios}")
 
 
 def write_lists(settings, lists, class_names, files):

@@ -49,7 +49,7 @@ def annotate(data, *, quick=True, **changes):
     with ExitStack() as stack:
         if quick:
             for name, value in (("suggest_priors", Suggestion((), (), 0, 0)), ("plot_boxes", ())):
-                stack.enter_context(patch.object(voc_annotation, name, lambda *_, v=value: v))
+                stack.enter_context(patch.object(voc_annotation, name, return_value=value))
         voc_annotation.main(settings)
 
 

@@ -28,7 +28,7 @@ from PIL import Image
 
 from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
-from utils.data.doctor import is_truncated
+from utils.data.image_check import is_truncated
 from utils.data.loader import DetectionDataset, batches, make_loader
 from utils.image import as_rgb_array, image_size, load_image
 from utils.spec import SSDSpec

@@ -1,9 +1,14 @@
 """voc_annotation.py on small VOC folders: splits, lists, what is printed."""
 
+import os
+
 import pytest
 from voc_folder import SPLITS, no_search, twenty, voc  # noqa: F401 (fixtures)
 
+import voc_annotation
+from train import TrainSettings
 from utils.cli import UserError
+from voc_annotation import AnnotationSettings, specs_to_examine
 
 
 def test_splits_cover_all_images_once(twenty):
@@ -192,3 +197,50 @@ def test_names_that_end_in_a_number_survive_a_second_run(voc):
     before = [voc.listed(name) for name in SPLITS]
     voc.run()
     assert [voc.listed(name) for name in SPLITS] == before
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a full disk"])
+def test_a_report_that_cannot_be_written_loses_no_list(twenty, capsys, monkeypatch, kind):
+    voc, _ = twenty
+    path = voc.path / "dataset_report.html"
+    if kind == "a folder":
+        path.mkdir()
+    elif os.path.exists("/dev/full"):
+        path.symlink_to("/dev/full")
+    voc.run()
+    assert "no report:" in (out := capsys.readouterr().out) and "dataset_report.html" in out
+    assert len(voc.listed("train")) == 16
+
+
+def test_an_image_that_vanishes_before_the_report_costs_a_sample_only(twenty, capsys, monkeypatch):
+    voc, _ = twenty
+
+    def vanish(lists, *rest):
+        for record in lists["train"]:
+            record.path.unlink()
+        sheet = contact_sheet(lists, *rest)
+        assert len(sheet) == 4 and not any(name.startswith("train") for name, _ in sheet)
+        return sheet
+
+    contact_sheet = voc_annotation.contact_sheet
+    monkeypatch.setattr(voc_annotation, "contact_sheet", vanish)
+    voc.run()
+    assert len((voc.path / "2007_train.txt").read_text().splitlines()) == 1 + 16  # with the classes
+
+
+def test_the_report_examines_the_network_of_train_py():
+    spec, paper = specs_to_examine(AnnotationSettings())
+    assert spec == paper and spec.anchors_size[0] == 30
+    sizes = (10.0, 20.0, 40.0, 80.0, 120.0, 160.0, 200.0)
+    spec, paper = specs_to_examine(AnnotationSettings(
+        anchors_size=sizes, aspect_ratios=(4,), letterbox_image=True))
+    assert (spec.anchors_size, spec.aspect_ratios, spec.letterbox) == (sizes, ((4,),) * 6, True)
+    assert (paper.anchors_size[0], paper.aspect_ratios[1], paper.letterbox) == (30, (2, 3), True)
+    ours, its = AnnotationSettings(), TrainSettings()
+    for name in ("anchors_size", "aspect_ratios", "letterbox_image", "input_shape", "backbone"):
+        assert getattr(ours, name) == getattr(its, name)
+
+
+def test_impossible_priors_are_a_users_mistake(twenty):
+    with pytest.raises(UserError, match="anchors_size"):
+        twenty[0].run(anchors_size=(1.0, 2.0))

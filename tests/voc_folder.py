@@ -73,7 +73,7 @@ class Folder:
 def no_search(monkeypatch):
     """Leave out the search for priors and the plots, which take most of the time."""
     monkeypatch.setattr("voc_annotation.suggest_priors",
-                        lambda boxes, spec, seed: Suggestion(spec.anchors_size, (), 0.5, 0.5))
+                        lambda boxes, spec, paper, **_: Suggestion(spec.anchors_size, (), 0.5, 0.5))
     monkeypatch.setattr("voc_annotation.plot_boxes", lambda boxes, spec: [])
 
 

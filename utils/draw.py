@@ -1,13 +1,54 @@
 """Boxes drawn on images."""
 
 import colorsys
+import functools
+import math
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from utils.boxes import pairwise_intersection
 
 # Ships with matplotlib, so that Latin, Greek and Cyrillic names can be drawn on every machine.
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+PLATE_EDGE = 2  # pixels between a text and the edge of its plate
+LUMINANCE = (0.299, 0.587, 0.114)  # of R, G, B (ITU-R BT.601)
+
+
+def find_font(text):
+    """Return the path of a font with all letters of a text; FONT where none here has them."""
+    wanted = {ord(letter) for letter in text if letter.isprintable()}
+    return FONT if wanted <= _letters(FONT) else _find_other_font(frozenset(wanted))
+
+
+@functools.cache
+def _find_other_font(wanted):
+    from matplotlib.font_manager import findSystemFonts
+
+    for path in sorted(findSystemFonts()):
+        if wanted <= _letters(path):
+            return path
+    _say_no_font()
+    return FONT
+
+
+@functools.cache
+def _letters(path):
+    """Return the code points that a font file has glyphs for."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        return frozenset(FT2Font(str(path)).get_charmap())
+    except (OSError, RuntimeError):  # a font that FreeType cannot read
+        return frozenset()
+
+
+@functools.cache
+def _say_no_font():
+    print("no font on this machine has all letters of the class names; drawings show boxes in the "
+          "place of some. Install one that has them, such as Noto Sans.")
 
 
 def class_colour(label, num_classes):
@@ -36,6 +77,9 @@ def draw_detections(image, detections, class_names):
 def draw_boxes(image, boxes_px, labels, texts, num_classes):
     """Return a copy of an image with boxes and a text on each, later ones on top.
 
+    All boxes are drawn before the texts, so that no edge runs through a text. Lines and letters
+    grow with the image.
+
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes_px: (N, 4) xyxy edges in pixels.
@@ -48,24 +92,42 @@ def draw_boxes(image, boxes_px, labels, texts, num_classes):
     """
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)
-    width = max(2, round(sum(canvas.size) / 400))
-    font = ImageFont.truetype(str(FONT), max(11, round(sum(canvas.size) / 75)))
-    for box, label, text in zip(boxes_px, labels, texts):
-        colour = class_colour(int(label), num_classes)
-        x1, y1, x2, y2 = (float(edge) for edge in box)
-        if x2 - x1 < 1 or y2 - y1 < 1:
-            continue
+    width = math.ceil(sum(canvas.size) / 400)
+    shown = [(tuple(map(float, box)), class_colour(int(label), num_classes), text)
+             for box, label, text in zip(boxes_px, labels, texts)
+             if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
+    for (x1, y1, x2, y2), colour, _ in shown:
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=width)
-        _write_label(pen, font, text, (x1, y1), colour, canvas.size)
+    fonts = [_fitting_font(text, canvas.size) for *_, text in shown]
+    plates = _place_plates([box for box, *_ in shown], canvas.size, [
+        pen.textbbox((0, 0), text, font) for font, (*_, text) in zip(fonts, shown)])
+    for (x, y, right, bottom), font, (_, colour, text) in zip(plates, fonts, shown):
+        pen.rectangle((x, y, right - 1, bottom - 1), fill=colour)
+        left, top, *_ = pen.textbbox((0, 0), text, font)
+        pen.text((x + PLATE_EDGE - left, y + PLATE_EDGE - top), text, font=font,
+                 fill="black" if np.dot(colour, LUMINANCE) > 140 else "white")
     return canvas
 
 
-def _write_label(pen, font, text, corner, colour, size):
-    """Write on a filled plate above the corner, or below it at the image's top."""
-    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-    plate_w, plate_h = right - left + 4, bottom - top + 4
-    x = max(0, min(corner[0], size[0] - plate_w))
-    y = corner[1] - plate_h if corner[1] >= plate_h else corner[1]
-    pen.rectangle((x, y, x + plate_w, y + plate_h), fill=colour)
-    dark = sum(colour) > 380
-    pen.text((x + 2 - left, y + 2 - top), text, font=font, fill="black" if dark else "white")
+def _fitting_font(text, size):
+    """Return the font for a text on an image of (width, height), smaller where it is too long."""
+    font = ImageFont.truetype(find_font(text), max(11, round(sum(size) / 90)))
+    room = max(size[0] - 2 * PLATE_EDGE, 1) / max(font.getlength(text), 1)
+    return font if room >= 1 else font.font_variant(size=max(7, int(font.size * room)))
+
+
+def _place_plates(boxes, size, extents):
+    """Return [x1, y1, x2, y2] of a plate for each text, inside the image where it fits at all.
+
+    Above, below or in its box, wherever it covers the least of the plates of later boxes.
+    """
+    plates = []
+    for (x1, y1, x2, y2), (left, top, right, bottom) in zip(boxes[::-1], extents[::-1]):
+        sides = np.array([right - left, bottom - top]) + 2 * PLATE_EDGE
+        corners = np.array([(x, y) for x in (x1, x2 - sides[0])
+                            for y in (y1 - sides[1], y2, y1, y2 - sides[1])])
+        corners = corners.clip(0, (np.array(size) - sides).clip(0)).round()
+        options = np.concatenate([corners, corners + sides], 1)
+        covered = pairwise_intersection(options, np.array(plates).reshape(-1, 4)).sum(1)
+        plates.append(options[covered.argmin()].tolist())
+    return plates[::-1]

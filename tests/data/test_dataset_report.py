@@ -20,8 +20,8 @@ from utils.data.dataset_report import (
     plot_boxes,
     write_html,
 )
-from utils.data.doctor import KINDS, inspect_images
-from utils.data.sources import Problem
+from utils.data.image_check import inspect_images
+from utils.data.sources import Problem, ProblemKind
 from utils.priors import make_priors
 from utils.spec import SSDSpec
 
@@ -96,7 +96,7 @@ def test_objects_at_input_are_squashed(data):
 
 
 def test_coverage_equals_a_naive_count(data):
-    header, *rows = coverage_table(*objects_at_input(*data, SMALL), CLASSES, SMALL)
+    header, *rows = coverage_table(*objects_at_input(*data, SMALL), CLASSES, SMALL, 0.5)
     priors = (to_xyxy(make_priors(SMALL)) * 128).tolist()
     objects = []
     for box, label in naive_objects(data[0], 128):
@@ -117,7 +117,7 @@ def test_coverage_equals_a_naive_count(data):
 def test_no_objects_give_an_empty_table():
     boxes, labels = objects_at_input({"train": []}, {}, SMALL)
     assert boxes.shape == (0, 4) and labels.shape == (0,)
-    assert {tuple(row[1:]) for row in coverage_table(boxes, labels, CLASSES, SMALL)[1:]} == {
+    assert {tuple(row[1:]) for row in coverage_table(boxes, labels, CLASSES, SMALL, 0.5)[1:]} == {
         ("0", "-")}
 
 
@@ -127,8 +127,8 @@ def test_tables_are_aligned():
 
 
 def test_problems_are_cut_short_on_the_screen_only():
-    problems = [Problem("tiny", f"a{k}.xml", "small") for k in range(25)]
-    problems.append(Problem("bad object", "b.xml, object 3", "why"))
+    problems = [Problem(ProblemKind.TINY, f"a{k}.xml", "small") for k in range(25)]
+    problems.append(Problem(ProblemKind.BAD_OBJECT, "b.xml, object 3", "why"))
     lines = format_problems(problems).splitlines()
     assert lines[0].startswith("1 x bad object") and lines[1] == "    b.xml, object 3: why"
     assert lines[2].startswith("25 x tiny") and lines[3] == "    a0.xml: small"
@@ -163,9 +163,9 @@ def page(data, tmp_path_factory):
     lists, facts = data
     boxes, labels = objects_at_input(lists, facts, SMALL)
     tables = {"Images": count_table(lists, CLASSES),
-              "Priors <of> all": coverage_table(boxes, labels, CLASSES, SMALL)}
+              "Priors <of> all": coverage_table(boxes, labels, CLASSES, SMALL, 0.5)}
     problems = [Problem(kind, f"<script>{kind}</script> & \"{k}\"", "<img src=http://x>")
-                for k, kind in enumerate(KINDS)] * 15
+                for k, kind in enumerate(ProblemKind)] * 15
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_html(path, title="A <title> & more", tables=tables, problems=problems,
                suggestion="a < b\n  c", figures=plot_boxes(boxes, SMALL),
@@ -189,7 +189,7 @@ def test_names_are_escaped(page):
     for text in ("<b>dog</b>", "ö & 车", "A <title> & more", "a < b\n  c", "Priors <of> all",
                  "<img src=http://x>"):
         assert text in shown
-    assert all(f'<script>{kind}</script> & "{k}"' in shown for k, kind in enumerate(KINDS))
+    assert all(f'<script>{kind}</script> & "{k}"' in shown for k, kind in enumerate(ProblemKind))
 
 
 def test_the_page_has_all_numbers_and_problems(page):
@@ -198,8 +198,8 @@ def test_the_page_has_all_numbers_and_problems(page):
     for rows in tables.values():
         flat = [cell for row in rows for cell in row]
         assert any(cells[k:k + len(flat) - 1] == flat[:-1] for k in range(len(cells)))
-    assert sum(cell == "<img src=http://x>" for cell in cells) >= 14 * len(KINDS)
-    assert all(f"15 x {kind} ({decision})" in text for kind, decision in KINDS.items())
+    assert sum(cell == "<img src=http://x>" for cell in cells) >= 14 * len(ProblemKind)
+    assert all(f"15 x {kind} ({kind.decision})" in text for kind in ProblemKind)
 
 
 def test_an_empty_report_is_written(tmp_path):
@@ -213,9 +213,9 @@ def test_the_sheet_shows_every_class_and_fits(data):
     sheet = contact_sheet(lists, CLASSES, 0)
     with_objects = sum(len(record.labels) > 0 for records in lists.values() for record in records)
     assert len(sheet) == min(12, with_objects)
-    assert all(max(image.size) <= 320 for image in sheet)
+    assert all(max(image.size) <= 480 for _, image in sheet)
     again = contact_sheet(lists, CLASSES, 0)
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(sheet, again))
+    assert all(a.tobytes() == b.tobytes() for (_, a), (_, b) in zip(sheet, again))
     assert contact_sheet({"train": []}, CLASSES, 0) == []
 
 
@@ -226,4 +226,4 @@ def test_a_rare_class_is_on_the_sheet(tmp_path):
         path = Path(tmp_path, f"{k}.png")
         Image.new("RGB", (60, 61 if k == 33 else 60)).save(path)
         records.append(Record(path, box, np.array([int(k == 33)]), np.array([False])))
-    assert (60, 61) in [image.size for image in contact_sheet({"train": records}, CLASSES, 0)]
+    assert (60, 61) in [image.size for _, image in contact_sheet({"train": records}, CLASSES, 0)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.draw import FONT, class_colour, draw_detections
+from utils.draw import FONT, _place_plates, class_colour, draw_boxes, draw_detections
 from utils.postprocess import Detections
 
 NAMES = ("cat", "traffic light", "Ампель ö")
@@ -81,3 +81,50 @@ def test_classes_have_colours_of_their_own():
 
 def test_the_font_is_installed():
     assert FONT.is_file()
+
+
+def test_no_edge_runs_through_a_label(grey):
+    """A label is the same whether or not another box crosses its place."""
+    boxes = [(40, 80, 240, 160), (20, 60, 100, 190), (60, 20, 90, 75), (30, 70, 260, 72)]
+    alone = np.asarray(draw_boxes(grey, boxes[:1], [1], ["traffic light"], 3))
+    among = np.asarray(draw_boxes(grey, [*boxes[1:], boxes[0]], [0, 0, 0, 1],
+                                  ["", "", "", "traffic light"], 3))
+    label = (alone != grey).any(2)
+    label[80:] = False
+    assert label.sum() > 500 and np.array_equal(alone[label], among[label])
+
+
+@pytest.mark.parametrize("size", [(640, 480), (4000, 3000), (100, 80)])
+def test_labels_stay_inside_and_apart(size):
+    rng = np.random.default_rng(0)
+    sides = rng.uniform(0.1, 0.3, (6, 2)) * size
+    low = np.array([(x, y) for y in (0, 0.65) for x in (0, 0.33, 0.66)]) * size
+    boxes = np.concatenate([low, low + sides], 1)
+    extents = [(0, 0, size[0] * 0.25, size[1] * 0.05)] * 6
+    plates = _place_plates([tuple(box) for box in boxes], size, extents)
+    for k, (x1, y1, x2, y2) in enumerate(plates):
+        assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
+        assert not any(min(x2, b[2]) > max(x1, b[0]) and min(y2, b[3]) > max(y1, b[1])
+                       for b in plates[:k])
+
+
+def test_boxes_of_one_place_have_labels_apart():
+    plates = _place_plates([(100, 100, 200, 200)] * 4, (400, 400), [(0, 0, 60, 12)] * 4)
+    assert len({tuple(plate) for plate in plates}) == 4
+    assert plates[-1][3] == 100, "the best, drawn last, has the usual place above its box"
+
+
+@pytest.mark.parametrize("size", [(640, 480), (4000, 3000), (320, 240)])
+def test_letters_grow_with_the_image(size):
+    image = np.full((size[1], size[0], 3), 100, np.uint8)
+    x1, y1 = size[0] // 4, size[1] // 2
+    drawn = np.asarray(draw_boxes(image, [(x1, y1, 3 * x1, 1.5 * y1)], [0], ["cat"], 1))
+    rows = np.nonzero((drawn[:y1] != image[:y1]).any((1, 2)))[0]
+    assert 0.006 < len(rows) / sum(size) < 0.04 and len(rows) >= 11
+
+
+def test_a_text_wider_than_the_image_is_written_smaller():
+    drawn = draw_boxes(np.full((80, 100, 3), 100, np.uint8), [(5, 30, 90, 70)], [0],
+                       ["traffic light 0.95"], 1)
+    white = np.nonzero((np.asarray(drawn)[:30] > 200).all(2).any(0))[0]
+    assert len(white) > 20 and white.max() < 98, "the last letter is inside"

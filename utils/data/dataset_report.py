@@ -1,29 +1,23 @@
 """The dataset doctor's report: text for the screen, and one HTML file with images."""
 
-import base64
-import html
-import io
 from collections import Counter
 
 import numpy as np
 from PIL import Image
 
-from utils.data.doctor import KINDS
-from utils.data.prior_fit import MATCH_IOU, best_ious
+from utils.cli import UserError
+from utils.data.prior_fit import best_ious
+from utils.data.sources import ProblemKind
 from utils.draw import draw_boxes
 from utils.image import boxes_to_input, load_image
-from utils.page import new_figure
+from utils.page import Section, image_uri, new_figure, write_page
 
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the HTML file has all
 SAMPLES = 12  # images on the contact sheet
-SAMPLE_SIDE = 320
+SAMPLE_SIDE = 480  # pixels of the longer side
 # Sides of objects in pixels of the network's input, as square roots of their areas.
 SIZE_GROUPS = (("tiny, under 8 px", 0, 8), ("small, 8 to 32 px", 8, 32),
                ("medium, 32 to 96 px", 32, 96), ("large, over 96 px", 96, np.inf))
-
-STYLE = """body{font:15px/1.5 sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}
-table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}
-td:first-child,th:first-child{text-align:left}img{max-width:100%}summary{cursor:pointer}"""
 
 
 def count_table(lists, class_names):
@@ -52,14 +46,18 @@ def format_table(rows):
                      for row in rows)
 
 
+def by_kind(problems):
+    """Return [(summary, problems)] of each kind that there is, in the order of ProblemKind."""
+    groups = [(kind, [problem for problem in problems if problem.kind == kind])
+              for kind in ProblemKind]
+    return [(f"{len(mine)} x {kind} ({kind.decision})", mine) for kind, mine in groups if mine]
+
+
 def format_problems(problems):
     """Return the problems by kind, the first of each kind in full."""
     lines = []
-    for kind, decision in KINDS.items():
-        mine = [problem for problem in problems if problem.kind == kind]
-        if not mine:
-            continue
-        lines.append(f"{len(mine)} x {kind} ({decision})")
+    for summary, mine in by_kind(problems):
+        lines.append(summary)
         lines += [f"    {problem.where}: {problem.what}" for problem in mine[:SHOWN_PROBLEMS]]
         if len(mine) > SHOWN_PROBLEMS:
             lines.append(f"    and {len(mine) - SHOWN_PROBLEMS} more, all in the report")
@@ -78,20 +76,20 @@ def objects_at_input(lists, facts, spec):
     return np.concatenate(boxes), np.concatenate(labels)
 
 
-def coverage_table(boxes, labels, class_names, spec):
-    """Return rows of the share of objects whose best prior has IoU >= 0.5, by class and size."""
-    covered = best_ious(boxes, spec) >= MATCH_IOU
+def coverage_table(boxes, labels, class_names, spec, match_iou):
+    """Return rows of the share of objects whose best prior is a positive, by class and size."""
+    covered = best_ious(boxes, spec) >= match_iou
     sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) * spec.size
     groups = [(name, labels == label) for label, name in enumerate(class_names)]
     groups += [(name, (sides >= low) & (sides < high)) for name, low, high in SIZE_GROUPS]
     groups.append(("all", np.ones(len(boxes), dtype=bool)))
-    return [["objects", "number", f"best prior IoU >= {MATCH_IOU}"],
+    return [["objects", "number", f"best prior IoU >= {match_iou:g}"],
             *([name, str(int(mask.sum())), f"{covered[mask].mean():.1%}" if mask.any() else "-"]
               for name, mask in groups)]
 
 
 def plot_boxes(boxes, spec):
-    """Return a figure with the distributions of box sizes and aspect ratios."""
+    """Return [(caption, figure)] of the distributions of box sizes and aspect ratios."""
     figure, axes = new_figure(f"Objects at {spec.size} x {spec.size}", "side in pixels", "objects")
     sides = (boxes[:, 2:] - boxes[:, :2]) * spec.size
     axes.hist(np.sqrt(sides.prod(1)), bins=40)
@@ -100,27 +98,39 @@ def plot_boxes(boxes, spec):
     other, axes = new_figure("Aspect ratios", "width / height, logarithmic", "objects")
     axes.hist(np.log2(sides[:, 0] / sides[:, 1]), bins=40)
     axes.set_xticks(range(-3, 4), ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
-    return figure, other
+    return [("sizes of the objects, as square roots of their areas; lines: sizes of the priors",
+             figure), ("aspect ratios of the objects", other)]
 
 
 def contact_sheet(lists, class_names, seed):
-    """Return PIL images of annotated samples, spread over the splits and classes."""
-    records = [record for records in lists.values() for record in records if len(record.labels)]
-    order = np.random.default_rng(seed).permutation(len(records))
+    """Return (caption, PIL image) of annotated samples, spread over the splits and classes."""
+    records = [(split, record) for split, records in lists.items() for record in records
+               if len(record.labels)]
+    left = np.random.default_rng(seed).permutation(len(records)).tolist()
     shown, sheet = Counter(), []
     # Rarest classes first: they are where mistakes hide.
-    for _ in range(min(SAMPLES, len(records))):
-        k = min(order, key=lambda k: min(shown[int(label)] for label in records[k].labels))
-        order = order[order != k]
-        record = records[k]
+    while left and len(sheet) < SAMPLES:
+        k = min(left, key=lambda k: min(shown[int(label)] for label in records[k][1].labels))
+        left.remove(k)
+        split, record = records[k]
+        try:
+            sheet.append((f"{split}: {record.path.name}", draw_sample(record, class_names)))
+        except UserError:  # gone since it was inspected
+            continue
         shown.update(set(record.labels.tolist()))
-        texts = [class_names[label] + (" (difficult)" if hard else "")
-                 for label, hard in zip(record.labels, record.difficult)]
-        image = draw_boxes(load_image(record.path), record.boxes_px, record.labels, texts,
-                           len(class_names))
-        image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.BILINEAR)
-        sheet.append(image)
     return sheet
+
+
+def draw_sample(record, class_names):
+    """Return the image of a Record, shrunk and then drawn on, so that its labels can be read."""
+    image = Image.fromarray(load_image(record.path))
+    before = image.size
+    image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.BOX)
+    scale = np.divide(image.size, before)
+    texts = [class_names[label] + (" (difficult)" if hard else "")
+             for label, hard in zip(record.labels, record.difficult)]
+    return draw_boxes(np.asarray(image), record.boxes_px * (*scale, *scale), record.labels, texts,
+                      len(class_names))
 
 
 def write_html(path, *, title, tables, problems, suggestion, figures, images):
@@ -130,41 +140,18 @@ def write_html(path, *, title, tables, problems, suggestion, figures, images):
         path: Path.
         title: str.
         tables: {heading: rows}.
-        problems: list of doctor.Problem.
+        problems: list of Problem.
         suggestion: text on priors.
-        figures: matplotlib figures.
-        images: PIL images.
+        figures: list of (caption, matplotlib figure).
+        images: list of (caption, PIL image).
+
+    Raises UserError where the file cannot be written.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>"]
-    for heading, rows in tables.items():
-        parts.append(f"<h2>{html.escape(heading)}</h2>{_html_table(rows)}")
-    parts.append(f"<pre>{html.escape(suggestion)}</pre><h2>Problems</h2>")
-    for kind, decision in KINDS.items():
-        mine = [problem for problem in problems if problem.kind == kind]
-        if mine:
-            rows = [["where", "what"], *([problem.where, problem.what] for problem in mine)]
-            parts.append(f"<details><summary>{len(mine)} x {kind} ({decision})</summary>"
-                         f"{_html_table(rows)}</details>")
-    parts += ["<p>none</p>"] * (not problems) + ["<h2>Boxes</h2>"]
-    for figure in figures:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, dpi=90, format="png")
-        parts.append(_html_image(buffer, "png"))
-    parts.append("<h2>Samples</h2>")
-    for image in images:
-        buffer = io.BytesIO()
-        image.save(buffer, "jpeg", quality=85)
-        parts.append(_html_image(buffer, "jpeg"))
-    path.write_text(f"<!DOCTYPE html><meta charset=utf-8><title>{html.escape(title)}</title>"
-                    f"<style>{STYLE}</style>" + "\n".join(parts), encoding="utf-8")
-
-
-def _html_table(rows):
-    cells = ["".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-             for tag, row in zip(["th"] + ["td"] * len(rows), rows)]
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>"
-
-
-def _html_image(buffer, kind):
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/{kind};base64,{data}">'
+    found = [(summary, [["where", "what"], *([problem.where, problem.what] for problem in mine)])
+             for summary, mine in by_kind(problems)]
+    sections = [*(Section(heading, rows) for heading, rows in tables.items()),
+                Section("Better priors", text=suggestion),
+                Section("Problems", text="" if found else "none", lists=found),
+                Section("Boxes", images=[(name, image_uri(item)) for name, item in figures]),
+                Section("Samples", images=[(name, image_uri(item)) for name, item in images])]
+    write_page(path, title, [section for section in sections if any(section[1:])])

@@ -1,90 +1,17 @@
 """The dataset doctor: checks annotations against images, mends what it can, lists it all."""
 
-import hashlib
-import io
 import math
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from utils.cli import UserError, shorten
+from utils.cli import shorten
 from utils.data.annotations import Record
 from utils.data.sources import Problem, ProblemKind
-from utils.image import decode_image, image_size, orientation_of
 
 MIN_SIDE_PX = 0.999  # a box that has less of the image cannot be trained on; 1 but for rounding
 TINY_SIDE_PX = 8.0  # at the network's input: a cell of the finest feature map
 SAME_ASPECT = 0.01  # how far two aspect ratios may lie apart and still be one image resized
-
-KINDS = {kind: kind.decision for kind in ProblemKind}
-
-
-class ImageFacts(NamedTuple):
-    """What an image file turned out to be."""
-
-    size: tuple[int, int] | None  # (width, height) as load_image gives it; None: unreadable
-    orientation: int  # of EXIF, 1 for upright
-    digest: bytes  # of the file's content
-    fault: str  # kind of problem, or ""
-    reason: str
-
-
-def inspect_images(paths, *, num_threads, progress=iter):
-    """Read every image once.
-
-    Args:
-        paths: iterable of Path.
-        num_threads: readers.
-        progress: wrapped around the files, such as tqdm.
-
-    Returns:
-        {path: ImageFacts}.
-    """
-    paths = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(num_threads) as pool:
-        return dict(zip(paths, progress(pool.map(inspect_image, paths))))
-
-
-def inspect_image(path):
-    """Return the ImageFacts of one file; a failure is a fact, not an exception."""
-    try:
-        data = path.read_bytes()
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-    except OSError as error:
-        return ImageFacts(None, 1, b"", "image unreadable", str(error.strerror))
-    try:
-        size = image_size(io.BytesIO(data), path)
-        if is_truncated(data):
-            return ImageFacts(size, 1, digest, "image truncated",
-                              "the end of the file is missing")
-        image = decode_image(data, path)
-    except UserError as error:
-        return ImageFacts(None, 1, digest, "image unreadable", _reason(error))
-    if image.shape[1::-1] != size:
-        return ImageFacts(None, 1, digest, "image unreadable",
-                          f"its header says {size[0]}x{size[1]}, decoded it has "
-                          f"{image.shape[1]}x{image.shape[0]}")
-    with Image.open(io.BytesIO(data)) as header:
-        return ImageFacts(size, orientation_of(header), digest, "", "")
-
-
-def _reason(error):
-    return str(error).partition(": ")[2].partition(";")[0]
-
-
-def is_truncated(data):
-    """Tell whether a JPEG or PNG file lacks its end mark; decoders fill the rest with grey."""
-    if data.startswith(b"\xff\xd8"):
-        place = 2
-        # Past the segments before the scan: a thumbnail in them has an end mark of its own.
-        while data[place:place + 1] == b"\xff" and data[place + 1:place + 2] != b"\xda":
-            filler = data[place + 1:place + 2] == b"\xff"
-            place += 1 if filler else 2 + int.from_bytes(data[place + 2:place + 4], "big")
-        return b"\xff\xd9" not in data[place:]
-    return data.startswith(b"\x89PNG") and b"IEND" not in data[-4096:]
 
 
 class Doctor:
@@ -105,17 +32,17 @@ class Doctor:
 
     def note(self, kind, where, what):
         """Remember a problem."""
-        self.problems.append(Problem(ProblemKind(kind), where, what))
+        self.problems.append(Problem(kind, where, what))
 
     def record(self, annotation):
         """Return the Record of an Annotation, or None where its image is of no use."""
         where = annotation.origin
         if annotation.image is None:
-            self.note("image missing", where, f"no image for {annotation.key!r}")
+            self.note(ProblemKind.IMAGE_MISSING, where, f"no image for {annotation.key!r}")
             return None
         facts = self.facts[annotation.image]
         if facts.fault:
-            self.note(facts.fault, f"{shorten(annotation.image)}", facts.reason)
+            self.note(facts.fault, shorten(annotation.image), facts.reason)
             return None
         place = self._placement(annotation, facts)
         kept = {}
@@ -125,7 +52,7 @@ class Doctor:
                 continue
             key = (self.numbers[item.name], *np.round(box, 3))
             if key in kept:
-                self.note("duplicate", f"{where}, {item.place} ({item.name})",
+                self.note(ProblemKind.DUPLICATE, f"{where}, {item.place} ({item.name})",
                           "the same class and box as an object before")
                 continue
             kept[key] = (box, item.difficult)
@@ -137,46 +64,53 @@ class Doctor:
     def _placement(self, annotation, facts):
         """Return a function from the annotation's pixels to the image's, as it is shown."""
         size, shown = annotation.size, facts.size
+        undecided = size is None or facts.orientation < 5 or shown[0] == shown[1]
+        if facts.orientation > 1 and undecided and annotation.objects:
+            self.note(ProblemKind.ORIENTATION_UNCLEAR, annotation.origin,
+                      f"the image is turned or mirrored by EXIF {facts.orientation}, and its size "
+                      "cannot tell whether the boxes were drawn before or after that")
         if size is None or size == shown:
             return lambda box: box
         if facts.orientation >= 5 and size == shown[::-1]:
-            self.note("size disagrees", annotation.origin,
+            self.note(ProblemKind.SIZE_DISAGREES, annotation.origin,
                       f"annotated {size[0]}x{size[1]} before its EXIF rotation; boxes turned")
             return lambda box: turn_box(box, size, facts.orientation)
         ratio = (size[0] / size[1]) / (shown[0] / shown[1])
         text = f"annotated {size[0]}x{size[1]}, the image is {shown[0]}x{shown[1]}"
         if abs(math.log(ratio)) < SAME_ASPECT:
             scale = (shown[0] / size[0], shown[1] / size[1])
-            self.note("size disagrees", annotation.origin, f"{text}; boxes scaled")
+            self.note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"{text}; boxes scaled")
             return lambda box: tuple(value * k for value, k in zip(box, scale * 2))
-        self.note("size disagrees", annotation.origin, f"{text}; boxes taken as they are")
+        self.note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"{text}; boxes taken as they are")
         return lambda box: box
 
     def _box(self, item, where, place, size):
         """Return the object's box in the image, or None where it is hopeless."""
         if item.name not in self.numbers:
             self.unknown[item.name] += 1
-            self.note("unknown class", where, f"{item.name!r} is not in the class list")
+            self.note(ProblemKind.UNKNOWN_CLASS, where, f"{item.name!r} is not in the class list")
             return None
         if not all(map(math.isfinite, item.box_px)):
-            self.note("coordinate not a number", where, f"{item.box_px}")
+            self.note(ProblemKind.NOT_A_NUMBER, where, f"{item.box_px}")
             return None
         x1, y1, x2, y2 = place(item.box_px)
         if x1 > x2 or y1 > y2:
-            self.note("corners swapped", where, f"{_px((x1, y1, x2, y2))}")
+            self.note(ProblemKind.CORNERS_SWAPPED, where, f"{_px((x1, y1, x2, y2))}")
             (x1, x2), (y1, y2) = sorted((x1, x2)), sorted((y1, y2))
         box = tuple(min(max(value, 0.0), float(side)) for value, side in
                     zip((x1, y1, x2, y2), size * 2))
         if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
-            self.note("no area", where, f"{_px((x1, y1, x2, y2))} in a {size[0]}x{size[1]} image")
+            self.note(ProblemKind.NO_AREA, where,
+                      f"{_px((x1, y1, x2, y2))} in a {size[0]}x{size[1]} image")
             return None
         share = (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
         side = self.input_size * math.sqrt(share)
         if side < TINY_SIDE_PX:
-            self.note("tiny", where, f"{_px(box)}: a side of {side:.1f} px at the network's input")
+            self.note(ProblemKind.TINY, where,
+                      f"{_px(box)}: a side of {side:.1f} px at the network's input")
         # One pixel over the edge is a matter of counting from 0 or 1, not a mistake.
         if max(abs(a - b) for a, b in zip(box, (x1, y1, x2, y2))) > 1:
-            self.note("outside the image", where,
+            self.note(ProblemKind.OUTSIDE_THE_IMAGE, where,
                       f"{_px((x1, y1, x2, y2))} in a {size[0]}x{size[1]} image")
         return box
 
@@ -211,7 +145,7 @@ def check_splits(doctor, lists):
                 first[digest] = split, record.path
                 continue
             other, path = first[digest]
-            kind = "same image twice" if other == split else "same image in two splits"
+            kind = ProblemKind.TWICE if other == split else ProblemKind.IN_TWO_SPLITS
             doctor.note(kind, shorten(record.path),
                         f"in {split}; the same as {shorten(path)} in {other}")
 
@@ -222,7 +156,7 @@ def check_classes(doctor, lists, class_names):
                for label in record.labels}
     for label, name in enumerate(class_names):
         if label not in present:
-            doctor.note("unused class", name, "no object of this class in any split")
+            doctor.note(ProblemKind.UNUSED_CLASS, name, "no object of this class in any split")
 
 
 def _px(box):

@@ -1,17 +1,18 @@
 """How well the priors of a spec cover a data set, and sizes and ratios that cover it better."""
 
+import itertools
 from dataclasses import replace
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from utils.boxes import pairwise_iou, to_xyxy
+from utils.boxes import pairwise_iou, to_cxcywh, to_xyxy
 from utils.priors import make_priors
 
-MATCH_IOU = 0.5
 MAX_OBJECTS = 600  # a sample of this many settles the search
-ROUNDS = 2
+ROUNDS = 6
 STEPS = (0.8, 0.9, 1.1, 1.25)  # what a size is multiplied with in the search
 RATIO_SETS = ((2,), (2, 3), (1.5, 2.5), (1.4, 2, 3), (2, 3, 5), (3, 5))
 
@@ -21,67 +22,76 @@ class Suggestion(NamedTuple):
 
     anchors_size: tuple[float, ...]
     aspect_ratios: tuple[float, ...]  # the same on every map; () for those of the spec
-    before: float  # share of objects whose best prior has IoU >= 0.5
+    before: float  # share of objects whose best prior is a positive
     after: float
 
 
-def best_ious(boxes, spec, chunk=256):
+def best_ious(boxes, spec):
     """Return the IoU of each box with its best prior.
+
+    Of the priors of one shape the one with the nearest centre is the best, so only those of the
+    nearest cell of every map are looked at.
 
     Args:
         boxes: (N, 4) float array, xyxy fractions of the network input.
-        spec: SSDSpec.
+        spec: SSDSpec whose priors are not clipped.
 
     Returns:
         (N,) float32 array.
     """
-    priors = to_xyxy(make_priors(spec))
     boxes = torch.as_tensor(np.asarray(boxes, dtype=np.float32)).reshape(-1, 4)
-    parts = [pairwise_iou(part, priors).amax(1) for part in boxes.split(chunk) if len(part)]
-    return torch.cat(parts).numpy() if parts else np.zeros(0, dtype=np.float32)
+    centres, nearest = to_cxcywh(boxes), []
+    shapes = list(zip(spec.grids, spec.priors_per_cell))
+    maps = make_priors(spec).split([grid * grid * count for grid, count in shapes])
+    for priors, (grid, count) in zip(maps, shapes):
+        cells = priors.view(grid, grid, count, 4)
+        column = (centres[:, :1] - cells[0, :, 0, 0]).abs().argmin(1)
+        row = (centres[:, 1:2] - cells[:, 0, 0, 1]).abs().argmin(1)
+        nearest.append(to_xyxy(cells[row, column]))
+    return pairwise_iou(boxes[:, None], torch.cat(nearest, 1)).amax((1, 2)).numpy()
 
 
-def suggest_priors(boxes, spec, seed=0):
+def suggest_priors(boxes, spec, paper, *, match_iou, seed=0):
     """Search prior sizes and ratios for a data set.
 
-    Every size in turn is stretched and shrunk while that raises the mean IoU of the objects with
-    their best priors; the paper's sizes and quantiles of the objects' sizes are the starts.
+    Every size in turn is stretched and shrunk while that raises the score, from the paper's sizes
+    and from quantiles of the objects' sizes. The priors of now are no start, so that a suggestion
+    that was followed is found again, and nothing better.
 
     Args:
         boxes: (N, 4) float array, xyxy fractions of the network input, N >= 1.
         spec: SSDSpec with the priors of now.
+        paper: the same SSDSpec with the paper's priors.
+        match_iou: priors with at least this IoU to an object are positives.
         seed: of the sample taken from a large data set.
 
     Returns:
-        Suggestion; the spec's own values where nothing covers more.
+        Suggestion; the priors of now where nothing covers more.
     """
     everything = boxes = np.asarray(boxes, dtype=np.float32)
     if len(boxes) > MAX_OBJECTS:
         rng = np.random.default_rng(seed)
         boxes = boxes[rng.choice(len(boxes), MAX_OBJECTS, replace=False)]
-    best, best_score = spec, _score(boxes, spec)
-    for start in (spec, _from_quantiles(boxes, spec)):
-        found, score = _climb(boxes, start)
-        if score > best_score:
-            best, best_score = found, score
+    score = cache(partial(_score, boxes, match_iou))
+    best = max((_climb(start, score) for start in (paper, _from_quantiles(boxes, paper))),
+               key=score)
     uniform = ()
     for ratios in RATIO_SETS:
-        candidate = replace(best, aspect_ratios=(ratios,) * len(spec.grids))
-        score = _score(boxes, candidate)
+        candidate = replace(best, aspect_ratios=(ratios,) * len(paper.grids))
         # More priors always cover more: they must earn their time.
         gain = sum(candidate.priors_per_cell) / sum(best.priors_per_cell)
-        if score > best_score + 0.01 * max(gain - 1, 0):
-            best, best_score, uniform = candidate, score, ratios
-    before, after = (float((best_ious(everything, s) >= MATCH_IOU).mean()) for s in (spec, best))
+        if score(candidate) > score(best) + 0.01 * max(gain - 1, 0):
+            best, uniform = candidate, ratios
+    before, after = (float((best_ious(everything, s) >= match_iou).mean()) for s in (spec, best))
     if after <= before:
         return Suggestion(spec.anchors_size, (), before, before)
     return Suggestion(best.anchors_size, uniform, before, after)
 
 
-def _score(boxes, spec):
+def _score(boxes, match_iou, spec):
     """Objects above the matching threshold count most; the mean settles ties."""
     ious = best_ious(boxes, spec)
-    return float((ious >= MATCH_IOU).mean() + 0.2 * ious.mean())
+    return float((ious >= match_iou).mean() + 0.2 * ious.mean())
 
 
 def _from_quantiles(boxes, spec):
@@ -100,19 +110,15 @@ def _increasing(sizes, limit):
     return tuple(result)
 
 
-def _climb(boxes, spec):
-    """Return the best spec found by changing one size at a time, and its score."""
-    score = _score(boxes, spec)
+def _climb(spec, score):
+    """Return the best spec found by changing one size at a time."""
     for _ in range(ROUNDS):
-        improved = False
-        for k in range(len(spec.anchors_size)):
-            for step in STEPS:
-                sizes = list(spec.anchors_size)
-                sizes[k] *= step
-                candidate = replace(spec, anchors_size=_increasing(sorted(sizes), spec.size))
-                candidate_score = _score(boxes, candidate)
-                if candidate_score > score:
-                    spec, score, improved = candidate, candidate_score, True
-        if not improved:
+        before = spec
+        for k, step in itertools.product(range(len(spec.anchors_size)), STEPS):
+            sizes = list(spec.anchors_size)
+            sizes[k] *= step
+            candidate = replace(spec, anchors_size=_increasing(sorted(sizes), spec.size))
+            spec = max(spec, candidate, key=score)
+        if spec == before:
             break
-    return spec, score
+    return spec

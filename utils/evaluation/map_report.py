@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from utils.evaluation.voc_ap import ClassResult, mean_ap
-from utils.page import new_figure
+from utils.page import new_figure, plain_text, save_figure
 
 
 def plot_precision_recall(results: Sequence[ClassResult], class_names: Sequence[str],
@@ -14,12 +14,13 @@ def plot_precision_recall(results: Sequence[ClassResult], class_names: Sequence[
     figure, axes = new_figure("Precision and recall at IoU 0.5", "recall", "precision")
     for result, name in zip(results, class_names):
         if result.num_objects:
-            axes.plot(result.recall, result.precision, label=f"{name} {result.ap_area:.3f}")
+            axes.plot(result.recall, result.precision,
+                      label=f"{plain_text(name)} {result.ap_area:.3f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     if axes.lines and len(axes.lines) <= 25:
         axes.legend(loc="lower left", fontsize=8)
-    figure.savefig(path, dpi=100, format="png")
+    save_figure(figure, path, dpi=100)
 
 
 def format_results(results: Sequence[ClassResult], class_names: Sequence[str]) -> str:
