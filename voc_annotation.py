@@ -12,6 +12,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from nets.backbones import BACKBONES
 from nets.ssd import build_spec
 from utils.cli import UserError, make_folder, resolve, run, shorten
 from utils.data.annotations import nearest_name, read_class_names, write_list
@@ -81,7 +82,7 @@ class AnnotationSettings:
     # Input size that the report looks at objects with; that of train.py.
     input_shape: tuple[int, int] = (300, 300)
     # The backbone of train.py: its priors are examined.
-    backbone: Literal["vgg", "mobilenetv2", "resnet50"] = "vgg"
+    backbone: Literal[tuple(BACKBONES)] = "vgg"
 
 
 def main(settings):
