@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import stat
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,7 +106,9 @@ def read_tensor_file(path: str | Path) -> object:
                     raise zipfile.BadZipFile(f"wrong checksum of {damaged[-60:]!r}")
         else:
             check_unpacked(path.stat().st_size, path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ import torch
 from conftest import fill_state_dict
 
 import nets.download as download_module
+from nets.families import VGG_PLACES
 from nets.ssd import SSDNet, build_spec
 from nets.transfer import source_rows, transfer
-from nets.weight_files import VGG_PLACES, read_detector
+from nets.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.cli import UserError
 
@@ -115,8 +116,9 @@ def test_any_loaded_model_saves_as_a_checkpoint(tmp_path, capsys):
     for one, other in zip(first.detect(image), again.detect(image)):
         np.testing.assert_array_equal(one, other)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and "amdegroot" in lines[0] and "this project" in lines[1]
-    assert all("input 300" in line and "20 classes" in line for line in lines)
+    assert len(lines) == 3 and "taken for amdegroot's, because" in lines[0]
+    assert "amdegroot" in lines[1] and "this project" in lines[2]
+    assert all("input 300" in line and "20 classes" in line for line in lines[1:])
 
 
 class Payload:
@@ -171,7 +173,7 @@ def test_damaged_archives_give_one_line(tmp_path):
 
 @pytest.mark.parametrize("tensors, words", [
     ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "classification network"),
-    ({"backbone.body.conv1.weight": torch.zeros(64, 3, 7, 7)}, "not an SSD of a known family"),
+    ({"head.up.weight": torch.zeros(64, 3, 7, 7)}, "not an SSD of a known family"),
     ({"vgg.0.weight": torch.zeros(64, 3, 3, 3), "conf.0.weight": torch.zeros(84, 512, 3, 3)},
      "not a whole SSD"),
     ({"epoch": 3}, "no tensors"),

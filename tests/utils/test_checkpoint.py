@@ -259,5 +259,14 @@ def test_newest_checkpoint(tmp_path):
         (tmp_path / name / "best.pth").touch()
         os.utime(tmp_path / name / "best.pth", (now - age, now - age))
     (tmp_path / "b_new" / "last.pth").touch()
-    (tmp_path / "best.pth").touch()
+    (tmp_path / "b_new" / "best.pth.part").touch()
     assert newest_checkpoint(tmp_path) == tmp_path / "b_new" / "best.pth"
+    # A run_name with a slash or "." puts its folder elsewhere; equal times go by the path.
+    for place in ("night/run 2", ".", "night/run 3"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "best.pth").touch()
+        os.utime(tmp_path / place / "best.pth", (now, now))
+        assert newest_checkpoint(tmp_path) == max(
+            tmp_path / "night/run 2" / "best.pth", tmp_path / place / "best.pth", key=str)
+    (tmp_path / "x" / "best.pth").mkdir(parents=True)  # a folder of that name is no weights file
+    assert newest_checkpoint(tmp_path) == tmp_path / "night/run 3" / "best.pth"
