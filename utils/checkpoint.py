@@ -181,9 +181,9 @@ def check_weights_file(path: str | Path) -> Path:
 
 
 def is_checkpoint(values: object) -> bool:
-    """Tell whether the contents of a file are a checkpoint of this project."""
-    return isinstance(values, dict) and isinstance(values.get("format"), str) \
-        and values["format"] == FORMAT
+    """Tell whether the contents of a file are a checkpoint of this project, of any version."""
+    return isinstance(values, dict) and "format" in values and (
+        "spec" in values or str(values["format"]) == FORMAT)
 
 
 def parse_checkpoint(values: dict, path: str | Path) -> Checkpoint:
@@ -192,6 +192,11 @@ def parse_checkpoint(values: dict, path: str | Path) -> Checkpoint:
     Raises UserError, naming the file, where something is missing or is not what it should be.
     """
     try:
+        for part in ("spec", "state_dict", "settings", "progress"):
+            if not isinstance(values[part], dict):
+                raise ValueError(f"{part} is a {type(values[part]).__name__}")
+        if values["format"] != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
         spec, names = SSDSpec.from_dict(values["spec"]), values["class_names"]
         if not isinstance(names, (list, tuple)) or not 1 <= len(names) <= MAX_CLASSES:
             raise ValueError(f"class_names must be a list of 1..{MAX_CLASSES}")
@@ -199,12 +204,9 @@ def parse_checkpoint(values: dict, path: str | Path) -> Checkpoint:
             raise ValueError("class_names must be texts")
         if len(set(names)) < len(names):
             raise ValueError("a class name stands twice")
-        for part in ("state_dict", "settings", "progress"):
-            if not isinstance(values[part], dict):
-                raise ValueError(f"{part} is a {type(values[part]).__name__}")
         return Checkpoint(spec, tuple(names), values["state_dict"], values["settings"],
                           values["progress"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{shorten(path)}: an incomplete checkpoint ({_reason(error)}); "
                         "it is damaged or from another version.") from None
 
