@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -51,6 +52,24 @@ def test_unknown_field_is_refused():
         SSDSpec.from_dict({**SSDSpec().to_dict(), "anchor_sizes": [1, 2]})
 
 
+@pytest.mark.parametrize("ratio", [0, -1, math.nan, math.inf, 1e-30, "2", None, True])
+def test_ratios_that_make_no_priors(ratio):
+    with pytest.raises(ValueError, match="aspect_ratios"):
+        SSDSpec(aspect_ratios=((2,), (2, ratio), (2,), (2,), (2,), (2,)))
+
+
+def test_more_priors_than_memory_holds():
+    with pytest.raises(ValueError, match="priors are more than"):
+        SSDSpec(input_shape=(4096, 4096), grids=(4096, 19, 10, 5, 3, 1))
+
+
+@pytest.mark.parametrize("values", [{"grids": [[[1]]]}, {"grids": [1] * 10 ** 5}])
+def test_lists_of_a_file_are_not_followed_without_end(values):
+    values["grids"].append(values["grids"])
+    with pytest.raises(ValueError, match="too long or too deep"):
+        SSDSpec.from_dict(values)
+
+
 def test_spec_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SSDSpec().letterbox = True
@@ -75,14 +94,32 @@ def test_spec_is_frozen():
     ("box_clip", "after"),
     ("resize", "cv2_area"),
     ("channel_order", "RGB"),
+    ("anchors_size", (math.nan,) * 7),
+    ("anchors_size", (30, 60, 111, 162, 213, 264, math.inf)),
+    ("anchors_size", (1e-30, 60, 111, 162, 213, 264, 315)),
+    ("anchors_size", ("30", 60, 111, 162, 213, 264, 315)),
+    ("steps", (0, 16, 32, 64, 100, 300)),
+    ("steps", (8, 16, 32, 64, 100, math.inf)),
+    ("grids", (38.5, 19, 10, 5, 3, 1)),
+    ("grids", (10 ** 9, 19, 10, 5, 3, 1)),
+    ("input_shape", (10 ** 9, 10 ** 9)),
+    ("input_shape", (True, True)),
+    ("mean", (math.nan, 0, 0)),
+    ("variances", (math.inf, 1)),
+    ("letterbox", "yes"),
+    ("letterbox_fill", 256),
+    ("resnet_pool_padding", True),
+    ("log_size_clamp", math.inf),
+    ("l2_eps", math.nan),
+    ("backbone", None),
 ])
 def test_contradiction_names_field_and_value(name, value):
     with pytest.raises(ValueError) as error:
         SSDSpec(**{name: value})
     # A wrong number of grids shows at whichever list has to agree with it.
-    shown = SSDSpec().steps if name == "grids" else value
-    assert str(shown) in str(error.value)
-    assert name in str(error.value) or name == "grids"
+    shown = SSDSpec().steps if value == (38, 19) else value
+    assert str(shown) in str(error.value) or name == "backbone"
+    assert name in str(error.value) or value == (38, 19)
 
 
 @pytest.mark.parametrize("name, choices", [("prior_clip", PRIOR_CLIPS), ("box_clip", BOX_CLIPS),
