@@ -24,13 +24,11 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         backbone: a name in BACKBONES.
         size: side of the input in pixels.
         num_classes: without background.
-        backbone_weights: "imagenet", a file with torchvision's names, or "" for random numbers.
-        anchors_size: sides of the priors in pixels; () takes the paper's.
-        aspect_ratios: of the priors on every map; () takes the paper's.
+        backbone_weights: as in read_backbone, or "" for random numbers.
+        anchors_size, aspect_ratios: of the priors, in pixels and on every map; () is the paper's.
         letterbox: keep the aspect ratio of images with grey bars.
 
-    Raises:
-        UserError: numbers that do not fit together, or a file that cannot be used.
+    Raises UserError for numbers that do not fit together, or a file that cannot be used.
     """
     changes = {"letterbox": letterbox}
     if anchors_size:
@@ -62,11 +60,8 @@ def read_network(path: str | Path, *, family: str = "auto",
                  class_names: tuple[str, ...] | None = None) -> tuple[SSDNet, tuple[str, ...]]:
     """Return (network, class names) of a detector file; print what it is.
 
-    Args:
-        path, family, class_names: as in weight_files.read_detector.
-
-    Raises:
-        UserError: a file that cannot be read, is not whole, or asks for too much memory.
+    The arguments are those of weight_files.read_detector. Raises UserError for a file that cannot
+    be read, is not whole, or asks for too much memory.
     """
     checkpoint, family = read_detector(path, family=family, class_names=class_names)
     check_whole(checkpoint, path)
@@ -81,16 +76,8 @@ def continued_network(path: str | Path, class_names: tuple[str, ...], *, family:
                       old_names: tuple[str, ...] | None = None) -> SSDNet:
     """Return the network of a detector file for other classes; its spec wins over all settings.
 
-    The conf rows of classes in common are taken over where the class lists differ.
-
-    Args:
-        path: as in weight_files.read_detector.
-        class_names: of the new network.
-        family: as in weight_files.read_detector.
-        old_names: names of a published file with other classes than VOC's or COCO's.
-
-    Raises:
-        UserError: as `read_network`.
+    The conf rows of classes in common are taken over where the class lists differ. `old_names`
+    are those of a published file with other classes than VOC's or COCO's. Raises as `read_network`.
     """
     complete, old_names = read_network(path, family=family, class_names=old_names)
     if old_names == tuple(class_names):

@@ -49,8 +49,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
                             for name, tensor in checkpoint.state_dict.items()}
     part = path.with_name(path.name + ".part")
     try:
-        with _checksums():
-            torch.save(values, part)
+        _save_with_checksums(values, part)
         _sync(part, os.O_RDWR)
         os.replace(part, path)
     except BaseException as error:
@@ -65,17 +64,15 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
             _sync(path.parent, os.O_RDONLY)
 
 
-@contextlib.contextmanager
-def _checksums():
-    """Have torch.save write checksums, which a caller may have switched off (since torch 2.6)."""
-    own = getattr(torch.serialization, "get_crc32_options", lambda: True)()
-    if not own:
-        torch.serialization.set_crc32_options(True)
+def _save_with_checksums(values, path):
+    """torch.save; its checksums may have been switched off by a caller (since PyTorch 2.6)."""
+    if getattr(torch.serialization, "get_crc32_options", lambda: True)():
+        return torch.save(values, path)
+    torch.serialization.set_crc32_options(True)
     try:
-        yield
+        torch.save(values, path)
     finally:
-        if not own:
-            torch.serialization.set_crc32_options(False)
+        torch.serialization.set_crc32_options(False)
 
 
 def _sync(path, flags):

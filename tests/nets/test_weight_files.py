@@ -195,7 +195,7 @@ def npy_claiming(shape):
 
 def test_npz_files_that_unpack_to_more(tmp_path, monkeypatch):
     path = tmp_path / "a.npz"
-    for shape in ((11,), (10 ** 12,), (-1,), (2 ** 40, 2 ** 40)):
+    for shape in ((11,), (10 ** 12,), (-5,), (2 ** 40, 2 ** 40)):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("multibox/conf/0/W.npy", npy_claiming(shape))
         with pytest.raises(UserError, match="cannot be read") as error:
