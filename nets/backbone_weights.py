@@ -95,9 +95,6 @@ def load_backbone(network: SSDNet, weights: BackboneWeights) -> int:
 
 
 def backbone_names(layers: nn.Module, network: SSDNet) -> list[str]:
-    """Return the network's names of the tensors of leading layers of its backbone.
-
-    Counters of batch norm are left out: files of old PyTorch lack them.
-    """
+    """Return the network's names of these layers' tensors, counters of batch norm left out."""
     return [f"{network.parts.prefix}.{name}" for name in layers.state_dict()
             if not name.endswith(COUNTER)]

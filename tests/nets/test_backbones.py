@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 from nets.backbones import BACKBONES
-from nets.ssd import SSDNet, build_spec
+from nets.ssd import build_spec
 from utils.spec import CAFFE_MEAN, COCO_SCALES, VOC_SCALES, SSDSpec
 
 VGG_GRIDS, MOBILE_GRIDS = (38, 19, 10, 5, 3, 1), (19, 10, 5, 3, 2, 1)

@@ -63,7 +63,8 @@ def test_a_whole_one_is_read(write, network, capsys):
     {"aspect_ratios": [["2"]] * 6},
     {"grids": [38, 19, 10, 5, 3, 1]}, {"grids": [10 ** 9] * 6}, {"grids": []}, {"grids": "abc"},
     {"grids": deep_list()}, {"anchors_size": deep_list()}, {"anchors_size": [math.nan] * 7},
-    {"anchors_size": [1e-30 * k for k in range(1, 8)]}, {"anchors_size": [1, 2, 3, 4, 5, 6, math.inf]},
+    {"anchors_size": [1e-30 * k for k in range(1, 8)]},
+    {"anchors_size": [1, 2, 3, 4, 5, 6, math.inf]},
     {"input_shape": [10 ** 9] * 2}, {"input_shape": [10 ** 400] * 2}, {"input_shape": [4096, 4096]},
     {"input_shape": ["300", "300"]}, {"input_shape": None}, {"steps": [0] * 6}, {"steps": "x"},
     {"mean": [math.nan, 0, 0]}, {"std": [0, 1, 1]}, {"variances": [1e-300, 1]},
@@ -189,7 +190,7 @@ def test_backbone_files_without_counters_and_with_nan(tmp_path):
     {"aspect_ratios": (math.inf,)}, {"size": 20}, {"size": 10 ** 6}])
 def test_settings_that_cannot_work_are_one_line(numbers):
     with pytest.raises(UserError, match="change it in the settings") as error:
-        new_network("mobilenetv2", **({"size": 300, "num_classes": 2, "backbone_weights": ""} | numbers))
+        new_network("mobilenetv2", **({"size": 300} | numbers), num_classes=2, backbone_weights="")
     assert "\n" not in str(error.value)
 
 

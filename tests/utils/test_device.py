@@ -47,7 +47,8 @@ def test_auto_follows_the_hardware(monkeypatch, has_bf16, expected):
     monkeypatch.setattr(device_module, "_cpu_has_bf16", lambda: has_bf16)
     assert pick_precision("auto", CPU) == expected
     assert [pick_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8 if has_bf16 else 7, 5))
+    major = 8 if has_bf16 else 7
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 5))
     assert pick_precision("auto", torch.device("cuda")) == expected
 
 
