@@ -128,8 +128,9 @@ def one_line(path: Path) -> Iterator[None]:
                 and _starts_with(path, b"\x80\x03", b"\x80\x04", b"\x80\x05")):
             raise UserError(f"{shorten(path)}: refused, loading it would run code that it holds "
                             "beside its tensors; ask its author for a plain state dict.") from None
-        reason = ("not a weights file" if isinstance(error, pickle.UnpicklingError)
-                  else _reason(error))
+        # A KeyError is an unknown opcode of the pickle: its text would be a number.
+        unknown = isinstance(error, (pickle.UnpicklingError, KeyError))
+        reason = "not a weights file" if unknown else _reason(error)
         raise UserError(f"{shorten(path)}: cannot be read ({reason}); the file is damaged, "
                         "incomplete, or of another kind.") from None
 

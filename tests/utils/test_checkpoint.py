@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import random
+import re
 import time
 import zipfile
 
@@ -159,6 +160,7 @@ def test_files_that_are_no_weights(tmp_path, data):
     with pytest.raises(UserError) as error:
         read_tensor_file(path)
     assert_short(error, "download.pth")
+    assert not re.search(r"\(\d+\)", str(error.value))
 
 
 @pytest.mark.parametrize("data", [bytes(100), b"version https://git-lfs.github.com/spec/v1\n",
