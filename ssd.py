@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,17 +19,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from nets.ssd import SSDNet
-from nets.weight_files import read_detector
-from utils.checkpoint import Checkpoint, load_strictly, newest_checkpoint, save_checkpoint
+from nets.build import read_network
+from nets.families import FAMILIES
+from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, check_file, check_value, shorten, typed_path
 from utils.data.annotations import Record, read_class_names
-from utils.device import pick_device, pick_precision, run_in
+from utils.device import evaluating, pick_device, run_in, set_precision
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc
 from utils.image import as_rgb_array, boxes_to_pixels, normalise, resize_to_input, stack_inputs
 from utils.postprocess import Detections, postprocess
-from utils.spec import FAMILIES
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
@@ -55,8 +55,8 @@ class WeightsSettings:
     # Leave "": checkpoints know their classes. Published files of other classes than VOC's or
     # COCO's need the list that they were trained with.
     classes_path: str = ""
-    # Whose conventions a published file needs. "auto" tells by its contents and takes amdegroot
-    # for files that amdegroot and bubbliiiing name alike; set "bubbliiiing" for the latter's.
+    # Whose conventions a published file needs. "auto" tells by its contents, and says so where
+    # two families name their tensors alike and only the order tells.
     weights_family: Literal[("auto", *FAMILIES)] = "auto"
 
     # ---- Machine ----
@@ -84,13 +84,15 @@ class SSD:
 
     Args:
         settings: SSDSettings.
-        network: an SSDNet in memory; then no file is read.
+        network: an SSDNet in memory; then no file is read. It is used as it is and left as it was
+            found: device, memory layout, train or eval mode. Changes to it are seen.
         class_names: names for that network.
         logs_dir: where the newest best.pth is looked for.
 
     Raises:
         UserError: no weights, an unreadable file, a class list of another order, or a setting
             that is none of its choices or out of range.
+        ValueError: a network on another device than the settings', or without class names.
     """
 
     def __init__(self, settings=SSDSettings(), *, network=None, class_names=None, logs_dir="logs"):
@@ -99,11 +101,14 @@ class SSD:
         check_fields(settings, LIMITS)
         self.settings = settings
         self.device = pick_device(settings.device)
-        self.precision = pick_precision(settings.precision, self.device)
-        if network is None:
+        self.owns_network = network is None
+        if self.owns_network:
             network, class_names = _load(settings, logs_dir)
-        self.network = network.to(self.device, memory_format=torch.channels_last).eval()
-        self.spec, self.class_names = network.spec, tuple(class_names)
+            network = network.to(self.device, memory_format=torch.channels_last).eval()
+        else:
+            self.device = _device_of(network, settings, class_names)
+        self.precision = set_precision(settings.precision, self.device)
+        self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
 
     def detect(self, image: ImageInput) -> Detections:
         """Find objects in one image.
@@ -189,7 +194,8 @@ class SSD:
     def _detect_inputs(self, inputs, shapes, thresholds):
         """Turn resized images and the shapes they had into Detections in pixels."""
         batch = normalise(stack_inputs(inputs).to(self.device), self.spec)
-        with run_in(self.precision, self.device):
+        eval_mode = nullcontext() if self.owns_network else evaluating(self.network)
+        with eval_mode, run_in(self.precision, self.device):
             loc, conf = self.network(batch)
         limits = {"confidence": self.settings.confidence, "nms_iou": self.settings.nms_iou}
         found = postprocess(loc, conf, self.network.priors, self.spec, **(limits | thresholds))
@@ -210,18 +216,26 @@ def _check_image(image):
     return image
 
 
+def _device_of(network, settings, class_names):
+    """Return the device that a given network lies on; ValueError where it does not fit."""
+    device, wanted = network.priors.device, pick_device(settings.device)
+    if settings.device != "auto" and (device.type != wanted.type or
+                                      wanted.index not in (None, device.index)):
+        raise ValueError(f"the network lies on {device}, the settings say {settings.device!r}")
+    if class_names is None or len(class_names) != network.num_classes - 1:
+        raise ValueError(f"the network has {network.num_classes - 1} classes, "
+                         f"class_names are {class_names}")
+    return device
+
+
 def _load(settings, logs_dir):
     """Read the network and the class names that the settings ask for, and say which."""
     path = settings.model_path or newest_checkpoint(logs_dir)
     if not path:
         raise UserError(NO_WEIGHTS.format(shorten(logs_dir)))
     given = read_class_names(settings.classes_path) if settings.classes_path else None
-    checkpoint, family = read_detector(path, family=settings.weights_family, class_names=given)
-    spec, names = checkpoint.spec, checkpoint.class_names
-    print(f"weights: {shorten(path)}: {family}, {spec.summary()}, {len(names)} classes")
+    network, names = read_network(path, family=settings.weights_family, class_names=given)
     if given and given != names:
         print(f"note: {settings.classes_path} differs from the classes in the weights, which "
               f"are used: {', '.join(names)}")
-    network = SSDNet(len(names) + 1, spec)
-    load_strictly(network, checkpoint.state_dict, path)
     return network, names

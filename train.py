@@ -7,25 +7,24 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 
 # isort: split
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
 import torch
 
-from nets.backbone_weights import load_backbone, read_backbone
-from nets.ssd import SSDNet, build_spec
-from nets.transfer import transfer
-from nets.weight_files import read_detector
+from nets.backbones import BACKBONES
+from nets.build import continued_network, new_network
+from nets.families import FAMILIES
+from nets.ssd import SSDNet
 from ssd import SSD, SSDSettings
-from utils.checkpoint import Checkpoint, load_strictly
+from utils.checkpoint import Checkpoint
 from utils.cli import UserError, check_fields, run, settings_table, shorten
 from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
-from utils.device import pick_device, pick_precision
+from utils.device import pick_device, set_precision
 from utils.evaluation.voc_ap import mean_ap
-from utils.spec import FAMILIES
 from utils.training.checks import check_batch_norm, check_images, read_lists
 from utils.training.history import describe_epoch
 from utils.training.optim import Schedule, make_optimizer, seed_everything
@@ -59,7 +58,7 @@ class TrainSettings:
     # ---- Network ----
 
     # vgg is the paper's and the most accurate; mobilenetv2 is several times faster and small.
-    backbone: Literal["vgg", "mobilenetv2", "resnet50"] = "vgg"
+    backbone: Literal[tuple(BACKBONES)] = "vgg"
     # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
     # smaller objects and has 2.9 times the pixels to compute.
     input_shape: tuple[int, int] = (300, 300)
@@ -165,7 +164,7 @@ def main(settings: TrainSettings) -> None:
     check_settings(settings)
     seed_everything(settings.seed)
     device = pick_device(settings.device)
-    precision = pick_precision(settings.precision, device)
+    precision = set_precision(settings.precision, device)
     train_records, val_records, class_names = read_lists(
         settings.train_list, settings.val_list, classes_path=settings.classes_path,
         train_on_difficult=settings.train_on_difficult)
@@ -207,48 +206,17 @@ def check_settings(settings: TrainSettings) -> None:
 
 def build_network(settings, class_names):
     """Return the SSDNet to train, filled with the weights that the settings name."""
-    if settings.model_path:
-        return continue_from(settings, class_names)
-    changes = {"letterbox": settings.letterbox_image}
-    if settings.anchors_size:
-        changes["anchors_size"] = settings.anchors_size
-    weights = None
-    if settings.backbone_weights:
-        weights = read_backbone(settings.backbone_weights, settings.backbone)
-        changes |= {"mean": weights.mean, "std": weights.std}
-    try:
-        spec = build_spec(settings.backbone, settings.input_shape[0], **changes)
-        if settings.aspect_ratios:
-            spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(spec.grids))
-        network = SSDNet(len(class_names) + 1, spec)
-    except ValueError as error:
-        raise UserError(f"{error}; change it in the settings.") from None
-    if weights:
-        count = load_backbone(network, weights)
-        print(f"weights: {count} tensors of {settings.backbone} from {settings.backbone_weights}")
-    else:
-        print(f"weights: none, {settings.backbone} starts from random numbers")
-    return network
-
-
-def continue_from(settings, class_names):
-    """Return the network of a detector file; its spec wins over the settings.
-
-    The conf rows of classes in common are taken over where the class lists differ.
-    """
-    given = None
+    if not settings.model_path:
+        return new_network(settings.backbone, settings.input_shape[0], len(class_names),
+                           backbone_weights=settings.backbone_weights,
+                           anchors_size=settings.anchors_size,
+                           aspect_ratios=settings.aspect_ratios,
+                           letterbox=settings.letterbox_image)
+    old_names = None
     if settings.model_classes_path:
-        given = read_class_names(settings.model_classes_path)
-    checkpoint, family = read_detector(settings.model_path, family=settings.weights_family,
-                                       class_names=given)
-    print(f"weights: {settings.model_path}: {family}, {checkpoint.spec.summary()}")
-    complete = SSDNet(len(checkpoint.class_names) + 1, checkpoint.spec)
-    load_strictly(complete, checkpoint.state_dict, settings.model_path)
-    if checkpoint.class_names == class_names:
-        return complete
-    network = SSDNet(len(class_names) + 1, checkpoint.spec)
-    print(transfer(network, complete.state_dict(), class_names, checkpoint.class_names))
-    return network
+        old_names = read_class_names(settings.model_classes_path)
+    return continued_network(settings.model_path, class_names, family=settings.weights_family,
+                             old_names=old_names)
 
 
 def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record],
@@ -277,7 +245,6 @@ def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record]
 
 def measure(scorer: SSD, records: list[Record]) -> float | None:
     """Return val mAP@0.5 (area), or None, with a line, where an image went bad meanwhile."""
-    scorer.network.eval()
     try:
         return mean_ap(scorer.evaluate(records)[0])
     except UserError as error:

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from tqdm import tqdm
 
+from nets.backbones import BACKBONES
 from nets.ssd import build_spec
 from train import TrainSettings
 from utils.cli import UserError, make_folder, resolve, run, shorten
@@ -94,7 +95,7 @@ class AnnotationSettings:
     # ---- The network that the report looks at the objects with: as in train.py ----
 
     input_shape: tuple[int, int] = TrainSettings.input_shape
-    backbone: Literal["vgg", "mobilenetv2", "resnet50"] = TrainSettings.backbone
+    backbone: Literal[tuple(BACKBONES)] = TrainSettings.backbone
     letterbox_image: bool = TrainSettings.letterbox_image
     anchors_size: tuple[float, ...] = TrainSettings.anchors_size
     aspect_ratios: tuple[float, ...] = TrainSettings.aspect_ratios

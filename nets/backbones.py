@@ -1,73 +1,123 @@
-"""The backbones and the extra layers that follow each of them."""
+"""The backbones: one table, an entry of which is all that the project knows of one of them."""
 
-from typing import NamedTuple
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import nn
-from torchvision.models import mobilenet_v2, resnet50
+from torchvision.models import (
+    MobileNet_V2_Weights,
+    ResNet50_Weights,
+    VGG16_Weights,
+    WeightsEnum,
+    mobilenet_v2,
+    resnet50,
+)
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from nets.vgg import make_vgg16
+from nets.vgg import decimate_classifier, make_vgg16
+
+# Output channels, middle channels, kernel, stride and padding of pairs of extra convolutions.
+EXTRAS_300 = ((512, 256, 3, 2, 1), (256, 128, 3, 2, 1), (256, 128, 3, 1, 0), (256, 128, 3, 1, 0))
+EXTRAS_512 = ((512, 256, 3, 2, 1), *((256, 128, 3, 2, 1),) * 3, (256, 128, 4, 1, 1))
+# Output channels and expansion of MobileNetV2's extra inverted residuals.
+EXTRAS_MOBILENET = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))
+
+VGG_STEPS = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)}
+RESNET_STAGES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6"}
 
 
-class Backbone(NamedTuple):
-    """A backbone cut into a chain of layers, and what SSD adds behind it."""
+@dataclass(frozen=True)
+class Backbone:
+    """A chain of layers, the extra layers behind it, its priors and its ImageNet weights."""
 
-    name: str  # prefix of its tensors in the state dict
-    layers: nn.Sequential
+    prefix: str  # of its tensors in the state dict
+    layers: Callable[[int], nn.Sequential]  # takes the spec's resnet_pool_padding
     taps: tuple[int, int]  # a source map is taken after this many layers; the first is normalised
-    channels: tuple[int, ...]  # of the source maps
-    extras: nn.ModuleList
-    extras_per_source: int  # a source map is taken after every so many extra layers
+    channels: tuple[int, int]  # of the maps at the taps
+    extra_shapes: Callable[[int], tuple]  # input size -> one entry a map, output channels first
+    extra_layers: Callable[..., list[nn.Module]]  # (input channels, *shape) -> layers of a map
+    aspect_ratios: Callable[[int], tuple]  # number of maps -> the ratios of each
+    steps: dict[int, tuple[float, ...]]  # input size -> nominal steps; others: input size / grid
     num_pretrained: int  # leading layers that classification weights fill, frozen on demand
+    imagenet: WeightsEnum  # torchvision's classification weights
+    rename: Callable[[str], str | None]  # a tensor name of theirs -> ours, None for what SSD drops
+    convert: Callable[[dict], dict] = lambda values: {}  # tensors that take more than a new name
+    unfilled: str = ""  # layers that classification weights may lack, for the user
+    caffe_start: tuple[float, ...] = ()  # first numbers of the ImageNet file if it is Caffe's
+
+    def source_channels(self, size: int) -> tuple[int, ...]:
+        """Return the channels of all source maps."""
+        return (*self.channels, *(shape[0] for shape in self.extra_shapes(size)))
+
+    def make_extras(self, size: int) -> tuple[nn.ModuleList, int]:
+        """Return the extra layers, and how many of them make one map."""
+        channels, layers = self.source_channels(size)[1:], []
+        groups = [self.extra_layers(c, *shape)
+                  for c, shape in zip(channels, self.extra_shapes(size))]
+        for group in groups:
+            layers += group
+        return nn.ModuleList(layers), len(groups[0])
 
 
-# Middle and output channels, kernel, stride and padding of each pair of extra convolutions.
-EXTRAS_300 = ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0))
-EXTRAS_512 = ((256, 512, 3, 2, 1), *((128, 256, 3, 2, 1),) * 3, (128, 256, 4, 1, 1))
+def _extras_of_vgg(size):
+    return EXTRAS_300 if size < 512 else EXTRAS_512
 
 
-def vgg_extras(in_channels, shapes):
-    """Return conv8_1, conv8_2 and so on (paper fig. 2; conv6_1 .. in Caffe)."""
-    layers = []
-    for middle, out, kernel, stride, padding in shapes:
-        layers += [nn.Conv2d(in_channels, middle, 1),
-                   nn.Conv2d(middle, out, kernel, stride=stride, padding=padding)]
-        in_channels = out
-    return nn.ModuleList(layers)
+def _two_convolutions(in_channels, out, middle, kernel, stride, padding):
+    """conv8_1 and conv8_2, and so on (paper fig. 2; conv6_1 .. in Caffe)."""
+    return [nn.Conv2d(in_channels, middle, 1),
+            nn.Conv2d(middle, out, kernel, stride=stride, padding=padding)]
 
 
-def mobilenet_extras():
-    """Return the four stride-2 inverted residuals that follow MobileNetV2's last layer."""
-    shapes = ((1280, 512, 0.2), (512, 256, 0.25), (256, 256, 0.5), (256, 64, 0.25))
-    return nn.ModuleList(InvertedResidual(inp, out, 2, ratio) for inp, out, ratio in shapes)
+def _few_ratios(maps):
+    """The first and the last two maps have ratio 2 only (paper section 3.1)."""
+    return ((2,), *((2, 3),) * (maps - 3), (2,), (2,))
 
 
-def _with_vgg_extras(size, name, layers, taps, num_pretrained):
-    """Return a Backbone whose maps of 512 and 1024 channels are followed by VGG16's extras."""
-    shapes = EXTRAS_300 if size < 512 else EXTRAS_512
-    channels = (512, 1024, *(out for _, out, *_ in shapes))
-    return Backbone(name, layers, taps, channels, vgg_extras(1024, shapes),
-                    extras_per_source=2, num_pretrained=num_pretrained)
-
-
-def _vgg(size, pool_padding):
-    return _with_vgg_extras(size, "vgg", make_vgg16(), (23, 35), num_pretrained=30)
-
-
-def _mobilenetv2(size, pool_padding):
-    return Backbone("mobilenet", mobilenet_v2(weights=None).features, (14, 19),
-                    (96, 1280, 512, 256, 256, 64), mobilenet_extras(),
-                    extras_per_source=1, num_pretrained=19)
-
-
-def _resnet50(size, pool_padding):
+def _resnet50_layers(pool_padding):
     """ResNet50 up to its third stage: stride 8 and 16, as conv4_3 and fc7 of VGG16."""
     net = resnet50(weights=None)
     pool = nn.MaxPool2d(3, 2, pool_padding, ceil_mode=pool_padding == 0)
-    layers = nn.Sequential(net.conv1, net.bn1, net.relu, pool,
-                           net.layer1, net.layer2, net.layer3)
-    return _with_vgg_extras(size, "resnet", layers, (6, 7), num_pretrained=7)
+    return nn.Sequential(net.conv1, net.bn1, net.relu, pool, net.layer1, net.layer2, net.layer3)
 
 
-# Name in the settings -> builder taking the input's side and ResNet's pool padding.
-BACKBONES = {"vgg": _vgg, "mobilenetv2": _mobilenetv2, "resnet50": _resnet50}
+def _rename_vgg(name):
+    """Take torchvision's names and vgg16_reducedfc's, which lack "features."."""
+    found = re.fullmatch(r"(?:features\.)?(\d+)\.(weight|bias)", name)
+    return f"vgg.{found[1]}.{found[2]}" if found else None
+
+
+def _rename_mobilenetv2(name):
+    return name.replace("features.", "mobilenet.", 1) if name.startswith("features.") else None
+
+
+def _rename_resnet50(name):
+    stage, _, rest = name.partition(".")
+    return f"resnet.{RESNET_STAGES[stage]}.{rest}" if stage in RESNET_STAGES else None
+
+
+# Name in the settings and in SSDSpec -> Backbone.
+BACKBONES = {
+    "vgg": Backbone(
+        "vgg", lambda pool_padding: make_vgg16(), taps=(23, 35), channels=(512, 1024),
+        extra_shapes=_extras_of_vgg, extra_layers=_two_convolutions,
+        aspect_ratios=_few_ratios, steps=VGG_STEPS, num_pretrained=30,
+        # FEATURES are Caffe's convolutions, those SSD was made with.
+        imagenet=VGG16_Weights.IMAGENET1K_FEATURES, rename=_rename_vgg,
+        convert=decimate_classifier, unfilled="fc6 and fc7",
+        caffe_start=(0.4800, 0.4085, -0.0651, 0.3105, 0.0502, -0.4034, -0.0509, -0.2852, -0.4185)),
+    "mobilenetv2": Backbone(
+        "mobilenet", lambda pool_padding: mobilenet_v2(weights=None).features, taps=(14, 19),
+        channels=(96, 1280), extra_shapes=lambda size: EXTRAS_MOBILENET,
+        extra_layers=lambda inp, out, ratio: [InvertedResidual(inp, out, 2, ratio)],
+        aspect_ratios=lambda maps: ((2, 3),) * maps,
+        # The first map is that of layer 13, at stride 16.
+        steps={300: (16, 32, 64, 100, 150, 300)}, num_pretrained=19,
+        imagenet=MobileNet_V2_Weights.IMAGENET1K_V1, rename=_rename_mobilenetv2),
+    "resnet50": Backbone(
+        "resnet", _resnet50_layers, taps=(6, 7), channels=(512, 1024),
+        extra_shapes=_extras_of_vgg, extra_layers=_two_convolutions,
+        aspect_ratios=_few_ratios, steps=VGG_STEPS, num_pretrained=7,
+        imagenet=ResNet50_Weights.IMAGENET1K_V1, rename=_rename_resnet50),
+}

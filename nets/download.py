@@ -9,7 +9,7 @@ import torch
 from utils.cli import UserError, make_folder, shorten
 
 
-def download(url):
+def download(url: str) -> Path:
     """Fetch a file to model_data/ unless it is there; show progress.
 
     Where the name carries the publisher's hash, as in name-0123abcd.pth, the file is checked

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nets.backbones import BACKBONES
+from nets.backbones import BACKBONES, Backbone
 from utils.priors import make_priors
-from utils.spec import make_spec
+from utils.spec import MAX_INPUT, VOC_SCALES, SSDSpec
 
 L2NORM_SCALE = 20.0  # initial value (paper section 3.1)
 
@@ -14,12 +14,12 @@ L2NORM_SCALE = 20.0  # initial value (paper section 3.1)
 class L2Norm(nn.Module):
     """Scale each position's feature vector to a learned length (ParseNet, paper section 3.1)."""
 
-    def __init__(self, channels, eps):
+    def __init__(self, channels: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.full((channels,), L2NORM_SCALE))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W) in float32: squares of bf16 features lose their sum."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
@@ -39,16 +39,14 @@ class SSDNet(nn.Module):
         spec: SSDSpec; its grids must be those of the network.
     """
 
-    def __init__(self, num_classes, spec):
+    def __init__(self, num_classes: int, spec: SSDSpec):
         super().__init__()
-        parts = BACKBONES[spec.backbone](spec.size, spec.resnet_pool_padding)
+        parts = BACKBONES[spec.backbone]
         self.num_classes, self.spec = num_classes, spec
-        self.backbone_name, self.num_pretrained = parts.name, parts.num_pretrained
-        self.taps, self.extras_per_source = parts.taps, parts.extras_per_source
-        self.add_module(parts.name, parts.layers)
+        self.add_module(parts.prefix, parts.layers(spec.resnet_pool_padding))
         self.L2Norm = L2Norm(parts.channels[0], spec.l2_eps)
-        self.extras = parts.extras
-        heads = list(zip(parts.channels, spec.priors_per_cell))
+        self.extras, self.extras_per_source = parts.make_extras(spec.size)
+        heads = list(zip(parts.source_channels(spec.size), spec.priors_per_cell))
         self.loc = nn.ModuleList(nn.Conv2d(c, a * 4, 3, padding=1) for c, a in heads)
         self.conf = nn.ModuleList(nn.Conv2d(c, a * num_classes, 3, padding=1) for c, a in heads)
         self.register_buffer("priors", make_priors(spec), persistent=False)  # (P, 4) cxcywh
@@ -56,16 +54,21 @@ class SSDNet(nn.Module):
             _initialise(module)
 
     @property
-    def backbone(self):
-        """The backbone's layers, an nn.Sequential."""
-        return getattr(self, self.backbone_name)
+    def parts(self) -> Backbone:
+        """The table's entry for the backbone."""
+        return BACKBONES[self.spec.backbone]
 
     @property
-    def pretrained_layers(self):
-        """The part of the backbone that classification weights fill."""
-        return self.backbone[:self.num_pretrained]
+    def backbone(self) -> nn.Sequential:
+        """The backbone's layers."""
+        return getattr(self, self.parts.prefix)
 
-    def forward(self, x):
+    @property
+    def pretrained_layers(self) -> nn.Sequential:
+        """The part of the backbone that classification weights fill."""
+        return self.backbone[:self.parts.num_pretrained]
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the raw outputs, in train and eval mode alike.
 
         Args:
@@ -85,12 +88,13 @@ class SSDNet(nn.Module):
 
     def _sources(self, x):
         """Return the feature maps that the heads look at."""
-        sources = feature_maps(x, self.backbone, self.taps, self.extras, self.extras_per_source)
+        sources = _feature_maps(x, self.backbone, self.parts.taps, self.extras,
+                                self.extras_per_source)
         sources[0] = self.L2Norm(sources[0])
         return sources
 
 
-def feature_maps(x, layers, taps, extras, extras_per_source):
+def _feature_maps(x, layers, taps, extras, extras_per_source):
     """Return the maps at the taps of the backbone and after its extra layers."""
     maps, done = [], 0
     for tap in taps:
@@ -104,31 +108,49 @@ def feature_maps(x, layers, taps, extras, extras_per_source):
     return maps
 
 
-def build_spec(backbone, size, **changes):
+def feature_grids(backbone: str, size: int, resnet_pool_padding: int = 1) -> tuple[int, ...]:
+    """Return the sides of the feature maps, found by the network itself without computing.
+
+    Empty where the input is too small for the layers.
+    """
+    parts = BACKBONES[backbone]
+    with torch.device("meta"):
+        extras, extras_per_source = parts.make_extras(size)
+        try:
+            maps = _feature_maps(torch.empty(1, 3, size, size),
+                                 parts.layers(resnet_pool_padding).eval(), parts.taps,
+                                 extras.eval(), extras_per_source)
+        except RuntimeError:
+            maps = []
+    return tuple(m.shape[-1] for m in maps)
+
+
+def build_spec(backbone: str, size: int, *, scales: dict = VOC_SCALES, **changes) -> SSDSpec:
     """Return the paper's spec for any square input, with grids taken from the network itself.
 
     Args:
-        backbone: "vgg", "mobilenetv2" or "resnet50".
+        backbone: a name in BACKBONES.
         size: side of the input in pixels; SSD512's extra layers from 512 on, SSD300's below.
-        changes: as in utils.spec.make_spec.
+        scales: VOC_SCALES or COCO_SCALES.
+        changes: fields of SSDSpec that differ.
 
     Raises:
-        ValueError: an unknown backbone, or a size that leaves a layer without input.
+        ValueError: an unknown backbone, a size that leaves a layer without input, or changes
+            that contradict each other.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone must be one of {tuple(BACKBONES)}, got {backbone!r}")
-    with torch.device("meta"):
-        parts = BACKBONES[backbone](size, changes.get("resnet_pool_padding", 1))
-        try:
-            maps = feature_maps(torch.empty(1, 3, size, size), parts.layers.eval(), parts.taps,
-                                parts.extras.eval(), parts.extras_per_source)
-        except RuntimeError:
-            maps = []
-    grids = tuple(m.shape[-1] for m in maps)
+    if not 0 < size <= MAX_INPUT:
+        raise ValueError(f"input_shape must lie in 1..{MAX_INPUT}, got ({size}, {size})")
+    grids = feature_grids(backbone, size, changes.get("resnet_pool_padding", 1))
     if not grids or len(set(grids)) < len(grids):
         raise ValueError(f"input_shape ({size}, {size}) is too small for {backbone}: the last "
                          "feature maps vanish or repeat; 300 always works")
-    return make_spec(backbone, size, grids, **changes)
+    values = {"backbone": backbone, "input_shape": (size, size), "grids": grids,
+              "steps": BACKBONES[backbone].steps.get(size),
+              "aspect_ratios": BACKBONES[backbone].aspect_ratios(len(grids)),
+              "anchors_size": tuple(round(scale * size, 2) for scale in scales[len(grids)])}
+    return SSDSpec(**(values | changes))
 
 
 def _flatten(x, numbers):

@@ -2,12 +2,14 @@
 
 import torch
 
+from nets.ssd import SSDNet
+
 # COCO's names for VOC's classes; a name in common needs no entry.
 COCO_NAMES = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
               "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"}
 
 
-def source_rows(class_names, old_names):
+def source_rows(class_names: tuple[str, ...], old_names: tuple[str, ...]) -> dict[int, int]:
     """Find, for each class, where its conf rows come from.
 
     Args:
@@ -33,7 +35,8 @@ def source_rows(class_names, old_names):
 
 
 @torch.no_grad()
-def transfer(network, state_dict, class_names, old_names):
+def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
+             old_names: tuple[str, ...]) -> str:
     """Fill a network from the weights of a detector with other classes.
 
     Backbone, L2Norm, extra layers and loc heads are copied; of the conf heads the background and

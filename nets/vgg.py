@@ -2,11 +2,13 @@
 
 from torch import nn
 
+from utils.checkpoint import tensor_fault
+
 # Output channels of the 3x3 convolutions; "M" halves the map, "C" halves it rounding up (75 -> 38).
 LAYERS = (64, 64, "M", 128, 128, "M", 256, 256, 256, "C", 512, 512, 512, "M", 512, 512, 512)
 
 
-def make_vgg16():
+def make_vgg16() -> nn.Sequential:
     """Build VGG16 as SSD uses it (paper section 3, Caffe `VGGNetBody`).
 
     pool5 is 3x3 with stride 1, fc6 a 3x3 convolution with dilation 6, fc7 a 1x1 convolution.
@@ -26,3 +28,27 @@ def make_vgg16():
                nn.Conv2d(512, 1024, 3, padding=6, dilation=6), nn.ReLU(inplace=True),
                nn.Conv2d(1024, 1024, 1), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)
+
+
+def decimate_classifier(values: dict) -> dict:
+    """Turn the fully connected layers of a whole VGG16 into conv6 and conv7 (paper section 3).
+
+    Of fc6's 7x7 window every third row and column is kept, of all outputs every fourth.
+
+    Args:
+        values: torchvision's state dict.
+
+    Returns:
+        dict of our names; empty where there is no such classifier, or one of NaN as in
+        torchvision's IMAGENET1K_FEATURES.
+    """
+    names = ("classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias")
+    shapes = ((4096, 25088), (4096,), (4096, 4096), (4096,))
+    if not all(name in values and values[name].shape == shape
+               and not tensor_fault(name, values[name]) for name, shape in zip(names, shapes)):
+        return {}
+    fc6, fc6_bias, fc7, fc7_bias = (values[name] for name in names)
+    fc6 = fc6.unflatten(1, (512, 7, 7))[::4, :, ::3, ::3]  # (1024, 512, 3, 3)
+    fc7 = fc7[::4, ::4, None, None]  # (1024, 1024, 1, 1)
+    return {"vgg.31.weight": fc6, "vgg.31.bias": fc6_bias[::4],
+            "vgg.33.weight": fc7, "vgg.33.bias": fc7_bias[::4]}

@@ -14,7 +14,7 @@ ORDER = {
                   "image_check doctor prior_fit dataset_report augment loader demo_data",
     "utils.training": "matching loss optim checks history run_folder trainer",
     "utils.evaluation": "voc_ap map_report",
-    "nets": "vgg backbones ssd download backbone_weights transfer weight_files",
+    "nets": "vgg backbones ssd download families weight_files backbone_weights transfer build",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {

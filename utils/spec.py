@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from dataclasses import dataclass
 
 PRIOR_CLIPS = ("none", "corners", "centre_size", "size")
@@ -11,6 +12,9 @@ RESIZES = ("cv2_linear_uint8", "cv2_linear_float32", "pil_bicubic_uint8")
 # RGB grey levels. Caffe's SSD subtracts the rounded means of its VGG16 and does not scale.
 CAFFE_MEAN, CAFFE_STD = (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)
 IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+# Far above what anyone trains; a damaged or crafted file must not ask for all memory.
+MAX_INPUT, MAX_PRIORS, MAX_ENTRIES = 4096, 4_000_000, 64  # pixels a side, priors, items of a list
 
 
 @dataclass(frozen=True)
@@ -53,55 +57,73 @@ class SSDSpec:
 
     def __post_init__(self):
         """Refuse what cannot be built, before a network or a run is made of it."""
-        maps = len(self.grids)
-        lengths = {"aspect_ratios": maps, "anchors_size": maps + 1, "variances": 2,
-                   "mean": 3, "std": 3, "input_shape": 2}
-        if self.steps is not None:
-            lengths["steps"] = maps
-        for name in ("input_shape", "grids", "steps"):
-            if min(getattr(self, name) or (1,)) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name, length in lengths.items():
-            if len(getattr(self, name)) != length:
-                raise ValueError(f"{name} needs {length} entries, got {getattr(self, name)}")
-        for name, choices in (("prior_clip", PRIOR_CLIPS), ("box_clip", BOX_CLIPS),
-                              ("resize", RESIZES), ("channel_order", ("rgb", "bgr"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
+        maps = len(_as_list("grids", self.grids))
+        for name, length, low, high, kind in (
+                ("input_shape", 2, 1, MAX_INPUT, numbers.Integral),
+                ("grids", maps, 1, MAX_INPUT, numbers.Integral),
+                ("steps", maps, 1e-3, 4 * MAX_INPUT, numbers.Real),
+                ("anchors_size", maps + 1, 1, 4 * MAX_INPUT, numbers.Real),
+                ("variances", 2, 1e-6, 100, numbers.Real),
+                ("mean", 3, -1e4, 1e4, numbers.Real), ("std", 3, 1e-6, 1e4, numbers.Real)):
+            if name != "steps" or self.steps is not None:
+                _check_numbers(name, getattr(self, name), low, high, kind=kind, length=length)
+        if len(_as_list("aspect_ratios", self.aspect_ratios)) != maps:
+            raise ValueError(f"aspect_ratios needs {maps} entries, got {self.aspect_ratios}")
+        for ratios in self.aspect_ratios:
+            _check_numbers("aspect_ratios", ratios, 0.01, 100)
+        self._check_choices()
         if self.input_shape[0] != self.input_shape[1]:
             raise ValueError(f"input_shape must be square, got {self.input_shape}")
-        sizes = self.anchors_size
-        if min(sizes) <= 0 or any(a >= b for a, b in zip(sizes, sizes[1:])):
-            raise ValueError(f"anchors_size must be positive and increasing, got {sizes}")
-        if min(self.std) <= 0 or min(self.variances) <= 0:
-            raise ValueError("std and variances must be positive, "
-                             f"got {self.std}, {self.variances}")
+        if any(a >= b for a, b in zip(self.anchors_size, self.anchors_size[1:])):
+            raise ValueError(f"anchors_size must be increasing, got {self.anchors_size}")
+        priors = sum(grid * grid * cell for grid, cell in zip(self.grids, self.priors_per_cell))
+        if priors > MAX_PRIORS:
+            raise ValueError(f"{priors} priors are more than the {MAX_PRIORS} allowed, "
+                             f"grids {self.grids}")
+
+    def _check_choices(self):
+        """Check the fields that are no lists."""
+        for name, choices in (("prior_clip", PRIOR_CLIPS), ("box_clip", BOX_CLIPS),
+                              ("resize", RESIZES), ("channel_order", ("rgb", "bgr")),
+                              ("letterbox", (False, True)), ("resnet_pool_padding", (0, 1))):
+            value = getattr(self, name)
+            if value not in choices or type(value) is not type(choices[0]):
+                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        if not isinstance(self.backbone, str):
+            raise ValueError(f"backbone must be a name, got a {type(self.backbone).__name__}")
+        _check_numbers("letterbox_fill", (self.letterbox_fill,), 0, 255, kind=numbers.Integral)
+        _check_numbers("l2_eps", (self.l2_eps,), 0, 1)
+        if self.log_size_clamp is not None:
+            _check_numbers("log_size_clamp", (self.log_size_clamp,), 0, 80)  # exp(88) overflows
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Side of the square network input in pixels."""
         return self.input_shape[0]
 
     @property
-    def priors_per_cell(self):
+    def priors_per_cell(self) -> tuple[int, ...]:
         """Number of priors at each position, one entry a map: s, s', and two for each ratio."""
         return tuple(2 + 2 * len(ratios) for ratios in self.aspect_ratios)
 
-    def summary(self):
+    def summary(self) -> str:
         """Return what a person wants to know of the spec, in a line."""
         steps = "division" if self.steps is None else "step"
+        return (f"{self.backbone}, input {self.size}, {steps} priors clipped {self.prior_clip}, "
+                f"{self.colours()}, {self.resize}" + (", letterbox" if self.letterbox else ""))
+
+    def colours(self) -> str:
+        """Return how grey levels become the network's input, such as "RGB - (123, 117, 104)"."""
         mean = ", ".join(f"{value:.6g}" for value in self.mean)
         scale = "" if self.std == (1, 1, 1) else " scaled"
-        return (f"{self.backbone}, input {self.size}, {steps} priors clipped {self.prior_clip}, "
-                f"{self.channel_order.upper()} - ({mean}){scale}, {self.resize}"
-                + (", letterbox" if self.letterbox else ""))
+        return f"{self.channel_order.upper()} - ({mean}){scale}"
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """Return the spec as plain types, for checkpoints."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: dict) -> "SSDSpec":
         """Rebuild a spec from `to_dict` or its JSON form; ValueError on unknown fields."""
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
@@ -109,17 +131,33 @@ class SSDSpec:
         return cls(**{name: _as_tuple(value) for name, value in values.items()})
 
 
-def _as_tuple(value):
-    return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
+def _as_tuple(value, depth=2):
+    """Turn lists into tuples; a file may nest lists without end, a spec nests them once."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    if depth == 0 or len(value) > MAX_ENTRIES:
+        raise ValueError("a list in it is too long or too deep")
+    return tuple(_as_tuple(entry, depth - 1) for entry in value)
 
 
-# The input sizes that have steps of their own; others use input size / grid. MobileNetV2's first
-# map is its layer 13's, at stride 16.
-NOMINAL_STEPS = {("vgg", 300): (8, 16, 32, 64, 100, 300),
-                 ("resnet50", 300): (8, 16, 32, 64, 100, 300),
-                 ("mobilenetv2", 300): (16, 32, 64, 100, 150, 300),
-                 ("vgg", 512): (8, 16, 32, 64, 128, 256, 512),
-                 ("resnet50", 512): (8, 16, 32, 64, 128, 256, 512)}
+def _as_list(name, value):
+    """Return a tuple as it is; ValueError for anything else."""
+    if not isinstance(value, tuple):
+        raise ValueError(f"{name} must be a tuple, got {str(value)[:60]}")
+    return value
+
+
+def _check_numbers(name, values, low, high, *, kind=numbers.Real, length=None):
+    """Raise ValueError unless all entries are numbers within low..high, which nan never is."""
+    if length not in (None, len(_as_list(name, values))):
+        raise ValueError(f"{name} needs {length} entries, got {values}")
+    for value in _as_list(name, values):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{name} needs {'whole ' if kind is numbers.Integral else ''}numbers, "
+                             f"got {values}")
+        if not low <= value <= high:
+            raise ValueError(f"{name} must lie in {low:g}..{high:g}, got {values}")
+
 
 # Sides of the priors as parts of the input, by number of maps: SSD300's and SSD512's for VOC, and
 # those of models trained on COCO, whose objects are smaller (paper sections 3.1 to 3.4).
@@ -127,45 +165,3 @@ VOC_SCALES = {6: (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05),
               7: (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)}
 COCO_SCALES = {6: (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),
                7: (0.04, 0.1, 0.26, 0.42, 0.58, 0.74, 0.9, 1.06)}
-
-
-def make_spec(backbone, size, grids, *, scales=VOC_SCALES, **changes):
-    """Return the paper's spec for a network with these feature maps.
-
-    Args:
-        backbone: "vgg", "mobilenetv2" or "resnet50".
-        size: side of the square input in pixels.
-        grids: sides of the feature maps; nets.ssd.build_spec takes them from the network.
-        scales: VOC_SCALES or COCO_SCALES.
-        changes: fields of SSDSpec that differ.
-
-    Raises:
-        ValueError: an impossible combination.
-    """
-    maps = len(grids)
-    if maps not in scales:
-        raise ValueError(f"the paper has sizes for 6 or 7 feature maps, grids has {maps}: {grids}")
-    few = backbone != "mobilenetv2"  # the first and the last two maps of VGG16 have ratio 2 only
-    ratios = ((2,), *((2, 3),) * (maps - 3), (2,), (2,)) if few else ((2, 3),) * maps
-    values = {"backbone": backbone, "input_shape": (size, size), "grids": tuple(grids),
-              "steps": NOMINAL_STEPS.get((backbone, size)), "aspect_ratios": ratios,
-              "anchors_size": tuple(round(scale * size, 2) for scale in scales[maps])}
-    return SSDSpec(**(values | changes))
-
-
-# What the published implementations do differently from the paper's Caffe code. Their weights
-# were trained with these numbers and give their boxes with these numbers only.
-FAMILIES = {
-    "amdegroot": {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None},
-    "bubbliiiing": {"steps": None, "prior_clip": "corners", "box_clip": "before_nms",
-                    "log_size_clamp": None, "resize": "pil_bicubic_uint8",
-                    "mean": (104.0, 117.0, 123.0),  # Caffe's BGR means on RGB: theirs, so ours
-                    "resnet_pool_padding": 0},
-    "lufficc": {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None},
-    "torchvision": {"prior_clip": "size", "box_clip": "before_nms",
-                    "resize": "cv2_linear_float32", "l2_eps": 1e-12,
-                    "mean": (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)},
-    "ssd_keras": {"box_clip": "none", "log_size_clamp": None, "l2_eps": 1e-12},
-    "chainercv": {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_float32",
-                  "l2_eps": 1e-5},
-}

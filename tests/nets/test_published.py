@@ -17,7 +17,7 @@ from utils.image import normalise, resize_to_input, stack_inputs
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 SHARED = Path(__file__).parents[3] / "shared" / "fixtures"
-FAMILIES = {"amdegroot": "auto", "bubbliiiing-vgg": "bubbliiiing",
+FAMILIES = {"amdegroot": "auto", "bubbliiiing-vgg": "auto",
             "bubbliiiing-mobilenetv2": "auto", "bubbliiiing-resnet50": "auto",
             "lufficc-300": "auto", "lufficc-512": "auto", "torchvision": "auto"}
 

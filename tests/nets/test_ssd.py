@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nets.backbone_weights import decimate_classifier, load_backbone, read_backbone
+from nets.backbone_weights import load_backbone, read_backbone
 from nets.backbones import BACKBONES
 from nets.ssd import L2Norm, SSDNet, build_spec
+from nets.vgg import decimate_classifier
 from utils.cli import UserError
 from utils.spec import CAFFE_MEAN, IMAGENET_MEAN
 

@@ -1,5 +1,8 @@
+import io
 import os
 import pickle
+import random
+import re
 import zipfile
 
 import h5py
@@ -9,11 +12,14 @@ import torch
 from conftest import fill_state_dict
 
 import nets.download as download_module
+from nets.build import read_network
+from nets.families import PUBLISHED_NAMES, VGG_PLACES
 from nets.ssd import SSDNet, build_spec
 from nets.transfer import source_rows, transfer
-from nets.weight_files import VGG_PLACES, read_detector
+from nets.weight_files import read_detector, read_weights
 from ssd import SSD, SSDSettings
-from utils.cli import UserError
+from utils.checkpoint import FORMAT
+from utils.cli import ROOT, UserError
 
 # Our module names and the names of the same layers in Caffe (and so in Keras files).
 CAFFE = {f"vgg.{place}": name for name, place in VGG_PLACES.items()}
@@ -81,17 +87,193 @@ def test_keras_and_chainer_layouts_come_back_equal(size, tmp_path):
         assert found.spec.prior_clip == "none" and found.class_names[0] == "aeroplane"
 
 
-def test_a_vgg_file_is_amdegroots_unless_told_otherwise(tmp_path):
-    torch.save({f"module.{k}": v for k, v in filled(300).items()}, tmp_path / "vgg.pth")
-    auto, family = read_detector(tmp_path / "vgg.pth")
-    assert family == "amdegroot" and auto.spec.prior_clip == "centre_size"
+# The order in which the modules of both code bases register, read from their sources.
+AMDEGROOT = ("vgg", "L2Norm", "extras", "loc", "conf")
+BUBBLIIIING = ("vgg", "extras", "L2Norm", "loc", "conf")
+
+
+def in_order(state, groups):
+    return {name: value for group in groups for name, value in state.items()
+            if name.split(".")[0] == group}
+
+
+@pytest.mark.parametrize("classes", [20, 3])
+@pytest.mark.parametrize("order, expected, words", [
+    (AMDEGROOT, "amdegroot", 'in the order vgg, L2Norm, .*set weights_family to "bubbliiiing"'),
+    (BUBBLIIIING, "bubbliiiing", 'in the order vgg, extras, .*set weights_family to "amdegroot"'),
+    (tuple(sorted(AMDEGROOT)), "amdegroot", "order of the tensors is lost; set weights_family")])
+def test_the_order_tells_two_families_apart(tmp_path, capsys, classes, order, expected, words):
+    torch.save({f"module.{k}": v for k, v in in_order(filled(300, classes), order).items()},
+               tmp_path / "vgg.pth")
+    names = tuple("abc") if classes == 3 else None
+    found, family = read_detector(tmp_path / "vgg.pth", class_names=names)
+    assert family == expected
+    # Only amdegroot's code takes COCO's sizes for other classes than VOC's.
+    smallest = 21 if (expected, classes) == ("amdegroot", 3) else 30
+    assert found.spec.anchors_size[0] == smallest
+    assert found.spec.mean[0] == (104 if expected == "bubbliiiing" else 123)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1 and f"taken for {expected}'s, because" in said[0]
+    assert re.search(words, said[0])
+
+
+def test_a_family_that_is_named_is_taken_without_a_word(tmp_path, capsys):
+    torch.save(filled(300), tmp_path / "vgg.pth")
     told, family = read_detector(tmp_path / "vgg.pth", family="bubbliiiing")
     assert family == "bubbliiiing" and told.spec.mean == (104, 117, 123)
-    with pytest.raises(UserError, match="weights_family is 'lufficc'"):
-        read_detector(tmp_path / "vgg.pth", family="lufficc")
+    assert capsys.readouterr().out == ""
+    for wrong, words in (("lufficc", "the tensors are those of amdegroot or bubbliiiing"),
+                         ("junk", "weights_family must be auto, amdegroot, .*got 'junk'")):
+        with pytest.raises(UserError, match=words):
+            read_detector(tmp_path / "vgg.pth", family=wrong)
+
+
+@pytest.mark.parametrize("tensors, words", [
+    ({"backbone.features.0.0.weight": 1, "box_head.predictor.cls_headers.0.conv.0.weight": 1},
+     "lufficc.*only VGG16's are read"),
+    ({"backbone._conv_stem.weight": 1, "box_head.predictor.cls_headers.0.weight": 1},
+     "lufficc.*only VGG16's are read"),
+    ({"backbone.features.0.0.0.weight": 1,
+      "head.classification_head.module_list.0.0.0.weight": 1}, "only VGG16's are read"),
+    ({"base_net.0.weight": 1, "classification_headers.0.weight": 1}, "qfgaohao"),
+    ({"rescale_factors": 1, "pred_convs.loc_conv4_3.weight": 1}, "sgrvinod"),
+    ({"pool6_mbox_loc_flat/pool6/kernel:0": 1}, "Keras SSD of another network"),
+    ({"backbone.body.conv1.weight": 1, "rpn.head.conv.weight": 1}, "of another kind than SSD"),
+    ({"backbone.vgg.0.weight": 1}, "looks like lufficc's, but is not a whole SSD"),
+    ({"head.classification_head.module_list.0.weight": 1}, "looks like torchvision's"),
+    ({"multibox/conf/0/W": (84, 4, 3, 3), "multibox/loc/0/W": (15,), "x": 1, "a/W": 1},
+     "looks like chainercv's"),
+    ({"conv4_3_norm_mbox_conf/k": (3, 3, 4, 84), "conv1_1/k": 3}, "looks like ssd_keras's"),
+    ({"vgg.0.weight": 1, "loc.0.weight": (), "conf.0.weight": ()}, "looks like amdegroot's"),
+    ({"vgg.0.weight": 1, "loc.0.weight": (2, 4, 3, 3), "conf.0.weight": (84, 4, 3, 3)},
+     "its heads have 2 and 84 channels"),
+    ({"vgg.0.weight": 1, "loc.0.weight": (16, 4, 3, 3), "conf.0.weight": (4, 4, 3, 3)},
+     "its heads have 16 and 4 channels"),
+    ({"vgg.0.weight": 1, "loc.0.weight": (4, 1, 1, 1), "conf.0.weight": (10 ** 5, 1, 1, 1)},
+     "its heads have 4 and 100000 channels"),
+    ({"vgg.0.weight": 1, "loc.0.weight": (16, 4, 3, 3), "conf.0.weight": (84, 4, 3, 3)},
+     "tensors are missing, vgg.0.bias"),
+])
+def test_partial_and_foreign_files_say_what_they_are(tensors, words, tmp_path):
+    torch.save({"model": {name: torch.zeros(shape) for name, shape in tensors.items()}},
+               tmp_path / "part.pth")
+    with pytest.raises(UserError, match=words) as error:
+        read_network(tmp_path / "part.pth")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["multibox/loc/0/W", "vgg.0.weight", "conv1_1/k"])
+def test_one_number_stretched_to_any_size_is_refused(tmp_path, name):
+    torch.save({name: torch.zeros(1).expand(10 ** 6, 10 ** 6)}, tmp_path / "wide.pth")
+    with pytest.raises(UserError, match="would unpack to 3725"):
+        read_detector(tmp_path / "wide.pth")
+
+
+def write_h5(path, **kinds):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("conv4_3_norm_mbox_conf/x/kernel:0", dtype="f4", **kinds)
+
+
+@pytest.mark.parametrize("kinds, words", [
+    ({"shape": (10 ** 12,), "chunks": (10 ** 3,)}, "would unpack to 3725"),
+    ({"shape": (10 ** 6,), "compression": "gzip"}, "is compressed or lies in another file"),
+    ({"shape": (10,), "external": [("/dev/zero", 0, 40)]}, "is compressed or lies in another")])
+def test_h5_files_that_unpack_to_more(tmp_path, kinds, words):
+    write_h5(tmp_path / "a.h5", **kinds)
+    with pytest.raises(UserError, match=words) as error:
+        read_detector(tmp_path / "a.h5")
+    assert "\n" not in str(error.value)
+
+
+def npy_claiming(shape):
+    """Return the bytes of a .npy whose header claims a shape and which holds ten numbers."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False,
+                                                  "shape": shape})
+    return stream.getvalue() + bytes(40)
+
+
+def test_npz_files_that_unpack_to_more(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    for shape in ((11,), (10 ** 12,), (-5,), (2 ** 40, 2 ** 40)):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("multibox/conf/0/W.npy", npy_claiming(shape))
+        with pytest.raises(UserError, match="cannot be read") as error:
+            read_detector(path)
+        assert "\n" not in str(error.value)
+    np.savez_compressed(path, **{"multibox/conf/0/W": np.zeros(10 ** 6, np.float32)})
+    assert path.stat().st_size < 10 ** 4
+    monkeypatch.setattr("utils.checkpoint.MAX_UNPACKED", 10 ** 6)
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *args: pytest.fail("unpacked"))
+    with pytest.raises(UserError, match="would unpack to"):
+        read_detector(path)
+
+
+def test_compressed_npz_and_other_floats_are_read(tmp_path):
+    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.asfortranarray(
+        np.arange(6.0).reshape(2, 3)), "c": np.arange(3, dtype=">f4"), "n": np.arange(3)}
+    np.savez_compressed(tmp_path / "a.npz", **arrays)
+    read = read_weights(tmp_path / "a.npz")
+    assert read.keys() == {"a", "b", "c"}  # whole numbers are no weights
+    for name, value in read.items():
+        assert value.dtype == torch.float32 and value.tolist() == arrays[name].tolist()
+
+
+def small_files(folder):
+    """Yield the bytes of one small file of each format."""
+    spec = build_spec("vgg", 300).to_dict()
+    own = {"format": FORMAT, "spec": spec, "class_names": ["cat"], "settings": {},
+           "progress": {}, "state_dict": {"vgg.0.weight": torch.randn(4, 3, 3, 3)}}
+    vgg = {"vgg.0.weight": torch.randn(4, 3, 3, 3), "loc.0.weight": torch.randn(16, 4, 3, 3),
+           "conf.0.weight": torch.randn(84, 4, 3, 3)}
+    for values in (own, vgg):
+        for zipped in (True, False):
+            torch.save(values, folder / "s", _use_new_zipfile_serialization=zipped)
+            yield (folder / "s").read_bytes()
+    arrays = {"multibox/conf/0/W": np.ones((84, 4, 3, 3), np.float32)}
+    for save in (np.savez, np.savez_compressed):
+        save(folder / "s.npz", **arrays)
+        yield (folder / "s.npz").read_bytes()
+    for compression in (None, "gzip"):
+        write_h5(folder / "s.h5", data=np.ones((3, 3, 4, 84)), compression=compression)
+        yield (folder / "s.h5").read_bytes()
+
+
+def mutate(data, rng):
+    """Return a copy with bits flipped, numbers blown up, parts cut out and put in."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 2, 4, 16))):
+        # Headers are at the ends, and short beside the numbers.
+        k = rng.randrange(len(data)) if rng.random() < 0.4 else rng.randrange(-600, 600)
+        k = max(-len(data), min(k, len(data) - 1)) % len(data)
+        kind = rng.randrange(5)
+        if kind == 0:
+            data[k] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[k:k + 4] = rng.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", bytes(4)))
+        elif kind == 2:
+            del data[k:k + rng.randrange(1, 40)]
+        elif kind == 3:
+            data[k:k] = rng.randbytes(rng.randrange(1, 20))
+        elif rng.random() < 0.2:
+            del data[k + 1:]
+    return bytes(data)
+
+
+def test_mutated_files_of_every_format_end_in_one_line(tmp_path):
+    rng, files = random.Random(5), list(small_files(tmp_path))
+    for k in range(240):
+        (tmp_path / "m.pth").write_bytes(mutate(files[k % len(files)], rng))
+        with pytest.raises(UserError) as error:
+            read_network(tmp_path / "m.pth")
+        assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
 def test_class_names_come_from_the_count_or_the_user(tmp_path):
+    # The lists in model_data/ are for users to edit.
+    for count, name in ((20, "voc"), (80, "coco")):
+        assert "\n".join(PUBLISHED_NAMES[count]) == (
+            ROOT / f"model_data/{name}_classes.txt").read_text(encoding="utf-8").strip()
     torch.save(filled(300, 80), tmp_path / "coco.pth")
     found, _ = read_detector(tmp_path / "coco.pth")
     assert found.class_names[0] == "person" and found.class_names[-1] == "toothbrush"
@@ -115,8 +297,9 @@ def test_any_loaded_model_saves_as_a_checkpoint(tmp_path, capsys):
     for one, other in zip(first.detect(image), again.detect(image)):
         np.testing.assert_array_equal(one, other)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and "amdegroot" in lines[0] and "this project" in lines[1]
-    assert all("input 300" in line and "20 classes" in line for line in lines)
+    assert len(lines) == 3 and "taken for amdegroot's, because" in lines[0]
+    assert "amdegroot" in lines[1] and "this project" in lines[2]
+    assert all("input 300" in line and "20 classes" in line for line in lines[1:])
 
 
 class Payload:
@@ -171,7 +354,7 @@ def test_damaged_archives_give_one_line(tmp_path):
 
 @pytest.mark.parametrize("tensors, words", [
     ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "classification network"),
-    ({"backbone.body.conv1.weight": torch.zeros(64, 3, 7, 7)}, "not an SSD of a known family"),
+    ({"head.up.weight": torch.zeros(64, 3, 7, 7)}, "not an SSD of a known family"),
     ({"vgg.0.weight": torch.zeros(64, 3, 3, 3), "conf.0.weight": torch.zeros(84, 512, 3, 3)},
      "not a whole SSD"),
     ({"epoch": 3}, "no tensors"),

@@ -1,9 +1,12 @@
 """Checkpoints: round trip, refusal of code, damaged files."""
 
+import math
 import os
 import pickle
 import random
+import re
 import time
+import zipfile
 
 import pytest
 import torch
@@ -157,6 +160,7 @@ def test_files_that_are_no_weights(tmp_path, data):
     with pytest.raises(UserError) as error:
         read_tensor_file(path)
     assert_short(error, "download.pth")
+    assert not re.search(r"\(\d+\)", str(error.value))
 
 
 @pytest.mark.parametrize("data", [bytes(100), b"version https://git-lfs.github.com/spec/v1\n",
@@ -250,6 +254,112 @@ def test_load_strictly_loads_all_or_nothing(change, complaint):
     assert network.bias.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("change, words", [
+    (lambda w: w * math.nan, "nan or infinite"), (lambda w: w * math.inf, "nan or infinite"),
+    (lambda w: w.double() * 1e300, "nan or infinite"), (lambda w: w.long(), "int64"),
+    (lambda w: w.to(torch.complex64), "complex64"), (lambda w: w.bool(), "bool"),
+    (lambda w: w.to_sparse(), "sparse"), (lambda w: w.to("meta"), "meta"),
+    (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), "quantised"),
+    (lambda w: None, "misshaped"), (lambda w: w.tolist(), "misshaped"),
+    (lambda w: torch.zeros(1).expand(10 ** 6, 10 ** 6), "misshaped")])
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_weights_are_refused_by_name(change, words):
+    network = torch.nn.Linear(3, 2)
+    state = {"weight": change(torch.ones(2, 3)), "bias": torch.ones(2)}
+    with pytest.raises(UserError, match=f"weight.*{words}|{words}.*weight") as error:
+        load_strictly(network, state, "logs/best.pth")
+    assert_short(error, "logs/best.pth")
+
+
+def test_missing_counters_of_batch_norm_are_no_fault():
+    network, state = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2).state_dict()
+    counter = state.pop("num_batches_tracked")
+    load_strictly(network, state | {"weight": torch.tensor([3.0, 4.0]).half()}, "a.pth")
+    assert network.weight.tolist() == [3, 4] and network.num_batches_tracked == 0
+    with pytest.raises(UserError, match="num_batches_tracked is float32, not int64"):
+        load_strictly(network, state | {"num_batches_tracked": counter.float()}, "a.pth")
+
+
+def test_every_flipped_bit_of_the_numbers_is_found(tmp_path):
+    """Bits that no checksum covers, such as a time of day, may flip; what is read is then equal."""
+    saved, rng = make_checkpoint(state_dict={"w": torch.randn(500)}), random.Random(0)
+    save_checkpoint(tmp_path / "a.pth", saved)
+    data, path = (tmp_path / "a.pth").read_bytes(), tmp_path / "flipped.pth"
+    start = data.index(saved.state_dict["w"].numpy().tobytes())
+    places = [rng.randrange(start * 8, (start + 2000) * 8) for _ in range(100)]
+    for place in places + [rng.randrange(len(data) * 8) for _ in range(200)]:
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            read = load_checkpoint(path)
+        except UserError as error:
+            assert str(error).count("\n") == 0
+            continue
+        assert place not in places
+        assert torch.equal(read.state_dict["w"], saved.state_dict["w"])
+        assert read[:2] + read[3:] == saved[:2] + saved[3:]
+
+
+@pytest.mark.skipif(not hasattr(torch.serialization, "set_crc32_options"), reason="old PyTorch")
+def test_checksums_are_written_whatever_the_caller_has_set(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        save_checkpoint(tmp_path / "a.pth", make_checkpoint())
+        assert not torch.serialization.get_crc32_options()
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        assert archive.testzip() is None
+
+
+@pytest.mark.parametrize("call, error, raised", [
+    ("fsync", OSError(28, "No space left on device"), UserError),
+    ("replace", PermissionError(13, "Permission denied"), UserError),
+    ("fsync", KeyboardInterrupt(), KeyboardInterrupt),
+    ("replace", KeyboardInterrupt(), KeyboardInterrupt)])
+def test_whatever_fails_the_old_file_stays_whole(tmp_path, monkeypatch, call, error, raised):
+    save_checkpoint(tmp_path / "last.pth", make_checkpoint(progress={"epoch": 1}))
+
+    def fail(*args):
+        raise error
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(raised):
+            save_checkpoint(tmp_path / "last.pth", make_checkpoint(progress={"epoch": 2}))
+    assert os.listdir(tmp_path) == ["last.pth"]
+    assert load_checkpoint(tmp_path / "last.pth").progress == {"epoch": 1}
+
+
+def test_the_file_reaches_the_disk_before_its_name(tmp_path, monkeypatch):
+    calls, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("sync"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("rename"), replace(*names)))
+    save_checkpoint(tmp_path / "last.pth", make_checkpoint())
+    assert calls == ["sync", "rename", "sync"] if os.name == "posix" else ["sync", "rename"]
+    (tmp_path / "other").touch()  # rights are those of any new file
+    assert (tmp_path / "last.pth").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", "/dev/zero"):
+        with pytest.raises(UserError, match="a pipe or device") as error:
+            check_weights_file(path)
+        assert_short(error, str(path))
+
+
+def test_a_zip_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10 ** 6))
+    monkeypatch.setattr("utils.checkpoint.MAX_UNPACKED", 10 ** 5)
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda self: pytest.fail("unpacked"))
+    with pytest.raises(UserError, match="would unpack to") as error:
+        read_tensor_file(tmp_path / "a.pth")
+    assert_short(error, "a.pth")
+
+
 def test_newest_checkpoint(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     assert newest_checkpoint(tmp_path / "missing") is None
@@ -259,5 +369,14 @@ def test_newest_checkpoint(tmp_path):
         (tmp_path / name / "best.pth").touch()
         os.utime(tmp_path / name / "best.pth", (now - age, now - age))
     (tmp_path / "b_new" / "last.pth").touch()
-    (tmp_path / "best.pth").touch()
+    (tmp_path / "b_new" / "best.pth.part").touch()
     assert newest_checkpoint(tmp_path) == tmp_path / "b_new" / "best.pth"
+    # A run_name with a slash or "." puts its folder elsewhere; equal times go by the path.
+    for place in ("night/run 2", ".", "night/run 3"):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "best.pth").touch()
+        os.utime(tmp_path / place / "best.pth", (now, now))
+        assert newest_checkpoint(tmp_path) == max(
+            tmp_path / "night/run 2" / "best.pth", tmp_path / place / "best.pth", key=str)
+    (tmp_path / "x" / "best.pth").mkdir(parents=True)  # a folder of that name is no weights file
+    assert newest_checkpoint(tmp_path) == tmp_path / "night/run 3" / "best.pth"

@@ -7,14 +7,14 @@ import torch
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from nets.families import FAMILIES
+from nets.ssd import build_spec
 from utils.boxes import to_xyxy
 from utils.priors import clip_priors, make_priors
-from utils.spec import COCO_SCALES, FAMILIES, PRIOR_CLIPS, SSDSpec, make_spec
+from utils.spec import COCO_SCALES, PRIOR_CLIPS, SSDSpec
 
 SQRT2, SQRT3 = math.sqrt(2), math.sqrt(3)
-VGG300 = ("vgg", 300, (38, 19, 10, 5, 3, 1))
-VGG512 = ("vgg", 512, (64, 32, 16, 8, 4, 2, 1))
-MOBILE300 = ("mobilenetv2", 300, (19, 10, 5, 3, 2, 1))
+VGG300, VGG512, MOBILE300 = ("vgg", 300), ("vgg", 512), ("mobilenetv2", 300)
 
 
 def naive_priors(spec):
@@ -58,7 +58,7 @@ def assert_priors(actual, expected):
 # 8,732 and 24,564 are the paper's counts; 3,000 is six priors in each of 500 cells.
 @pytest.mark.parametrize("network, count", [(VGG300, 8732), (VGG512, 24564), (MOBILE300, 3000)])
 def test_number_and_type(network, count):
-    priors = make_priors(make_spec(*network))
+    priors = make_priors(build_spec(*network))
     assert priors.shape == (count, 4)
     assert priors.dtype == torch.float32
 
@@ -92,12 +92,12 @@ def test_last_map_of_ssd300_by_hand():
 @pytest.mark.parametrize("rule", PRIOR_CLIPS)
 @pytest.mark.parametrize("changes", [{}, {"steps": None}])
 def test_priors_equal_a_loop(network, rule, changes):
-    spec = make_spec(*network, prior_clip=rule, **changes)
+    spec = build_spec(*network, prior_clip=rule, **changes)
     assert_priors(make_priors(spec), [naive_clip(prior, rule) for prior in naive_priors(spec)])
 
 
 def test_priors_of_the_torchvision_family_are_torchvisions():
-    spec = make_spec(*VGG300, scales=COCO_SCALES, **FAMILIES["torchvision"])
+    spec = build_spec(*VGG300, scales=COCO_SCALES, **FAMILIES["torchvision"].preset)
     # The constants of torchvision.models.detection.ssd300_vgg16.
     generator = DefaultBoxGenerator(
         [[2], [2, 3], [2, 3], [2, 3], [2], [2]],

@@ -1,0 +1,106 @@
+"""How a script gets a network: a new one, one from a detector, or one that goes on from it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nets.backbone_weights import backbone_names, load_backbone, read_backbone
+from nets.backbones import BACKBONES
+from nets.ssd import SSDNet, build_spec, feature_grids
+from nets.transfer import transfer
+from nets.weight_files import read_detector
+from utils.checkpoint import MAX_UNPACKED, Checkpoint, check_tensors, load_strictly
+from utils.cli import UserError, shorten
+
+
+def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights: str = "imagenet",
+                anchors_size: Sequence[float] = (), aspect_ratios: Sequence[float] = (),
+                letterbox: bool = False) -> SSDNet:
+    """Return a network to train, its backbone filled; print where its weights come from.
+
+    Args:
+        backbone: a name in BACKBONES.
+        size: side of the input in pixels.
+        num_classes: without background.
+        backbone_weights: as in read_backbone, or "" for random numbers.
+        anchors_size, aspect_ratios: of the priors, in pixels and on every map; () is the paper's.
+        letterbox: keep the aspect ratio of images with grey bars.
+
+    Raises UserError for numbers that do not fit together, or a file that cannot be used.
+    """
+    changes = {"letterbox": letterbox}
+    if anchors_size:
+        changes["anchors_size"] = tuple(anchors_size)
+    weights = None
+    if backbone_weights:
+        weights = read_backbone(backbone_weights, backbone)
+        changes |= {"mean": weights.mean, "std": weights.std}
+    try:
+        spec = build_spec(backbone, size, **changes)
+        if aspect_ratios:
+            spec = replace(spec, aspect_ratios=(tuple(aspect_ratios),) * len(spec.grids))
+        network = SSDNet(num_classes + 1, spec)
+    except ValueError as error:
+        raise UserError(f"{error}; change it in the settings.") from None
+    if weights is None:
+        print(f"weights: none, {backbone} starts from random numbers")
+        return network
+    count = load_backbone(network, weights)
+    filled = all(name in weights.state_dict for name in backbone_names(network.backbone, network))
+    fresh = "" if filled else f"{network.parts.unfilled}, "
+    print(f"weights: {count} tensors of {backbone} from {backbone_weights}; {fresh}extra layers "
+          f"and heads start from random numbers\n"
+          f"colours: {spec.colours()} ({weights.reason})")
+    return network
+
+
+def read_network(path: str | Path, *, family: str = "auto",
+                 class_names: tuple[str, ...] | None = None) -> tuple[SSDNet, tuple[str, ...]]:
+    """Return (network, class names) of a detector file; print what it is.
+
+    The arguments are those of weight_files.read_detector. Raises UserError for a file that cannot
+    be read, is not whole, or asks for too much memory.
+    """
+    checkpoint, family = read_detector(path, family=family, class_names=class_names)
+    check_whole(checkpoint, path)
+    names = checkpoint.class_names
+    network = SSDNet(len(names) + 1, checkpoint.spec)
+    load_strictly(network, checkpoint.state_dict, path)
+    print(f"weights: {shorten(path)}: {family}, {checkpoint.spec.summary()}, {len(names)} classes")
+    return network, names
+
+
+def continued_network(path: str | Path, class_names: tuple[str, ...], *, family: str = "auto",
+                      old_names: tuple[str, ...] | None = None) -> SSDNet:
+    """Return the network of a detector file for other classes; its spec wins over all settings.
+
+    The conf rows of classes in common are taken over where the class lists differ. `old_names`
+    are those of a published file with other classes than VOC's or COCO's. Raises as `read_network`.
+    """
+    complete, old_names = read_network(path, family=family, class_names=old_names)
+    if old_names == tuple(class_names):
+        return complete
+    network = SSDNet(len(class_names) + 1, complete.spec)
+    print(transfer(network, complete.state_dict(), class_names, old_names))
+    return network
+
+
+def check_whole(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Raise UserError unless spec and tensors are those of one network; take no memory for it."""
+    spec = checkpoint.spec
+    if spec.backbone not in BACKBONES:
+        raise UserError(f"{shorten(path)}: its backbone {spec.backbone[:60]!r} is not one of "
+                        f"{', '.join(BACKBONES)}.")
+    grids = feature_grids(spec.backbone, spec.size, spec.resnet_pool_padding)
+    if grids != spec.grids:
+        raise UserError(f"{shorten(path)}: its feature maps are {spec.grids}, but {spec.backbone} "
+                        f"gives {grids} at {spec.size} pixels; the file is damaged.")
+    with torch.device("meta"):
+        own = SSDNet(len(checkpoint.class_names) + 1, spec).state_dict()
+    size = sum(4 * tensor.numel() for tensor in own.values())
+    if size > MAX_UNPACKED:
+        raise UserError(f"{shorten(path)}: asks for a network of {size / 2 ** 30:.1f} GiB; "
+                        "the file is damaged.")
+    check_tensors(own, checkpoint.state_dict, path)

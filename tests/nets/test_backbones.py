@@ -1,0 +1,79 @@
+"""The table of backbones: the paper's numbers, and that one entry is all a backbone takes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet18
+
+from nets.backbones import BACKBONES
+from nets.ssd import build_spec
+from utils.spec import CAFFE_MEAN, COCO_SCALES, VOC_SCALES, SSDSpec
+
+VGG_GRIDS, MOBILE_GRIDS = (38, 19, 10, 5, 3, 1), (19, 10, 5, 3, 2, 1)
+GRIDS_512 = (64, 32, 16, 8, 4, 2, 1)
+
+
+@pytest.mark.parametrize("backbone, size, grids, steps, per_cell", [
+    ("vgg", 300, VGG_GRIDS, (8, 16, 32, 64, 100, 300), (4, 6, 6, 6, 4, 4)),
+    ("resnet50", 300, VGG_GRIDS, (8, 16, 32, 64, 100, 300), (4, 6, 6, 6, 4, 4)),
+    ("mobilenetv2", 300, MOBILE_GRIDS, (16, 32, 64, 100, 150, 300), (6,) * 6),
+    ("vgg", 512, GRIDS_512, (8, 16, 32, 64, 128, 256, 512), (4, 6, 6, 6, 6, 4, 4)),
+    ("resnet50", 512, GRIDS_512, (8, 16, 32, 64, 128, 256, 512), (4, 6, 6, 6, 6, 4, 4)),
+    ("vgg", 320, (40, 20, 10, 5, 3, 1), None, (4, 6, 6, 6, 4, 4)),
+])
+def test_spec_per_backbone_and_size(backbone, size, grids, steps, per_cell):
+    spec = build_spec(backbone, size)
+    assert (spec.backbone, spec.size, spec.grids, spec.steps) == (backbone, size, grids, steps)
+    assert spec.priors_per_cell == per_cell
+    assert (spec.mean, spec.prior_clip) == (CAFFE_MEAN, "none")
+
+
+def test_the_papers_spec_is_the_default():
+    assert build_spec("vgg", 300) == SSDSpec()
+
+
+# min_size and the last max_size in the prototxt files of Caffe's published models.
+@pytest.mark.parametrize("size, scales, anchors_size", [
+    (300, VOC_SCALES, (30, 60, 111, 162, 213, 264, 315)),
+    (300, COCO_SCALES, (21, 45, 99, 153, 207, 261, 315)),
+    (512, VOC_SCALES, (35.84, 76.8, 153.6, 230.4, 307.2, 384, 460.8, 537.6)),
+    (512, COCO_SCALES, (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)),
+])
+def test_sizes_are_those_published(size, scales, anchors_size):
+    assert build_spec("vgg", size, scales=scales).anchors_size == anchors_size
+
+
+def test_changes_are_taken_and_checked():
+    assert build_spec("mobilenetv2", 300, letterbox=True).letterbox
+    assert build_spec("vgg", 300, steps=None).steps is None
+    with pytest.raises(ValueError, match="anchors_size"):
+        build_spec("vgg", 300, anchors_size=(30, 60))
+
+
+@pytest.mark.parametrize("size", [0, -300, 5000, 10 ** 9])
+def test_absurd_sizes_are_refused_before_anything_is_built(size):
+    with pytest.raises(ValueError, match="input_shape"):
+        build_spec("vgg", size)
+
+
+def test_one_entry_is_all_that_a_new_backbone_takes(monkeypatch, tmp_path):
+    from nets.build import new_network, read_network
+    from utils.checkpoint import Checkpoint, save_checkpoint
+
+    def layers(pool_padding):
+        net = resnet18(weights=None)
+        return nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2,
+                             net.layer3)
+    entry = replace(BACKBONES["resnet50"], prefix="small", layers=layers, channels=(128, 256),
+                    rename=lambda name: None)
+    monkeypatch.setitem(BACKBONES, "resnet18", entry)
+    network = new_network("resnet18", 300, 3, backbone_weights="").eval()
+    save_checkpoint(tmp_path / "a.pth", Checkpoint(network.spec, tuple("abc"),
+                                                   network.state_dict(), {}, {}))
+    again, names = read_network(tmp_path / "a.pth")
+    x = torch.randn(1, 3, 300, 300)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x)[1], network(x)[1])
+    assert names == tuple("abc") and "small.0.weight" in network.state_dict()

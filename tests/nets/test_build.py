@@ -1,0 +1,200 @@
+"""How scripts get networks: new ones, and checkpoints that are whole, crafted or damaged."""
+
+import math
+
+import pytest
+import torch
+
+import nets.build as build
+from nets.build import continued_network, new_network, read_network
+from nets.ssd import SSDNet, build_spec
+from utils.checkpoint import FORMAT, Checkpoint, save_checkpoint
+from utils.cli import UserError
+from utils.spec import CAFFE_MEAN, IMAGENET_MEAN
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return SSDNet(3, build_spec("mobilenetv2", 300))
+
+
+@pytest.fixture
+def write(network, tmp_path):
+    """Return a function that writes a checkpoint with changes and gives its path.
+
+    Its only tensor is one that no network has, unless others are given.
+    """
+    def write(**parts):
+        values = {"format": FORMAT, "spec": network.spec.to_dict(), "class_names": ["a", "b"],
+                  "settings": {}, "progress": {}, "state_dict": {"none": torch.zeros(1)}}
+        torch.save(values | parts, tmp_path / "c.pth")
+        return tmp_path / "c.pth"
+    return write
+
+
+def refused(path, words):
+    """Check that a file ends in one line with these words."""
+    with pytest.raises(UserError, match=words) as error:
+        read_network(path)
+    message = str(error.value).replace(str(path.parent), "")
+    assert path.name in message and "\n" not in message and len(message) < 300, message
+
+
+def deep_list():
+    """Return a list of 10 ** 30 zeros in 31 lists."""
+    values = [0]
+    for _ in range(30):
+        values = [values] * 10
+    return values
+
+
+def test_a_whole_one_is_read(write, network, capsys):
+    read, names = read_network(write(state_dict=network.state_dict()))
+    assert names == ("a", "b") and read.spec == network.spec
+    assert all(torch.equal(value, network.state_dict()[name])
+               for name, value in read.state_dict().items())
+    assert "this project, mobilenetv2, input 300" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("spec", [
+    {"backbone": "alexnet"}, {"backbone": ["vgg"]}, {"backbone": "vgg"}, {"unknown": 1},
+    {"aspect_ratios": [[0]] * 6}, {"aspect_ratios": [[math.nan]] * 6}, {"aspect_ratios": [2] * 6},
+    {"aspect_ratios": [["2"]] * 6},
+    {"grids": [38, 19, 10, 5, 3, 1]}, {"grids": [10 ** 9] * 6}, {"grids": []}, {"grids": "abc"},
+    {"grids": deep_list()}, {"anchors_size": deep_list()}, {"anchors_size": [math.nan] * 7},
+    {"anchors_size": [1e-30 * k for k in range(1, 8)]},
+    {"anchors_size": [1, 2, 3, 4, 5, 6, math.inf]},
+    {"input_shape": [10 ** 9] * 2}, {"input_shape": [10 ** 400] * 2}, {"input_shape": [4096, 4096]},
+    {"input_shape": ["300", "300"]}, {"input_shape": None}, {"steps": [0] * 6}, {"steps": "x"},
+    {"mean": [math.nan, 0, 0]}, {"std": [0, 1, 1]}, {"variances": [1e-300, 1]},
+    {"letterbox": "yes"}, {"letterbox_fill": 1000}, {"l2_eps": "a"}, {"log_size_clamp": 1e9},
+    {"resnet_pool_padding": 5}, {"prior_clip": None},
+], ids=lambda spec: f"{next(iter(spec))}")
+def test_crafted_specs_end_in_one_line(write, network, spec):
+    refused(write(spec=network.spec.to_dict() | spec), "incomplete|its backbone|its feature maps")
+
+
+@pytest.mark.parametrize("parts", [
+    {"class_names": []}, {"class_names": "ab"}, {"class_names": [1, 2]},
+    {"class_names": ["a", "a"]}, {"class_names": [f"c{k}" for k in range(9999)]},
+    {"class_names": [f"c{k}" for k in range(10 ** 5)]}, {"state_dict": None},
+    {"state_dict": [1]}, {"settings": None}, {"progress": 3},
+    {"spec": "abc"}, {"spec": torch.zeros(2)}, {"format": "ssd-checkpoint-2"}, {"format": [FORMAT]},
+], ids=lambda parts: f"{next(iter(parts))}")
+def test_crafted_parts_end_in_one_line(write, parts):
+    refused(write(**parts), "incomplete|network of")
+
+
+def test_a_network_of_absurd_size_is_refused_before_it_is_built(write, monkeypatch):
+    def meta_only(classes, spec):
+        assert torch.get_default_device().type == "meta"
+        return SSDNet(classes, spec)
+    monkeypatch.setattr(build, "SSDNet", meta_only)
+    refused(write(class_names=[f"c{k}" for k in range(9999)]), "asks for a network of")
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda w: w * math.nan, "loc.0.weight holds nan or infinite"),
+    (lambda w: torch.zeros(1).expand(10 ** 6, 10 ** 6), "misshaped, loc.0.weight among")])
+def test_tensors_that_are_no_weights(write, network, change, words):
+    name = "loc.0.weight"
+    refused(write(state_dict=network.state_dict() | {name: change(network.state_dict()[name])}),
+            words)
+
+
+@pytest.mark.parametrize("classes, state", [(["a", "b"], {}), (["a", "b"], {1: 2}), (["a"], None)])
+def test_a_state_dict_of_something_else(write, network, classes, state):
+    state = network.state_dict() if state is None else state
+    refused(write(class_names=classes, state_dict=state), "tensors are (missing|misshaped)")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_other_floats_become_float32(write, network, dtype):
+    state = {name: value.to(dtype) if value.is_floating_point() else value
+             for name, value in network.state_dict().items()}
+    read, _ = read_network(write(state_dict=state))
+    assert torch.equal(read.loc[0].weight, network.loc[0].weight.to(dtype).float())
+    assert read.loc[0].weight.dtype == torch.float32
+
+
+def test_missing_counters_are_no_fault(write, network):
+    state = {name: value for name, value in network.state_dict().items()
+             if "num_batches_tracked" not in name}
+    assert len(state) < len(network.state_dict())
+    read, _ = read_network(write(state_dict=state))
+    network.load_state_dict(state, strict=False)
+    x = torch.randn(1, 3, 300, 300)
+    with torch.no_grad():
+        assert torch.equal(read.eval()(x)[0], network.eval()(x)[0])
+
+
+def test_other_classes_go_on_from_what_they_share(write, network, capsys):
+    path = write(state_dict=network.state_dict())
+    more = continued_network(path, ("b", "c", "a"))
+    rows = more.conf[0].weight.unflatten(0, (-1, 4))[:, [0, 3, 1]]
+    assert torch.equal(rows, network.conf[0].weight.unflatten(0, (-1, 3)))
+    assert "fresh: c" in capsys.readouterr().out
+    assert continued_network(path, ("a", "b")).num_classes == 3
+
+
+def vgg_file(path, start=None, classifier=None):
+    """Write VGG16's convolutions with torchvision's names."""
+    state = {name.replace("vgg.", "features."): value
+             for name, value in SSDNet(2, build_spec("vgg", 300)).state_dict().items()
+             if name.startswith("vgg.") and int(name.split(".")[1]) < 30}
+    if start:
+        state["features.0.weight"][0, 0] = torch.tensor(start).view(3, 3)
+    torch.save(state | (classifier or {}), path)
+    return str(path)
+
+
+@pytest.mark.parametrize("start, words", [
+    ((0.4800, 0.4085, -0.0651, 0.3105, 0.0502, -0.4034, -0.0509, -0.2852, -0.4185), "known by"),
+    (None, "assumed: without a classifier")])
+def test_the_colours_of_backbone_weights_are_said_aloud(tmp_path, capsys, start, words):
+    network = new_network("vgg", 300, 2, backbone_weights=vgg_file(tmp_path / "vgg.pth", start))
+    printed = capsys.readouterr().out
+    assert "fc6 and fc7, extra layers and heads start from random numbers" in printed
+    assert words in printed and "RGB - (123, 117, 104)" in printed
+    assert network.spec.mean == CAFFE_MEAN
+
+
+def test_a_whole_vgg16_fills_fc6_and_fc7(tmp_path, capsys):
+    shapes = {"classifier.0.weight": (4096, 25088), "classifier.0.bias": (4096,),
+              "classifier.3.weight": (4096, 4096), "classifier.3.bias": (4096,)}
+    zeros = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    network = new_network("vgg", 300, 2, backbone_weights=vgg_file(tmp_path / "vgg.pth",
+                                                                   classifier=zeros))
+    printed = capsys.readouterr().out
+    assert "fc6 and fc7," not in printed and "torchvision's own training" in printed
+    assert not network.vgg[31].weight.any() and network.spec.mean == IMAGENET_MEAN
+
+
+def test_backbone_files_without_counters_and_with_nan(tmp_path):
+    from torchvision.models import resnet50
+    state = {name: value for name, value in resnet50(weights=None).state_dict().items()
+             if "num_batches_tracked" not in name}
+    torch.save(state, tmp_path / "old.pth")
+    network = new_network("resnet50", 300, 2, backbone_weights=str(tmp_path / "old.pth"))
+    assert torch.equal(network.resnet[4][0].conv1.weight, state["layer1.0.conv1.weight"])
+    state["layer1.0.conv1.weight"][0] = math.nan
+    torch.save(state, tmp_path / "old.pth")
+    with pytest.raises(UserError, match="resnet.4.0.conv1.weight holds nan"):
+        new_network("resnet50", 300, 2, backbone_weights=str(tmp_path / "old.pth"))
+
+
+@pytest.mark.parametrize("numbers", [
+    {"anchors_size": (math.nan,) * 7}, {"anchors_size": (1e-30, 1, 2, 3, 4, 5, 6)},
+    {"anchors_size": (1, 2)}, {"aspect_ratios": (0,)}, {"aspect_ratios": (math.nan,)},
+    {"aspect_ratios": (math.inf,)}, {"size": 20}, {"size": 10 ** 6}])
+def test_settings_that_cannot_work_are_one_line(numbers):
+    with pytest.raises(UserError, match="change it in the settings") as error:
+        new_network("mobilenetv2", **({"size": 300} | numbers), num_classes=2, backbone_weights="")
+    assert "\n" not in str(error.value)
+
+
+def test_saved_and_read_again(network, tmp_path):
+    save_checkpoint(tmp_path / "a.pth", Checkpoint(network.spec, ("a", "b"), network.state_dict(),
+                                                   {}, {}))
+    assert read_network(tmp_path / "a.pth")[0].spec == network.spec

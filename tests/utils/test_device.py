@@ -1,0 +1,94 @@
+"""Devices and precisions: good and bad names, TF32 off, modes put back."""
+
+import threading
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from utils import device as device_module
+from utils.cli import UserError
+from utils.device import evaluating, pick_device, pick_precision, run_in, set_precision
+
+CPU = torch.device("cpu")
+
+
+def test_good_devices(monkeypatch):
+    assert pick_device("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["meta", "hpu", "xla", "cuda:99", "cuda:x", "gpu", "", "CPU",
+                                  "cpu cuda", None, "vulkan"])
+def test_bad_devices_are_one_line(name):
+    with pytest.raises(UserError) as error:
+        pick_device(name)
+    assert repr(name) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu():
+    with pytest.raises(UserError, match="'cuda' cannot be used here"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["fp16", "FP32", "", None, "bfloat16", 32])
+def test_bad_precisions_are_refused(name):
+    with pytest.raises(UserError, match="precision must be auto, bf16 or fp32"):
+        pick_precision(name, CPU)
+
+
+@pytest.mark.parametrize("has_bf16, expected", [(True, "bf16"), (False, "fp32")])
+def test_auto_follows_the_hardware(monkeypatch, has_bf16, expected):
+    monkeypatch.setattr(device_module, "_cpu_has_bf16", lambda: has_bf16)
+    assert pick_precision("auto", CPU) == expected
+    assert [pick_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    major = 8 if has_bf16 else 7
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 5))
+    assert pick_precision("auto", torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_tf32_is_off_for_good_without_a_warning(before):
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert set_precision("fp32", CPU) == "fp32"
+        set_precision("bf16", CPU)
+        # Readers of the old switches and of the new ones find the same.
+        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+        with run_in("fp32", CPU):
+            pass
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            pass
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == "highest"
+    if hasattr(torch.backends.cudnn, "conv"):
+        assert torch.backends.cudnn.conv.fp32_precision in ("ieee", "none")
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+
+
+def test_precision_holds_inside_the_context_and_for_its_thread_alone():
+    layer, x, elsewhere = nn.Linear(3, 2), torch.ones(1, 3), []
+    with run_in("bf16", CPU):
+        assert layer(x).dtype == torch.bfloat16
+        thread = threading.Thread(target=lambda: elsewhere.append(layer(x).dtype))
+        thread.start()
+        thread.join()
+        with run_in("fp32", CPU):
+            assert layer(x).dtype == torch.float32
+    assert elsewhere == [torch.float32] and layer(x).dtype == torch.float32
+
+
+def test_every_submodule_gets_its_mode_back():
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(nn.Dropout(), nn.BatchNorm2d(2)))
+    network[1][1].eval()  # frozen
+    modes = [module.training for module in network.modules()]
+    with pytest.raises(KeyError), evaluating(network):
+        assert not any(module.training for module in network.modules())
+        raise KeyError
+    assert [module.training for module in network.modules()] == modes == [1, 1, 1, 1, 0]
