@@ -21,7 +21,7 @@ from utils.data.annotations import read_class_names
 from utils.device import pick_device, pick_precision, run_in
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import evaluate_voc
-from utils.image import as_rgb_array, boxes_to_pixels, normalise, resize_to_input, stack_inputs
+from utils.image import as_rgb_array, boxes_to_pixels, normalise, read_input, stack_inputs
 from utils.postprocess import Detections, postprocess
 from utils.spec import FAMILIES
 
@@ -110,9 +110,10 @@ class SSD:
         Returns:
             list of Detections, as `detect`.
         """
-        arrays = [as_rgb_array(image) for image in images]
-        inputs = [resize_to_input(array, self.spec) for array in arrays]
-        return self._detect_inputs(inputs, [array.shape for array in arrays], thresholds)
+        if not len(images):
+            return []
+        inputs, sizes = zip(*(read_input(image, self.spec) for image in images))
+        return self._detect_inputs(inputs, sizes, thresholds)
 
     def detect_image(self, image):
         """Return the image with the objects found drawn on it, as a PIL image."""
@@ -143,20 +144,17 @@ class SSD:
                           disable=None):
                 current = following
                 following = self._read_ahead(pool, chunks[k + 1]) if k + 1 < len(chunks) else []
-                inputs, shapes = zip(*(future.result() for future in current))
-                detections += self._detect_inputs(inputs, shapes, SCORING)
+                inputs, sizes = zip(*(future.result() for future in current))
+                detections += self._detect_inputs(inputs, sizes, SCORING)
         return evaluate_voc(detections, records, len(self.class_names)), detections
 
     def _read_ahead(self, pool, records):
-        """Start reading and resizing images; return the futures of (input, shape)."""
-        def read(path):
-            array = as_rgb_array(path)
-            return resize_to_input(array, self.spec), array.shape
-        return [pool.submit(read, record.path) for record in records]
+        """Start reading and resizing images; return the futures of (input, size)."""
+        return [pool.submit(read_input, record.path, self.spec) for record in records]
 
     @torch.inference_mode()
-    def _detect_inputs(self, inputs, shapes, thresholds):
-        """Turn resized images and the shapes they had into Detections in pixels."""
+    def _detect_inputs(self, inputs, sizes, thresholds):
+        """Turn resized images and the (width, height) they had into Detections in pixels."""
         batch = normalise(stack_inputs(inputs).to(self.device), self.spec)
         with run_in(self.precision, self.device):
             loc, conf = self.network(batch)
@@ -164,7 +162,7 @@ class SSD:
         found = postprocess(loc, conf, self.network.priors, self.spec, **(limits | thresholds))
         return [Detections(boxes_to_pixels(boxes.cpu().numpy(), width, height, self.spec),
                            scores.cpu().numpy(), labels.cpu().numpy())
-                for (boxes, scores, labels), (height, width, _) in zip(found, shapes)]
+                for (boxes, scores, labels), (width, height) in zip(found, sizes)]
 
 
 def _load(settings, logs_dir):

@@ -9,7 +9,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 # Packages in the order of their imports, and the files of each in the order of theirs.
 ORDER = {
-    "utils": "cli device spec boxes priors postprocess image draw checkpoint page",
+    "utils": "cli device spec boxes priors postprocess resize image draw checkpoint page",
     "utils.data": "annotations sources voc coco yolo csv_table splits doctor prior_fit "
                   "dataset_report augment loader demo_data",
     "utils.training": "matching loss optim history trainer",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 PRIOR_CLIPS = ("none", "corners", "centre_size", "size")
 BOX_CLIPS = ("none", "before_nms", "after_nms")
-RESIZES = ("cv2_linear_uint8", "cv2_linear_float32", "pil_bicubic_uint8")
+RESIZES = ("area_linear_uint8", "cv2_linear_uint8", "cv2_linear_float32", "pil_bicubic_uint8")
 
 # RGB grey levels. Caffe's SSD subtracts the rounded means of its VGG16 and does not scale.
 CAFFE_MEAN, CAFFE_STD = (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)
@@ -40,10 +40,9 @@ class SSDSpec:
     box_clip: str = "after_nms"
 
     # Image to network input.
-    channel_order: str = "rgb"
     mean: tuple[float, float, float] = CAFFE_MEAN
     std: tuple[float, float, float] = CAFFE_STD
-    resize: str = "cv2_linear_uint8"
+    resize: str = "area_linear_uint8"  # see image.resize
     letterbox: bool = False
     letterbox_fill: int = 128
 
@@ -65,7 +64,7 @@ class SSDSpec:
             if len(getattr(self, name)) != length:
                 raise ValueError(f"{name} needs {length} entries, got {getattr(self, name)}")
         for name, choices in (("prior_clip", PRIOR_CLIPS), ("box_clip", BOX_CLIPS),
-                              ("resize", RESIZES), ("channel_order", ("rgb", "bgr"))):
+                              ("resize", RESIZES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
         if self.input_shape[0] != self.input_shape[1]:
@@ -93,7 +92,7 @@ class SSDSpec:
         mean = ", ".join(f"{value:.6g}" for value in self.mean)
         scale = "" if self.std == (1, 1, 1) else " scaled"
         return (f"{self.backbone}, input {self.size}, {steps} priors clipped {self.prior_clip}, "
-                f"{self.channel_order.upper()} - ({mean}){scale}, {self.resize}"
+                f"RGB - ({mean}){scale}, {self.resize}"
                 + (", letterbox" if self.letterbox else ""))
 
     def to_dict(self):
@@ -103,6 +102,10 @@ class SSDSpec:
     @classmethod
     def from_dict(cls, values):
         """Rebuild a spec from `to_dict` or its JSON form; ValueError on unknown fields."""
+        values = dict(values)
+        # Specs had a channel order once; nothing was ever trained in another than this.
+        if values.get("channel_order") == "rgb":
+            del values["channel_order"]
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"unknown spec fields {sorted(unknown)}; update this repo")
@@ -156,16 +159,19 @@ def make_spec(backbone, size, grids, *, scales=VOC_SCALES, **changes):
 # What the published implementations do differently from the paper's Caffe code. Their weights
 # were trained with these numbers and give their boxes with these numbers only.
 FAMILIES = {
-    "amdegroot": {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None},
+    "amdegroot": {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None,
+                  "resize": "cv2_linear_uint8"},
     "bubbliiiing": {"steps": None, "prior_clip": "corners", "box_clip": "before_nms",
                     "log_size_clamp": None, "resize": "pil_bicubic_uint8",
                     "mean": (104.0, 117.0, 123.0),  # Caffe's BGR means on RGB: theirs, so ours
                     "resnet_pool_padding": 0},
-    "lufficc": {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None},
+    "lufficc": {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None,
+                "resize": "cv2_linear_uint8"},
     "torchvision": {"prior_clip": "size", "box_clip": "before_nms",
                     "resize": "cv2_linear_float32", "l2_eps": 1e-12,
                     "mean": (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)},
-    "ssd_keras": {"box_clip": "none", "log_size_clamp": None, "l2_eps": 1e-12},
+    "ssd_keras": {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_uint8",
+                  "l2_eps": 1e-12},
     "chainercv": {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_float32",
                   "l2_eps": 1e-5},
 }

@@ -1,6 +1,5 @@
 """Records to batches: order, keys of randomness, padding, broken images."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from utils.cli import UserError
 from utils.data.annotations import Record
-from utils.data.augment import AUGMENTATIONS, augment
+from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import (
     DetectionDataset,
     EpochBatchSampler,
@@ -21,7 +20,6 @@ from utils.data.loader import (
     make_loader,
     start_worker,
 )
-from utils.image import load_image
 from utils.spec import SSDSpec
 
 SPEC = SSDSpec()
@@ -215,20 +213,3 @@ def test_workers_that_are_spawned_make_the_same_samples(records):
     own = DataLoader(dataset, batch_sampler=order, collate_fn=collate)
     for there, here in zip(spawned, own, strict=True):
         assert torch.equal(there.images, here.images) and there.indices == here.indices
-
-
-def test_a_much_larger_jpeg_is_decoded_smaller_with_the_same_boxes(tmp_path):
-    image = np.full((960, 1280, 3), 90, np.uint8)
-    image[300:700, 400:900] = 220
-    Image.fromarray(image).save(tmp_path / "big.jpg", quality=95)
-    record = Record(tmp_path / "big.jpg", np.array([[400, 300, 900, 700]], np.float32),
-                    np.array([0]), np.array([False]))
-    assert load_image(record.path, (300, 300)).shape == (480, 640, 3)
-    assert load_image(record.path, (700, 300)).shape == image.shape
-    boxes = record.boxes_px / (1280, 960, 1280, 960)
-    calm = replace(AUGMENTATIONS["paper"], colour_probability=0)
-    for epoch in range(12):
-        sample = DetectionDataset([record], SPEC, calm, 3)[epoch, 0]
-        whole, moved, _ = augment(image, boxes, SPEC, calm, np.random.default_rng((3, epoch, 0)))
-        np.testing.assert_allclose(sample.boxes, moved, atol=1e-6)
-        assert np.abs(sample.image.astype(int) - whole).mean() < 2

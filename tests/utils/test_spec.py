@@ -26,7 +26,7 @@ UNLIKE_DEFAULT = SSDSpec(
     backbone="resnet50", input_shape=(512, 512), grids=(64, 32, 16), steps=None,
     anchors_size=(20.5, 51.2, 133.12, 215.04), aspect_ratios=((2,), (2, 3), ()),
     prior_clip="centre_size", variances=(0.2, 0.3), log_size_clamp=None, box_clip="before_nms",
-    channel_order="bgr", mean=IMAGENET_MEAN, std=IMAGENET_STD, resize="pil_bicubic_uint8",
+    mean=IMAGENET_MEAN, std=IMAGENET_STD, resize="pil_bicubic_uint8",
     letterbox=True, letterbox_fill=0, l2_eps=1e-6, resnet_pool_padding=0)
 SPECS = [SSDSpec(), make_spec("mobilenetv2", 300, MOBILE_GRIDS), UNLIKE_DEFAULT]
 
@@ -59,6 +59,20 @@ def test_unknown_field_is_refused():
         SSDSpec.from_dict({**SSDSpec().to_dict(), "anchor_sizes": [1, 2]})
 
 
+def test_specs_stored_before_still_read():
+    # Every checkpoint made so far holds both fields.
+    stored = {**SSDSpec().to_dict(), "channel_order": "rgb", "resize": "cv2_linear_uint8"}
+    before = dict(stored)
+    assert SSDSpec.from_dict(stored) == SSDSpec(resize="cv2_linear_uint8") and stored == before
+    with pytest.raises(ValueError, match="channel_order"):
+        SSDSpec.from_dict({**stored, "channel_order": "bgr"})
+
+
+def test_what_is_trained_now_is_antialiased_and_what_was_published_is_not():
+    assert SSDSpec().resize == "area_linear_uint8"
+    assert all("resize" in changes for changes in FAMILIES.values())
+
+
 def test_spec_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SSDSpec().letterbox = True
@@ -82,7 +96,6 @@ def test_spec_is_frozen():
     ("prior_clip", "corner"),
     ("box_clip", "after"),
     ("resize", "cv2_area"),
-    ("channel_order", "RGB"),
 ])
 def test_contradiction_names_field_and_value(name, value):
     with pytest.raises(ValueError) as error:
