@@ -26,6 +26,10 @@ WORKERS_FAILED = (
     "with --shm-size=1g, or set num_workers = 0.")
 
 
+# What reaches the main process when a worker has died, beside UserErrors that workers hand on.
+WORKER_ERRORS = (RuntimeError, ConnectionError, EOFError, FileNotFoundError)
+
+
 class Purpose(IntEnum):
     """What random numbers are drawn for; the first part of every generator's key."""
 
@@ -185,8 +189,8 @@ def batches(loader):
     while True:
         try:
             batch = next(iterator, None)
-        except RuntimeError as error:
-            raise as_user_error(error) from None
+        except WORKER_ERRORS as error:
+            raise (as_user_error(error) if loader.num_workers else error) from None
         if batch is None:
             return
         if isinstance(batch, UserError):
@@ -195,10 +199,13 @@ def batches(loader):
 
 
 def as_user_error(error):
-    """Return the UserError for a RuntimeError of torch's about its workers, else the error."""
-    text = str(error)
-    about_workers = text.startswith(("DataLoader worker (pid", "DataLoader timed out"))
-    return UserError(WORKERS_FAILED.format(text.splitlines()[0])) if about_workers else error
+    """Return the UserError for one of WORKER_ERRORS; the error itself where it is a bug."""
+    text = str(error) or type(error).__name__
+    bug = isinstance(error, RuntimeError) and not text.startswith(
+        ("DataLoader worker (pid", "DataLoader timed out"))
+    if bug or "in DataLoader worker process" in text:
+        return error
+    return UserError(WORKERS_FAILED.format(text.splitlines()[0].strip(". ")))
 
 
 def name_worker_deaths():
