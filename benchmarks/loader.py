@@ -6,7 +6,8 @@ All go from the JPEG file to a normalised float tensor of 300x300, antialiased, 
 distributions of colour changes, expansion, crops and flips, in one process, taking turns. Both
 sides decode the whole JPEG; a row more shows this project's own reading, which has a decoder halve
 images where that gives the same sample. What is left unlike: torchvision multiplies brightness by
-0.875 to 1.125 where SSD adds up to 32 levels, and draws width and height of a crop apart.
+0.875 to 1.125 where SSD adds up to 32 levels, changes contrast about the image's mean where SSD
+multiplies, and draws width and height of a crop apart.
 """
 
 import time

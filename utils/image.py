@@ -92,10 +92,13 @@ def decode_image(data, path, header=None, *, halve=False):
 
 def _filter_chroma(image):
     """Return a halved BGR image as RGB, with the chroma that means of the whole image have."""
-    luma, *chroma = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb))
-    chroma = [cv2.sepFilter2D(plane, -1, CHROMA_FILTER, CHROMA_FILTER,
-                              borderType=cv2.BORDER_REPLICATE) for plane in chroma]
-    return cv2.cvtColor(cv2.merge((luma, *chroma)), cv2.COLOR_YCrCb2RGB)
+    ycc = cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)
+    for channel in (1, 2):  # one plane at a time: fresh memory costs more than the filter
+        plane = cv2.extractChannel(ycc, channel)
+        plane = cv2.sepFilter2D(plane, -1, CHROMA_FILTER, CHROMA_FILTER, dst=plane,
+                                borderType=cv2.BORDER_REPLICATE)
+        cv2.insertChannel(plane, ycc, channel)
+    return cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
 
 
 def read_header(file, path=None):
