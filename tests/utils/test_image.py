@@ -262,7 +262,8 @@ def png_with_xmp(value):
 # what is noted, the file's kind, options of Pillow's save, whether width and height change places
 MARKS = [
     ("EXIF 6", "jpeg", {"exif": exif_of(6)}, True), ("EXIF 8", "png", {"exif": exif_of(8)}, True),
-    ("EXIF 3", "jpeg", {"exif": exif_of(3)}, False), ("EXIF 0", "jpeg", {"exif": exif_of(0)}, False),
+    ("EXIF 3", "jpeg", {"exif": exif_of(3)}, False),
+    ("EXIF 0", "jpeg", {"exif": exif_of(0)}, False),
     ("EXIF 9", "png", {"exif": exif_of(9)}, False),
     ("EXIF in letters", "jpeg", {"exif": exif_of(b"6\0\0\0", 2)}, False),
     ("EXIF cut", "jpeg", {"exif": exif_of(6)[:19]}, False),

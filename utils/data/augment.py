@@ -232,7 +232,8 @@ def _change_colours_inside(sample, geometry, augmentation, rng):
 def _image_in_sample(geometry, inner):
     """Return the whole pixels (x0, y0, x1, y1) of the sample that show the image."""
     region, flip = geometry
-    edges = (np.array([0, 0, 1, 1]) - region[[0, 1, 0, 1]]) / (region[2:] - region[:2])[[0, 1, 0, 1]]
+    sides = region[2:] - region[:2]
+    edges = (np.array([0, 0, 1, 1]) - region[[0, 1, 0, 1]]) / sides[[0, 1, 0, 1]]
     x0, y0, x1, y1 = np.round(edges * (inner * 2)).astype(int).clip(0, inner * 2)
     return (inner[0] - x1, y0, inner[0] - x0, y1) if flip else (x0, y0, x1, y1)
 
