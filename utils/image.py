@@ -112,8 +112,9 @@ def read_header(file, path=None):
         if isinstance(file, (str, os.PathLike)):
             check_regular(file)
         with Image.open(file) as image:
-            # Pillow and OpenCV turn a TIFF by themselves.
-            orientation = 1 if image.format == "TIFF" else orientation_of(image)
+            # Pillow and OpenCV carry out a TIFF's own tag by themselves.
+            done = image.format == "TIFF" and ExifTags.Base.Orientation in image.tag_v2
+            orientation = 1 if done else orientation_of(image)
             size = image.size[::-1] if orientation >= 5 else image.size
             even = size[0] % 2 == size[1] % 2 == 0
             return Header(size, orientation, even and JpegImagePlugin.get_sampling(image) == 2)

@@ -272,7 +272,9 @@ MARKS = [
     ("XMP in a JPEG", "jpeg", {"xmp": xmp(6)}, True), ("XMP 8", "jpeg", {"xmp": xmp(8)}, True),
     ("XMP 0", "jpeg", {"xmp": xmp(0)}, False), ("XMP 9", "jpeg", {"xmp": xmp(9)}, False),
     ("XMP in a PNG", "png", png_with_xmp(5), True),
-    ("XMP in a WEBP", "webp", {"xmp": xmp(6), "lossless": True}, True)]
+    ("XMP in a WEBP", "webp", {"xmp": xmp(6), "lossless": True}, True),
+    ("XMP in a TIFF", "tiff", {"tiffinfo": {700: xmp(6)}}, True),
+    ("tag of a TIFF", "tiff", {"tiffinfo": {ORIENTATION: 6}}, True)]
 
 
 @pytest.mark.parametrize("mark", MARKS, ids=lambda mark: mark[0])
