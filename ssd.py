@@ -27,7 +27,7 @@ from utils.data.annotations import Record, read_class_names
 from utils.device import evaluating, pick_device, run_in, set_precision
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc
-from utils.image import as_rgb_array, boxes_to_pixels, normalise, resize_to_input, stack_inputs
+from utils.image import as_rgb_array, boxes_to_pixels, normalise, read_input, stack_inputs
 from utils.postprocess import Detections, postprocess
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
@@ -145,9 +145,8 @@ class SSD:
         images = [_check_image(image) for image in images]
         if not images:
             return []
-        arrays = [as_rgb_array(image) for image in images]
-        inputs = [resize_to_input(array, self.spec) for array in arrays]
-        return self._detect_inputs(inputs, [array.shape for array in arrays], thresholds)
+        inputs, sizes = zip(*(read_input(image, self.spec) for image in images))
+        return self._detect_inputs(inputs, sizes, thresholds)
 
     def detect_image(self, image: ImageInput) -> Image.Image:
         """Return the image with the objects found drawn on it, as a PIL image."""
@@ -179,20 +178,17 @@ class SSD:
                           disable=None):
                 current = following
                 following = self._read_ahead(pool, chunks[k + 1]) if k + 1 < len(chunks) else []
-                inputs, shapes = zip(*(future.result() for future in current))
-                detections += self._detect_inputs(inputs, shapes, SCORING)
+                inputs, sizes = zip(*(future.result() for future in current))
+                detections += self._detect_inputs(inputs, sizes, SCORING)
         return evaluate_voc(detections, records, len(self.class_names)), detections
 
     def _read_ahead(self, pool, records):
-        """Start reading and resizing images; return the futures of (input, shape)."""
-        def read(path):
-            array = as_rgb_array(path)
-            return resize_to_input(array, self.spec), array.shape
-        return [pool.submit(read, record.path) for record in records]
+        """Start reading and resizing images; return the futures of (input, size)."""
+        return [pool.submit(read_input, record.path, self.spec) for record in records]
 
     @torch.inference_mode()
-    def _detect_inputs(self, inputs, shapes, thresholds):
-        """Turn resized images and the shapes they had into Detections in pixels."""
+    def _detect_inputs(self, inputs, sizes, thresholds):
+        """Turn resized images and the (width, height) they had into Detections in pixels."""
         batch = normalise(stack_inputs(inputs).to(self.device), self.spec)
         eval_mode = nullcontext() if self.owns_network else evaluating(self.network)
         with eval_mode, run_in(self.precision, self.device):
@@ -201,7 +197,7 @@ class SSD:
         found = postprocess(loc, conf, self.network.priors, self.spec, **(limits | thresholds))
         return [Detections(boxes_to_pixels(boxes.cpu().numpy(), width, height, self.spec),
                            scores.cpu().numpy(), labels.cpu().numpy())
-                for (boxes, scores, labels), (height, width, _) in zip(found, shapes)]
+                for (boxes, scores, labels), (width, height) in zip(found, sizes)]
 
 
 def _check_image(image):

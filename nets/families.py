@@ -138,7 +138,8 @@ def _swap_xy(value):
 FAMILIES = {
     "amdegroot": Family(
         r"vgg\.0\.weight", dict,  # the names are ours
-        {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None},
+        {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None,
+         "resize": "cv2_linear_uint8"},
         # Its code takes COCO's sizes for any number of classes but VOC's.
         uses_coco_sizes=lambda classes: classes != 20,
         order=("vgg", "L2Norm", "extras", "loc", "conf")),
@@ -152,7 +153,8 @@ FAMILIES = {
         order=("vgg", "extras", "L2Norm", "loc", "conf")),
     "lufficc": Family(
         r"backbone\.vgg\.0\.weight", read_lufficc,
-        {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None},
+        {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None,
+         "resize": "cv2_linear_uint8"},
         uses_coco_sizes=lambda classes: classes == 80,
         # Their configuration file says 537.65 where 1.05 x 512 is 537.6.
         sizes={(512, False): (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.65)}),
@@ -163,7 +165,7 @@ FAMILIES = {
         uses_coco_sizes=lambda classes: True),
     "ssd_keras": Family(
         r"conv4_3_norm_mbox_conf\w*/.*", read_ssd_keras,
-        {"box_clip": "none", "log_size_clamp": None, "l2_eps": 1e-12},
+        {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_uint8", "l2_eps": 1e-12},
         uses_coco_sizes=lambda classes: classes == 80),
     "chainercv": Family(
         r"multibox/conf/0/W", read_chainercv,

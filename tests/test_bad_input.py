@@ -16,7 +16,6 @@ from bad_inputs import (
     jpeg_header,
     jpeg_with_orientation,
     jpeg_with_thumbnail,
-    limit,
     listed,
     png_header,
     refused,

@@ -1,31 +1,48 @@
 """Images from file to network input: the one path for training, validation, prediction, mAP."""
 
 import io
+import os
+import stat
+import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, JpegImagePlugin
 
 from utils.cli import UserError
+from utils.resize import may_halve, resize
 
 JPEG_START = b"\xff\xd8"
-REDUCED_MODES = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4),
-                 (2, cv2.IMREAD_REDUCED_COLOR_2))
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# What decoders raise for broken files.
+DECODE_ERRORS = (cv2.error, OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError,
+                 RuntimeError, ArithmeticError, struct.error, Image.DecompressionBombError)
+# A halved JPEG has chroma as it is stored, a whole one has it interpolated to twice its size;
+# averaged over 2x2 pixels that is this filter (libjpeg's "fancy upsampling").
+CHROMA_FILTER = np.array([1, 6, 1], np.float32) / 8
 
 
-def load_image(path, at_least=None):
+class Header(NamedTuple):
+    """What an image file says of itself before its pixels are decoded."""
+
+    size: tuple[int, int]  # (width, height) as load_image gives it
+    orientation: int  # how the decoded pixels have to be turned; EXIF's 1 to 8
+    # A JPEG decoder can give the means of 2x2 pixels. Even sides, and chroma stored at a half
+    # ("4:2:0", nearly all photographs): for the rest it gives something else at strong noise.
+    can_be_halved: bool
+
+
+def load_image(path):
     """Read an image file as RGB.
 
     Grey, palette and 16-bit images become 8-bit RGB, transparency is dropped, and a rotation
-    noted in EXIF is carried out.
+    that the file asks for (`orientation_of`) is carried out.
 
     Args:
         path: file path; any letters, also on Windows, where OpenCV's own reader fails on them.
-        at_least: (width, height) that is enough; a much larger JPEG is then decoded at a half, a
-            quarter or an eighth of its size, which is faster. None: as it is.
 
     Returns:
         (H, W, 3) uint8 array.
@@ -33,12 +50,13 @@ def load_image(path, at_least=None):
     Raises:
         UserError: the file is missing, empty, or not an image.
     """
-    return decode_image(read_bytes(path), path, at_least)
+    return decode_image(read_bytes(path), path)
 
 
 def read_bytes(path):
     """Return the contents of a file; UserError names it where it cannot be read."""
     try:
+        check_regular(path)
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; check the path.") from None
@@ -46,68 +64,141 @@ def read_bytes(path):
         raise UserError(f"{str(path)!a}: {error}; check the path.") from None
 
 
-def decode_image(data, path, at_least=None, size=None):
+def check_regular(path):
+    """Raise UserError for folders, pipes and devices: reading some of them never ends."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UserError(f"{path}: not a file with an image in it; check the path.")
+
+
+def decode_image(data, path, header=None, *, halve=False):
     """Decode the bytes of an image file as `load_image`.
 
-    The path is for the message; `size` is the `image_size` where the caller knows it already.
+    The path is for messages; `header` is that of `read_header`, where it is known already. `halve`
+    gives the means of 2x2 pixels, which is faster, of an image that `can_be_halved`.
     """
-    mode = cv2.IMREAD_COLOR
-    if at_least is not None and data.startswith(JPEG_START):
-        size = size or image_size(io.BytesIO(data), path)
-        shrink = min(have / need for have, need in zip(size, at_least))
-        mode = next((mode for factor, mode in REDUCED_MODES if shrink >= factor), mode)
+    header = header or read_header(io.BytesIO(data), path)
+    mode = cv2.IMREAD_REDUCED_COLOR_2 if halve else cv2.IMREAD_COLOR
     try:
-        if data[8:12] == b"WEBP":  # OpenCV before 5 ignores its EXIF
+        if data[8:12] == b"WEBP":  # OpenCV before 5 misreads some
             return as_rgb_array(Image.open(io.BytesIO(data)))
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
-    except (cv2.error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        # OpenCV and Pillow do not know the same marks of orientation: `orientation_of` decides.
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    except DECODE_ERRORS:
         image = None
     if image is None:
         raise UserError(f"{path}: not an image that can be read; replace or remove the file.")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    image = _filter_chroma(image) if halve else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return turn(image, header.orientation)
 
 
-def image_size(file, path=None):
-    """Return (width, height) of an image as `load_image` gives it, from its header.
+def _filter_chroma(image):
+    """Return a halved BGR image as RGB, with the chroma that means of the whole image have."""
+    ycc = cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)
+    for channel in (1, 2):  # one plane at a time: fresh memory costs more than the filter
+        plane = cv2.extractChannel(ycc, channel)
+        plane = cv2.sepFilter2D(plane, -1, CHROMA_FILTER, CHROMA_FILTER, dst=plane,
+                                borderType=cv2.BORDER_REPLICATE)
+        cv2.insertChannel(plane, ycc, channel)
+    return cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
 
-    Args:
-        file: path, or binary file object.
-        path: named in the error in place of `file`.
 
-    Raises UserError for what is not an image.
+def read_header(file, path=None):
+    """Return the Header of an image.
+
+    `file` is a path or a binary file object; `path` is named in errors in its place. Raises
+    UserError for what is not an image.
     """
     path = file if path is None else path
     try:
+        if isinstance(file, (str, os.PathLike)):
+            check_regular(file)
         with Image.open(file) as image:
-            turned = orientation_of(image) >= 5
-            # Pillow has turned the size of a TIFF already.
-            return image.size[::-1] if turned and image.format != "TIFF" else image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            # Pillow and OpenCV carry out a TIFF's own tag by themselves.
+            done = image.format == "TIFF" and ExifTags.Base.Orientation in image.tag_v2
+            orientation = 1 if done else orientation_of(image)
+            size = image.size[::-1] if orientation >= 5 else image.size
+            even = size[0] % 2 == size[1] % 2 == 0
+            return Header(size, orientation, even and JpegImagePlugin.get_sampling(image) == 2)
+    except DECODE_ERRORS as error:
         raise UserError(f"{path}: not an image that can be read ({error}); "
                         "replace or remove the file.") from None
 
 
+def image_size(file, path=None):
+    """Return (width, height) of an image as `load_image` gives it; arguments of `read_header`."""
+    return read_header(file, path).size
+
+
 def orientation_of(image):
-    """Return the EXIF orientation of a PIL image, 1 for none or nonsense."""
-    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    """Return the orientation of a PIL image, 1 to 8, by EXIF or else XMP; 1 for nonsense."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODE_ERRORS:  # EXIF that cannot be read
+        return 1
     return value if value in range(1, 9) else 1
+
+
+def turn(image, orientation):
+    """Carry out an EXIF orientation, 1 to 8, on an (H, W, 3) array."""
+    if orientation >= 5:
+        image = cv2.transpose(image)
+    if orientation in (2, 3, 6, 7):
+        image = cv2.flip(image, 1)
+    return cv2.flip(image, 0) if orientation in (3, 4, 7, 8) else image
 
 
 def as_rgb_array(image):
     """Return a path, PIL image or RGB array as an (H, W, 3) uint8 array.
 
-    Raises ValueError for an array of another shape or dtype, UserError for an unreadable file.
+    Raises:
+        TypeError: anything else.
+        ValueError: an array of another shape or dtype, or an image without pixels.
+        UserError: an unreadable file.
     """
-    if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits; convert would cut them off at 255
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        return np.asarray(image.convert("RGB"))
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, (str, os.PathLike)):
         return load_image(image)
+    if isinstance(image, Image.Image):
+        return _pil_to_array(image)
+    if not isinstance(image, np.ndarray):
+        raise TypeError("expected a path, a PIL image or an (H, W, 3) uint8 RGB array, "
+                        f"got {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"expected an (H, W, 3) uint8 RGB array, got {image.shape} {image.dtype}")
     return image
+
+
+def _pil_to_array(image):
+    """Return a PIL image, turned as it asks for, as an (H, W, 3) uint8 array."""
+    if 0 in image.size:
+        raise ValueError(f"expected an image with pixels, got {image.size[0]}x{image.size[1]}")
+    image.load()  # a TIFF is turned by it, and then asks for no turn
+    orientation = orientation_of(image)
+    if image.mode.startswith("I"):  # 16 bits; convert would cut them off at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return turn(np.asarray(image.convert("RGB")), orientation)
+
+
+def read_input(image, spec):
+    """Read an image as network input.
+
+    A large JPEG file is halved by its decoder where that gives the same input.
+
+    Args:
+        image: path, PIL image, or (H, W, 3) uint8 RGB array.
+        spec: SSDSpec.
+
+    Returns:
+        (input of `resize_to_input`, (width, height) of the image).
+    """
+    if not isinstance(image, (str, os.PathLike)):
+        array = as_rgb_array(image)
+        return resize_to_input(array, spec), array.shape[1::-1]
+    data = read_bytes(image)
+    header = read_header(io.BytesIO(data), image)
+    x0, y0, x1, y1 = input_rect(*header.size, spec)
+    halve = header.can_be_halved and may_halve(header.size, (x1 - x0, y1 - y0), spec.resize)
+    array = decode_image(data, image, header, halve=halve)
+    return resize_to_input(array, spec, header.size), header.size
 
 
 def input_rect(width, height, spec):
@@ -124,7 +215,7 @@ def input_rect(width, height, spec):
     return x0, y0, x0 + inner_w, y0 + inner_h
 
 
-def resize_to_input(image, spec):
+def resize_to_input(image, spec, size=None):
     """Resize an image to the network's input size by the spec's rule.
 
     Normalising first, as torchvision does, gives the same numbers: resizing is linear and its
@@ -133,12 +224,14 @@ def resize_to_input(image, spec):
     Args:
         image: (H, W, 3) uint8 RGB.
         spec: SSDSpec.
+        size: (width, height) of the whole image where `image` was halved by its decoder.
 
     Returns:
         (S, S, 3) RGB in grey levels, float32 where the spec resizes in float32, else uint8.
     """
-    x0, y0, x1, y1 = input_rect(image.shape[1], image.shape[0], spec)
-    return add_bars(_resize(image, (x1 - x0, y1 - y0), spec.resize), (x0, y0, x1, y1), spec)
+    size = size or image.shape[1::-1]
+    x0, y0, x1, y1 = input_rect(*size, spec)
+    return add_bars(resize(image, (x1 - x0, y1 - y0), spec.resize, size), (x0, y0, x1, y1), spec)
 
 
 def add_bars(resized, rect, spec):
@@ -149,15 +242,6 @@ def add_bars(resized, rect, spec):
     canvas = np.full((spec.size, spec.size, 3), spec.letterbox_fill, dtype=resized.dtype)
     canvas[y0:y1, x0:x1] = resized
     return canvas
-
-
-def _resize(image, size, rule):
-    """Resize to (width, height) with the library, filter and dtype that `rule` names."""
-    if rule == "pil_bicubic_uint8":
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    if rule == "cv2_linear_float32":
-        image = image.astype(np.float32)
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
 def stack_inputs(inputs):
@@ -173,11 +257,10 @@ def normalise(batch, spec):
         spec: SSDSpec.
 
     Returns:
-        (B, 3, S, S) float32 tensor, in the spec's channel order.
+        (B, 3, S, S) float32 tensor.
     """
     mean, std = (torch.tensor(v, device=batch.device)[:, None, None] for v in (spec.mean, spec.std))
-    batch = (batch.float() - mean) / std
-    return batch.flip(1) if spec.channel_order == "bgr" else batch
+    return (batch.float() - mean) / std
 
 
 def boxes_to_input(boxes, width, height, spec):

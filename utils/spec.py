@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 PRIOR_CLIPS = ("none", "corners", "centre_size", "size")
 BOX_CLIPS = ("none", "before_nms", "after_nms")
-RESIZES = ("cv2_linear_uint8", "cv2_linear_float32", "pil_bicubic_uint8")
+RESIZES = ("area_linear_uint8", "cv2_linear_uint8", "cv2_linear_float32", "pil_bicubic_uint8")
 
 # RGB grey levels. Caffe's SSD subtracts the rounded means of its VGG16 and does not scale.
 CAFFE_MEAN, CAFFE_STD = (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)
@@ -44,10 +44,9 @@ class SSDSpec:
     box_clip: str = "after_nms"
 
     # Image to network input.
-    channel_order: str = "rgb"
     mean: tuple[float, float, float] = CAFFE_MEAN
     std: tuple[float, float, float] = CAFFE_STD
-    resize: str = "cv2_linear_uint8"
+    resize: str = "area_linear_uint8"  # see image.resize
     letterbox: bool = False
     letterbox_fill: int = 128
 
@@ -84,8 +83,8 @@ class SSDSpec:
     def _check_choices(self):
         """Check the fields that are no lists."""
         for name, choices in (("prior_clip", PRIOR_CLIPS), ("box_clip", BOX_CLIPS),
-                              ("resize", RESIZES), ("channel_order", ("rgb", "bgr")),
-                              ("letterbox", (False, True)), ("resnet_pool_padding", (0, 1))):
+                              ("resize", RESIZES), ("letterbox", (False, True)),
+                              ("resnet_pool_padding", (0, 1))):
             value = getattr(self, name)
             if value not in choices or type(value) is not type(choices[0]):
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}")
@@ -116,7 +115,7 @@ class SSDSpec:
         """Return how grey levels become the network's input, such as "RGB - (123, 117, 104)"."""
         mean = ", ".join(f"{value:.6g}" for value in self.mean)
         scale = "" if self.std == (1, 1, 1) else " scaled"
-        return f"{self.channel_order.upper()} - ({mean}){scale}"
+        return f"RGB - ({mean}){scale}"
 
     def to_dict(self) -> dict:
         """Return the spec as plain types, for checkpoints."""
@@ -125,6 +124,10 @@ class SSDSpec:
     @classmethod
     def from_dict(cls, values: dict) -> "SSDSpec":
         """Rebuild a spec from `to_dict` or its JSON form; ValueError on unknown fields."""
+        values = dict(values)
+        # Specs had a channel order once; nothing was ever trained in another than this.
+        if values.get("channel_order") == "rgb":
+            del values["channel_order"]
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"unknown spec fields {sorted(unknown)}; update this repo")

@@ -10,7 +10,6 @@ from bad_inputs import (
     boxed,
     encoded,
     image,
-    limit,
     listed,
     refused,
     said,

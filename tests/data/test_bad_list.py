@@ -1,6 +1,6 @@
 """Broken and hostile lists: a UserError of two lines, or a listed decision."""
 
-from bad_inputs import image, limit, png_header, refused, table
+from bad_inputs import image, png_header, refused, table
 
 from utils.data.annotations import check_same_classes, read_list
 from utils.data.augment import AUGMENTATIONS
@@ -101,7 +101,7 @@ def test_zero_byte_in_a_path(tmp_path):
 @table([("deleted", lambda path: path.unlink(), "No such file"),
         ("emptied", lambda path: path.write_bytes(b""), "not an image"),
         ("overwritten", lambda path: path.write_text("text"), "not an image"),
-        ("folder", lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
+        ("folder", lambda path: (path.unlink(), path.mkdir()), "not a file with an image"),
         ("bomb", lambda path: path.write_bytes(png_header(60000, 60000)), "not an image")])
 def test_training_stops_and_names_the_image(tmp_path, case):
     _, spoil, words = case

@@ -1,7 +1,7 @@
 """Broken and hostile COCO, YOLO and CSV: a UserError of two lines, or a listed decision."""
 
 import pytest
-from bad_inputs import Other, annotate, limit, listed, refused, said
+from bad_inputs import Other, annotate, listed, refused, said
 
 
 def images_changed(change):

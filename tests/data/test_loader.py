@@ -1,7 +1,12 @@
 """Records to batches: order, keys of randomness, padding, broken images."""
 
-from dataclasses import replace
+import os
+import shutil
+import signal
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,18 +15,20 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from utils.cli import UserError
+from utils.data import loader as loader_module
 from utils.data.annotations import Record
-from utils.data.augment import AUGMENTATIONS, augment
+from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import (
     DetectionDataset,
     EpochBatchSampler,
+    Purpose,
     Sample,
     batches,
     collate,
     make_loader,
+    make_rng,
     start_worker,
 )
-from utils.image import load_image
 from utils.spec import SSDSpec
 
 SPEC = SSDSpec()
@@ -217,18 +224,67 @@ def test_workers_that_are_spawned_make_the_same_samples(records):
         assert torch.equal(there.images, here.images) and there.indices == here.indices
 
 
-def test_a_much_larger_jpeg_is_decoded_smaller_with_the_same_boxes(tmp_path):
-    image = np.full((960, 1280, 3), 90, np.uint8)
-    image[300:700, 400:900] = 220
-    Image.fromarray(image).save(tmp_path / "big.jpg", quality=95)
-    record = Record(tmp_path / "big.jpg", np.array([[400, 300, 900, 700]], np.float32),
-                    np.array([0]), np.array([False]))
-    assert load_image(record.path, (300, 300)).shape == (480, 640, 3)
-    assert load_image(record.path, (700, 300)).shape == image.shape
-    boxes = record.boxes_px / (1280, 960, 1280, 960)
-    calm = replace(AUGMENTATIONS["paper"], colour_probability=0)
-    for epoch in range(12):
-        sample = DetectionDataset([record], SPEC, calm, 3)[epoch, 0]
-        whole, moved, _ = augment(image, boxes, SPEC, calm, np.random.default_rng((3, epoch, 0)))
-        np.testing.assert_allclose(sample.boxes, moved, atol=1e-6)
-        assert np.abs(sample.image.astype(int) - whole).mean() < 2
+def test_no_two_purposes_share_random_numbers():
+    keys = [(purpose, seed, epoch, index) for purpose in Purpose
+            for seed in (0, 1) for epoch in (0, 1, 2) for index in (0, 1, 2)]
+    first = {tuple(make_rng(*key).integers(0, 2**60, 2).tolist()) for key in keys}
+    assert len(first) == len(keys)
+    assert make_rng(Purpose.ORDER, 5, 3).random() == make_rng(Purpose.ORDER, 5, 3).random()
+
+
+class Slow:
+    """A dataset that hangs in one of its workers."""
+
+    spec = SPEC
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, key):
+        time.sleep(6 if key[1] == 2 else 0)
+        return make_sample(key[1], 1)
+
+
+class Faulty(Slow):
+    """A dataset with a bug."""
+
+    def __getitem__(self, key):
+        raise RuntimeError("a bug of ours")
+
+
+def test_nothing_waits_for_ever(monkeypatch):
+    monkeypatch.setattr(loader_module, "WAIT_SECONDS", 2)
+    loader = make_loader(Slow(), 1, seed=0, num_workers=1, pin_memory=False)
+    with pytest.raises(UserError, match="num_workers = 0") as error:
+        list(batches(loader))
+    assert "/dev/shm" in str(error.value) and "--shm-size" in str(error.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_bug_keeps_its_traceback(num_workers):
+    loader = make_loader(Faulty(), 1, seed=0, num_workers=num_workers, pin_memory=False)
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        list(batches(loader))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCHLD"), reason="Windows has no such signal")
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_killed_worker_ends_in_a_message(records, busy):
+    """Whether the main process waits for a batch or computes when it hears of it."""
+    loader = make_loader(paper_set(records * 8), 2, seed=0, num_workers=1, pin_memory=False)
+    with pytest.raises(UserError, match="lower num_workers or batch_size") as error:
+        for _ in batches(loader):
+            os.kill(loader._iterator._workers[0].pid, signal.SIGKILL)
+            if busy:
+                time.sleep(20)
+    assert error.value.__suppress_context__ and str(error.value).count("\n") == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/shm is Linux's")
+@pytest.mark.parametrize("free, workers", [(2 * 2**20, 0), (2**30, 1)])
+def test_little_shared_memory_means_no_workers(records, monkeypatch, capsys, free, workers):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    loader = make_loader(paper_set(records), 4, seed=0, num_workers=1, pin_memory=False)
+    assert loader.num_workers == workers and len(list(batches(loader))) == 2
+    out = capsys.readouterr().out
+    assert ("--shm-size" in out and "num_workers = 0" in out) == (workers == 0)

@@ -13,13 +13,14 @@ from conftest import fill_state_dict
 
 import nets.download as download_module
 from nets.build import read_network
-from nets.families import PUBLISHED_NAMES, VGG_PLACES
+from nets.families import FAMILIES, PUBLISHED_NAMES, VGG_PLACES
 from nets.ssd import SSDNet, build_spec
 from nets.transfer import source_rows, transfer
 from nets.weight_files import read_detector, read_weights
 from ssd import SSD, SSDSettings
 from utils.checkpoint import FORMAT
 from utils.cli import ROOT, UserError
+from utils.spec import SSDSpec
 
 # Our module names and the names of the same layers in Caffe (and so in Keras files).
 CAFFE = {f"vgg.{place}": name for name, place in VGG_PLACES.items()}
@@ -430,3 +431,8 @@ def test_sizes_are_built_like_the_papers():
         build_spec("vgg", 200)
     with pytest.raises(ValueError, match="backbone must be one of"):
         build_spec("alexnet", 300)
+
+
+def test_what_is_trained_now_is_antialiased_and_what_was_published_is_not():
+    assert SSDSpec().resize == "area_linear_uint8"
+    assert all("resize" in family.preset for family in FAMILIES.values())

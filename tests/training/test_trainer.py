@@ -150,7 +150,6 @@ def test_positives_and_objects_are_counted(mobilenet):
     assert make_trainer(mobilenet).train_step([make_batch([1, 0])])["positives"] == 0
 
 
-@pytest.mark.xfail(strict=False, reason="SSD changes the layout of the network it is given")
 def test_channels_last_false_stays_contiguous_beside_a_detector(mobilenet):
     settings = TrainSettings(backbone="mobilenetv2", channels_last=False, device="cpu")
     trainer = make_trainer_of(settings, mobilenet, [None], CPU, "fp32")

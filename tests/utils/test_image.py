@@ -1,6 +1,7 @@
 """Images from file to network input, against OpenCV, PIL and geometry worked out by hand."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -8,10 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
+from ssd import SSD
 from utils.cli import UserError
+from utils.data.image_check import inspect_image
 from utils.image import (
+    IMAGE_SUFFIXES,
     as_rgb_array,
     boxes_to_input,
     boxes_to_pixels,
@@ -19,10 +23,11 @@ from utils.image import (
     input_rect,
     load_image,
     normalise,
+    read_input,
     resize_to_input,
     stack_inputs,
 )
-from utils.spec import SSDSpec
+from utils.spec import RESIZES, SSDSpec
 
 ORIENTATION = 0x0112
 BROKEN = {"empty": b"", "text": b"not an image at all", "html": b"<!DOCTYPE html><html></html>",
@@ -167,7 +172,7 @@ def test_letterbox_keeps_the_aspect_and_centres(width, height, rect):
     assert input_rect(width, height, SSDSpec()) == (0, 0, 300, 300)
 
 
-@pytest.mark.parametrize("resize", ["cv2_linear_uint8", "cv2_linear_float32", "pil_bicubic_uint8"])
+@pytest.mark.parametrize("resize", RESIZES)
 def test_letterbox_fills_the_rest(resize):
     image = np.full((100, 200, 3), 200, np.uint8)
     out = resize_to_input(image, SSDSpec(letterbox=True, letterbox_fill=55, resize=resize))
@@ -222,17 +227,101 @@ def test_no_boxes_stay_no_boxes():
     assert boxes_to_pixels(none, 20, 10, SSDSpec(letterbox=True)).shape == (0, 4)
 
 
-@pytest.mark.parametrize("order", ["rgb", "bgr"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_normalise_is_level_minus_mean_over_std(order, dtype):
-    spec = SSDSpec(mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0), channel_order=order)
+def test_normalise_is_level_minus_mean_over_std(dtype):
+    spec = SSDSpec(mean=(10.0, 20.0, 30.0), std=(1.0, 2.0, 4.0))
     pixel = np.full((300, 300, 3), (110, 220, 230), dtype=dtype)
     batch = stack_inputs([pixel, np.zeros_like(pixel)])
     assert batch.shape == (2, 3, 300, 300)
     before = batch.clone()
     out = normalise(batch, spec)
     expected = [[100, 100, 50], [-10, -10, -7.5]]
-    expected = expected if order == "rgb" else [row[::-1] for row in expected]
     assert out.dtype == torch.float32
     assert out[:, :, 7, 200].tolist() == expected
     assert torch.equal(batch, before)
+
+
+def xmp(value):
+    return (f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF><rdf:Description '
+            f'tiff:Orientation="{value}"/></rdf:RDF></x:xmpmeta>').encode()
+
+
+def exif_of(value, kind=3):
+    """Return an EXIF block whose orientation has any TIFF type and value."""
+    packed = value if isinstance(value, bytes) else struct.pack("<HH", value, 0)
+    return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack(
+        "<HHI", ORIENTATION, kind, 1 if kind == 3 else 2) + packed + b"\0\0\0\0"
+
+
+def png_with_xmp(value):
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp(value).decode())
+    return {"pnginfo": info}
+
+
+# what is noted, the file's kind, options of Pillow's save, whether width and height change places
+MARKS = [
+    ("EXIF 6", "jpeg", {"exif": exif_of(6)}, True), ("EXIF 8", "png", {"exif": exif_of(8)}, True),
+    ("EXIF 3", "jpeg", {"exif": exif_of(3)}, False),
+    ("EXIF 0", "jpeg", {"exif": exif_of(0)}, False),
+    ("EXIF 9", "png", {"exif": exif_of(9)}, False),
+    ("EXIF in letters", "jpeg", {"exif": exif_of(b"6\0\0\0", 2)}, False),
+    ("EXIF cut", "jpeg", {"exif": exif_of(6)[:19]}, False),
+    ("EXIF without sense", "jpeg", {"exif": b"Exif\0\0" + b"\xff" * 60_000}, False),
+    ("EXIF of 60 KB", "jpeg", {"exif": exif_of(6) + bytes(60_000)}, True),
+    ("XMP in a JPEG", "jpeg", {"xmp": xmp(6)}, True), ("XMP 8", "jpeg", {"xmp": xmp(8)}, True),
+    ("XMP 0", "jpeg", {"xmp": xmp(0)}, False), ("XMP 9", "jpeg", {"xmp": xmp(9)}, False),
+    ("XMP in a PNG", "png", png_with_xmp(5), True),
+    ("XMP in a WEBP", "webp", {"xmp": xmp(6), "lossless": True}, True),
+    ("XMP in a TIFF", "tiff", {"tiffinfo": {700: xmp(6)}}, True),
+    ("tag of a TIFF", "tiff", {"tiffinfo": {ORIENTATION: 6}}, True)]
+
+
+@pytest.mark.parametrize("mark", MARKS, ids=lambda mark: mark[0])
+def test_path_header_and_pil_image_are_turned_alike(tmp_path, mark):
+    _, kind, options, turned = mark
+    path = tmp_path / f"a.{kind}"
+    Image.fromarray(blocks(80, 112)).save(path, kind, **options)
+    loaded = load_image(path)
+    for other in (as_rgb_array(Image.open(path)),
+                  np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))):
+        assert loaded.shape == other.shape and np.abs(loaded.astype(int) - other).mean() < 4
+    assert image_size(path) == loaded.shape[1::-1]
+    if turned is not None:
+        assert loaded.shape == ((112, 80, 3) if turned else (80, 112, 3))
+    facts = inspect_image(path)
+    assert facts.size == loaded.shape[1::-1] and not facts.fault
+
+
+@pytest.mark.parametrize("thing", [None, b"a.png", torch.zeros(4, 4, 3), [1, 2], 7, object()])
+def test_other_things_are_no_images(thing):
+    for reader in (as_rgb_array, lambda thing: read_input(thing, SSDSpec())):
+        with pytest.raises(TypeError, match="expected a path, a PIL image or an"):
+            reader(thing)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_an_image_without_pixels_is_refused(size):
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]}"):
+        as_rgb_array(Image.new("RGB", size))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_pipes_and_devices_are_not_read(tmp_path):
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    link = tmp_path / "link.jpg"
+    link.symlink_to("/dev/zero")
+    for path in (pipe, link, "/dev/zero", tmp_path):
+        for reader in (load_image, image_size, as_rgb_array, lambda p: read_input(p, SSDSpec())):
+            with pytest.raises(UserError, match="not a file with an image in it"):
+                reader(path)
+
+
+def test_jfif_is_jpeg(tmp_path):
+    Image.fromarray(blocks()).save(tmp_path / "a.jfif", "jpeg")
+    assert load_image(tmp_path / "a.jfif").shape == (40, 56, 3) and ".jfif" in IMAGE_SUFFIXES
+
+
+def test_no_images_give_no_detections():
+    assert SSD.detect_batch(None, []) == [] == SSD.detect_batch(None, ())

@@ -19,7 +19,7 @@ UNLIKE_DEFAULT = SSDSpec(
     backbone="resnet50", input_shape=(512, 512), grids=(64, 32, 16), steps=None,
     anchors_size=(20.5, 51.2, 133.12, 215.04), aspect_ratios=((2,), (2, 3), ()),
     prior_clip="centre_size", variances=(0.2, 0.3), log_size_clamp=None, box_clip="before_nms",
-    channel_order="bgr", mean=IMAGENET_MEAN, std=IMAGENET_STD, resize="pil_bicubic_uint8",
+    mean=IMAGENET_MEAN, std=IMAGENET_STD, resize="pil_bicubic_uint8",
     letterbox=True, letterbox_fill=0, l2_eps=1e-6, resnet_pool_padding=0)
 SPECS = [SSDSpec(), SSDSpec(grids=(19, 10, 5, 3, 2, 1), steps=None), UNLIKE_DEFAULT]
 
@@ -70,6 +70,15 @@ def test_lists_of_a_file_are_not_followed_without_end(values):
         SSDSpec.from_dict(values)
 
 
+def test_specs_stored_before_still_read():
+    # Every checkpoint made so far holds both fields.
+    stored = {**SSDSpec().to_dict(), "channel_order": "rgb", "resize": "cv2_linear_uint8"}
+    before = dict(stored)
+    assert SSDSpec.from_dict(stored) == SSDSpec(resize="cv2_linear_uint8") and stored == before
+    with pytest.raises(ValueError, match="channel_order"):
+        SSDSpec.from_dict({**stored, "channel_order": "bgr"})
+
+
 def test_spec_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SSDSpec().letterbox = True
@@ -93,7 +102,6 @@ def test_spec_is_frozen():
     ("prior_clip", "corner"),
     ("box_clip", "after"),
     ("resize", "cv2_area"),
-    ("channel_order", "RGB"),
     ("anchors_size", (math.nan,) * 7),
     ("anchors_size", (30, 60, 111, 162, 213, 264, math.inf)),
     ("anchors_size", (1e-30, 60, 111, 162, 213, 264, 315)),

@@ -3,6 +3,10 @@
 
 Crop, expansion and flip are chosen as numbers first. One resampling then goes straight from the
 image to the network's input size, and the colours change on that small image.
+
+What differs from Caffe under "paper": colours change after the crop instead of before (the numbers
+drawn are alike), images are always resized by the spec's rule instead of one of five filters at
+random, regions are not rounded to whole pixels, and boxes under a pixel of the input are left out.
 """
 
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ import numpy as np
 
 from utils.boxes import pairwise_iou
 from utils.image import add_bars, input_rect, resize_to_input
+from utils.resize import average_cells, may_halve, resize, sample_region, whole_factors
 
 CROP_TRIALS = 50
 MIN_SIDE_PX = 1.0  # a box thinner than this in the network's input is no use to train on
@@ -32,8 +37,11 @@ class Augmentation:
     expand_probability: float = 0.5
     expand_max: float = 4.0
     # Uniform choice among the constraints that a crop can be found for: None keeps the image,
-    # a number asks for that IoU with at least one object, 0 for nothing but an object's centre.
+    # a number asks for that IoU with at least one object; 0 takes any crop.
     crop_overlaps: tuple[float | None, ...] = (None, 0.1, 0.3, 0.5, 0.7, 0.9, 0.0)
+    # That object must also have its centre in the crop, so that an object always stays. Caffe does
+    # not ask for it: there a crop may lose all its objects and becomes an image of background.
+    crop_keeps_object: bool = False
     crop_scale: tuple[float, float] = (0.3, 1.0)
     crop_aspect: tuple[float, float] = (0.5, 2.0)
     flip_probability: float = 0.5
@@ -42,7 +50,8 @@ class Augmentation:
 AUGMENTATIONS = {
     "paper": Augmentation(),
     "light": Augmentation(expand_probability=0.25, expand_max=1.5,
-                          crop_overlaps=(None, None, None, 0.5, 0.7, 0.9), crop_scale=(0.6, 1.0),
+                          crop_overlaps=(None, None, None, 0.5, 0.7, 0.9),
+                          crop_keeps_object=True, crop_scale=(0.6, 1.0),
                           crop_aspect=(0.75, 1.33)),
     "none": None,
 }
@@ -72,31 +81,34 @@ def augment(image, boxes, spec, augmentation, rng):
     return apply_geometry(image, boxes, geometry, spec, augmentation, rng)
 
 
-def pixels_needed(geometry, spec):
-    """Return the (width, height) of the whole image that the sample makes use of."""
-    sides = (geometry.region[2:] - geometry.region[:2]).clip(1e-6)
-    return tuple((spec.size / sides).tolist())
+def may_halve_region(geometry, size, spec):
+    """Tell whether the decoder may halve a JPEG of (width, height) `size` for this sample."""
+    sides = (geometry.region[2:] - geometry.region[:2]) * size
+    x0, y0, x1, y1 = _region_rect(geometry.region, *size, spec)
+    return may_halve(sides.tolist(), (x1 - x0, y1 - y0), spec.resize)
 
 
-def apply_geometry(image, boxes, geometry, spec, augmentation, rng):
+def apply_geometry(image, boxes, geometry, spec, augmentation, rng, *, size=None):
     """Cut the region out of an image, change its colours, and move the boxes along.
 
     Args:
-        image: (H, W, 3) uint8 RGB; of the image's size or reduced, the result is much the same.
+        image: (H, W, 3) uint8 RGB.
         boxes, spec, augmentation, rng: as in `augment`.
         geometry: of `choose_geometry`.
+        size: (width, height) of the whole image where `image` was halved by its decoder.
 
     Returns:
         input: (S, S, 3) in grey levels; boxes: (K, 4) float32 fractions of the input;
         kept: (K,) int64, which of the G boxes they are.
     """
-    height, width = image.shape[:2]
+    size = size or image.shape[1::-1]
+    rect = _region_rect(geometry.region, *size, spec)
     if augmentation is None:
-        sample = resize_to_input(image, spec)
+        sample = resize_to_input(image, spec, size)
     else:
-        sample = _resample(image, geometry, spec, augmentation, rng)
-    region = geometry.region
-    rect = _region_rect(region, width, height, spec)
+        sample = _resample(image, geometry, spec, size)
+        _change_colours_inside(sample, geometry, augmentation, rng)
+        sample = add_bars(sample, rect, spec)
     moved, kept = _move_boxes(boxes, geometry)
     moved = (rect[:2] * 2 + moved * ((rect[2] - rect[0], rect[3] - rect[1]) * 2)) / spec.size
     big = ((moved[:, 2:] - moved[:, :2]) * spec.size >= MIN_SIDE_PX).all(1)
@@ -112,7 +124,7 @@ def choose_geometry(boxes, augmentation, rng):
         rng: np.random.Generator.
 
     Returns:
-        Geometry. Where there are objects, at least one has its centre inside the region.
+        Geometry. Images without objects are not cropped.
     """
     if augmentation is None:
         return Geometry(np.array([0.0, 0, 1, 1]), False)
@@ -146,9 +158,11 @@ def choose_crop(boxes, augmentation, rng):
         if min_iou is None:
             break
         crops = _draw_crops(augmentation, rng)
-        good = (_centres_inside(boxes, crops) & (pairwise_iou(boxes, crops) >= min_iou)).any(0)
+        good = pairwise_iou(boxes, crops) >= min_iou
+        if augmentation.crop_keeps_object:
+            good &= _centres_inside(boxes, crops)
         if good.any():
-            return crops[good.argmax()]
+            return crops[good.any(0).argmax()]
     return np.array([0.0, 0, 1, 1])
 
 
@@ -184,43 +198,43 @@ def _region_rect(region, width, height, spec):
     return input_rect(sides[0] * width, sides[1] * height, spec)
 
 
-def _resample(image, geometry, spec, augmentation, rng):
-    """Map the region of the image to the network input and change its colours."""
-    height, width = image.shape[:2]
-    rect = _region_rect(geometry.region, width, height, spec)
-    inner = (rect[2] - rect[0], rect[3] - rect[1])
-    region = geometry.region * (width, height, width, height)  # in pixels of the image
+def _resample(image, geometry, spec, size):
+    """Map the region of the image to the network input, bars apart; (H, W, 3) uint8."""
+    x0, y0, x1, y1 = _region_rect(geometry.region, *size, spec)
+    inner = (x1 - x0, y1 - y0)
+    if (geometry.region == (0, 0, 1, 1)).all():  # exactly what prediction sees
+        sample = resize(image, inner, spec.resize, size)
+        sample = np.rint(sample).astype(np.uint8) if sample.dtype == np.float32 else sample.copy()
+        return cv2.flip(sample, 1) if geometry.flip else sample
+    region = geometry.region * (size * 2)  # in pixels of the whole image
     inside = (geometry.region >= 0).all() and (geometry.region <= 1).all()
-    sample = cv2.warpAffine(
-        image, _sampling_matrix(region, inner, geometry.flip), inner,
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=spec.mean,
-        borderMode=cv2.BORDER_REPLICATE if inside else cv2.BORDER_CONSTANT)
-    # The fill of the expansion keeps the mean: colours change inside the image only.
-    x0, y0, x1, y1 = _image_in_sample(region, (width, height), inner, geometry.flip)
+    halved = size[0] // image.shape[1]
+    factors = whole_factors((region[2:] - region[:2]).tolist(), inner, spec.resize)
+    cell = tuple(factor // halved for factor in factors)
+    # Cells of the region alone, and one more around it for the linear rest. A region may lie
+    # beside the image: then a pixel that it does not touch stands for the image.
+    low = (np.floor(region[:2] / halved).astype(int) - cell).clip(0)
+    left, top = np.minimum(low, np.array(image.shape[1::-1]) - 1)
+    right, below = np.maximum(np.ceil(region[2:] / halved).astype(int) + cell, (left + 1, top + 1))
+    fill = None if inside else spec.mean
+    cells = average_cells(image[top:below, left:right], cell, fill)
+    region = (region / halved - (left, top, left, top)) / (cell * 2)  # in cells
+    return sample_region(cells, region, inner, flip=geometry.flip, fill=fill)
+
+
+def _change_colours_inside(sample, geometry, augmentation, rng):
+    """Change the colours in place where the sample shows the image: the fill keeps the mean."""
+    x0, y0, x1, y1 = _image_in_sample(geometry, sample.shape[1::-1])
     if x1 > x0 and y1 > y0:
         sample[y0:y1, x0:x1] = change_colours(sample[y0:y1, x0:x1], augmentation, rng)
-    return add_bars(sample, rect, spec)
 
 
-def _sampling_matrix(region, inner, flip):
-    """Return the 2x3 matrix from pixels of the sample to pixels of the image.
-
-    Pixel centres lie at +0.5: source + 0.5 = edge + (target + 0.5) * scale.
-    """
-    left, top, right, bottom = region
-    scale_x, scale_y = (right - left) / inner[0], (bottom - top) / inner[1]
-    edge = left
-    if flip:
-        edge, scale_x = right, -scale_x
-    return np.array([[scale_x, 0, edge + 0.5 * scale_x - 0.5],
-                     [0, scale_y, top + 0.5 * scale_y - 0.5]])
-
-
-def _image_in_sample(region, size, inner, flip):
+def _image_in_sample(geometry, inner):
     """Return the whole pixels (x0, y0, x1, y1) of the sample that show the image."""
-    scale = np.array(inner * 2) / ((region[2:] - region[:2])[[0, 1, 0, 1]])
-    edges = (np.array([0, 0, *size]) - region[[0, 1, 0, 1]]) * scale
-    x0, y0, x1, y1 = np.round(edges).astype(int).clip(0, inner * 2)
+    region, flip = geometry
+    sides = region[2:] - region[:2]
+    edges = (np.array([0, 0, 1, 1]) - region[[0, 1, 0, 1]]) / sides[[0, 1, 0, 1]]
+    x0, y0, x1, y1 = np.round(edges * (inner * 2)).astype(int).clip(0, inner * 2)
     return (inner[0] - x1, y0, inner[0] - x0, y1) if flip else (x0, y0, x1, y1)
 
 

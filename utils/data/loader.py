@@ -2,6 +2,10 @@
 
 import io
 import os
+import shutil
+import signal
+import threading
+from enum import IntEnum
 from typing import NamedTuple
 
 import cv2
@@ -10,8 +14,32 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.cli import UserError
-from utils.data.augment import apply_geometry, choose_geometry, pixels_needed
-from utils.image import decode_image, image_size, read_bytes, stack_inputs
+from utils.data.augment import apply_geometry, choose_geometry, may_halve_region
+from utils.image import decode_image, read_bytes, read_header, stack_inputs
+
+WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
+PREFETCH = 2  # batches that a worker makes ahead
+SHARED_MEMORY = "/dev/shm"  # where workers lay their batches down, on Linux
+WORKERS_FAILED = (
+    "a process that reads images ended or hung ({}). Out of memory is the usual reason: lower "
+    "num_workers or batch_size.\nIn a container " + SHARED_MEMORY + " may be too small: start it "
+    "with --shm-size=1g, or set num_workers = 0.")
+
+
+# What reaches the main process when a worker has died, beside UserErrors that workers hand on.
+WORKER_ERRORS = (RuntimeError, ConnectionError, EOFError, FileNotFoundError)
+
+
+class Purpose(IntEnum):
+    """What random numbers are drawn for; the first part of every generator's key."""
+
+    ORDER = 1
+    SAMPLE = 2
+
+
+def make_rng(purpose, seed, epoch, index=0):
+    """Return the np.random.Generator of a purpose, a seed, an epoch and an image."""
+    return np.random.default_rng((purpose, seed, epoch, index))
 
 
 class Sample(NamedTuple):
@@ -56,23 +84,23 @@ class DetectionDataset(Dataset):
         """Return the Sample, or the UserError that names an unreadable image."""
         epoch, index = key
         record = self.records[index]
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = make_rng(Purpose.SAMPLE, self.seed, epoch, index)
         try:
             data = read_bytes(record.path)
-            width, height = image_size(io.BytesIO(data), record.path)
+            header = read_header(io.BytesIO(data), record.path)
+            width, height = header.size
             boxes = (record.boxes_px / (width, height, width, height)).clip(0, 1)
             if (boxes[:, 2:] <= boxes[:, :2]).any():
                 raise UserError(f"{record.path}: the list has a box outside of this "
                                 f"{width}x{height} image; run voc_annotation.py again.")
             geometry = choose_geometry(boxes, self.augmentation, rng)
-            # Validation must see what prediction sees: the whole image, resized by the spec.
-            enough = pixels_needed(geometry, self.spec) if self.augmentation else None
-            image = decode_image(data, record.path, enough, (width, height))
+            halve = header.can_be_halved and may_halve_region(geometry, header.size, self.spec)
+            image = decode_image(data, record.path, header, halve=halve)
         except UserError as error:
             # Raised in a worker it would arrive as a page of tracebacks; see `batches`.
             return error
         image, boxes, kept = apply_geometry(image, boxes, geometry, self.spec, self.augmentation,
-                                            rng)
+                                            rng, size=header.size)
         return Sample(image, boxes, record.labels[kept], record.difficult[kept], index)
 
 
@@ -91,7 +119,7 @@ class EpochBatchSampler(Sampler):
         return -(-self.num_records // self.batch_size)
 
     def __iter__(self):
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_records)
+        order = make_rng(Purpose.ORDER, self.seed, self.epoch).permutation(self.num_records)
         if self.num_records > self.batch_size:
             order = np.concatenate([order, order[:-self.num_records % self.batch_size]])
         for start in range(0, len(order), self.batch_size):
@@ -122,16 +150,80 @@ def start_worker(worker_id):
 
 
 def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory):
-    """Return a DataLoader of Batches; set `loader.batch_sampler.epoch` before each epoch."""
+    """Return a DataLoader of Batches; set `loader.batch_sampler.epoch` before each epoch.
+
+    Reads in the main process, and says so, where workers have no room to lay their batches down.
+    """
     workers = min(num_workers, os.cpu_count() or 1)
+    workers = workers if has_shared_memory(workers, batch_size, dataset.spec) else 0
     return DataLoader(dataset, batch_sampler=EpochBatchSampler(len(dataset), batch_size, seed),
                       num_workers=workers, collate_fn=collate, worker_init_fn=start_worker,
-                      pin_memory=pin_memory, persistent_workers=workers > 0)
+                      pin_memory=pin_memory, persistent_workers=workers > 0,
+                      prefetch_factor=PREFETCH if workers else None,
+                      timeout=WAIT_SECONDS if workers else 0)
+
+
+def has_shared_memory(workers, batch_size, spec):
+    """Tell whether the batches that workers hold at a time fit; print a line where they do not."""
+    if not workers or not os.path.isdir(SHARED_MEMORY):  # other systems have no such limit
+        return True
+    # What is ahead, one being made by each worker, two in the main process, and as much again.
+    batches_held = workers * (PREFETCH + 1) + 2
+    need = 2 * batches_held * batch_size * spec.size**2 * 3 + 2**20
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if free < need:
+        print(f"{SHARED_MEMORY} has {free / 2**20:.0f} MB free, {workers} workers need "
+              f"{need / 2**20:.0f}: images are read in the main process, which is slower. Start "
+              "the container with --shm-size=1g, or set num_workers = 0.")
+    return free >= need
 
 
 def batches(loader):
-    """Yield the loader's Batches; raise a worker's UserError here, in the main process."""
-    for batch in loader:
+    """Yield the loader's Batches; raise a worker's UserError here, in the main process.
+
+    Raises UserError too where a worker was killed or no batch comes.
+    """
+    iterator = iter(loader)
+    if loader.num_workers:
+        name_worker_deaths()
+    while True:
+        try:
+            batch = next(iterator, None)
+        except WORKER_ERRORS as error:
+            raise (as_user_error(error) if loader.num_workers else error) from None
+        if batch is None:
+            return
         if isinstance(batch, UserError):
             raise batch
         yield batch
+
+
+def as_user_error(error):
+    """Return the UserError for one of WORKER_ERRORS; the error itself where it is a bug."""
+    text = str(error) or type(error).__name__
+    bug = isinstance(error, RuntimeError) and not text.startswith(
+        ("DataLoader worker (pid", "DataLoader timed out"))
+    if bug or "in DataLoader worker process" in text:
+        return error
+    return UserError(WORKERS_FAILED.format(text.splitlines()[0].strip(". ")))
+
+
+def name_worker_deaths():
+    """Make a worker's death a UserError wherever the main process is when it hears of it.
+
+    torch's own handler of the signal raises a RuntimeError in the midst of anything.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
+    torch_handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(torch_handler, "names_deaths", False) or not callable(torch_handler):
+        return
+
+    def handler(number, frame):
+        try:
+            torch_handler(number, frame)
+        except RuntimeError as error:
+            raise as_user_error(error) from None
+
+    handler.names_deaths = True
+    signal.signal(signal.SIGCHLD, handler)
