@@ -134,6 +134,12 @@ def writing(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
+def shared_fields(settings: Any, kind: type) -> dict[str, Any]:
+    """Return {field: value} of the fields that settings has in common with a dataclass."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)
+            if hasattr(settings, field.name)}
+
+
 def settings_table(settings: Any) -> str:
     """Return the settings in effect as aligned `name  value` lines."""
     values = dataclasses.asdict(settings)
