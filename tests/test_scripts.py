@@ -20,7 +20,8 @@ from utils.data import demo_data
 from utils.data.annotations import read_list
 from utils.training import trainer
 
-TINY = {"backbone": "mobilenetv2", "backbone_weights": "", "batch_size": 3, "num_workers": 0,
+TINY = {"backbone": "mobilenetv2", "backbone_weights": "", "input_shape": (260, 260),
+        "batch_size": 3, "num_workers": 0,
         "device": "cpu", "precision": "fp32", "run_name": "run"}
 
 
