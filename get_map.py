@@ -4,12 +4,13 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 
 # isort: split
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from ssd import SSD, SSDSettings, WeightsSettings
-from utils.cli import UserError, make_folder, run, shorten, writing
+from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import check_same_classes, read_list
 from utils.evaluation.map_report import format_results, plot_precision_recall
 from utils.evaluation.voc_ap import VOC_IOU, ClassResult, mean_ap
@@ -25,8 +26,6 @@ class MapSettings(WeightsSettings):
     test_list: str = "2007_test.txt"
     # Folder for results.txt, results.json and precision_recall.png.
     map_out_path: str = "map_out"
-    # Where training results lie.
-    save_dir: str = "logs"
     # Images a pass; lower it when memory runs out.
     batch_size: int = 8
 
@@ -36,8 +35,7 @@ def main(settings: MapSettings) -> None:
     if settings.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
     records, list_names = read_list(settings.test_list)
-    shared = {field.name: getattr(settings, field.name) for field in fields(WeightsSettings)}
-    detector = SSD(SSDSettings(**shared), logs_dir=settings.save_dir)
+    detector = SSD(SSDSettings(**shared_fields(settings, SSDSettings)))
     check_same_classes(detector.class_names, "the weights", list_names, settings.test_list)
     folder = make_folder(settings.map_out_path)
     results, detections = detector.evaluate(records, batch_size=settings.batch_size)
@@ -60,17 +58,14 @@ def main(settings: MapSettings) -> None:
 
 def figures(test_list: str, results: list[ClassResult], class_names: tuple[str, ...]) -> dict:
     """Return the figures for programs to read; None stands for a class without objects."""
-    classes = {}
-    for name, result in zip(class_names, results):
-        known = result.num_objects > 0
-        classes[name] = {"ap_area": result.ap_area if known else None,
-                         "ap_11_point": result.ap_11_point if known else None,
-                         "objects": result.num_objects, "detections": result.num_detections}
-    scored = any(result.num_objects for result in results)
-    return {"list": test_list, "iou": VOC_IOU,
-            "map_area": mean_ap(results) if scored else None,
-            "map_11_point": mean_ap(results, "ap_11_point") if scored else None,
-            "classes": classes}
+    def known(value):
+        return None if math.isnan(value) else value
+
+    classes = {name: {"ap_area": known(result.ap_area), "ap_11_point": known(result.ap_11_point),
+                      "objects": result.num_objects, "detections": result.num_detections}
+               for name, result in zip(class_names, results)}
+    return {"list": test_list, "iou": VOC_IOU, "map_area": known(mean_ap(results)),
+            "map_11_point": known(mean_ap(results, "ap_11_point")), "classes": classes}
 
 
 def write_files(folder: Path, writers: dict[str, Callable[[Path], object]]) -> None:

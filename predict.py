@@ -12,32 +12,21 @@ import contextlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 
 from ssd import SSD, SSDSettings
-from utils.cli import (
-    UserError,
-    check_file,
-    describe_error,
-    make_folder,
-    printable,
-    resolve,
-    run,
-    shorten,
-    typed_path,
-    writing,
-)
+from utils.cli import (UserError, check_file, describe_error, make_folder, printable, resolve,
+                       run, shorten, typed_path, writing)
 from utils.draw import draw_detections
 from utils.image import IMAGE_SUFFIXES, load_image
-from utils.postprocess import Detections
 
 
 @dataclass(frozen=True)
@@ -54,8 +43,6 @@ class PredictSettings(SSDSettings):
     dir_origin_path: str = "img"
     # Drawn images are saved here as PNG, under the whole name of the original: a.jpg.png.
     dir_save_path: str = "img_out"
-    # Where training results lie, for model_path = "".
-    save_dir: str = "logs"
     # True also opens the drawn image, where there is a display; of a single image only.
     show: bool = True
 
@@ -72,7 +59,7 @@ def main(settings: PredictSettings) -> None:
         if not paths:
             raise UserError(f"{origin}: no folder with images ({', '.join(IMAGE_SUFFIXES)}); "
                             "set dir_origin_path.")
-    viewer = Viewer(SSD(settings, logs_dir=settings.save_dir), make_folder(settings.dir_save_path),
+    viewer = Viewer(SSD(settings), make_folder(settings.dir_save_path),
                     show=settings.show and has_display() and len(paths) < 2)
     if paths:
         look_at_all(paths, viewer)
@@ -95,13 +82,8 @@ def look_at_all(paths: list[Path], viewer: "Viewer") -> None:
 
     Raises UserError, so that the script ends with status 2, only where none could be drawn.
     """
-    done = 0
-    for path in tqdm(paths, unit="image", disable=None):
-        try:
-            viewer.look_at(typed_path(path))
-            done += 1
-        except UserError as error:
-            tqdm.write(describe_error(error))
+    done = sum(viewer.look_at(path, typed_path)
+               for path in tqdm(paths, unit="image", disable=None))
     print(f"{done} of {len(paths)} images drawn into {shorten(viewer.folder)}")
     if not done:
         raise UserError("none of the images could be drawn.")
@@ -117,12 +99,8 @@ def ask(viewer: "Viewer") -> None:
             return
         if text.strip().lower() in ("q", "quit", "exit"):
             return
-        if not text.strip():
-            continue
-        try:
-            viewer.look_at(pasted_path(text))
-        except UserError as error:
-            print(describe_error(error))
+        if text.strip():
+            viewer.look_at(text, pasted_path)
 
 
 def pasted_path(text: str) -> Path:
@@ -131,10 +109,8 @@ def pasted_path(text: str) -> Path:
     if plain.startswith("file://"):
         plain = url2pathname(urlparse(plain).path)
     for form in (text, plain, re.sub(r"\\(.)", r"\1", plain)):
-        try:
+        with contextlib.suppress(UserError):
             return typed_path(form)
-        except UserError:
-            continue
     return typed_path(plain)
 
 
@@ -145,25 +121,30 @@ class Viewer:
         self.detector, self.folder, self.show = detector, folder, show
         self.origins = {}  # drawing -> the image it was made of
 
-    def look_at(self, path: Path) -> None:
-        """Detect, print, draw, save. Raises UserError for what cannot be read or written."""
-        path = check_file(path)
+    def look_at(self, name: str | Path, find: Callable[[str | Path], Path]) -> bool:
+        """Find a file, detect, print, draw, save; report what cannot be read or written."""
+        try:
+            self._look_at(check_file(find(name)))
+        except UserError as error:
+            tqdm.write(describe_error(error))
+            return False
+        return True
+
+    def _look_at(self, path):
         if path.parent.resolve() == self.folder.resolve():
             raise UserError(f"{path}: lies among the drawings; choose another dir_save_path.")
         image = load_image(path)
         detections = self.detector.detect(image)
         drawn = draw_detections(image, detections, self.detector.class_names)
-        target = self.target(path)
+        target = self._target(path)
         with writing(target) as part:
             drawn.save(part, format="png")
-        tqdm.write(describe(path, detections, self.detector.class_names))
-        if not len(detections.scores):
-            tqdm.write(describe_best(image, self.detector))
-        tqdm.write(f"  saved {printable(shorten(target))}")
+        tqdm.write(f"{printable(path.name)}: {self._describe(image, detections)}\n"
+                   f"  saved {printable(shorten(target))}")
         if self.show:
             drawn.show()
 
-    def target(self, path: Path) -> Path:
+    def _target(self, path):
         """Return the drawing's path, which no other image of this run or letter case has."""
         # The original's whole name: a.jpg and a.png must not overwrite each other.
         target, count = self.folder / f"{path.name}.png", 1
@@ -172,26 +153,20 @@ class Viewer:
             target = self.folder / f"{path.name}.{count}.png"
         return target
 
-
-def describe(path: Path, detections: Detections, class_names: tuple[str, ...]) -> str:
-    """Return lines that say what was found, best first."""
-    if not len(detections.scores):
-        return f"{printable(path.name)}: nothing found"
-    lines = [f"{printable(path.name)}: {len(detections.scores)} found"]
-    for box, score, label in zip(*detections):
-        edges = " ".join(f"{edge:.0f}" for edge in box)
-        lines.append(f"  {class_names[label]:<16} {score:.2f}  at {edges}")
-    return "\n".join(lines)
-
-
-def describe_best(image: np.ndarray, detector: SSD) -> str:
-    """Return a line on the best box below the threshold."""
-    weaker = detector.detect_batch([image], confidence=0.0, max_per_image=1)[0]
-    if not len(weaker.scores):
-        return "  no box has any score"
-    return (f"  the best box has score {weaker.scores[0]:.2f} "
-            f"({detector.class_names[weaker.labels[0]]}), confidence is "
-            f"{detector.settings.confidence:g}")
+    def _describe(self, image, detections):
+        """Return lines that say what was found, best first, or the best box that was not."""
+        names = self.detector.class_names
+        if len(detections.scores):
+            lines = [f"{len(detections.scores)} found"]
+            for box, score, label in zip(*detections):
+                edges = " ".join(f"{edge:.0f}" for edge in box)
+                lines.append(f"  {names[label]:<16} {score:.2f}  at {edges}")
+            return "\n".join(lines)
+        best = self.detector.detect_batch([image], confidence=0.0, max_per_image=1)[0]
+        if not len(best.scores):
+            return "nothing found\n  no box has any score"
+        return (f"nothing found\n  the best box has score {best.scores[0]:.2f} "
+                f"({names[best.labels[0]]}), confidence is {self.detector.settings.confidence:g}")
 
 
 def has_display() -> bool:

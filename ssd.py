@@ -8,7 +8,7 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from nets.build import read_network
 from nets.families import FAMILIES
+from nets.ssd import SSDNet
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from utils.cli import UserError, check_fields, check_file, check_value, shorten, typed_path
+from utils.cli import UserError, check_fields, check_file, check_value, typed_path
 from utils.data.annotations import Record, read_class_names
 from utils.device import evaluating, pick_device, run_in, set_precision
 from utils.draw import draw_detections
@@ -32,12 +33,10 @@ from utils.postprocess import Detections, postprocess
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
+READERS = 2  # threads that read image files ahead of the network
 # Lowest and highest value of thresholds.
 LIMITS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),
           "max_per_image": (0, math.inf)}
-
-NO_WEIGHTS = ('no weights yet: there is no best.pth under {}.\n'
-              'Train with voc_annotation.py and train.py, or set model_path = "coco" or to a file.')
 
 # What `SSD.detect` takes.
 ImageInput = str | os.PathLike | Image.Image | np.ndarray
@@ -50,8 +49,10 @@ class WeightsSettings:
     # ---- Weights ----
 
     # A best.pth or last.pth, or a published file (see the README); "coco" downloads torchvision's
-    # model of 80 everyday classes; "" takes the newest best.pth under logs/.
+    # model of 80 everyday classes; "" takes the newest best.pth under save_dir.
     model_path: str = ""
+    # Where train.py leaves its results.
+    save_dir: str = "logs"
     # Leave "": checkpoints know their classes. Published files of other classes than VOC's or
     # COCO's need the list that they were trained with.
     classes_path: str = ""
@@ -87,7 +88,6 @@ class SSD:
         network: an SSDNet in memory; then no file is read. It is used as it is and left as it was
             found: device, memory layout, train or eval mode. Changes to it are seen.
         class_names: names for that network.
-        logs_dir: where the newest best.pth is looked for.
 
     Raises:
         UserError: no weights, an unreadable file, a class list of another order, or a setting
@@ -95,15 +95,16 @@ class SSD:
         ValueError: a network on another device than the settings', or without class names.
     """
 
-    def __init__(self, settings=SSDSettings(), *, network=None, class_names=None, logs_dir="logs"):
+    def __init__(self, settings: SSDSettings = SSDSettings(), *, network: SSDNet | None = None,
+                 class_names: Sequence[str] | None = None):
         if not isinstance(settings, SSDSettings):
             raise TypeError(f"expected SSDSettings(model_path=...), got {type(settings).__name__}")
         check_fields(settings, LIMITS)
         self.settings = settings
-        self.device = pick_device(settings.device)
         self.owns_network = network is None
         if self.owns_network:
-            network, class_names = _load(settings, logs_dir)
+            self.device = pick_device(settings.device)
+            network, class_names = _load(settings)
             network = network.to(self.device, memory_format=torch.channels_last).eval()
         else:
             self.device = _device_of(network, settings, class_names)
@@ -129,20 +130,16 @@ class SSD:
         return self.detect_batch([image])[0]
 
     def detect_batch(self, images: Iterable[ImageInput], **thresholds: float) -> list[Detections]:
-        """Find objects in several images with one pass of the network.
+        """Find objects in several images, of any sizes, with one pass of the network.
 
-        Args:
-            images: list of what `detect` takes; sizes may differ.
-            thresholds: confidence, nms_iou, max_per_class, max_per_image instead of the settings'.
-
-        Returns:
-            list of Detections, as `detect`; [] for no images.
+        `thresholds` are confidence, nms_iou, max_per_class, max_per_image, in place of the
+        settings'. Takes a list of what `detect` takes, and returns a list of what it returns.
         """
         for name, value in thresholds.items():
             check_value(name, value, int if "max" in name else float, LIMITS.get(name))
         if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
             raise TypeError(f"expected a list of images, got {type(images).__name__}")
-        images = [_check_image(image) for image in images]
+        images = [_find(image) for image in images]
         if not images:
             return []
         inputs, sizes = zip(*(read_input(image, self.spec) for image in images))
@@ -150,7 +147,7 @@ class SSD:
 
     def detect_image(self, image: ImageInput) -> Image.Image:
         """Return the image with the objects found drawn on it, as a PIL image."""
-        array = as_rgb_array(_check_image(image))
+        array = as_rgb_array(_find(image))
         return draw_detections(array, self.detect(array), self.class_names)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -158,33 +155,24 @@ class SSD:
         save_checkpoint(path, Checkpoint(self.spec, self.class_names, self.network.state_dict(),
                                          {}, {}))
 
-    def evaluate(self, records: list[Record], *, batch_size: int = 8, num_threads: int = 2
+    def evaluate(self, records: list[Record], *, batch_size: int = 8
                  ) -> tuple[list[ClassResult], list[Detections]]:
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
 
-        Args:
-            records: list of annotations.Record with this detector's class numbers.
-            batch_size: images a pass.
-            num_threads: readers of image files.
-
-        Returns:
-            (list of ClassResult by class, list of Detections by image).
+        The records have this detector's class numbers; `batch_size` images go through the network
+        at a time. Returns (list of ClassResult by class, list of Detections by image).
         """
-        detections = []
+        detections, ahead = [], []
         chunks = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
-        with ThreadPoolExecutor(num_threads) as pool:
-            following = self._read_ahead(pool, chunks[0]) if chunks else []
-            for k in tqdm(range(len(chunks)), desc="mAP", unit="batch", leave=False,
-                          disable=None):
-                current = following
-                following = self._read_ahead(pool, chunks[k + 1]) if k + 1 < len(chunks) else []
-                inputs, sizes = zip(*(future.result() for future in current))
-                detections += self._detect_inputs(inputs, sizes, SCORING)
+        with ThreadPoolExecutor(READERS) as pool:
+            # Each pass starts to read the images of the next one.
+            for chunk in tqdm([*chunks, []], desc="mAP", unit="batch", leave=False, disable=None):
+                current, ahead = ahead, [pool.submit(read_input, record.path, self.spec)
+                                         for record in chunk]
+                if current:
+                    inputs, sizes = zip(*(future.result() for future in current))
+                    detections += self._detect_inputs(inputs, sizes, SCORING)
         return evaluate_voc(detections, records, len(self.class_names)), detections
-
-    def _read_ahead(self, pool, records):
-        """Start reading and resizing images; return the futures of (input, size)."""
-        return [pool.submit(read_input, record.path, self.spec) for record in records]
 
     @torch.inference_mode()
     def _detect_inputs(self, inputs, sizes, thresholds):
@@ -194,22 +182,15 @@ class SSD:
         with eval_mode, run_in(self.precision, self.device):
             loc, conf = self.network(batch)
         limits = {"confidence": self.settings.confidence, "nms_iou": self.settings.nms_iou}
-        found = postprocess(loc, conf, self.network.priors, self.spec, **(limits | thresholds))
+        found = postprocess(loc, conf, self.network.priors, self.spec, **limits | thresholds)
         return [Detections(boxes_to_pixels(boxes.cpu().numpy(), width, height, self.spec),
                            scores.cpu().numpy(), labels.cpu().numpy())
                 for (boxes, scores, labels), (width, height) in zip(found, sizes)]
 
 
-def _check_image(image):
+def _find(image):
     """Return an image as it is, or its path where it was found, before anything is read."""
-    if isinstance(image, (str, os.PathLike)):
-        return check_file(typed_path(image))
-    if not isinstance(image, (Image.Image, np.ndarray)):
-        raise TypeError("expected a path, a PIL image or an (H, W, 3) uint8 RGB array, "
-                        f"got {type(image).__name__}")
-    if 0 in (image.size if isinstance(image, Image.Image) else image.shape):
-        raise ValueError("the image has no pixels")
-    return image
+    return check_file(typed_path(image)) if isinstance(image, (str, os.PathLike)) else image
 
 
 def _device_of(network, settings, class_names):
@@ -224,11 +205,13 @@ def _device_of(network, settings, class_names):
     return device
 
 
-def _load(settings, logs_dir):
+def _load(settings):
     """Read the network and the class names that the settings ask for, and say which."""
-    path = settings.model_path or newest_checkpoint(logs_dir)
+    path = settings.model_path or newest_checkpoint(settings.save_dir)
     if not path:
-        raise UserError(NO_WEIGHTS.format(shorten(logs_dir)))
+        raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}.\nTrain "
+                        "with voc_annotation.py and train.py, or set model_path = \"coco\" or to "
+                        "a file.")
     given = read_class_names(settings.classes_path) if settings.classes_path else None
     network, names = read_network(path, family=settings.weights_family, class_names=given)
     if given and given != names:

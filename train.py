@@ -19,7 +19,7 @@ from nets.families import FAMILIES
 from nets.ssd import SSDNet
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint
-from utils.cli import UserError, check_fields, run, settings_table, shorten
+from utils.cli import UserError, check_fields, run, settings_table, shared_fields, shorten
 from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
@@ -27,7 +27,7 @@ from utils.device import pick_device, set_precision
 from utils.evaluation.voc_ap import mean_ap
 from utils.training.checks import check_batch_norm, check_images, read_lists
 from utils.training.history import describe_epoch
-from utils.training.optim import Schedule, make_optimizer, seed_everything
+from utils.training.optim import Schedule, make_optimizer
 from utils.training.run_folder import RunFolder, check_run_name, claim_folder
 from utils.training.trainer import Objective, Trainer
 
@@ -162,23 +162,21 @@ class TrainSettings:
 def main(settings: TrainSettings) -> None:
     """Train, save, measure."""
     check_settings(settings)
-    seed_everything(settings.seed)
+    torch.manual_seed(settings.seed)
     device = pick_device(settings.device)
     precision = set_precision(settings.precision, device)
     train_records, val_records, class_names = read_lists(
         settings.train_list, settings.val_list, classes_path=settings.classes_path,
         train_on_difficult=settings.train_on_difficult)
     network = build_network(settings, class_names)
-    frozen = settings.freeze_batch_size if settings.freeze_epochs else settings.batch_size
-    sizes = (settings.batch_size, frozen)
-    check_batch_norm(network, num_images=len(train_records), batch_sizes=sizes)
+    trainer = make_trainer(settings, network, train_records, device, precision)
+    check_batch_norm(network, trainer.schedule)
     check_images(val_records, settings.val_list)
+    scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
     table = settings_table(settings)
     with claim_folder(settings.save_dir, settings.run_name, table) as folder:
         print(f"settings:\n{table}\nrunning on {device} in {precision}, "
               f"results in {shorten(folder)}")
-        trainer = make_trainer(settings, network, train_records, device, precision)
-        scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
         results = RunFolder(folder, save_period=settings.save_period)
         for epoch in range(1, settings.epochs + 1):
             row = trainer.train_epoch(epoch - 1)
@@ -204,7 +202,7 @@ def check_settings(settings: TrainSettings) -> None:
                         'nothing. Set backbone_weights = "imagenet" or freeze_epochs = 0.')
 
 
-def build_network(settings, class_names):
+def build_network(settings: TrainSettings, class_names: tuple[str, ...]) -> SSDNet:
     """Return the SSDNet to train, filled with the weights that the settings name."""
     if not settings.model_path:
         return new_network(settings.backbone, settings.input_shape[0], len(class_names),
@@ -212,11 +210,9 @@ def build_network(settings, class_names):
                            anchors_size=settings.anchors_size,
                            aspect_ratios=settings.aspect_ratios,
                            letterbox=settings.letterbox_image)
-    old_names = None
-    if settings.model_classes_path:
-        old_names = read_class_names(settings.model_classes_path)
+    path = settings.model_classes_path
     return continued_network(settings.model_path, class_names, family=settings.weights_family,
-                             old_names=old_names)
+                             old_names=read_class_names(path) if path else None)
 
 
 def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record],
@@ -228,16 +224,9 @@ def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record]
                                weight_decay=settings.weight_decay)
     dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],
                                settings.seed)
-    schedule = Schedule(
-        num_images=len(records), epochs=settings.epochs, batch_size=settings.batch_size,
-        accumulate=settings.accumulate, freeze_epochs=settings.freeze_epochs,
-        freeze_batch_size=settings.freeze_batch_size, learning_rate=settings.learning_rate,
-        kind=settings.schedule, warmup_steps=settings.warmup_steps,
-        min_lr_ratio=settings.min_lr_ratio)
-    objective = Objective(
-        match_iou=settings.match_iou, negatives_per_positive=settings.negatives_per_positive,
-        background_negatives=settings.background_negatives,
-        train_on_difficult=settings.train_on_difficult)
+    schedule = Schedule(num_images=len(records), kind=settings.schedule,
+                        **shared_fields(settings, Schedule))
+    objective = Objective(**shared_fields(settings, Objective))
     return Trainer(network, optimizer, dataset, schedule, objective, device=device,
                    precision=precision, num_workers=settings.num_workers,
                    clip_grad_norm=settings.clip_grad_norm)

@@ -8,28 +8,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_detector import photo, tiny_detector
+from tiny_detector import NAMES, photo, tiny_detector
 
 import predict
+from ssd import SSD
 from utils.cli import ROOT, UserError
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "best.pth"
-    tiny_detector().save(path)
-    return path
+def detector():
+    return tiny_detector()
 
 
 @pytest.fixture
-def look(weights, tmp_path, monkeypatch, capsys):
-    """Return a call that runs predict.py in tmp_path with typed lines; it returns the output."""
+def look(detector, tmp_path, monkeypatch, capsys):
+    """Return a call that runs predict.py in tmp_path with typed lines; it returns the output.
+
+    `test_the_command_line` reads weights from a file; here they are in memory.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(predict, "SSD", lambda settings: SSD(
+        settings, network=detector.network, class_names=NAMES))
 
     def run(*images, typed=(), **changes):
         answers = iter([*typed, "q"])
         monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
-        values = {"model_path": str(weights), "show": False, "confidence": 0.3, "device": "cpu",
+        values = {"show": False, "confidence": 0.3, "device": "cpu",
                   "dir_save_path": str(tmp_path / "out"), **changes}
         try:
             predict.main(predict.PredictSettings(images=images, **values))
@@ -186,7 +190,9 @@ def test_a_drawing_that_cannot_be_written_costs_one_line(look, tmp_path, monkeyp
     Image.open(tmp_path / "out" / "b.png.png").load()  # the drawing of the first run
 
 
-def test_the_command_line(weights, tmp_path):
+def test_the_command_line(detector, tmp_path):
+    weights = tmp_path / "best.pth"
+    detector.save(weights)
     photo(tmp_path / "中文.png")
     done = subprocess.run(
         [sys.executable, ROOT / "predict.py", "中文.png", "nowhere.png", "--model_path",

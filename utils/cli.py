@@ -54,10 +54,7 @@ def resolve(path: str | os.PathLike) -> Path:
 
 
 def typed_path(text: str | os.PathLike) -> Path:
-    """Return the file or folder that a person means: from where they stand, else from the repo.
-
-    Raises UserError where neither is there.
-    """
+    """Return a path that a person typed: from where they stand, else the repo, else UserError."""
     path = resolve(text)
     if os.path.lexists(text):
         return Path(text).absolute()
@@ -68,10 +65,7 @@ def typed_path(text: str | os.PathLike) -> Path:
 
 
 def check_file(path: str | os.PathLike) -> Path:
-    """Return `path`, absolute, of a file that has an end.
-
-    Raises UserError for a missing file, a folder, a pipe and a device.
-    """
+    """Return `path`, absolute; UserError for a missing file, a folder, a pipe and a device."""
     path = resolve(path)
     try:
         mode = path.stat().st_mode
@@ -90,10 +84,7 @@ def shorten(path: str | os.PathLike) -> str:
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Create folder `path` and its parents; return it as an absolute Path.
-
-    Raises UserError where a file is in the way or the place is read-only.
-    """
+    """Create folder `path` and its parents, or UserError; return it as an absolute Path."""
     folder = resolve(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,10 +95,7 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 def read_text(path: str | os.PathLike, *, remedy: str) -> str:
-    """Return the text of a UTF-8 file (with or without BOM).
-
-    Raises UserError with `remedy` where the file is missing, a folder, or not UTF-8.
-    """
+    """Return the text of a UTF-8 file, with or without BOM; UserError with `remedy` for others."""
     path = resolve(path)
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -132,6 +120,12 @@ def writing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def shared_fields(settings: Any, kind: type) -> dict[str, Any]:
+    """Return {field: value} of the fields that settings has in common with a dataclass."""
+    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)
+            if hasattr(settings, field.name)}
 
 
 def settings_table(settings: Any) -> str:

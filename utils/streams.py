@@ -16,8 +16,7 @@ class Outlet(io.RawIOBase):
 
     Results lie in files, and lines on the screen only speak of them. So a reader that leaves
     (`| head`, a pager) or a full disk does not end a training in mid-epoch: it is told once on
-    stderr, and the work goes on to its end or to Ctrl-C. A terminal that hangs up ends a script
-    by SIGHUP like any other program; nohup and tmux are made against that.
+    stderr, and the work goes on.
     """
 
     def __init__(self, raw: io.RawIOBase):
@@ -100,10 +99,8 @@ def _start():
     PyTorch takes seconds to import, so scripts import this file before it. Programs that merely
     use this project are left alone.
     """
-    script = sys.argv[0] if getattr(sys, "argv", None) else ""
-    repo = os.path.join(os.path.dirname(__file__), "..")
-    if os.path.basename(script) not in SCRIPTS or not os.path.samefile(
-            os.path.dirname(os.path.abspath(script)), repo):
+    repo = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    if os.path.realpath(sys.argv[0]) not in [os.path.join(repo, name) for name in SCRIPTS]:
         return
     if any("from multiprocessing" in argument for argument in sys.orig_argv):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker's start; the script stops it

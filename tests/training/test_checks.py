@@ -13,7 +13,7 @@ import train
 from utils.cli import UserError, is_out_of_memory
 from utils.device import pick_device
 from utils.training.checks import check_batch_norm, check_images, read_lists
-from utils.training.optim import make_optimizer
+from utils.training.optim import Schedule, make_optimizer
 
 NUMBERS = ("learning_rate", "min_lr_ratio", "momentum", "weight_decay", "clip_grad_norm",
            "match_iou", "negatives_per_positive")
@@ -53,19 +53,23 @@ def test_devices_that_cannot_train_are_one_line(name):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("num_images, sizes, words", [
-    (1, (8,), "add images, or take backbone"), (9, (1,), "set batch_size.* to 2"),
-    (9, (8, 1), "freeze_batch_size"), (2, (8,), None), (9, (2, 2), None)])
-def test_batch_norm_needs_two_images(num_images, sizes, words):
+@pytest.mark.parametrize("num_images, size, frozen, words", [
+    (1, 8, (0, 1), "add images, or take backbone"), (9, 1, (0, 8), "set batch_size.* to 2"),
+    (9, 1, (1, 8), "set batch_size.* to 2"), (9, 8, (1, 1), "freeze_batch_size"),
+    (2, 8, (0, 1), None), (9, 2, (1, 2), None), (9, 1, (3, 8), None)])
+def test_batch_norm_needs_two_images(num_images, size, frozen, words):
+    schedule = Schedule(num_images=num_images, epochs=3, batch_size=size, freeze_epochs=frozen[0],
+                        freeze_batch_size=frozen[1], accumulate=1, learning_rate=1.0, kind="step",
+                        warmup_steps=0, min_lr_ratio=0.1)
     network = nn.Module()
     network.extras = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
     if words is None:
-        check_batch_norm(network, num_images=num_images, batch_sizes=sizes)
+        check_batch_norm(network, schedule)
     else:
         with pytest.raises(UserError, match=words):
-            check_batch_norm(network, num_images=num_images, batch_sizes=sizes)
+            check_batch_norm(network, schedule)
     network.extras = nn.Sequential(nn.Conv2d(2, 2, 1))
-    check_batch_norm(network, num_images=num_images, batch_sizes=sizes)
+    check_batch_norm(network, schedule)
 
 
 def too_large():
@@ -117,7 +121,7 @@ EASY, HARD = " 1,1,20,20,0", " 1,1,20,20,0,1"
 
 @pytest.mark.parametrize("val_objects, changes, words", [
     (HARD, {}, "my_val.txt has no object that is not difficult"), ("", {}, "has no object"),
-    (EASY, {"val_list": ""}, "no val list"), (EASY, {"val_list": "None"}, "no val list")])
+    (EASY, {"val_list": ""}, "no val list")])
 def test_nothing_to_choose_the_best_epoch_by_is_said(lists, capsys, val_objects, changes, words):
     assert lists(EASY, val_objects, **changes)[1] == []
     out = capsys.readouterr().out

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import torch
-from torch import nn
+from tiny_ssd import SIDE, SPEC, TinySSD
 
 from utils.data.annotations import Record
 from utils.data.demo_data import CLASS_NAMES, draw_scene
@@ -11,39 +11,10 @@ from utils.data.loader import Sample, collate
 from utils.evaluation.voc_ap import evaluate_voc, mean_ap
 from utils.image import normalise
 from utils.postprocess import Detections, postprocess
-from utils.priors import make_priors
-from utils.spec import IMAGENET_MEAN, IMAGENET_STD, SSDSpec
-from utils.training.optim import Schedule, make_optimizer, seed_everything, set_learning_rate
+from utils.training.optim import Schedule, make_optimizer, set_learning_rate
 from utils.training.trainer import Objective, Trainer
 
-SIDE, STEPS, BATCH = 64, 200, 16
-SPEC = SSDSpec(backbone="tiny", input_shape=(SIDE, SIDE), grids=(8, 4, 2), steps=None,
-               anchors_size=(14, 24, 36, 52), aspect_ratios=((2,),) * 3, mean=IMAGENET_MEAN,
-               std=IMAGENET_STD)
-
-
-class TinySSD(nn.Module):
-    """Six convolutions and heads on three maps, written without the project's own network."""
-
-    def __init__(self):
-        super().__init__()
-        self.spec, self.pretrained_layers = SPEC, nn.Sequential()
-        self.stages = nn.ModuleList(
-            nn.Sequential(*(layer for k in range(depth) for layer in (
-                nn.Conv2d(into if k == 0 else out, out, 3, stride=2 if k < strided else 1,
-                          padding=1), nn.BatchNorm2d(out), nn.ReLU())))
-            for into, out, depth, strided in ((3, 32, 3, 3), (32, 64, 1, 1), (64, 64, 1, 1)))
-        self.heads = nn.ModuleList(nn.Conv2d(out, 4 * (4 + 5), 3, padding=1)
-                                   for out in (32, 64, 64))
-        self.register_buffer("priors", make_priors(SPEC))
-
-    def forward(self, x):
-        rows = []
-        for stage, head in zip(self.stages, self.heads):
-            x = stage(x)
-            rows.append(head(x).permute(0, 2, 3, 1).reshape(len(x), -1, 9))
-        rows = torch.cat(rows, 1).float()
-        return rows[..., :4], rows[..., 4:]
+STEPS, BATCH = 200, 16
 
 
 def draw(first, count):
@@ -74,7 +45,7 @@ def measure(network, samples):
 
 
 def test_drawn_shapes_are_learnt_from_nothing():
-    seed_everything(0)
+    torch.manual_seed(0)
     network, samples = TinySSD(), draw(0, 320)
     schedule = Schedule(num_images=len(samples), epochs=STEPS * BATCH // len(samples),
                         batch_size=BATCH, accumulate=1, freeze_epochs=0, freeze_batch_size=1,

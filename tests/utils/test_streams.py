@@ -180,8 +180,8 @@ def test_ctrl_c_in_the_work(script):
 
 
 @posix
-@pytest.mark.parametrize("name", ["voc_annotation", "train", "get_map", "predict"])
-@pytest.mark.parametrize("module", ["tyro", "torch"])
+@pytest.mark.parametrize("name, module", [
+    ("voc_annotation", "torch"), ("train", "tyro"), ("get_map", "torch"), ("predict", "torch")])
 def test_ctrl_c_while_a_script_imports(tmp_path, name, module):
     """The import is made to be where the signal arrives, and to swallow exceptions, as NumPy's
     C interface does."""

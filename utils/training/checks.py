@@ -6,18 +6,16 @@ from tqdm import tqdm
 from utils.cli import UserError, resolve
 from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
 from utils.image import as_rgb_array
-from utils.training.optim import has_batch_norm
+from utils.training.optim import Schedule
 
 
 def read_lists(train_list: str, val_list: str, *, classes_path: str, train_on_difficult: bool
                ) -> tuple[list[Record], list[Record], tuple[str, ...]]:
     """Return (train records, val records, class names) of lists that agree with each other.
 
-    The val records are [] where val_list is "" or "none", or none of its objects counts; a line
-    says so. Raises UserError for lists that cannot be read, disagree, or hold nothing to learn.
+    The val records are [] where val_list is "" or none of its objects counts; a line says so.
+    Raises UserError for lists that cannot be read, disagree, or hold nothing to learn.
     """
-    if val_list.lower() in ("", "none"):
-        val_list = None
     for name, path in (("train_list", train_list), ("val_list", val_list)):
         if path and not resolve(path).exists():
             raise UserError(f"{name}: there is no {resolve(path)}. Run voc_annotation.py, which "
@@ -29,8 +27,10 @@ def read_lists(train_list: str, val_list: str, *, classes_path: str, train_on_di
                         "learn from. Run voc_annotation.py and read what it says.")
     if classes_path:
         check_same_classes(read_class_names(classes_path), classes_path, class_names, train_list)
-    val_records, val_names = read_list(val_list) if val_list else ([], class_names)
-    check_same_classes(class_names, train_list, val_names, val_list or "")
+    val_records = []
+    if val_list:
+        val_records, val_names = read_list(val_list)
+        check_same_classes(class_names, train_list, val_names, val_list)
     if all(record.difficult.all() for record in val_records):
         reason = f"{val_list} has no object that is not difficult" if val_list else "no val list"
         print(f"note: {reason}, so there is no val mAP and best.pth is the last epoch.")
@@ -50,10 +50,11 @@ def check_images(records: list[Record], list_path: str) -> None:
                             "run it again.") from None
 
 
-def check_batch_norm(network: nn.Module, *, num_images: int, batch_sizes: tuple[int, ...]) -> None:
+def check_batch_norm(network: nn.Module, schedule: Schedule) -> None:
     """Raise UserError for batches of one where batch norm meets feature maps of one position."""
-    if has_batch_norm(network.extras) and min(num_images, *batch_sizes) == 1:
-        remedy = ("set batch_size and freeze_batch_size to 2 or more" if num_images > 1 else
-                  "the train list has one image only: add images")
+    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.extras.modules())
+    if has_batch_norm and 1 in map(schedule.batch_size_in, (0, schedule.epochs - 1)):
+        remedy = ("set batch_size and freeze_batch_size to 2 or more" if schedule.num_images > 1
+                  else "the train list has one image only: add images")
         raise UserError("batch norm cannot train on one image at a time; "
                         f'{remedy}, or take backbone = "vgg", which has none.')

@@ -18,7 +18,7 @@ def multibox_loss(loc: torch.Tensor, conf: torch.Tensor, targets: NamedTuple, *,
     """Return the summed localisation and confidence losses of a batch, in float32.
 
     Nothing is divided here: the optimizer step that a batch belongs to may hold several batches,
-    and `loss_normaliser` is summed over all of them.
+    and `loss_normaliser` is summed over all of them. Finite, and 0 where nothing is chosen.
 
     Args:
         loc: (B, P, 4) float tensor, raw offsets.
@@ -26,10 +26,6 @@ def multibox_loss(loc: torch.Tensor, conf: torch.Tensor, targets: NamedTuple, *,
         targets: Targets of `make_targets`.
         negatives_per_positive: 3 in SSD; chosen per image, hardest first.
         background_negatives: chosen in an image without positives; none in Caffe.
-
-    Returns:
-        LossParts, finite for any batch; loc is 0 for one without any object, and so is conf where
-        background_negatives is 0.
     """
     positive = targets.labels > 0
     loc_loss = F.smooth_l1_loss(loc.float()[positive], targets.loc[positive], reduction="sum")
@@ -50,14 +46,10 @@ def count_negatives(labels: torch.Tensor, negatives_per_positive: float,
 
 def loss_normaliser(labels: torch.Tensor, negatives_per_positive: float,
                     background_negatives: int = 0) -> float:
-    """Return what a batch adds to the divisor of its optimizer step, as a float.
+    """Return what a batch with (B, P) labels adds to the divisor of its optimizer step.
 
     An image counts as its positives, one without any as a third of its negatives (one in
     negatives_per_positive): so a batch of mostly background is no heavier than another.
-
-    Args:
-        labels: (B, P) int64 of Targets.
-        negatives_per_positive, background_negatives: as in `multibox_loss`.
     """
     positives = (labels > 0).sum(1)
     negatives = count_negatives(labels, negatives_per_positive, background_negatives)
@@ -69,14 +61,8 @@ def mine_hard_negatives(losses: torch.Tensor, labels: torch.Tensor, negatives_pe
                         background_negatives: int = 0) -> torch.Tensor:
     """Choose the background priors with the highest loss, image by image (Caffe MAX_NEGATIVE).
 
-    Args:
-        losses: (B, P) float tensor, confidence loss of every prior.
-        labels: (B, P) int64, 0 for background, > 0 positive, IGNORED neither.
-        negatives_per_positive: how many to take for each positive of the same image.
-        background_negatives: how many to take in an image without positives.
-
-    Returns:
-        (B, P) bool mask of the chosen negatives.
+    `losses` (B, P) are the confidence losses, `labels` (B, P) as in Targets. Returns a (B, P) bool
+    mask of the chosen negatives.
     """
     candidate = labels == 0
     wanted = count_negatives(labels, negatives_per_positive, background_negatives)  # (B,)

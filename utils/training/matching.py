@@ -60,14 +60,8 @@ def match(boxes: torch.Tensor, valid: torch.Tensor, priors_cxcywh: torch.Tensor,
     every object gets a prior of its own. Then every other prior takes its best object where their
     IoU is at least `iou_threshold`.
 
-    Args:
-        boxes: (B, G, 4) float32 xyxy, G >= 1.
-        valid: (B, G) bool, False for padding.
-        priors_cxcywh: (P, 4) float32.
-        iou_threshold: float in (0, 1].
-
-    Returns:
-        (B, P) int64 index of the object, -1 for none.
+    `boxes` is (B, G, 4), G >= 1, and `valid` (B, G), False for padding. Returns the (B, P) int64
+    index of the object, -1 for none.
     """
     iou = pairwise_iou(boxes, to_xyxy(priors_cxcywh))  # (B, G, P)
     iou = iou.masked_fill(~valid[..., None], -1)
@@ -82,13 +76,8 @@ def bipartite_match(iou: torch.Tensor) -> torch.Tensor:
 
     A pair that is the best of both its object and its prior is what the greedy loop would bind at
     some point, whatever comes before, so all such pairs are bound in one round. Ties go to the
-    lower object, then to the lower prior.
-
-    Args:
-        iou: (B, G, P) float tensor; rows of padding hold -1.
-
-    Returns:
-        (B, P) int64 index of the object bound to each prior, -1 for none.
+    lower object, then to the lower prior. `iou` is (B, G, P), its rows of padding hold -1. Returns
+    the (B, P) int64 index of the object bound to each prior, -1 for none.
     """
     batch, num_objects, num_priors = iou.shape
     free = iou.clone()

@@ -1,11 +1,9 @@
-"""Seeds, optimizer, learning rate schedule, freezing."""
+"""Optimizer, learning rate schedule, freezing."""
 
 import math
-import random
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -54,27 +52,12 @@ class Schedule:
         return self.learning_rate * images / NOMINAL_BATCH * factor
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the global generators; samples are drawn from generators of their own."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def lr_factor(step: int, total_steps: int, *, schedule: Literal["cosine", "step"],
               warmup_steps: int, min_lr_ratio: float) -> float:
-    """Return what the learning rate is multiplied with at a step.
+    """Return what the learning rate is multiplied with, in (0, 1], at a step counted from 0.
 
-    Args:
-        step: optimizer steps done so far, 0 to total_steps - 1.
-        total_steps: of the whole run.
-        schedule: "cosine" from 1 to min_lr_ratio, or "step": the paper's two drops.
-        warmup_steps: linear rise from 1/warmup_steps to the schedule's value; at most a fifth of
-            the run, so that a short run trains at all.
-        min_lr_ratio: end of the cosine.
-
-    Returns:
-        float in (0, 1].
+    "cosine" falls from 1 to min_lr_ratio, "step" is the paper's two drops. The linear rise over
+    warmup_steps takes at most a fifth of the run, so that a short run trains at all.
     """
     progress = step / total_steps
     if schedule == "cosine":
@@ -90,45 +73,30 @@ def make_optimizer(network: nn.Module, *, name: Literal["adamw", "adam", "sgd"],
     """Return the optimizer with the learning rate still to be set.
 
     Convolution weights decay; biases and batch norm do not. "sgd" is that of Caffe's SSD
-    (`ssd_pascal.py`, `model_libs.py`): biases have lr_mult 2 and decay_mult 0, batch norm
-    lr_mult 1 and decay_mult 0, and the scale of the L2 norm (`Normalize`, which names neither)
-    lr_mult 1 and decay_mult 1. In "adamw", once
-    called "adam" here, all learn alike and that scale does not decay.
+    (`ssd_pascal.py`, `model_libs.py`): biases learn at twice the rate, and the scale of the L2
+    norm (`Normalize`) decays. In "adamw" all learn alike and that scale does not decay.
     """
-    caffe = name == "sgd"
-    decay = {"weight": 1, "bias": 0, "norm": 0, "scale": 1 if caffe else 0}
-    groups = [{"params": parameters, "weight_decay": weight_decay * decay[kind],
-               "lr_mult": 2.0 if caffe and kind == "bias" else 1.0}
-              for kind, parameters in split_parameters(network).items()]
+    caffe, groups = name == "sgd", {}
+    for module in network.modules():
+        norm = isinstance(module, nn.BatchNorm2d)
+        for key, parameter in module.named_parameters(recurse=False):
+            decays = parameter.ndim > 1 or caffe and key == "weight" and not norm
+            lr_mult = 2.0 if caffe and key == "bias" and not norm else 1.0
+            groups.setdefault((decays, lr_mult), []).append(parameter)
+    groups = [{"params": parameters, "weight_decay": weight_decay * decays, "lr_mult": lr_mult}
+              for (decays, lr_mult), parameters in groups.items()]
     if caffe:
         return torch.optim.SGD(groups, lr=0.0, momentum=momentum)
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999))
 
 
-def split_parameters(network: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters by kind: weight, bias, norm (of batch norm), scale (of the L2 norm)."""
-    found = {"weight": [], "bias": [], "norm": [], "scale": []}
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            kind = "bias" if name == "bias" else "scale"
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                kind = "norm"
-            found["weight" if parameter.ndim > 1 else kind].append(parameter)
-    return {kind: parameters for kind, parameters in found.items() if parameters}
-
-
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """Set the learning rate of all parameter groups, each times its own "lr_mult"."""
     for group in optimizer.param_groups:
-        group["lr"] = value * group.get("lr_mult", 1.0)
+        group["lr"] = value * group["lr_mult"]
 
 
 def set_frozen(module: nn.Module, frozen: bool) -> None:
     """Freeze a module or let it train: gradients, and the running statistics of batch norm."""
     module.requires_grad_(not frozen)
     module.train(not frozen)
-
-
-def has_batch_norm(network: nn.Module) -> bool:
-    """Tell whether any layer needs more than one value a channel in training."""
-    return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())

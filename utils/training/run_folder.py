@@ -9,7 +9,7 @@ from pathlib import Path
 
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.cli import UserError, make_folder, shorten
-from utils.training.history import History, plot_history
+from utils.training.history import plot_history, write_history
 
 # Windows forbids these as names, whatever follows behind a dot.
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT")
@@ -33,9 +33,8 @@ def claim_folder(save_dir: str, run_name: str, settings_text: str) -> Iterator[P
 
     A run_name of "" takes date and time, with -2, -3 behind where another run has them. A run that
     leaves no checkpoint leaves no folder. Raises UserError for a name that another run has, and a
-    place that cannot be written.
+    place that cannot be written; `check_run_name` comes before.
     """
-    check_run_name(run_name)
     name = run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(1):
         folder = make_folder(f"{save_dir}/{name}" + (f"-{number}" if number > 1 else ""))
@@ -74,7 +73,7 @@ class RunFolder:
 
     def __init__(self, path: Path, *, save_period: int):
         self.path, self.save_period = path, save_period
-        self.history = History(path / "history.csv")
+        self.history = []  # a row an epoch
         self.best_map, self.best_epoch = None, None  # of best.pth; None: not measured so far
         self.checkpoint, self.epoch = None, 0
 
@@ -91,8 +90,8 @@ class RunFolder:
     def finish_epoch(self, row: dict, measure: Callable[[], float | None] | None) -> dict:
         """Choose best.pth by val mAP and record the epoch, even where measuring is interrupted.
 
-        `row` is of the epoch that `save_epoch` saved; `measure` returns val mAP, or None where it
-        cannot, and is None where it is not due. Returns the row with val_map and eval_seconds.
+        `row` is of the epoch that `save_epoch` saved; `measure` returns val mAP or None, and is
+        None where it is not due. Returns the row with val_map and eval_seconds.
         """
         start, val_map = time.perf_counter(), None
         try:
@@ -109,13 +108,12 @@ class RunFolder:
 
     def _record(self, row):
         """Add an epoch to the history file and the curves; a line says what cannot be written."""
-        self.history.rows.append(row)
-        for write in (self.history.write, lambda: plot_history(self.history.rows, self.path)):
+        self.history.append(row)
+        for write in (write_history, plot_history):
             try:
-                write()
-            except OSError as error:
-                print(f"note: {shorten(error.filename2 or error.filename or self.path)}: cannot "
-                      f"be written ({error.strerror or error}); training goes on.")
+                write(self.history, self.path)
+            except UserError as error:
+                print(f"note: {error} Training goes on.")
 
     def describe_end(self, epochs: int) -> str:
         """Return what a user wants to know after the last epoch, and what to type next."""

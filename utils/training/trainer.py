@@ -46,15 +46,11 @@ class Trainer:
         self.step, self.total_steps = 0, schedule.total_steps()
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for one pass over the images.
+        """Train for one pass over the images; epochs count from 0.
 
-        Returns:
-            dict of the epoch's number from 1, the learning rate at its end, the mean losses of a
-            step, the mean positives of an image, and seconds.
-
-        Raises:
-            UserError: an unreadable image, a loss that is not finite, a first epoch that had
-                objects and no positives.
+        Returns a dict of the epoch's number from 1, the learning rate at its end, the mean losses
+        of a step, the mean positives of an image, and seconds. Raises UserError for an unreadable
+        image, a loss that is not finite, a first epoch that had objects and no positives.
         """
         self.network.train()
         set_frozen(self.network.pretrained_layers, self.schedule.is_frozen(epoch))
@@ -81,10 +77,8 @@ class Trainer:
     def train_step(self, group: list[Batch]) -> dict[str, float]:
         """Do one optimizer step over a list of batches, as if they were one batch.
 
-        All targets are made first: the normaliser is that of the whole step.
-
-        Returns:
-            dict of the step's losses and of its positives, objects and images.
+        All targets are made first: the normaliser is that of the whole step. Returns a dict of the
+        step's losses and of its positives, objects and images.
         """
         mining = {"negatives_per_positive": self.objective.negatives_per_positive,
                   "background_negatives": self.objective.background_negatives}
