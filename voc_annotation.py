@@ -20,23 +20,9 @@ from nets.backbones import BACKBONES
 from nets.ssd import build_spec
 from train import TrainSettings
 from utils.cli import UserError, make_folder, resolve, run, shorten
-from utils.data.annotations import (
-    classes_file,
-    list_text,
-    nearest_name,
-    read_class_names,
-    write_together,
-)
-from utils.data.dataset_report import (
-    contact_sheet,
-    count_table,
-    coverage_table,
-    format_problems,
-    format_table,
-    objects_at_input,
-    plot_boxes,
-    write_html,
-)
+from utils.data.annotations import list_text, nearest_name, read_class_names, write_together
+from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
+                                       format_table, objects_at_input, plot_boxes, write_html)
 from utils.data.doctor import Doctor, check_classes, check_splits
 from utils.data.image_check import inspect_images
 from utils.data.layouts import read_parts
@@ -123,7 +109,8 @@ def main(settings):
         tqdm, total=len(set(images)), desc="images", disable=None))
     doctor = Doctor(class_names, facts, settings.input_shape[0])
     doctor.problems += faults
-    lists = {name: make_records(doctor, annotations, name, keys) for name, keys in splits.items()}
+    lists = {name: [record for key in keys if (record := doctor.record(annotations[key]))]
+             for name, keys in splits.items()}
     check_splits(doctor, lists)
     check_classes(doctor, lists, class_names)
     report(settings, doctor, lists, class_names)
@@ -167,25 +154,22 @@ def read_source(settings):
         annotations |= dict(zip(keys, items))
         splits[name or "train"] += keys
     record = path / RECORD if path.is_dir() else path.with_name(f"{path.stem}_{RECORD}")
-    found = fill_splits(splits, record, shares_of(settings), settings.seed,
-                        overwrite=settings.overwrite_splits)
+    found = fill_splits(splits, record, {"val": settings.val_share, "test": settings.test_share},
+                        settings.seed, overwrite=settings.overwrite_splits)
     return Source(annotations, found.members, faults, found.files, found.said)
-
-
-def shares_of(settings):
-    return {"val": settings.val_share, "test": settings.test_share}
 
 
 def read_voc_years(settings):
     """Return the Source of the VOC folders of all years together."""
     progress = partial(tqdm, desc="annotations", disable=None)
+    shares = {"val": settings.val_share, "test": settings.test_share}
     source = Source({}, {name: [] for name in SPLITS}, [], {}, [])
     for year in settings.years:
         root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
         items, problems = read_voc(root, progress)
         mine = {item.key: item for item in items}
-        found = voc_splits(root / "ImageSets" / "Main", list(mine), shares_of(settings),
-                           settings.seed, overwrite=settings.overwrite_splits,
+        found = voc_splits(root / "ImageSets" / "Main", list(mine), shares, settings.seed,
+                           overwrite=settings.overwrite_splits,
                            whole=settings.train_on == "trainval")
         source.problems.extend(problems + split_problems(found, mine))
         source.annotations.update({f"{year}/{key}": item for key, item in mine.items()})
@@ -204,12 +188,6 @@ def split_problems(found, annotations):
     return problems + [Problem(ProblemKind.IN_NO_SPLIT, annotations[key].origin,
                                "in none of the split files in ImageSets/Main; add it to one, or "
                                "set overwrite_splits to draw all anew") for key in found.unlisted]
-
-
-def make_records(doctor, annotations, split, keys):
-    """Return the records of a split whose images are of use."""
-    records = (doctor.record(annotations[key]) for key in keys)
-    return [record for record in records if record is not None]
 
 
 def specs_to_examine(settings):
@@ -280,7 +258,6 @@ def write_lists(settings, lists, class_names, files):
         make_folder(path.parent)
     texts = {paths[name]: list_text(records, class_names)
              for name, records in lists.items() if records}
-    texts[classes_file(paths["train"])] = "".join(f"{name}\n" for name in class_names)
     write_together(texts | files, stale)
     for name, path in paths.items():
         if lists[name]:

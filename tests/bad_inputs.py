@@ -55,8 +55,7 @@ def annotate(data, *, quick=True, **changes):
 
 def listed(data):
     """Return {image: number of its objects} of all lists."""
-    records = [record for path in data.path.glob("2007_*.txt") if path.stem != "2007_classes"
-               for record in read_list(path)[0]]
+    records = [record for path in data.path.glob("2007_*.txt") for record in read_list(path)[0]]
     return {record.path.stem: len(record.labels) for record in records}
 
 

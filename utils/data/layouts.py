@@ -9,9 +9,8 @@ from utils.data.splits import RECORD, SPLITS
 from utils.data.yolo import read_yolo, yaml_splits
 
 # What tools call the folders of a data set that comes already split.
-SPLIT_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
-ENDINGS = {"coco": ".json", "csv": ".csv"}
-READERS = {"coco": read_coco, "csv": read_csv}
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+READERS = {"coco": (".json", read_coco), "csv": (".csv", read_csv)}
 
 
 def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]:
@@ -32,22 +31,22 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; set annotation_path.")
-    if form == "yolo" and path.is_dir() and (places := yaml_splits(path, SPLITS)):
-        return _divide(read_yolo(path), path, places)
+    if form == "yolo" and not path.is_dir():
+        raise UserError(f"{path}: annotation_path must name a folder for yolo.")
+    places = yaml_splits(path, SPLIT_FOLDERS) if form == "yolo" else {}
     folders = {name: path / folder for name, choices in SPLIT_FOLDERS.items()
                for folder in choices if (path / folder).is_dir()}
+    if form == "yolo" and (places or not folders):
+        return _divide(read_yolo(path), path, places)
     if form == "yolo":
-        if not path.is_dir():
-            raise UserError(f"{path}: annotation_path must name a folder for yolo.")
-        if not folders:
-            return _divide(read_yolo(path), path, {})
         return [(name, *read_yolo(place)) for name, place in folders.items()]
     if form == "coco" and (official := _official_coco(path)):
         return [(split, *read_coco(file, images or place)) for split, file, place in official]
     parts = []
     for name, place in (folders or {"": path}).items():
-        file = _only_file(place, ENDINGS[form])
-        parts.append((name, *READERS[form](file, images or file.parent)))
+        ending, read = READERS[form]
+        file = _only_file(place, ending)
+        parts.append((name, *read(file, images or file.parent)))
     return parts
 
 
