@@ -80,15 +80,14 @@ def _only_file(place, ending):
 def _divide(found, folder, places):
     """Return parts of what read_yolo found, by the places of each split, else by folder names."""
     items, problems = found
-    listed = {split: [_listed_images(place, folder) for place in choices]
-              for split, choices in places.items()}
+    listed = [(split, *_place_and_images(place, folder))
+              for split, choices in places.items() for place in choices]
     parts = {name: [] for name in (*SPLITS, "")}
     for item in items:
         image = item.image.resolve()
-        split = next((split for split, choices in listed.items() for place in choices
-                      if (image in place if isinstance(place, set)
-                          else image.is_relative_to(place))), None)
-        parts[split or _split_of(item.key)].append(item)
+        split = next((split for split, place, images in listed
+                      if image in images or image.is_relative_to(place)), _split_of(item.key))
+        parts[split].append(item)
     return [(name, items, [] if name else problems) for name, items in parts.items()]
 
 
@@ -100,9 +99,8 @@ def _split_of(key):
                  if names and names[0] in choices), "")
 
 
-def _listed_images(place, folder):
-    """Return the images that a text file lists; a folder is returned as it is."""
-    if place.is_dir():
-        return place
-    lines = [line.strip() for line in read_text(place, remedy="").splitlines() if line.strip()]
-    return {path.resolve() for line in lines for path in (place.parent / line, folder / line)}
+def _place_and_images(place, folder):
+    """Return a folder and (), or a text file and the images that it lists."""
+    lines = [] if place.is_dir() else read_text(place, remedy="").splitlines()
+    return place, {path.resolve() for line in map(str.strip, lines) if line
+                   for path in (place.parent / line, folder / line)}
