@@ -100,6 +100,7 @@ class Source(NamedTuple):
 def main(settings):
     """Read, split, examine, write, and say what was found."""
     check_settings(settings)
+    specs = specs_to_examine(settings)
     class_names = read_class_names(settings.classes_path)
     annotations, splits, faults, files, said = read_source(settings)
     used = {key for keys in splits.values() for key in keys}
@@ -113,7 +114,7 @@ def main(settings):
              for name, keys in splits.items()}
     check_splits(doctor, lists)
     check_classes(doctor, lists, class_names)
-    report(settings, doctor, lists, class_names)
+    report(settings, doctor, lists, class_names, specs)
     if settings.strict and doctor.problems:
         raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were "
                         "written.")
@@ -138,7 +139,6 @@ def check_settings(settings):
     if settings.annotation_format != "voc" and settings.train_on == "trainval":
         raise UserError("train_on = 'trainval' is for VOC folders; for others name the train and "
                         "val images together in annotation_path.")
-    specs_to_examine(settings)
 
 
 def read_source(settings):
@@ -171,7 +171,13 @@ def read_voc_years(settings):
         found = voc_splits(root / "ImageSets" / "Main", list(mine), shares, settings.seed,
                            overwrite=settings.overwrite_splits,
                            whole=settings.train_on == "trainval")
-        source.problems.extend(problems + split_problems(found, mine))
+        problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{name}.txt",
+                             f"{key!r} has no readable XML file in Annotations")
+                     for name, keys in found.members.items() for key in keys if key not in mine]
+        problems += [Problem(ProblemKind.IN_NO_SPLIT, mine[key].origin,
+                             "in none of the split files in ImageSets/Main; add it to one, or set "
+                             "overwrite_splits to draw all anew") for key in found.unlisted]
+        source.problems.extend(problems)
         source.annotations.update({f"{year}/{key}": item for key, item in mine.items()})
         for name, keys in found.members.items():
             source.splits[name].extend(f"{year}/{key}" for key in keys if key in mine)
@@ -180,33 +186,23 @@ def read_voc_years(settings):
     return source
 
 
-def split_problems(found, annotations):
-    """Return the problems of ids without annotation and of annotations without split."""
-    problems = [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{name}.txt",
-                        f"{key!r} has no readable XML file in Annotations")
-                for name, keys in found.members.items() for key in keys if key not in annotations]
-    return problems + [Problem(ProblemKind.IN_NO_SPLIT, annotations[key].origin,
-                               "in none of the split files in ImageSets/Main; add it to one, or "
-                               "set overwrite_splits to draw all anew") for key in found.unlisted]
-
-
 def specs_to_examine(settings):
     """Return the SSDSpec that train.py would train, and the one with the paper's priors."""
     try:
-        paper = build_spec(settings.backbone, settings.input_shape[0],
-                           letterbox=settings.letterbox_image)
-        ratios = (settings.aspect_ratios,) * len(paper.grids)
-        return replace(paper, anchors_size=settings.anchors_size or paper.anchors_size,
-                       aspect_ratios=ratios if settings.aspect_ratios
-                       else paper.aspect_ratios), paper
+        spec = paper = build_spec(settings.backbone, settings.input_shape[0],
+                                  letterbox=settings.letterbox_image)
+        if settings.anchors_size:
+            spec = replace(spec, anchors_size=settings.anchors_size)
+        if settings.aspect_ratios:
+            spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(paper.grids))
+        return spec, paper
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
 
 
-def report(settings, doctor, lists, class_names):
+def report(settings, doctor, lists, class_names, specs):
     """Print the doctor's findings and write dataset_report.html."""
-    spec, paper = specs_to_examine(settings)
-    match_iou = TrainSettings.match_iou
+    (spec, paper), match_iou = specs, TrainSettings.match_iou
     boxes, labels = objects_at_input(lists, doctor.facts, spec)
     tables = {"Images and objects": count_table(lists, class_names)}
     text, figures = "", []

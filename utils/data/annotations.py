@@ -39,11 +39,8 @@ def plain_name(text: str) -> str:
 def read_class_names(path) -> tuple[str, ...]:
     """Read a class list, one name a line; letter case and inner spaces are kept.
 
-    Returns:
-        tuple of names, accents composed (NFC); blank lines and comments, after #, are skipped.
-
-    Raises:
-        UserError: no such file, no names, a name twice, or numbered lines.
+    Accents are composed (NFC); blank lines and comments, after #, are skipped. Raises UserError
+    for a file that is missing or has no names, a name twice, or numbered lines.
     """
     path = resolve(path)
     text = read_text(path, remedy="classes_path must name a text file with one class a line.")
@@ -119,14 +116,10 @@ def list_text(records: list[Record], class_names: tuple[str, ...]) -> str:
 
 
 def write_together(texts: dict[Path, str], retired: tuple[Path, ...] | list[Path] = ()) -> None:
-    """Write text files, all of them or, where one cannot be written, none.
+    """Write {path: text}, all files or, where one cannot be written, none.
 
-    Args:
-        texts: {path: text}.
-        retired: files that then get `.old` behind their names.
-
-    Raises:
-        UserError: what cannot be written; the files are as they were.
+    Files in `retired` get `.old` behind their names. Raises UserError naming what cannot be
+    written; all files are then as they were.
     """
     parts = {path: path.with_name(path.name + ".part") for path in texts}
     moves = [(path, path.with_name(path.name + ".old")) for path in retired]
@@ -156,11 +149,7 @@ def write_together(texts: dict[Path, str], retired: tuple[Path, ...] | list[Path
 def read_list(path) -> tuple[list[Record], tuple[str, ...]]:
     """Read a list file and its class names.
 
-    Returns:
-        (list of Record, tuple of class names).
-
-    Raises:
-        UserError: missing, empty, or broken files, with the number of the line.
+    Raises UserError for missing, empty, or broken files, with the number of the line.
     """
     text = read_text(path, remedy="Run voc_annotation.py, which writes it.")
     class_names = _classes_of(path, text)

@@ -1,5 +1,6 @@
 """How tools lay out a COCO, YOLO or CSV source, and which split they mean."""
 
+import re
 from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
@@ -25,9 +26,6 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
 
     Returns:
         list of (split or "", annotations, problems).
-
-    Raises:
-        UserError: nothing that fits, or what the readers raise.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; set annotation_path.")
@@ -93,10 +91,9 @@ def _divide(found, folder, places):
 
 def _split_of(key):
     """Return the split that a path such as images/valid/a or valid/images/a names, or ""."""
-    folders = key.lower().split("/")[:-1]
-    names = folders[1:2] if folders[:1] == ["images"] else folders[:1]
+    found = re.match("(?:images/)?([^/]+)/", key.lower())
     return next((split for split, choices in SPLIT_FOLDERS.items()
-                 if names and names[0] in choices), "")
+                 if found and found[1] in choices), "")
 
 
 def _place_and_images(place, folder):

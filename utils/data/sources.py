@@ -141,16 +141,11 @@ class ImageIndex:
     def find_all(self, wanted):
         """Return the images of annotations, None where there is none.
 
-        An image with the annotation's path but for the ending comes first (the file name that the
-        annotation holds decides where endings differ). For the others the file name, then the
-        bare name decides, where it fits one image, no other annotation has or wants that image,
-        and the folders do not contradict.
-
-        Args:
-            wanted: list of (path without ending, file name or None), of every annotation.
-
-        Raises:
-            UserError: not one image was found.
+        `wanted` is a list of (path without ending, file name or None), of every annotation. An
+        image of the same path but for the ending comes first (the file name decides where endings
+        differ). For the others the file name, then the bare name decides, where it fits one image,
+        no other annotation has or wants that image, and the folders do not contradict. Raises
+        UserError where not one image was found.
         """
         found = [self._same_path(stem, name) for stem, name in wanted]
         taken = set(found)
@@ -198,10 +193,7 @@ class ImageIndex:
 def gather_rows(rows, index: ImageIndex, place: str) -> tuple[list[Annotation], list[Problem]]:
     """Return an Annotation an image, and problems, of a table in which images may come again.
 
-    Args:
-        rows: iterable of (file name as given, size or None, objects, where it stands).
-        index: finds the images.
-        place: the table's name, for messages.
+    `rows` gives (file name, size or None, objects, where it stands); `place` names the table.
     """
     items, problems = {}, index.unread()
     for given, size, objects, where in rows:

@@ -22,15 +22,8 @@ SHAPES = {"bndbox", "xmin", "box", "bbox", "polygon", "polyline", "points", "sha
 def read_voc(root: Path, progress=iter) -> tuple[list[Annotation], list[Problem]]:
     """Read a VOC folder: Annotations/**/*.xml and JPEGImages/**.
 
-    Args:
-        root: Path of VOC2007 or the like.
-        progress: wrapped around the files, such as tqdm.
-
-    Returns:
-        (list of Annotation sorted by key, list of Problem).
-
-    Raises:
-        UserError: a folder is missing or there are no XML files.
+    Annotations are sorted by key. `progress` is wrapped around the files, such as tqdm. Raises
+    UserError where a folder is missing or there are no XML files.
     """
     for name in ("Annotations", "JPEGImages"):
         if not (root / name).is_dir():
@@ -131,9 +124,9 @@ def voc_objects(root, origin):
                 raise ValueError
         except (TypeError, ValueError):
             name = plain_name(node.findtext("name") or "")
+            fault = "no bndbox of four numbers, or a field twice" if name else "no class name"
             problems.append(Problem(ProblemKind.BAD_OBJECT,
-                                    f"{origin}, object {number} ({name or '?'})",
-                                    _fault_of(node, name)))
+                                    f"{origin}, object {number} ({name or '?'})", fault))
             continue
         # The 1 belongs to the lower corner, whichever of the two that is; swapped stay swapped.
         left, right = (x1, x2 - 1) if x1 > x2 else (x1 - 1, x2)
@@ -141,15 +134,6 @@ def voc_objects(root, origin):
         objects.append(SourceObject(name, (left, top, right, bottom),
                                     is_true(node.findtext("difficult")), f"object {number}"))
     return objects, problems
-
-
-def _fault_of(node, name):
-    """Return what is wrong with an <object>."""
-    for tag in ("name", "bndbox"):
-        count = len(node.findall(tag))
-        if count > 1:
-            return f"{count} x <{tag}> in one object; make it one object each"
-    return "no bndbox of four numbers, each once" if name else "no class name"
 
 
 def check_is_voc(root, path):
