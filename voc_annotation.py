@@ -105,8 +105,7 @@ def main(settings):
     annotations, splits, faults, files, said = read_source(settings)
     used = {key for keys in splits.values() for key in keys}
     images = [item.image for key, item in annotations.items() if key in used and item.image]
-    workers = min(8, os.cpu_count() or 1)
-    facts = inspect_images(images, num_threads=workers, progress=partial(
+    facts = inspect_images(images, num_threads=min(8, os.cpu_count() or 1), progress=partial(
         tqdm, total=len(set(images)), desc="images", disable=None))
     doctor = Doctor(class_names, facts, settings.input_shape[0])
     doctor.problems += faults

@@ -72,8 +72,7 @@ def _read_table(path):
 
 
 def _read_objects(cells, place):
-    """Return the object of a row in a list, [] for an image without; ValueError says what is wrong.
-    """
+    """Return [object] of a row, [] for an image without; ValueError says what is wrong."""
     name, edges = plain_name(cells["name"]), [cells[edge].strip() for edge in EDGES]
     if not name and not any(edges):
         return []
