@@ -20,23 +20,9 @@ from nets.backbones import BACKBONES
 from nets.ssd import build_spec
 from train import TrainSettings
 from utils.cli import UserError, make_folder, resolve, run, shorten
-from utils.data.annotations import (
-    classes_file,
-    list_text,
-    nearest_name,
-    read_class_names,
-    write_together,
-)
-from utils.data.dataset_report import (
-    contact_sheet,
-    count_table,
-    coverage_table,
-    format_problems,
-    format_table,
-    objects_at_input,
-    plot_boxes,
-    write_html,
-)
+from utils.data.annotations import list_text, nearest_name, read_class_names, write_together
+from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
+                                       format_table, objects_at_input, plot_boxes, write_html)
 from utils.data.doctor import Doctor, check_classes, check_splits
 from utils.data.image_check import inspect_images
 from utils.data.layouts import read_parts
@@ -114,19 +100,20 @@ class Source(NamedTuple):
 def main(settings):
     """Read, split, examine, write, and say what was found."""
     check_settings(settings)
+    specs = specs_to_examine(settings)
     class_names = read_class_names(settings.classes_path)
     annotations, splits, faults, files, said = read_source(settings)
     used = {key for keys in splits.values() for key in keys}
     images = [item.image for key, item in annotations.items() if key in used and item.image]
-    workers = min(8, os.cpu_count() or 1)
-    facts = inspect_images(images, num_threads=workers, progress=partial(
+    facts = inspect_images(images, num_threads=min(8, os.cpu_count() or 1), progress=partial(
         tqdm, total=len(set(images)), desc="images", disable=None))
     doctor = Doctor(class_names, facts, settings.input_shape[0])
     doctor.problems += faults
-    lists = {name: make_records(doctor, annotations, name, keys) for name, keys in splits.items()}
+    lists = {name: [record for key in keys if (record := doctor.record(annotations[key]))]
+             for name, keys in splits.items()}
     check_splits(doctor, lists)
     check_classes(doctor, lists, class_names)
-    report(settings, doctor, lists, class_names)
+    report(settings, doctor, lists, class_names, specs)
     if settings.strict and doctor.problems:
         raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were "
                         "written.")
@@ -151,7 +138,6 @@ def check_settings(settings):
     if settings.annotation_format != "voc" and settings.train_on == "trainval":
         raise UserError("train_on = 'trainval' is for VOC folders; for others name the train and "
                         "val images together in annotation_path.")
-    specs_to_examine(settings)
 
 
 def read_source(settings):
@@ -167,27 +153,30 @@ def read_source(settings):
         annotations |= dict(zip(keys, items))
         splits[name or "train"] += keys
     record = path / RECORD if path.is_dir() else path.with_name(f"{path.stem}_{RECORD}")
-    found = fill_splits(splits, record, shares_of(settings), settings.seed,
-                        overwrite=settings.overwrite_splits)
+    found = fill_splits(splits, record, {"val": settings.val_share, "test": settings.test_share},
+                        settings.seed, overwrite=settings.overwrite_splits)
     return Source(annotations, found.members, faults, found.files, found.said)
-
-
-def shares_of(settings):
-    return {"val": settings.val_share, "test": settings.test_share}
 
 
 def read_voc_years(settings):
     """Return the Source of the VOC folders of all years together."""
     progress = partial(tqdm, desc="annotations", disable=None)
+    shares = {"val": settings.val_share, "test": settings.test_share}
     source = Source({}, {name: [] for name in SPLITS}, [], {}, [])
     for year in settings.years:
         root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
         items, problems = read_voc(root, progress)
         mine = {item.key: item for item in items}
-        found = voc_splits(root / "ImageSets" / "Main", list(mine), shares_of(settings),
-                           settings.seed, overwrite=settings.overwrite_splits,
+        found = voc_splits(root / "ImageSets" / "Main", list(mine), shares, settings.seed,
+                           overwrite=settings.overwrite_splits,
                            whole=settings.train_on == "trainval")
-        source.problems.extend(problems + split_problems(found, mine))
+        problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{name}.txt",
+                             f"{key!r} has no readable XML file in Annotations")
+                     for name, keys in found.members.items() for key in keys if key not in mine]
+        problems += [Problem(ProblemKind.IN_NO_SPLIT, mine[key].origin,
+                             "in none of the split files in ImageSets/Main; add it to one, or set "
+                             "overwrite_splits to draw all anew") for key in found.unlisted]
+        source.problems.extend(problems)
         source.annotations.update({f"{year}/{key}": item for key, item in mine.items()})
         for name, keys in found.members.items():
             source.splits[name].extend(f"{year}/{key}" for key in keys if key in mine)
@@ -196,39 +185,23 @@ def read_voc_years(settings):
     return source
 
 
-def split_problems(found, annotations):
-    """Return the problems of ids without annotation and of annotations without split."""
-    problems = [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{name}.txt",
-                        f"{key!r} has no readable XML file in Annotations")
-                for name, keys in found.members.items() for key in keys if key not in annotations]
-    return problems + [Problem(ProblemKind.IN_NO_SPLIT, annotations[key].origin,
-                               "in none of the split files in ImageSets/Main; add it to one, or "
-                               "set overwrite_splits to draw all anew") for key in found.unlisted]
-
-
-def make_records(doctor, annotations, split, keys):
-    """Return the records of a split whose images are of use."""
-    records = (doctor.record(annotations[key]) for key in keys)
-    return [record for record in records if record is not None]
-
-
 def specs_to_examine(settings):
     """Return the SSDSpec that train.py would train, and the one with the paper's priors."""
     try:
-        paper = build_spec(settings.backbone, settings.input_shape[0],
-                           letterbox=settings.letterbox_image)
-        ratios = (settings.aspect_ratios,) * len(paper.grids)
-        return replace(paper, anchors_size=settings.anchors_size or paper.anchors_size,
-                       aspect_ratios=ratios if settings.aspect_ratios
-                       else paper.aspect_ratios), paper
+        spec = paper = build_spec(settings.backbone, settings.input_shape[0],
+                                  letterbox=settings.letterbox_image)
+        if settings.anchors_size:
+            spec = replace(spec, anchors_size=settings.anchors_size)
+        if settings.aspect_ratios:
+            spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(paper.grids))
+        return spec, paper
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
 
 
-def report(settings, doctor, lists, class_names):
+def report(settings, doctor, lists, class_names, specs):
     """Print the doctor's findings and write dataset_report.html."""
-    spec, paper = specs_to_examine(settings)
-    match_iou = TrainSettings.match_iou
+    (spec, paper), match_iou = specs, TrainSettings.match_iou
     boxes, labels = objects_at_input(lists, doctor.facts, spec)
     tables = {"Images and objects": count_table(lists, class_names)}
     text, figures = "", []
@@ -280,7 +253,6 @@ def write_lists(settings, lists, class_names, files):
         make_folder(path.parent)
     texts = {paths[name]: list_text(records, class_names)
              for name, records in lists.items() if records}
-    texts[classes_file(paths["train"])] = "".join(f"{name}\n" for name in class_names)
     write_together(texts | files, stale)
     for name, path in paths.items():
         if lists[name]:

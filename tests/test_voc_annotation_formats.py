@@ -31,7 +31,7 @@ def test_strict_writes_no_lists(twenty):
     assert not list(voc.path.glob("2007_*.txt"))
     voc.xml(ids[1], ("cat", 1, 1, 30, 30))
     voc.run(strict=True)
-    assert len(list(voc.path.glob("2007_*.txt"))) == 4
+    assert len(list(voc.path.glob("2007_*.txt"))) == 3
 
 
 def test_years_are_joined(twenty):

@@ -1,6 +1,7 @@
 """A VOC folder that tests fill, and voc_annotation.py called on it."""
 
 import zlib
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ from PIL import Image
 
 from utils.data.annotations import read_list
 from utils.data.prior_fit import Suggestion
-from voc_annotation import AnnotationSettings, main
+from voc_annotation import AnnotationSettings, build_spec, main
 
 SPLITS = ("train", "val", "test")
+cached_spec = lru_cache(build_spec)
 
 
 def save(path):
@@ -75,6 +77,7 @@ def no_search(monkeypatch):
     monkeypatch.setattr("voc_annotation.suggest_priors",
                         lambda boxes, spec, paper, **_: Suggestion(spec.anchors_size, (), 0.5, 0.5))
     monkeypatch.setattr("voc_annotation.plot_boxes", lambda boxes, spec: [])
+    monkeypatch.setattr("voc_annotation.build_spec", cached_spec)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from utils.cli import ROOT, UserError
 from utils.data.annotations import (
     Record,
     check_same_classes,
-    classes_file,
     format_record,
     list_text,
     nearest_name,
@@ -90,13 +89,6 @@ def test_missing_and_empty_lists_name_the_remedy(tmp_path):
     (tmp_path / "x_classes.txt").write_text("cat\n")
     with pytest.raises(UserError, match=r"x_train\.txt.*no images"):
         read_list(tmp_path / "x_train.txt")
-
-
-@pytest.mark.parametrize("name, classes", [
-    ("2007_train.txt", "2007_classes.txt"), ("my_own_val.txt", "my_own_classes.txt")])
-def test_classes_lie_beside_the_list(tmp_path, name, classes):
-    assert classes_file(tmp_path / name) == tmp_path / classes
-    assert classes_file(name) == ROOT / classes
 
 
 def test_class_list_is_read_leniently(tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from voc_folder import no_search  # noqa: F401 (a fixture)
 
 from utils.cli import UserError
 from utils.data.doctor import Doctor, check_classes, check_splits

@@ -60,8 +60,7 @@ def objects(tmp_path):
     """Return a function from the contents of an annotation to its objects, without problems."""
     def write_and_read(contents):
         (tmp_path / "a.xml").write_text(f"<annotation>{contents}</annotation>", encoding="utf-8")
-        root, data = parse_xml(tmp_path / "a.xml")
-        found, problems = voc_objects(root, "a.xml", data)
+        found, problems = voc_objects(parse_xml(tmp_path / "a.xml"), "a.xml")
         assert not problems
         return found
     return write_and_read
@@ -120,7 +119,7 @@ def test_objects_keep_their_order_and_names(objects):
     ("<size><width>-5</width><height>40</height></size>", None),
     ("<size><width>x</width><height>40</height></size>", None)])
 def test_size_where_it_makes_sense(voc, size, expected):
-    assert size_of(parse_xml(voc.xml("a.xml", size))[0]) == expected
+    assert size_of(parse_xml(voc.xml("a.xml", size))) == expected
 
 
 @pytest.mark.parametrize("codec, declared, name", [
@@ -132,8 +131,8 @@ def test_size_where_it_makes_sense(voc, size, expected):
 def test_encodings(voc, codec, declared, name, newline):
     head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
     text = f"{head}<annotation>\n{xml_object(name=name)}\n</annotation>\n".replace("\n", newline)
-    root, data = parse_xml(voc.xml("a.xml", data=text.encode(codec)))
-    assert voc_objects(root, "a.xml", data) == ([(name, (0, 0, 10, 20), False, "object 1")], [])
+    root = parse_xml(voc.xml("a.xml", data=text.encode(codec)))
+    assert voc_objects(root, "a.xml") == ([(name, (0, 0, 10, 20), False, "object 1")], [])
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "gb2312", "utf-16"])
@@ -143,8 +142,8 @@ def test_namespaces_are_taken_off(voc, codec, prefix, attribute):
     body = body.replace("</", "\0").replace("<", f"<{prefix}").replace("\0", f"</{prefix}")
     text = (f'<?xml version="1.0" encoding="{codec}"?><{prefix}annotation '
             f'{attribute}="http://example.org/voc">{body}</{prefix}annotation>')
-    root, data = parse_xml(voc.xml("a.xml", data=text.encode(codec)))
-    assert voc_objects(root, "a.xml", data) == ([("cat", (0, 0, 10, 20), False, "object 1")], [])
+    root = parse_xml(voc.xml("a.xml", data=text.encode(codec)))
+    assert voc_objects(root, "a.xml") == ([("cat", (0, 0, 10, 20), False, "object 1")], [])
     assert size_of(root) == (50, 40)
 
 

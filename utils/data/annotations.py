@@ -6,6 +6,7 @@ import json
 import os
 import re
 import unicodedata
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,23 +39,21 @@ def plain_name(text: str) -> str:
 def read_class_names(path) -> tuple[str, ...]:
     """Read a class list, one name a line; letter case and inner spaces are kept.
 
-    Returns:
-        tuple of names, accents composed (NFC); blank lines and comments, after #, are skipped.
-
-    Raises:
-        UserError: no such file, no names, a name twice, or numbered lines.
+    Accents are composed (NFC); blank lines and comments, after #, are skipped. Raises UserError
+    for a file that is missing or has no names, a name twice, or numbered lines.
     """
-    names = [plain_name(line) for line in read_text(
-        path, remedy="classes_path must name a text file with one class a line.").splitlines()]
+    path = resolve(path)
+    text = read_text(path, remedy="classes_path must name a text file with one class a line.")
+    names = [plain_name(line) for line in text.splitlines()]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
-        raise UserError(f"{shorten(resolve(path))}: no class names; write one a line.")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"{shorten(resolve(path))}: {twice[0]!r} stands twice; remove one.")
+        raise UserError(f"{shorten(path)}: no class names; write one a line.")
+    if len(set(names)) < len(names):
+        twice = min(name for name in names if names.count(name) > 1)
+        raise UserError(f"{shorten(path)}: {twice!r} stands twice; remove one.")
     if _numbered(names):
-        raise UserError(f"{shorten(resolve(path))}: the lines are numbered ({names[0]!r}, "
-                        f"{names[1]!r}); write the names alone.")
+        raise UserError(f"{shorten(path)}: the lines are numbered ({names[0]!r}, {names[1]!r}); "
+                        "write the names alone.")
     return tuple(names)
 
 
@@ -78,47 +77,36 @@ def nearest_name(name, class_names):
 
 def format_record(record):
     """Return the list line of a record: `path x1,y1,x2,y2,class[,1] ...`."""
-    objects = [",".join(_number(value) for value in box) + f",{label}" + (",1" if difficult else "")
+    # To a thousandth of a pixel, without exponent or needless zeros.
+    objects = [",".join([f"{value:.3f}".rstrip("0").rstrip(".") for value in box.tolist()]
+                        + [str(label)] + ["1"] * bool(difficult))
                for box, label, difficult in zip(record.boxes_px, record.labels, record.difficult)]
     path = shorten(record.path)
     # A path that begins with a space would lose it.
     return " ".join([path if path == path.lstrip() else str(record.path), *objects])
 
 
-def _number(value):
-    """Return a coordinate without exponent or needless zeros, to a thousandth of a pixel."""
-    return f"{float(value):.3f}".rstrip("0").rstrip(".")
-
-
 def parse_line(line):
-    """Read a list line from the right, so that the path may hold spaces.
+    """Return the Record of a list line, with an absolute path.
 
-    Returns:
-        Record with an absolute path.
-
-    Raises:
-        ValueError: what is wrong with the line.
+    Raises ValueError saying what is wrong with the line.
     """
-    path, objects = line.strip(), []
-    while True:
-        head, _, tail = path.rpartition(" ")
-        if not head or not OBJECT.fullmatch(tail):
-            break
-        objects.insert(0, [float(number) for number in tail.split(",")])
-        path = head.rstrip()
+    words = line.strip().split(" ")
+    start = len(words)
+    # From the right, so that the path may hold spaces.
+    while start > 1 and (not words[start - 1] or OBJECT.fullmatch(words[start - 1])):
+        start -= 1
+    path = " ".join(words[:start]).rstrip()
     if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(f"{path[-60:]!r} is neither an image nor x1,y1,x2,y2,class")
-    boxes = np.array([values[:4] for values in objects], dtype=np.float32).reshape(-1, 4)
-    if (boxes[:, 2:] <= boxes[:, :2]).any():
-        raise ValueError(f"a box without area: {boxes[(boxes[:, 2:] <= boxes[:, :2]).any(1)][0]}")
-    return Record(resolve(path), boxes, np.array([values[4] for values in objects], dtype=np.int64),
-                  np.array([len(values) == 6 and values[5] == 1 for values in objects], dtype=bool))
-
-
-def classes_file(list_path):
-    """Return the path of the class names beside a list: 2007_train.txt -> 2007_classes.txt."""
-    path = resolve(list_path)
-    return path.with_name((path.stem.rpartition("_")[0] or path.stem) + "_classes.txt")
+    # The last is 0 for objects that do not say whether they are difficult.
+    rows = np.array([[*map(float, word.split(",")), 0][:6] for word in words[start:] if word])
+    rows = rows.reshape(-1, 6)
+    boxes = rows[:, :4].astype(np.float32)
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+    if empty.any():
+        raise ValueError(f"a box without area: {boxes[empty][0]}")
+    return Record(resolve(path), boxes, rows[:, 4].astype(np.int64), rows[:, 5].astype(bool))
 
 
 def list_text(records: list[Record], class_names: tuple[str, ...]) -> str:
@@ -128,14 +116,10 @@ def list_text(records: list[Record], class_names: tuple[str, ...]) -> str:
 
 
 def write_together(texts: dict[Path, str], retired: tuple[Path, ...] | list[Path] = ()) -> None:
-    """Write text files, all of them or, where one cannot be written, none.
+    """Write {path: text}, all files or, where one cannot be written, none.
 
-    Args:
-        texts: {path: text}.
-        retired: files that then get `.old` behind their names.
-
-    Raises:
-        UserError: what cannot be written; the files are as they were.
+    Files in `retired` get `.old` behind their names. Raises UserError naming what cannot be
+    written; all files are then as they were.
     """
     parts = {path: path.with_name(path.name + ".part") for path in texts}
     moves = [(path, path.with_name(path.name + ".old")) for path in retired]
@@ -165,11 +149,7 @@ def write_together(texts: dict[Path, str], retired: tuple[Path, ...] | list[Path
 def read_list(path) -> tuple[list[Record], tuple[str, ...]]:
     """Read a list file and its class names.
 
-    Returns:
-        (list of Record, tuple of class names).
-
-    Raises:
-        UserError: missing, empty, or broken files, with the number of the line.
+    Raises UserError for missing, empty, or broken files, with the number of the line.
     """
     text = read_text(path, remedy="Run voc_annotation.py, which writes it.")
     class_names = _classes_of(path, text)
@@ -196,11 +176,12 @@ def _classes_of(path, text):
     """Return the class names of a list: in the list itself, in older ones in a file beside it."""
     headers = [line.removeprefix(HEADER) for line in text.splitlines() if line.startswith(HEADER)]
     if not headers:
-        if not classes_file(path).exists():
-            raise UserError(f"{shorten(resolve(path))}: a list begins with a line of its class "
-                            f'names, {HEADER} ["cat"], or has {classes_file(path).name} beside '
-                            "it; run voc_annotation.py again.")
-        return read_class_names(classes_file(path))
+        path = resolve(path)
+        beside = path.with_name((path.stem.rpartition("_")[0] or path.stem) + "_classes.txt")
+        if beside.exists():
+            return read_class_names(beside)
+        raise UserError(f"{shorten(path)}: a list begins with a line of its class names, {HEADER} "
+                        f'["cat"], or has {beside.name} beside it; run voc_annotation.py again.')
     try:
         names, *others = ([plain_name(name) for name in json.loads(header)] for header in headers)
         if not (names and len(set(names)) == len(names) and all(other == names for other in others)
@@ -214,13 +195,10 @@ def _classes_of(path, text):
 
 def check_same_classes(class_names, origin, list_names, list_path):
     """Raise UserError unless the names from `origin` are those of the list, in the same order."""
-    class_names, list_names = (tuple(map(plain_name, names)) for names in (class_names, list_names))
-    if class_names == list_names:
-        return
-    place = next((k for k, (a, b) in enumerate(zip(class_names, list_names)) if a != b),
-                 min(len(class_names), len(list_names)))
-    ours, theirs = ([*names, *["nothing"] * 2][place] if place < len(names) else "nothing"
-                    for names in (class_names, list_names))
-    raise UserError(f"{origin} and {shorten(resolve(list_path))} have different classes: number "
-                    f"{place + 1} is {ours!r} in the first, {theirs!r} in the second.\n"
-                    "Run voc_annotation.py with the same classes_path.")
+    pairs = zip_longest(map(plain_name, class_names), map(plain_name, list_names))
+    for number, (ours, theirs) in enumerate(pairs, start=1):
+        if ours != theirs:
+            raise UserError(
+                f"{origin} and {shorten(resolve(list_path))} have different classes: number "
+                f"{number} is {ours or 'nothing'!r} in the first, {theirs or 'nothing'!r} in the "
+                "second.\nRun voc_annotation.py with the same classes_path.")

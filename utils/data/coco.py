@@ -1,20 +1,12 @@
 """Annotations in COCO's JSON."""
 
 import json
-import os
 from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import (
-    Annotation,
-    ImageIndex,
-    Problem,
-    ProblemKind,
-    SourceObject,
-    is_true,
-    whole_size,
-)
+from utils.data.sources import (Annotation, ImageIndex, Problem, ProblemKind, SourceObject,
+                                gather_rows, is_true, whole_size)
 
 PARTS = ("images", "categories", "annotations")
 
@@ -35,21 +27,11 @@ def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]
         except ValueError as error:
             problems.append(Problem(ProblemKind.BAD_OBJECT,
                                     f"{shorten(path)}, annotation {number}", str(error)))
-    index, annotations = ImageIndex(images), {}
-    for key, item in entries.items():
-        given = _plain(item.get("file_name", ""))
-        name = index.spelt(given)
-        if name in annotations:  # two ids, one image
-            annotations[name].objects.extend(objects[key])
-            if given != name:
-                problems.append(Problem(ProblemKind.TWO_SPELLINGS, f"{path.name}, {given}",
-                                        f"the same as {name!r}"))
-            continue
-        size = whole_size(item.get("width"), item.get("height"))
-        annotations[name] = Annotation(name, f"{path.name}, {name}", None, objects[key], size)
-    found = index.find_all([(os.path.splitext(name)[0], name) for name in annotations])
-    return [item._replace(image=image) for item, image in zip(annotations.values(), found)], \
-        problems + index.unread()
+    files = {key: _plain(item.get("file_name", "")) for key, item in entries.items()}
+    rows = ((files[key], whole_size(item.get("width"), item.get("height")), objects[key],
+             files[key]) for key, item in entries.items())
+    annotations, faults = gather_rows(rows, ImageIndex(images), path.name)
+    return annotations, problems + faults
 
 
 def _load(path):
@@ -61,8 +43,7 @@ def _load(path):
         if missing:
             raise ValueError(f"no list of {', '.join(missing)}")
         entries = {_id(item["id"]): item for item in values["images"]}
-        names = {_id(item["id"]): plain_name(_plain(item["name"]))
-                 for item in values["categories"]}
+        names = {_id(item["id"]): plain_name(_plain(item["name"])) for item in values["categories"]}
     except (KeyError, TypeError, AttributeError):
         error = "an image without id, or a category without id and name"
     except (ValueError, RecursionError) as caught:

@@ -2,20 +2,12 @@
 
 import csv
 import io
-import os
 from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import (
-    Annotation,
-    ImageIndex,
-    Problem,
-    ProblemKind,
-    SourceObject,
-    is_true,
-    whole_size,
-)
+from utils.data.sources import (Annotation, ImageIndex, Problem, ProblemKind, SourceObject,
+                                gather_rows, is_true, whole_size)
 
 # What other tools call the columns.
 CSV_COLUMNS = {"file": ("filename", "file", "image", "image_path", "path", "img"),
@@ -44,36 +36,26 @@ def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]
     if missing:
         raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}; "
                         "commas, semicolons or tabs may divide them.")
-    index, found, problems = ImageIndex(images), {}, []
+    index, found, problems = ImageIndex(images), [], []
     for number, row in enumerate(rows, start=2):
         if not any(row):
             continue
         cells = {field: row[place] if place is not None and place < len(row) else ""
                  for field, place in places.items()}
-        given = cells["file"] if cells["file"] in index.by_path else cells["file"].strip()
+        file = cells["file"] if cells["file"] in index.by_path else cells["file"].strip()
+        objects = []
         try:
-            item = _read_object(cells, f"line {number}")
-            if not given:
+            objects = _read_objects(cells, f"line {number}")
+            if not file:
                 raise ValueError("no file name")
         except ValueError as error:
             problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(path)}, line {number}",
                                     str(error)))
-            item = None
-        if not given:
-            continue
-        name = index.spelt(given)
-        if name not in found:
-            found[name] = Annotation(name, f"{path.name}, {name}", None, [],
-                                     whole_size(cells["width"], cells["height"])), given
-        elif given != found[name][1]:
-            problems.append(Problem(ProblemKind.TWO_SPELLINGS, f"{path.name}, line {number}",
-                                    f"{given!r} is the same as {found[name][1]!r}"))
-        if item:
-            found[name][0].objects.append(item)
-    items = [item for item, _ in found.values()]
-    paths = index.find_all([(os.path.splitext(name)[0], name) for name in found])
-    return [item._replace(image=image) for item, image in zip(items, paths)], \
-        problems + index.unread()
+        if file:
+            size = whole_size(cells["width"], cells["height"])
+            found.append((file, size, objects, f"line {number}"))
+    annotations, faults = gather_rows(found, index, path.name)
+    return annotations, problems + faults
 
 
 def _read_table(path):
@@ -89,16 +71,15 @@ def _read_table(path):
     return ([cell.strip().lower() for cell in rows[0]] if rows else []), rows[1:]
 
 
-def _read_object(cells, place):
-    """Return the SourceObject of a row, None for an image without objects; ValueError says what
-    is wrong."""
+def _read_objects(cells, place):
+    """Return [object] of a row, [] for an image without; ValueError says what is wrong."""
     name, edges = plain_name(cells["name"]), [cells[edge].strip() for edge in EDGES]
     if not name and not any(edges):
-        return None
+        return []
     try:
         box = tuple(map(float, edges))
     except ValueError:
         raise ValueError("a coordinate is no number") from None
     if not name:
         raise ValueError("no class name")
-    return SourceObject(name, box, is_true(cells["difficult"]), place)
+    return [SourceObject(name, box, is_true(cells["difficult"]), place)]

@@ -1,5 +1,6 @@
 """How tools lay out a COCO, YOLO or CSV source, and which split they mean."""
 
+import re
 from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
@@ -9,9 +10,8 @@ from utils.data.splits import RECORD, SPLITS
 from utils.data.yolo import read_yolo, yaml_splits
 
 # What tools call the folders of a data set that comes already split.
-SPLIT_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
-ENDINGS = {"coco": ".json", "csv": ".csv"}
-READERS = {"coco": read_coco, "csv": read_csv}
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+READERS = {"coco": (".json", read_coco), "csv": (".csv", read_csv)}
 
 
 def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]:
@@ -26,28 +26,25 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
 
     Returns:
         list of (split or "", annotations, problems).
-
-    Raises:
-        UserError: nothing that fits, or what the readers raise.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; set annotation_path.")
-    if form == "yolo" and path.is_dir() and (places := yaml_splits(path, SPLITS)):
-        return _divide(read_yolo(path), path, places)
+    if form == "yolo" and not path.is_dir():
+        raise UserError(f"{path}: annotation_path must name a folder for yolo.")
+    places = yaml_splits(path, SPLIT_FOLDERS) if form == "yolo" else {}
     folders = {name: path / folder for name, choices in SPLIT_FOLDERS.items()
                for folder in choices if (path / folder).is_dir()}
+    if form == "yolo" and (places or not folders):
+        return _divide(read_yolo(path), path, places)
     if form == "yolo":
-        if not path.is_dir():
-            raise UserError(f"{path}: annotation_path must name a folder for yolo.")
-        if not folders:
-            return _divide(read_yolo(path), path, {})
         return [(name, *read_yolo(place)) for name, place in folders.items()]
     if form == "coco" and (official := _official_coco(path)):
         return [(split, *read_coco(file, images or place)) for split, file, place in official]
     parts = []
     for name, place in (folders or {"": path}).items():
-        file = _only_file(place, ENDINGS[form])
-        parts.append((name, *READERS[form](file, images or file.parent)))
+        ending, read = READERS[form]
+        file = _only_file(place, ending)
+        parts.append((name, *read(file, images or file.parent)))
     return parts
 
 
@@ -81,29 +78,26 @@ def _only_file(place, ending):
 def _divide(found, folder, places):
     """Return parts of what read_yolo found, by the places of each split, else by folder names."""
     items, problems = found
-    listed = {split: [_listed_images(place, folder) for place in choices]
-              for split, choices in places.items()}
+    listed = [(split, *_place_and_images(place, folder))
+              for split, choices in places.items() for place in choices]
     parts = {name: [] for name in (*SPLITS, "")}
     for item in items:
         image = item.image.resolve()
-        split = next((split for split, choices in listed.items() for place in choices
-                      if (image in place if isinstance(place, set)
-                          else image.is_relative_to(place))), None)
-        parts[split or _split_of(item.key)].append(item)
+        split = next((split for split, place, images in listed
+                      if image in images or image.is_relative_to(place)), _split_of(item.key))
+        parts[split].append(item)
     return [(name, items, [] if name else problems) for name, items in parts.items()]
 
 
 def _split_of(key):
     """Return the split that a path such as images/valid/a or valid/images/a names, or ""."""
-    folders = key.lower().split("/")[:-1]
-    names = folders[1:2] if folders[:1] == ["images"] else folders[:1]
+    found = re.match("(?:images/)?([^/]+)/", key.lower())
     return next((split for split, choices in SPLIT_FOLDERS.items()
-                 if names and names[0] in choices), "")
+                 if found and found[1] in choices), "")
 
 
-def _listed_images(place, folder):
-    """Return the images that a text file lists; a folder is returned as it is."""
-    if place.is_dir():
-        return place
-    lines = [line.strip() for line in read_text(place, remedy="").splitlines() if line.strip()]
-    return {path.resolve() for line in lines for path in (place.parent / line, folder / line)}
+def _place_and_images(place, folder):
+    """Return a folder and (), or a text file and the images that it lists."""
+    lines = [] if place.is_dir() else read_text(place, remedy="").splitlines()
+    return place, {path.resolve() for line in map(str.strip, lines) if line
+                   for path in (place.parent / line, folder / line)}

@@ -9,7 +9,7 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -95,32 +95,24 @@ def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     never end, are passed over. Raises UserError for a name that no list can hold and for a folder
     that cannot be read.
     """
-    found = {}
-    _walk(str(folder), "", suffixes, found)
+    found, start = {}, len(os.path.join(folder, ""))
+    for place, folders, names in os.walk(folder, onerror=_refuse_folder):
+        folders.sort()
+        for name in sorted(names):
+            if not name.lower().endswith(suffixes):
+                continue
+            path = os.path.join(place, name)
+            if UNLISTABLE.search(path):
+                raise UserError(f"{path!a}: a line break, or a letter that is not UTF-8, is in the "
+                                "name; rename it.")
+            # A link to nothing, or in a circle, is listed, so that it is found missing.
+            if os.path.isfile(path) or not os.path.exists(path):
+                found[path[start:].replace(os.sep, "/")] = Path(path)
     return found
 
 
-def _walk(place, prefix, suffixes, found):
-    try:
-        with os.scandir(place) as entries:
-            entries = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"{shorten(place)}: the folder cannot be read "
-                        f"({error.strerror}).") from None
-    folders = []
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            folders.append(entry)
-        elif entry.name.lower().endswith(suffixes):
-            if UNLISTABLE.search(entry.path):
-                raise UserError(f"{entry.path!a}: a line break, or a letter that is not UTF-8, "
-                                "is in the name; rename it.")
-            # A link to nothing, or in a circle, is listed, so that it is found missing.
-            if entry.is_file(follow_symlinks=False) or entry.is_symlink() and (
-                    os.path.isfile(entry.path) or not os.path.exists(entry.path)):
-                found[prefix + entry.name] = Path(entry.path)
-    for entry in folders:
-        _walk(entry.path, f"{prefix}{entry.name}/", suffixes, found)
+def _refuse_folder(error):
+    raise UserError(f"{shorten(error.filename)}: the folder cannot be read ({error.strerror}).")
 
 
 def plain_path(name: str) -> str:
@@ -139,27 +131,21 @@ class ImageIndex:
         self.files = walk_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
         self.by_path = {relative: path for relative, path in self.files.items()
                         if relative.lower().endswith(IMAGE_SUFFIXES)}
-        self.by_stem, self.by_name, self.by_bare = {}, {}, {}
+        self.by_stem, self.by_name, self.by_bare = {}, defaultdict(list), defaultdict(list)
         for relative in self.by_path:
             stem = os.path.splitext(relative)[0]
             self.by_stem.setdefault(stem, relative)
-            # Letter case and the form of accents differ between systems.
-            self.by_name.setdefault(_folded(relative), []).append(relative)
-            self.by_bare.setdefault(_folded(stem), []).append(relative)
+            self.by_name[_folded(relative)].append(relative)
+            self.by_bare[_folded(stem)].append(relative)
 
     def find_all(self, wanted):
         """Return the images of annotations, None where there is none.
 
-        An image with the annotation's path but for the ending comes first (the file name that the
-        annotation holds decides where endings differ). For the others the file name, then the
-        bare name decides, where it fits one image, no other annotation has or wants that image,
-        and the folders do not contradict.
-
-        Args:
-            wanted: list of (path without ending, file name or None), of every annotation.
-
-        Raises:
-            UserError: not one image was found.
+        `wanted` is a list of (path without ending, file name or None), of every annotation. An
+        image of the same path but for the ending comes first (the file name decides where endings
+        differ). For the others the file name, then the bare name decides, where it fits one image,
+        no other annotation has or wants that image, and the folders do not contradict. Raises
+        UserError where not one image was found.
         """
         found = [self._same_path(stem, name) for stem, name in wanted]
         taken = set(found)
@@ -172,7 +158,7 @@ class ImageIndex:
             raise UserError(f"{self.folder}: none of the {len(found)} annotated images is in it, "
                             f"such as {wanted[0][1] or wanted[0][0]!r}; put them there, or set "
                             "images_path.")
-        return [self.by_path[image] if image else None for image in found]
+        return [self.by_path.get(image) for image in found]
 
     def unread(self):
         """Return a Problem for each image of a kind that is not read."""
@@ -204,8 +190,27 @@ class ImageIndex:
         return same[0] if name not in self.by_path and len(same) == 1 else name
 
 
+def gather_rows(rows, index: ImageIndex, place: str) -> tuple[list[Annotation], list[Problem]]:
+    """Return an Annotation an image, and problems, of a table in which images may come again.
+
+    `rows` gives (file name, size or None, objects, where it stands); `place` names the table.
+    """
+    items, problems = {}, index.unread()
+    for given, size, objects, where in rows:
+        name = index.spelt(given)
+        first, item = items.setdefault(
+            name, (given, Annotation(name, f"{place}, {name}", None, [], size)))
+        item.objects.extend(objects)
+        if given != first:
+            problems.append(Problem(ProblemKind.TWO_SPELLINGS, f"{place}, {where}",
+                                    f"{given!r} is the same as {first!r}"))
+    images = index.find_all([(os.path.splitext(name)[0], name) for name in items])
+    return [item._replace(image=image) for (_, item), image in zip(items.values(), images)], \
+        problems
+
+
 def _folded(path):
-    """Return the bare name in one letter case and one form of accents."""
+    """Return the bare name in one letter case and form of accents: both differ between systems."""
     name = path.rpartition("/")[2].lower()
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 

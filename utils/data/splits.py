@@ -7,6 +7,7 @@ gone and draw what is new. Split files that differ from it are somebody else's a
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,23 +33,22 @@ def draw_splits(old: dict, keys: list[str], shares: dict[str, float], seed: int)
     """Add to splits drawn before what is new, and drop what is gone.
 
     Each split is filled up to its share of all, at least one image, while one is left to train
-    on; who has a split keeps it.
+    on; who has a split keeps it. The same seed and images give the same splits.
 
     Args:
         old: {split: keys} drawn before, {} for a first draw.
         keys: what is to be divided.
         shares: {"val": share, "test": share}; train gets the rest.
-        seed: the same seed and images give the same splits.
+        seed: of the draw.
 
     Returns:
         {split: keys, sorted}.
     """
     known = set(keys)
     splits = {name: [key for key in old.get(name, ()) if key in known] for name in SPLITS}
-    placed = {key for members in splits.values() for key in members}
+    placed = set().union(*splits.values())
     new = [key for key in keys if key not in placed]
-    room = len(new) if splits["train"] else len(new) - 1
-    counts = {}
+    room, counts = len(new) - (not splits["train"]), {}
     for name in ("val", "test"):
         share = shares.get(name, 0)
         aim = max(1, round(share * len(known))) if share else 0
@@ -56,7 +56,7 @@ def draw_splits(old: dict, keys: list[str], shares: dict[str, float], seed: int)
         room -= counts[name]
     rng = np.random.default_rng(seed)
     for name in ("test", "val"):
-        drawn = set(rng.permutation(new)[:counts[name]].tolist()) if new else set()
+        drawn = set(rng.permutation(new)[:counts[name]].tolist())
         splits[name] += drawn
         new = [key for key in new if key not in drawn]
     splits["train"] += new
@@ -70,11 +70,8 @@ def fill_splits(splits: dict, record: Path, shares: dict[str, float], seed: int,
     Args:
         splits: {split: keys} that the source has itself.
         record: path of the file to remember in what was drawn.
-        shares: {"val": share, "test": share}.
+        shares, seed: of draw_splits.
         overwrite: draw anew.
-
-    Returns:
-        Splits.
     """
     if splits["val"]:
         return Splits(splits, [], {}, [])
@@ -82,12 +79,12 @@ def fill_splits(splits: dict, record: Path, shares: dict[str, float], seed: int,
     old = {} if overwrite else read_record(record)
     drawn = draw_splits(old, splits["train"], wanted, seed)
     said = [describe(record.parent, old, drawn)]
-    members = drawn | {"test": splits["test"] or drawn["test"]}
-    if os.access(record.parent, os.W_OK):
-        return Splits(members, [], {record: _json(drawn)}, said)
-    said.append(f"{shorten(record.parent)} cannot be written to, so the split is not remembered: "
-                "where images come or go, others change their split too")
-    return Splits(members, [], {}, said)
+    files = {record: _json(drawn)}
+    if not os.access(record.parent, os.W_OK):
+        files = {}
+        said.append(f"{shorten(record.parent)} cannot be written to, so the split is not "
+                    "remembered: where images come or go, others change their split too")
+    return Splits(drawn | {"test": splits["test"] or drawn["test"]}, [], files, said)
 
 
 def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int, *,
@@ -101,13 +98,9 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
     Args:
         folder: ImageSets/Main.
         ids: of the annotated images, sorted.
-        shares: {"val": share, "test": share}.
-        seed: of the draw.
+        shares, seed: of draw_splits.
         overwrite: draw all anew.
         whole: train on train and val of files that are not from here, but for the val share.
-
-    Returns:
-        Splits.
     """
     found = {} if overwrite else {
         name: read_split(folder / f"{name}.txt", set(ids)) for name in FILES
@@ -115,16 +108,16 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
     old = (read_record(folder / RECORD) or drawn_before(found, shares, seed)) if found else {}
     old = {name: members for name, members in old.items() if name in found}
     theirs = {name: members for name, members in found.items()
-              if set(members) != set(old.get(name, ())) or name not in old}
-    taken = {key for members in theirs.values() for key in members}
-    base = {name: [key for key in old.get(name, ()) if key not in taken] for name in SPLITS}
-    base |= {name: theirs[name] for name in SPLITS if name in theirs}
+              if name not in old or set(members) != set(old[name])}
+    taken = set().union(*theirs.values())
+    base = {name: theirs[name] if name in theirs
+            else [key for key in old.get(name, ()) if key not in taken] for name in SPLITS}
     wanted = {name: share for name, share in shares.items() if name not in theirs}
     if "trainval" in theirs or {"train", "val"} <= set(theirs):
         wanted.pop("test", None)
     keys = ids
     if "trainval" in theirs:
-        known = {*theirs["trainval"], *(key for members in base.values() for key in members)}
+        known = set(theirs["trainval"]).union(*base.values())
         keys = [key for key in ids if key in known]
         if "train" in theirs and "val" in wanted:
             wanted["val"] = 1  # all of trainval that is not in train
@@ -161,16 +154,14 @@ def drawn_before(found: dict, shares: dict[str, float], seed: int) -> dict:
 
 def describe(place: Path, old: dict, new: dict) -> str:
     """Return the line that says what became of the splits drawn in a place."""
-    before = {key for members in old.values() for key in members}
-    after = {key for members in new.values() for key in members}
+    before, after = (set().union(*splits.values()) for splits in (old, new))
     counts = ", ".join(f"{name} {len(members)}" for name, members in new.items())
     if not before:
         return f"drew the splits of {shorten(place)}: {counts} images"
     added = ", ".join(f"{name} {len({*members} - before)}" for name, members in new.items())
-    more = f" ({added})" if after - before else ""
     return (f"splits of {shorten(place)}: {len(after & before)} images kept, "
-            f"{len(after - before)} new{more}, {len(before - after)} gone or moved by hand; "
-            f"now {counts}")
+            f"{len(after - before)} new{f' ({added})' if after - before else ''}, "
+            f"{len(before - after)} gone or moved by hand; now {counts}")
 
 
 def read_split(path: Path, ids: set[str]) -> list[str]:
@@ -184,11 +175,10 @@ def read_record(path: Path) -> dict[str, list[str]]:
     """Return {split: keys} that were drawn before, {} where there is no record."""
     if not path.exists():
         return {}
-    try:
+    record = {}
+    with suppress(ValueError, TypeError, RecursionError):
         values = json.loads(read_text(path, remedy="Remove it."))
         record = {name: [str(key) for key in values[name]] for name in FILES if name in values}
-    except (ValueError, TypeError, RecursionError):
-        record = {}
     if not record:
         raise UserError(f"{shorten(path)}: not the record of drawn splits that it was; put it back "
                         "from a copy, or remove it and set overwrite_splits.")

@@ -8,15 +8,8 @@ import yaml
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import (
-    Annotation,
-    ImageIndex,
-    Problem,
-    ProblemKind,
-    SourceObject,
-    unreadable,
-    walk_files,
-)
+from utils.data.sources import (Annotation, ImageIndex, Problem, ProblemKind, SourceObject,
+                                unreadable, walk_files)
 from utils.image import image_size
 
 YAML_SUFFIXES = (".yaml", ".yml")
@@ -38,7 +31,11 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
         raise UserError(f"{shorten(folder)}: no images in it; annotation_path must name the "
                         "folder of images and labels.")
     lower = {relative.lower(): relative for relative in texts}
-    labels = {relative: _labels_of(relative, texts, lower) for relative in index.by_path}
+    choices = {relative: _choices(relative) for relative in index.by_path}
+    # In whatever letter case, the same one first.
+    labels = {relative: next((lower[path.lower()] if path not in texts else path for path in paths
+                              if path.lower() in lower), None)
+              for relative, paths in choices.items()}
     labelled = {os.path.dirname(relative) for relative, text in labels.items() if text}
     if not labelled:
         raise UserError(f"{shorten(folder)}: no text file of labels for any image; it lies beside "
@@ -47,16 +44,18 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     for relative, image in index.by_path.items():
         if os.path.dirname(relative) not in labelled:
             continue
+        file, objects = texts.get(labels[relative]), []
         try:
-            if labels[relative] is None:
-                check_nothing_there(folder, relative)
-            objects, faults = _read_labels(texts.get(labels[relative]), image, names)
+            if file:
+                objects, faults = _read_labels(file, image, names)
+                problems += faults
+            elif odd := [path for path in choices[relative] if os.path.lexists(folder / path)]:
+                raise UserError(f"{shorten(folder / odd[0])}: no file that can be read; remove it.")
         except UserError as error:
             problems.append(unreadable(error))
             continue
-        problems += faults
-        origin = shorten(texts.get(labels[relative], image))
-        annotations.append(Annotation(os.path.splitext(relative)[0], origin, image, objects, None))
+        annotations.append(Annotation(os.path.splitext(relative)[0], shorten(file or image), image,
+                                      objects, None))
     bare = {os.path.dirname(relative) for relative in index.by_path} - labelled
     problems += [Problem(ProblemKind.NO_ANNOTATION, shorten(folder / place),
                          "none of its images has a text file of labels; write empty ones for "
@@ -74,37 +73,21 @@ def _choices(relative):
     return IMAGES_FOLDER.sub(r"\1labels/", beside), beside
 
 
-def _labels_of(relative, texts, lower):
-    """Return the text file of an image in whatever letter case, or None."""
-    for path in _choices(relative):
-        if path in texts or path.lower() in lower:
-            return path if path in texts else lower[path.lower()]
-    return None
-
-
-def check_nothing_there(folder, relative):
-    """Raise UserError where something else than a file has the name of an image's labels."""
-    for path in _choices(relative):
-        if os.path.lexists(folder / path):
-            raise UserError(f"{shorten(folder / path)}: no file that can be read; remove it.")
-
-
 def _read_labels(file, image, names):
-    """Return (objects, problems) of an image; its text file may be None."""
-    if file is None:
-        return [], []
+    """Return (objects, problems) of the text file of an image."""
     try:
         width, height = image_size(image)
     except UserError:
         return [], []  # the doctor will say so
     objects, problems = [], []
     for number, line in enumerate(read_text(file, remedy="").splitlines(), start=1):
-        if not line.split():
+        words = line.split()
+        if not words:
             continue
         try:
             # A sixth number is a confidence; more are a polygon or key points.
-            label, cx, cy, w, h, *_ = (float(value) for value in line.split())
-            if len(line.split()) > 6:
+            label, cx, cy, w, h, *_ = map(float, words)
+            if len(words) > 6:
                 raise ValueError
             name = names[label]
         except (ValueError, KeyError):
@@ -128,48 +111,44 @@ def yolo_names(folder: Path) -> dict[int, str]:
     """
     inside = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() == "labels"]
     for places in ([folder, *inside], [folder.parent]):
-        found = {}
-        for place in places:
-            for path in sorted(place.iterdir()):
-                found |= {path: names} if (names := _names_in(path)) else {}
-        for path, names in found.items():
-            first = next(iter(found))
-            if names != found[first]:
+        found = [(path, names) for place in places for path in sorted(place.iterdir())
+                 if (names := _names_in(path))]
+        for path, names in found:
+            first, expected = found[0]
+            if names != expected:
+                shown = [", ".join(f"{number}: {name}" for number, name in sorted(each.items()))
+                         for each in (expected, names)]
                 raise UserError(f"{shorten(first)} and {shorten(path)} disagree about the classes: "
-                                f"{_shown(found[first])} in the first, {_shown(names)} in the "
-                                "second; remove or mend the wrong one.")
+                                f"{shown[0]:.100} in the first, {shown[1]:.100} in the second; "
+                                "remove or mend the wrong one.")
         if found:
-            return names
+            return found[0][1]
     raise UserError(f"{shorten(folder)}: no class names; put a data.yaml or classes.txt there.")
-
-
-def _shown(names):
-    return ", ".join(f"{number}: {name}" for number, name in sorted(names.items()))[:100]
 
 
 def _names_in(path):
     """Return {number: class name} of a file that has some, else {}."""
-    suffix = path.suffix.lower()
-    if suffix in YAML_SUFFIXES and path.is_file():
+    suffix, places = path.suffix.lower(), []
+    if suffix in YAML_SUFFIXES:
         return _yaml_names(path, load_yaml(path).get("names"))
     if suffix == ".data" and path.is_file():  # darknet's, with a line such as names = obj.names
         named = re.findall(r"(?m)^\s*names\s*=\s*(.+?)\s*$", read_text(path, remedy=""))
         places = [path.parent / place for name in named for place in (name, name.split("/")[-1])]
-        path = next((place for place in places if place.is_file()), path)
-    elif path.name.lower() not in NAME_FILES and suffix != ".names":
-        return {}
-    if not path.is_file() or path.suffix.lower() == ".data":
-        return {}
+    elif path.name.lower() in NAME_FILES or suffix == ".names":
+        places = [path]
+    file = next((place for place in places if place.is_file()), None)
     # The number is that of the line, also behind a blank one.
-    lines = enumerate(read_text(path, remedy="").rstrip().splitlines())
-    return {number: plain_name(line) for number, line in lines if line.strip()}
+    lines = read_text(file, remedy="").rstrip().splitlines() if file else []
+    return {number: plain_name(line) for number, line in enumerate(lines) if line.strip()}
 
 
 def load_yaml(path: Path) -> dict:
-    """Return the values of a YAML file, {} where it is no mapping.
+    """Return the values of a YAML file, {} where it is no mapping or no YAML file.
 
     Raises UserError naming a file that cannot be read.
     """
+    if path.suffix.lower() not in YAML_SUFFIXES or not path.is_file():
+        return {}
     try:
         values = yaml.safe_load(read_text(path, remedy=""))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -185,8 +164,7 @@ def _yaml_names(path, names):
     names = dict(enumerate(names)) if isinstance(names, list) else names or {}
     found = {}
     for number, name in names.items() if isinstance(names, dict) else [(None, names)]:
-        if not re.fullmatch(r"\d{1,9}", str(number)) or not isinstance(name, (str, int, float)) \
-                or isinstance(name, bool):
+        if not re.fullmatch(r"\d{1,9}", str(number)) or type(name) not in (str, int, float):
             raise UserError(f"{shorten(path)}: names must be a list, or a mapping from numbers, of "
                             f"texts; {number!r}: {name!r:.60} is none (quote words such as "
                             "'yes').")
@@ -194,22 +172,21 @@ def _yaml_names(path, names):
     return found
 
 
-def yaml_splits(folder: Path, splits: tuple[str, ...]) -> dict[str, list[Path]]:
+def yaml_splits(folder: Path, splits: dict[str, tuple[str, ...]]) -> dict[str, list[Path]]:
     """Return {split: [places]} that the YAML file of a YOLO folder names and that exist.
 
     A place is a folder of images or a text file that lists some. Paths start at `path:` or at the
-    file; Roboflow's begin with ../ but start there too.
+    file; Roboflow's begin with ../ but start there too. `splits` is {split: what it may be called}.
     """
-    found = {}
+    found, inside = {split: [] for split in splits}, folder.resolve()
     for file in sorted(folder.iterdir()):
-        values = load_yaml(file) if file.suffix.lower() in YAML_SUFFIXES and file.is_file() else {}
+        values = load_yaml(file)
         starts = [folder / str(values.get("path") or "."), folder]
-        for split in splits if "names" in values else ():
-            given = values.get(split) or (values.get("valid") if split == "val" else None) or []
+        for split, keys in splits.items() if "names" in values else ():
+            given = next((values[key] for key in keys if values.get(key)), [])
             for text in map(str, given if isinstance(given, list) else [given]):
-                places = [start / name for start in starts
-                          for name in (text, re.sub(r"^(\.\./)+", "", text))]
-                place = next((place.resolve() for place in places if place.exists()
-                              and place.resolve().is_relative_to(folder.resolve())), None)
-                found.setdefault(split, []).extend([place] if place else [])
+                places = (start / name for start in starts
+                          for name in (text, re.sub(r"^(\.\./)+", "", text)))
+                found[split] += [place.resolve() for place in places if place.exists()
+                                 and place.resolve().is_relative_to(inside)][:1]
     return {split: places for split, places in found.items() if places}
