@@ -247,7 +247,7 @@ def report(settings, doctor, lists, class_names):
         print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
     path = make_folder(settings.lists_dir) / "dataset_report.html"
     try:
-        write_html(path, title="Dataset report", tables=tables, problems=doctor.problems,
+        write_html(path, tables=tables, problems=doctor.problems,
                    suggestion=text, figures=figures,
                    images=contact_sheet(lists, class_names, settings.seed))
         print(f"report: {shorten(path)}\n")
