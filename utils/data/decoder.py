@@ -20,7 +20,9 @@ def shape_of(data):
     Not by that itself: PyTorch, which it brings along, would come into every process.
     """
     if data[8:12] == b"WEBP":
-        return Image.open(io.BytesIO(data)).convert("RGB").size[::-1]
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return image.size[::-1]
     # JPEGs in grey: every coefficient is read, but fewer are made into pixels.
     mode = cv2.IMREAD_GRAYSCALE if data.startswith(b"\xff\xd8") else cv2.IMREAD_COLOR
     image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
