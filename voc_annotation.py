@@ -20,23 +20,10 @@ from nets.backbones import BACKBONES
 from nets.ssd import build_spec
 from train import TrainSettings
 from utils.cli import UserError, make_folder, resolve, run, shorten
-from utils.data.annotations import (
-    classes_file,
-    list_text,
-    nearest_name,
-    read_class_names,
-    write_together,
-)
-from utils.data.dataset_report import (
-    contact_sheet,
-    count_table,
-    coverage_table,
-    format_problems,
-    format_table,
-    objects_at_input,
-    plot_boxes,
-    write_html,
-)
+from utils.data.annotations import (classes_file, list_text, nearest_name, read_class_names,
+                                    write_together)
+from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
+                                       format_table, objects_at_input, plot_boxes, write_html)
 from utils.data.doctor import Doctor, check_classes, check_splits
 from utils.data.image_check import inspect_images
 from utils.data.layouts import read_parts
@@ -234,9 +221,8 @@ def report(settings, doctor, lists, class_names):
     text, figures = "", []
     if len(boxes):
         tables["Priors"] = coverage_table(boxes, labels, class_names, spec, match_iou)
-        text = suggestion_text(suggest_priors(boxes, spec, paper, match_iou=match_iou,
-                                              seed=settings.seed))
-        figures = plot_boxes(boxes, spec)
+        found = suggest_priors(boxes, spec, paper, match_iou=match_iou, seed=settings.seed)
+        text, figures = suggestion_text(found), plot_boxes(boxes, spec)
     for heading, rows in tables.items():
         print(f"\n{heading}\n{format_table(rows)}")
     print(text)

@@ -10,16 +10,8 @@ from PIL import Image
 
 from utils.boxes import to_xyxy
 from utils.data.annotations import Record
-from utils.data.dataset_report import (
-    contact_sheet,
-    count_table,
-    coverage_table,
-    format_problems,
-    format_table,
-    objects_at_input,
-    plot_boxes,
-    write_html,
-)
+from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
+                                       format_table, objects_at_input, plot_boxes, write_html)
 from utils.data.image_check import inspect_images
 from utils.data.sources import Problem, ProblemKind
 from utils.priors import make_priors
