@@ -56,15 +56,9 @@ def class_colour(label, num_classes):
 
 
 def draw_detections(image, detections, class_names):
-    """Return a copy of an image with boxes, class names and scores.
+    """Return `draw_boxes` of class names and scores.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        detections: Detections with boxes_px in `boxes`, as NumPy arrays.
-        class_names: names by label.
-
-    Returns:
-        PIL image in RGB, of the same size.
+    `detections` are Detections with boxes_px in `boxes`, as NumPy arrays.
     """
     boxes, scores, labels = (field[::-1] for field in detections)  # the best is drawn last, on top
     texts = [f"{class_names[label]} {score:.2f}" for score, label in zip(scores, labels)]

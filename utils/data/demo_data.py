@@ -59,14 +59,9 @@ def main(settings):
 
 
 def draw_scene(rng):
-    """Draw one image.
+    """Draw one image, which depends on the np.random.Generator alone.
 
-    Args:
-        rng: np.random.Generator; the image depends on it alone.
-
-    Returns:
-        (H, W, 3) uint8 RGB; list of (class name, (xmin, ymin, xmax, ymax) edges in pixels,
-        difficult).
+    Returns (H, W, 3) uint8 RGB; list of (class name, xyxy edges in pixels, difficult).
     """
     width, height = rng.integers(*IMAGE_SIDES, 2)
     image = draw_background(width, height, rng)
@@ -121,10 +116,9 @@ def make_outline(name, rng):
         radii, start = np.ones(48), 0.0
     elif name == "square":
         radii, start = np.ones(4), math.pi / 4 + rng.uniform(-0.25, 0.25)
-    elif name == "triangle":
-        radii, start = np.ones(3), rng.uniform(0, 2 * math.pi)
     else:
-        radii, start = np.tile([1.0, 0.42], 5), rng.uniform(0, 2 * math.pi)
+        radii = np.ones(3) if name == "triangle" else np.tile([1.0, 0.42], 5)
+        start = rng.uniform(0, 2 * math.pi)
     angles = start + 2 * math.pi * np.arange(len(radii)) / len(radii)
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
 

@@ -111,15 +111,10 @@ class Doctor:
 
 
 def turn_box(box, size, orientation):
-    """Carry a box over the rotation or mirroring of an EXIF orientation.
+    """Carry a box over the rotation or mirroring of an EXIF orientation, 1 to 8.
 
-    Args:
-        box: xyxy edges in pixels of the stored image.
-        size: (width, height) of the stored image.
-        orientation: EXIF value 1 to 8.
-
-    Returns:
-        xyxy edges in pixels of the image as it is shown.
+    From xyxy edges in pixels of the stored image, of (width, height) `size`, to those of the image
+    as it is shown.
     """
     x1, y1, x2, y2 = box
     width, height = size

@@ -90,8 +90,7 @@ def find_fault(data, path, size, orientation):
 def decode_apart(data):
     """Decode an image in another process.
 
-    Returns:
-        ((width, height) as stored, (0, 0) for what is no image; what the decoder printed).
+    Returns ((width, height) as stored, (0, 0) for what is no image; what the decoder printed).
     """
     process = None
     with suppress(IndexError):

@@ -62,10 +62,9 @@ def _evaluate_class(detections, records, label, iou_threshold):
     order = np.argsort(-scores, kind="stable")
     order = order[verdicts[order] != IGNORED]
     precision, recall = precision_recall(verdicts[order] == RIGHT, num_objects)
-    area, points = float("nan"), float("nan")
-    if num_objects:
-        area, points = area_under_curve(precision, recall), eleven_points(precision, recall)
-    return ClassResult(area, points, num_objects, len(scores), scores[order], precision, recall)
+    aps = [rule(precision, recall) if num_objects else float("nan")
+           for rule in (area_under_curve, eleven_points)]
+    return ClassResult(*aps, num_objects, len(scores), scores[order], precision, recall)
 
 
 def _judge(boxes, truth, difficult, iou_threshold):
