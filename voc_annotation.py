@@ -207,9 +207,8 @@ def report(settings, doctor, lists, class_names, specs):
     text, figures = "", []
     if len(boxes):
         tables["Priors"] = coverage_table(boxes, labels, class_names, spec, match_iou)
-        text = suggestion_text(suggest_priors(boxes, spec, paper, match_iou=match_iou,
-                                              seed=settings.seed))
-        figures = plot_boxes(boxes, spec)
+        found = suggest_priors(boxes, spec, paper, match_iou=match_iou, seed=settings.seed)
+        text, figures = suggestion_text(found), plot_boxes(boxes, spec)
     for heading, rows in tables.items():
         print(f"\n{heading}\n{format_table(rows)}")
     print(text)
@@ -220,7 +219,7 @@ def report(settings, doctor, lists, class_names, specs):
         print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
     path = make_folder(settings.lists_dir) / "dataset_report.html"
     try:
-        write_html(path, title="Dataset report", tables=tables, problems=doctor.problems,
+        write_html(path, tables=tables, problems=doctor.problems,
                    suggestion=text, figures=figures,
                    images=contact_sheet(lists, class_names, settings.seed))
         print(f"report: {shorten(path)}\n")

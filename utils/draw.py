@@ -17,10 +17,13 @@ PLATE_EDGE = 2  # pixels between a text and the edge of its plate
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G, B (ITU-R BT.601)
 
 
+_say_once = functools.cache(print)
+
+
 def find_font(text):
     """Return the path of a font with all letters of a text; FONT where none here has them."""
-    wanted = {ord(letter) for letter in text if letter.isprintable()}
-    return FONT if wanted <= _letters(FONT) else _find_other_font(frozenset(wanted))
+    wanted = frozenset(ord(letter) for letter in text if letter.isprintable())
+    return FONT if wanted <= _letters(FONT) else _find_other_font(wanted)
 
 
 @functools.cache
@@ -30,7 +33,8 @@ def _find_other_font(wanted):
     for path in sorted(findSystemFonts()):
         if wanted <= _letters(path):
             return path
-    _say_no_font()
+    _say_once("no font on this machine has all letters of the class names; drawings show boxes in "
+              "the place of some. Install one that has them, such as Noto Sans.")
     return FONT
 
 
@@ -45,33 +49,20 @@ def _letters(path):
         return frozenset()
 
 
-@functools.cache
-def _say_no_font():
-    print("no font on this machine has all letters of the class names; drawings show boxes in the "
-          "place of some. Install one that has them, such as Noto Sans.")
-
-
 def class_colour(label, num_classes):
     """Return an (R, G, B) colour; the classes are spread over the colour circle."""
-    rgb = colorsys.hsv_to_rgb(label / max(num_classes, 1), 0.9, 0.9)
+    rgb = colorsys.hsv_to_rgb(label / num_classes, 0.9, 0.9)
     return tuple(round(255 * value) for value in rgb)
 
 
 def draw_detections(image, detections, class_names):
-    """Return a copy of an image with boxes, class names and scores.
+    """Return `draw_boxes` of class names and scores.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        detections: Detections with boxes_px in `boxes`, as NumPy arrays.
-        class_names: names by label.
-
-    Returns:
-        PIL image in RGB, of the same size.
+    `detections` are Detections with boxes_px in `boxes`, as NumPy arrays.
     """
-    texts = [f"{class_names[label]} {score:.2f}" for _, score, label in zip(*detections)]
-    # The best detection is drawn last, on top.
-    return draw_boxes(image, detections.boxes[::-1], detections.labels[::-1], texts[::-1],
-                      len(class_names))
+    boxes, scores, labels = (field[::-1] for field in detections)  # the best is drawn last, on top
+    texts = [f"{class_names[label]} {score:.2f}" for score, label in zip(scores, labels)]
+    return draw_boxes(image, boxes, labels, texts, len(class_names))
 
 
 def draw_boxes(image, boxes_px, labels, texts, num_classes):
@@ -99,11 +90,11 @@ def draw_boxes(image, boxes_px, labels, texts, num_classes):
     for (x1, y1, x2, y2), colour, _ in shown:
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=width)
     fonts = [_fitting_font(text, canvas.size) for *_, text in shown]
-    plates = _place_plates([box for box, *_ in shown], canvas.size, [
-        pen.textbbox((0, 0), text, font) for font, (*_, text) in zip(fonts, shown)])
-    for (x, y, right, bottom), font, (_, colour, text) in zip(plates, fonts, shown):
+    extents = [pen.textbbox((0, 0), text, font) for font, (*_, text) in zip(fonts, shown)]
+    plates = _place_plates([box for box, *_ in shown], canvas.size, extents)
+    for plate, (left, top, *_), font, (_, colour, text) in zip(plates, extents, fonts, shown):
+        x, y, right, bottom = plate
         pen.rectangle((x, y, right - 1, bottom - 1), fill=colour)
-        left, top, *_ = pen.textbbox((0, 0), text, font)
         pen.text((x + PLATE_EDGE - left, y + PLATE_EDGE - top), text, font=font,
                  fill="black" if np.dot(colour, LUMINANCE) > 140 else "white")
     return canvas

@@ -13,7 +13,7 @@ from utils.data.annotations import read_class_names
 from utils.data.demo_data import CLASS_NAMES, DemoSettings, draw_scene, main
 from utils.data.voc import read_voc
 
-IMAGES = 60
+IMAGES = 36
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_seeds_and_images_differ():
 
 def test_boxes_and_sizes_fit_the_images(demo):
     root = demo / "VOCdevkit" / "VOC2007"
-    for name, annotation in annotations(demo).items():
+    for name, annotation in list(annotations(demo).items())[::2]:
         with Image.open(root / "JPEGImages" / f"{name}.jpg") as image:
             assert annotation.size == image.size
         assert annotation.image == root / "JPEGImages" / f"{name}.jpg"
@@ -77,7 +77,7 @@ def test_classes_and_difficult_objects_are_mixed(demo):
 
 def test_boxes_bound_the_drawn_shapes():
     measured = Counter()
-    for number in range(80):
+    for number in range(50):
         image, objects = draw_scene(np.random.default_rng((5, number)))
         if len(objects) != 1:
             continue

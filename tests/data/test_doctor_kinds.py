@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from voc_folder import no_search  # noqa: F401 (a fixture)
 
+import voc_annotation
 from utils.cli import UserError
 from utils.data.doctor import Doctor, check_classes, check_splits
 from utils.data.image_check import inspect_images
@@ -93,7 +94,9 @@ def test_every_kind_is_found_and_placed(everything):
         assert any(file in text and number in text for text in where), (kind, where)
 
 
-def test_strict_raises_and_writes_no_lists(everything, capsys):
+def test_strict_raises_and_writes_no_lists(everything, capsys, monkeypatch):
+    for slow in ("plot_boxes", "contact_sheet"):
+        monkeypatch.setattr(voc_annotation, slow, lambda *_: [])
     (everything / "classes.txt").write_text("\n".join(CLASSES))
     settings = AnnotationSettings(
         classes_path=str(everything / "classes.txt"), VOCdevkit_path=str(everything),

@@ -1,6 +1,7 @@
 """Image files: sizes, damage of every kind, and no false alarm for what is only unusual."""
 
 import io
+import os
 import random
 import struct
 import subprocess
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from utils.cli import UserError
 from utils.data import image_check
 from utils.data.image_check import inspect_image, inspect_images, is_truncated
+from utils.image import decode_image
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -183,6 +186,51 @@ def test_no_damage_of_any_format_raises(tmp_path, kind):
             or facts.fault in ("image damaged", "image truncated")
 
 
+UNUSUAL = {
+    "16 bits": lambda: cv2.imencode(".png", np.zeros((9, 7, 3), np.uint16))[1].tobytes(),
+    "CMYK": lambda: encoded(photo(9, 7).convert("CMYK"), "jpeg"),
+    "CMYK TIFF": lambda: encoded(photo(9, 7).convert("CMYK"), "tiff"),
+    "palette": lambda: encoded(photo(9, 7).convert("P"), "png"),
+    "1 bit": lambda: encoded(photo(9, 7).convert("1"), "png"),
+    "1 bit fax": lambda: encoded(photo(9, 7).convert("1"), "tiff", compression="group4"),
+    "4 channels": lambda: encoded(photo(9, 7).convert("RGBA"), "tiff", compression="tiff_lzw"),
+    "BigTIFF": lambda: encoded(photo(9, 7), "tiff", big_tiff=True),
+    "floats": lambda: encoded(photo(9, 7).convert("F"), "tiff"),
+    "32 bits": lambda: encoded(photo(9, 7).convert("I"), "tiff"),
+    "animated": lambda: encoded(photo(9, 7), "webp", save_all=True, append_images=[photo(9, 7, 1)]),
+    "transparent": lambda: encoded(photo(40, 40).convert("RGBA"), "webp"),
+    "JPEG 2000": lambda: encoded(photo(40, 40).convert("L"), "jpeg2000"),
+    "a bomb": lambda: encoded(Image.new("1", (14000, 14000)), "png"),
+    "too wide": lambda: encoded(Image.new("L", (2_000_000, 1)), "png")}
+
+
+def seen_by_training(data):
+    """Return (width, height) of an image as the training reads it, None where it does not."""
+    try:
+        return decode_image(data, "a.jpg").shape[1::-1]
+    except UserError:
+        return None
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_readable_is_what_the_training_reads(tmp_path, name):
+    data = UNUSUAL[name]()
+    assert check(tmp_path, data).size == seen_by_training(data)
+
+
+@pytest.mark.parametrize("name", ["transparent", "animated"])
+def test_no_image_passes_that_the_training_cannot_read(tmp_path, name):
+    data = UNUSUAL[name]()
+    for place in [*range(8, 24), *range(60, len(data), len(data) // 20)]:
+        bad = data[:place] + bytes([data[place] ^ 1]) + data[place + 1:]
+        facts = check(tmp_path, bad)
+        assert facts.fault == "image damaged" or facts.size == seen_by_training(bad), bad
+
+
+def test_a_colon_in_a_name_does_not_cut_the_reason(tmp_path):
+    assert check(tmp_path, b"no image", "a: b.jpg").reason.startswith("not an image")
+
+
 @pytest.mark.parametrize("error", [struct.error, SyntaxError, RuntimeError, OverflowError,
                                    MemoryError, EOFError, KeyError, ZeroDivisionError])
 def test_whatever_a_decoder_raises_is_a_fact(tmp_path, monkeypatch, error):
@@ -197,7 +245,7 @@ def test_a_decoder_that_crashes_is_a_fact_and_the_next_image_is_read(tmp_path, m
     crash = tmp_path / "crash.py"
     crash.write_text("import os\nos.abort()\n")
     with monkeypatch.context() as patch:
-        patch.setattr(image_check, "_IDLE", image_check.SimpleQueue())
+        patch.setattr(image_check, "_IDLE", [])
         patch.setattr(image_check.decoder, "__file__", str(crash))
         for _ in range(2):
             facts = check(tmp_path, SOUND["baseline"]())
@@ -207,26 +255,42 @@ def test_a_decoder_that_crashes_is_a_fact_and_the_next_image_is_read(tmp_path, m
 
 def test_a_decoder_that_was_killed_between_two_images_costs_none(tmp_path):
     assert check(tmp_path, SOUND["baseline"]()).fault is None
-    process = image_check._IDLE.get_nowait()
+    process = image_check._IDLE.pop()
     process.kill()
     process.wait()
-    image_check._IDLE.put(process)
-    for _ in range(image_check._IDLE.qsize() + 1):
+    image_check._IDLE.append(process)
+    for _ in range(len(image_check._IDLE) + 1):
         assert check(tmp_path, SOUND["baseline"]()).fault is None
 
 
-def test_nothing_is_printed_past_the_facts(tmp_path):
+def test_nothing_is_printed_past_the_facts_and_no_process_is_left(tmp_path):
     """In a process of its own, since decoders print past Python's sys.stderr."""
     for k, name in enumerate(JPEGS):
         (tmp_path / f"{k}.jpg").write_bytes(damaged(JPEGS[name](), "zero", 900, k))
     data = encoded(photo(), "png")
     (tmp_path / "5.png").write_bytes(data[:2000] + b"\0" * 99 + data[2099:])
-    code = ("from pathlib import Path; from utils.data.image_check import inspect_images\n"
-            f"facts = inspect_images(sorted(Path({str(tmp_path)!r}).iterdir()), num_threads=2)\n"
-            "print(*(item.fault for item in facts.values()))")
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    code = f"""
+from pathlib import Path
+from utils.data import image_check
+paths = sorted(Path({str(tmp_path)!r}).iterdir())
+def ctrl_c(results):
+    yield next(results)
+    raise KeyboardInterrupt
+for progress in (iter, ctrl_c):
+    try:
+        facts = image_check.inspect_images(paths, num_threads=2, progress=progress)
+    except KeyboardInterrupt:
+        print(*(process.pid for process in image_check._IDLE))
+print(*(item.fault for item in facts.values()))
+"""
+    done = subprocess.run([sys.executable, "-W", "always::ResourceWarning", "-c", code], cwd=REPO,
+                          capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
-    assert done.stdout.count("image") == 6
+    pids, faults = done.stdout.splitlines()
+    assert faults.count("image") == 6 and pids
+    for pid in map(int, pids.split() if os.name == "posix" else ()):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def test_equal_files_have_equal_digests(tmp_path):

@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 
 from utils.boxes import pairwise_iou
-from utils.evaluation.voc_ap import (
-    area_under_curve,
-    eleven_points,
-    evaluate_voc,
-    mean_ap,
-    precision_recall,
-)
+from utils.evaluation.voc_ap import (area_under_curve, eleven_points, evaluate_voc, mean_ap,
+                                     precision_recall)
 
 BOX, FAR = (10, 10, 50, 50), (100, 100, 150, 150)
 

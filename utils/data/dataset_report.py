@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
+from utils.boxes import area
 from utils.cli import UserError
 from utils.data.prior_fit import best_ious
 from utils.data.sources import ProblemKind
@@ -22,27 +23,21 @@ SIZE_GROUPS = (("tiny, under 8 px", 0, 8), ("small, 8 to 32 px", 8, 32),
 
 def count_table(lists, class_names):
     """Return rows of images and objects by class and split, header first."""
-    rows = [["class", *(f"{split} {what}" for split in lists for what in ("images", "objects"))]]
-    for label, name in enumerate(class_names):
-        row = [name]
-        for records in lists.values():
-            counts = [int((record.labels == label).sum()) for record in records]
-            row += [str(sum(count > 0 for count in counts)), str(sum(counts))]
-        rows.append(row)
-    row = ["all"]
-    for records in lists.values():
-        row += [str(len(records)), str(sum(len(record.labels) for record in records))]
-    background = ["without objects"]
-    for records in lists.values():
-        background += [str(sum(len(record.labels) == 0 for record in records)), "-"]
-    return [*rows, row, background]
+    columns = [["class", *class_names, "all", "without objects"]]
+    for split, records in lists.items():
+        counts = np.array([np.bincount(record.labels, minlength=len(class_names))
+                           for record in records], dtype=int).reshape(-1, len(class_names))
+        background = int((counts.sum(1) == 0).sum())
+        columns += [
+            [f"{split} images", *(counts > 0).sum(0).tolist(), len(records), background],
+            [f"{split} objects", *counts.sum(0).tolist(), int(counts.sum()), "-"]]
+    return [list(map(str, row)) for row in zip(*columns)]
 
 
 def format_table(rows):
     """Return rows of strings as aligned lines, the first column to the left."""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) if k == 0 else cell.rjust(width)
-                               for k, (cell, width) in enumerate(zip(row, widths)))
+    first, *others = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)])
                      for row in rows)
 
 
@@ -79,7 +74,7 @@ def objects_at_input(lists, facts, spec):
 def coverage_table(boxes, labels, class_names, spec, match_iou):
     """Return rows of the share of objects whose best prior is a positive, by class and size."""
     covered = best_ious(boxes, spec) >= match_iou
-    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) * spec.size
+    sides = np.sqrt(area(boxes)) * spec.size
     groups = [(name, labels == label) for label, name in enumerate(class_names)]
     groups += [(name, (sides >= low) & (sides < high)) for name, low, high in SIZE_GROUPS]
     groups.append(("all", np.ones(len(boxes), dtype=bool)))
@@ -91,19 +86,18 @@ def coverage_table(boxes, labels, class_names, spec, match_iou):
 def plot_boxes(boxes, spec):
     """Return [(caption, figure)] of the distributions of box sizes and aspect ratios."""
     figure, axes = new_figure(f"Objects at {spec.size} x {spec.size}", "side in pixels", "objects")
-    sides = (boxes[:, 2:] - boxes[:, :2]) * spec.size
-    axes.hist(np.sqrt(sides.prod(1)), bins=40)
+    axes.hist(np.sqrt(area(boxes)) * spec.size, bins=40)
     for size in spec.anchors_size:
         axes.axvline(size, color="tab:orange", linewidth=1)
     other, axes = new_figure("Aspect ratios", "width / height, logarithmic", "objects")
-    axes.hist(np.log2(sides[:, 0] / sides[:, 1]), bins=40)
+    axes.hist(np.log2(np.divide(*(boxes[:, 2:] - boxes[:, :2]).T)), bins=40)
     axes.set_xticks(range(-3, 4), ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     return [("sizes of the objects, as square roots of their areas; lines: sizes of the priors",
              figure), ("aspect ratios of the objects", other)]
 
 
 def contact_sheet(lists, class_names, seed):
-    """Return (caption, PIL image) of annotated samples, spread over the splits and classes."""
+    """Return [(caption, PIL image)] of annotated samples, spread over the splits and classes."""
     records = [(split, record) for split, records in lists.items() for record in records
                if len(record.labels)]
     left = np.random.default_rng(seed).permutation(len(records)).tolist()
@@ -133,17 +127,15 @@ def draw_sample(record, class_names):
                       len(class_names))
 
 
-def write_html(path, *, title, tables, problems, suggestion, figures, images):
+def write_html(path, *, tables, problems, suggestion, figures, images):
     """Write the report as one file that needs no other.
 
     Args:
         path: Path.
-        title: str.
         tables: {heading: rows}.
         problems: list of Problem.
         suggestion: text on priors.
-        figures: list of (caption, matplotlib figure).
-        images: list of (caption, PIL image).
+        figures, images: lists of (caption, matplotlib figure or PIL image).
 
     Raises UserError where the file cannot be written.
     """
@@ -152,6 +144,6 @@ def write_html(path, *, title, tables, problems, suggestion, figures, images):
     sections = [*(Section(heading, rows) for heading, rows in tables.items()),
                 Section("Better priors", text=suggestion),
                 Section("Problems", text="" if found else "none", lists=found),
-                Section("Boxes", images=[(name, image_uri(item)) for name, item in figures]),
-                Section("Samples", images=[(name, image_uri(item)) for name, item in images])]
-    write_page(path, title, [section for section in sections if any(section[1:])])
+                *(Section(heading, images=[(name, image_uri(item)) for name, item in items])
+                  for heading, items in (("Boxes", figures), ("Samples", images)))]
+    write_page(path, "Dataset report", [section for section in sections if any(section[1:])])

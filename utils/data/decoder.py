@@ -1,15 +1,32 @@
-"""Decode images with OpenCV in a process of its own, which image_check.py starts and asks.
+"""Decode images in a process of its own, which image_check.py starts and asks.
 
 Decoders tell of damage in lines on the C library's stderr, where threads of one process cannot
 tell whose they are; and a decoder that crashes does not take the run with it.
 """
 
+import io
 import sys
 
 import cv2
 import numpy as np
+from PIL import Image
 
 ANSWER = b"\0="  # what no decoder prints
+
+
+def shape_of(data):
+    """Return (height, width) as stored, by the decoders of `utils.image.decode_image`.
+
+    Not by that itself: PyTorch, which it brings along, would come into every process.
+    """
+    if data[8:12] == b"WEBP":
+        image = Image.open(io.BytesIO(data))
+        image.load()
+        return image.size[::-1]
+    # JPEGs in grey: every coefficient is read, but fewer are made into pixels.
+    mode = cv2.IMREAD_GRAYSCALE if data.startswith(b"\xff\xd8") else cv2.IMREAD_COLOR
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
+    return (0, 0) if image is None else image.shape[:2]
 
 
 def serve(requests, answers):
@@ -18,12 +35,10 @@ def serve(requests, answers):
     0 0 stands for what is no image. Whatever the decoder prints comes before the answer.
     """
     while line := requests.readline():
-        data = np.frombuffer(requests.read(int(line)), np.uint8)
-        try:  # grey: every coefficient is read, but fewer are made into pixels
-            image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
-        except (cv2.error, MemoryError):
-            image = None
-        height, width = (0, 0) if image is None else image.shape[:2]
+        try:
+            height, width = shape_of(requests.read(int(line)))
+        except (cv2.error, OSError, ValueError, MemoryError):
+            height = width = 0
         answers.write(b"\n%b%d %d\n" % (ANSWER, height, width))
         answers.flush()
 

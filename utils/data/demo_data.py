@@ -45,7 +45,7 @@ def main(settings):
         raise UserError(f"images must be at least 1, got {settings.images}.")
     folder = make_folder(settings.folder)
     root = folder / "VOCdevkit" / "VOC2007"
-    (folder / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n", encoding="utf-8")
+    (folder / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n")
     images, annotations = make_folder(root / "JPEGImages"), make_folder(root / "Annotations")
     held_out = make_folder(folder / "held_out")
     for number in range(settings.images + settings.held_out):
@@ -54,20 +54,14 @@ def main(settings):
         place = images if number < settings.images else held_out
         cv2.imencode(".jpg", image[..., ::-1])[1].tofile(place / f"{name}.jpg")
         if place is images:
-            (annotations / f"{name}.xml").write_text(to_xml(name, image.shape, objects),
-                                                     encoding="utf-8")
+            (annotations / f"{name}.xml").write_text(to_xml(name, image.shape, objects))
     print(f"drew {settings.images} images of {len(CLASS_NAMES)} shapes in {shorten(root)}")
 
 
 def draw_scene(rng):
-    """Draw one image.
+    """Draw one image, which depends on the np.random.Generator alone.
 
-    Args:
-        rng: np.random.Generator; the image depends on it alone.
-
-    Returns:
-        (H, W, 3) uint8 RGB; list of (class name, (xmin, ymin, xmax, ymax) edges in pixels,
-        difficult).
+    Returns (H, W, 3) uint8 RGB; list of (class name, xyxy edges in pixels, difficult).
     """
     width, height = rng.integers(*IMAGE_SIDES, 2)
     image = draw_background(width, height, rng)
@@ -76,12 +70,11 @@ def draw_scene(rng):
         name = CLASS_NAMES[rng.integers(len(CLASS_NAMES))]
         small = rng.random() < SMALL_SHARE
         outline = place_shape(name, small, (width, height), objects, rng)
-        if outline is None:
-            continue
-        # The outline is filled in sixteenths of a pixel, so that edges are smooth.
-        colour = pick_colour(name, rng)
-        cv2.fillPoly(image, [np.rint(outline * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
-        objects.append((name, bounds(outline, width, height), small))
+        if outline is not None:
+            # It is filled in sixteenths of a pixel, so that edges are smooth.
+            cv2.fillPoly(image, [np.rint(outline * 16).astype(np.int32)], pick_colour(name, rng),
+                         cv2.LINE_AA, 4)
+            objects.append((name, bounds(outline, width, height), small))
     return image, objects
 
 
@@ -102,8 +95,6 @@ def place_shape(name, small, size, objects, rng):
         side = rng.uniform(*(SMALL_SIDES if small else OBJECT_SIDES)) * min(size)
         outline = make_outline(name, rng) * side / 2 * rng.uniform(0.8, 1.25, 2)
         half = (outline.max(0) - outline.min(0)) / 2 + 1
-        if (half * 2 >= size).any():
-            continue
         centre = rng.uniform(half, np.array(size) - half)
         outline = outline - (outline.max(0) + outline.min(0)) / 2 + centre
         if not hides_any(bounds(outline, *size), objects):
@@ -113,12 +104,10 @@ def place_shape(name, small, size, objects, rng):
 
 def hides_any(box, objects):
     """Tell whether the box covers too much of an earlier object, or is covered too much."""
-    if not objects:
-        return False
-    others = np.array([other for _, other, _ in objects], dtype=np.float64)
-    box = np.array([box], dtype=np.float64)
+    others = np.array([other for _, other, _ in objects], dtype=float).reshape(-1, 4)
+    box = np.array([box], dtype=float)
     common = pairwise_intersection(box, others)[0]
-    return bool((common / np.minimum(area(others), area(box)) > MAX_COVERED).any())
+    return (common > MAX_COVERED * np.minimum(area(others), area(box))).any()
 
 
 def make_outline(name, rng):
@@ -127,10 +116,9 @@ def make_outline(name, rng):
         radii, start = np.ones(48), 0.0
     elif name == "square":
         radii, start = np.ones(4), math.pi / 4 + rng.uniform(-0.25, 0.25)
-    elif name == "triangle":
-        radii, start = np.ones(3), rng.uniform(0, 2 * math.pi)
     else:
-        radii, start = np.tile([1.0, 0.42], 5), rng.uniform(0, 2 * math.pi)
+        radii = np.ones(3) if name == "triangle" else np.tile([1.0, 0.42], 5)
+        start = rng.uniform(0, 2 * math.pi)
     angles = start + 2 * math.pi * np.arange(len(radii)) / len(radii)
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
 
@@ -144,9 +132,9 @@ def pick_colour(name, rng):
 
 def bounds(outline, width, height):
     """Return the whole pixels that a polygon touches: (xmin, ymin, xmax, ymax) edges."""
-    low = np.floor(outline.min(0)).astype(int).clip(0)
-    high = np.ceil(outline.max(0)).astype(int).clip(None, (width, height))
-    return int(low[0]), int(low[1]), int(high[0]), int(high[1])
+    low = np.floor(outline.min(0)).clip(0)
+    high = np.ceil(outline.max(0)).clip(None, (width, height))
+    return tuple(map(int, (*low, *high)))
 
 
 def to_xml(name, shape, objects):

@@ -24,9 +24,8 @@ class Doctor:
     """
 
     def __init__(self, class_names, facts, input_size=300):
-        self.input_size = input_size
         self.numbers = {name: k for k, name in enumerate(class_names)}
-        self.facts = facts
+        self.facts, self.input_size = facts, input_size
         self.problems = []
         self.unknown = Counter()  # class name -> objects left out
 
@@ -47,19 +46,19 @@ class Doctor:
         place = self._placement(annotation, facts)
         kept = {}
         for item in annotation.objects:
-            box = self._box(item, f"{where}, {item.place} ({item.name})", place, facts.size)
+            here = f"{where}, {item.place} ({item.name})"
+            box = self._box(item, here, place, facts.size)
             if box is None:
                 continue
-            key = (self.numbers[item.name], *np.round(box, 3))
+            label = self.numbers[item.name]
+            key = (label, *np.round(box, 3))
             if key in kept:
-                self.note(ProblemKind.DUPLICATE, f"{where}, {item.place} ({item.name})",
-                          "the same class and box as an object before")
+                self.note(ProblemKind.DUPLICATE, here, "the same class and box as an object before")
                 continue
-            kept[key] = (box, item.difficult)
-        boxes = np.array([box for box, _ in kept.values()], dtype=np.float32).reshape(-1, 4)
-        return Record(annotation.image, boxes,
-                      np.array([label for label, *_ in kept], dtype=np.int64),
-                      np.array([difficult for _, difficult in kept.values()], dtype=bool))
+            kept[key] = box, label, item.difficult
+        boxes, labels, difficult = zip(*kept.values()) if kept else ((), (), ())
+        return Record(annotation.image, np.array(boxes, dtype=np.float32).reshape(-1, 4),
+                      np.array(labels, dtype=np.int64), np.array(difficult, dtype=bool))
 
     def _placement(self, annotation, facts):
         """Return a function from the annotation's pixels to the image's, as it is shown."""
@@ -71,18 +70,16 @@ class Doctor:
                       "cannot tell whether the boxes were drawn before or after that")
         if size is None or size == shown:
             return lambda box: box
+        scale = shown[0] / size[0], shown[1] / size[1]
         if facts.orientation >= 5 and size == shown[::-1]:
-            self.note(ProblemKind.SIZE_DISAGREES, annotation.origin,
-                      f"annotated {size[0]}x{size[1]} before its EXIF rotation; boxes turned")
-            return lambda box: turn_box(box, size, facts.orientation)
-        ratio = (size[0] / size[1]) / (shown[0] / shown[1])
-        text = f"annotated {size[0]}x{size[1]}, the image is {shown[0]}x{shown[1]}"
-        if abs(math.log(ratio)) < SAME_ASPECT:
-            scale = (shown[0] / size[0], shown[1] / size[1])
-            self.note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"{text}; boxes scaled")
-            return lambda box: tuple(value * k for value, k in zip(box, scale * 2))
-        self.note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"{text}; boxes taken as they are")
-        return lambda box: box
+            done, place = "turned by EXIF", lambda box: turn_box(box, size, facts.orientation)
+        elif abs(math.log(scale[0] / scale[1])) < SAME_ASPECT:
+            done, place = "scaled", lambda box: [v * k for v, k in zip(box, scale * 2)]
+        else:
+            done, place = "taken as they are", lambda box: box
+        self.note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"annotated {size[0]}x{size[1]}, "
+                  f"the image is {shown[0]}x{shown[1]}; boxes {done}")
+        return place
 
     def _box(self, item, where, place, size):
         """Return the object's box in the image, or None where it is hopeless."""
@@ -95,36 +92,29 @@ class Doctor:
             return None
         x1, y1, x2, y2 = place(item.box_px)
         if x1 > x2 or y1 > y2:
-            self.note(ProblemKind.CORNERS_SWAPPED, where, f"{_px((x1, y1, x2, y2))}")
-            (x1, x2), (y1, y2) = sorted((x1, x2)), sorted((y1, y2))
-        box = tuple(min(max(value, 0.0), float(side)) for value, side in
-                    zip((x1, y1, x2, y2), size * 2))
-        if min(box[2] - box[0], box[3] - box[1]) < MIN_SIDE_PX:
-            self.note(ProblemKind.NO_AREA, where,
-                      f"{_px((x1, y1, x2, y2))} in a {size[0]}x{size[1]} image")
+            self.note(ProblemKind.CORNERS_SWAPPED, where, _px((x1, y1, x2, y2)))
+        whole = min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+        box = [min(max(value, 0.0), float(side)) for value, side in zip(whole, size * 2)]
+        width, height = box[2] - box[0], box[3] - box[1]
+        placed = f"{_px(whole)} in a {size[0]}x{size[1]} image"
+        if min(width, height) < MIN_SIDE_PX:
+            self.note(ProblemKind.NO_AREA, where, placed)
             return None
-        share = (box[2] - box[0]) * (box[3] - box[1]) / (size[0] * size[1])
-        side = self.input_size * math.sqrt(share)
+        side = self.input_size * math.sqrt(width * height / (size[0] * size[1]))
         if side < TINY_SIDE_PX:
             self.note(ProblemKind.TINY, where,
                       f"{_px(box)}: a side of {side:.1f} px at the network's input")
         # One pixel over the edge is a matter of counting from 0 or 1, not a mistake.
-        if max(abs(a - b) for a, b in zip(box, (x1, y1, x2, y2))) > 1:
-            self.note(ProblemKind.OUTSIDE_THE_IMAGE, where,
-                      f"{_px((x1, y1, x2, y2))} in a {size[0]}x{size[1]} image")
+        if max(abs(a - b) for a, b in zip(box, whole)) > 1:
+            self.note(ProblemKind.OUTSIDE_THE_IMAGE, where, placed)
         return box
 
 
 def turn_box(box, size, orientation):
-    """Carry a box over the rotation or mirroring of an EXIF orientation.
+    """Carry a box over the rotation or mirroring of an EXIF orientation, 1 to 8.
 
-    Args:
-        box: xyxy edges in pixels of the stored image.
-        size: (width, height) of the stored image.
-        orientation: EXIF value 1 to 8.
-
-    Returns:
-        xyxy edges in pixels of the image as it is shown.
+    From xyxy edges in pixels of the stored image, of (width, height) `size`, to those of the image
+    as it is shown.
     """
     x1, y1, x2, y2 = box
     width, height = size
@@ -141,22 +131,20 @@ def check_splits(doctor, lists):
     for split, records in lists.items():
         for record in records:
             digest = doctor.facts[record.path].digest
-            if digest not in first:
-                first[digest] = split, record.path
-                continue
-            other, path = first[digest]
-            kind = ProblemKind.TWICE if other == split else ProblemKind.IN_TWO_SPLITS
-            doctor.note(kind, shorten(record.path),
-                        f"in {split}; the same as {shorten(path)} in {other}")
+            other, same = first.setdefault(digest, (split, record))
+            if same is not record:
+                doctor.note(ProblemKind.TWICE if other == split else ProblemKind.IN_TWO_SPLITS,
+                            shorten(record.path),
+                            f"in {split}; the same as {shorten(same.path)} in {other}")
 
 
 def check_classes(doctor, lists, class_names):
     """Note classes of the list that no object has."""
-    present = {int(label) for records in lists.values() for record in records
-               for label in record.labels}
-    for label, name in enumerate(class_names):
-        if label not in present:
-            doctor.note(ProblemKind.UNUSED_CLASS, name, "no object of this class in any split")
+    present = {label for records in lists.values() for record in records
+               for label in record.labels.tolist()}
+    for label in sorted(set(range(len(class_names))) - present):
+        doctor.note(ProblemKind.UNUSED_CLASS, class_names[label],
+                    "no object of this class in any split")
 
 
 def _px(box):

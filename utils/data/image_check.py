@@ -1,5 +1,6 @@
 """Every image file of a data set read once: its size, its content, and whether it is whole."""
 
+import atexit
 import hashlib
 import io
 import re
@@ -7,8 +8,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from queue import Empty, SimpleQueue
+from contextlib import suppress
 from typing import NamedTuple
 
 from PIL import Image
@@ -22,7 +22,7 @@ from utils.image import JPEG_START, decode_image, image_size, orientation_of
 # as some cameras write them, and a bad colour profile cost no pixel.
 DAMAGE = re.compile(r"Premature end of JPEG file|(?:\w+Decode|TIFFFill\w+): .*|"
                     r"Corrupt JPEG data: (?!bad ICC|\d\d? extraneous bytes before marker 0xd9).*")
-_IDLE = SimpleQueue()  # processes of decoder.py; they end with this one, which holds their stdin
+_IDLE = []  # processes of decoder.py
 
 
 class ImageFacts(NamedTuple):
@@ -36,15 +36,9 @@ class ImageFacts(NamedTuple):
 
 
 def inspect_images(paths, *, num_threads, progress=iter):
-    """Read every image once.
+    """Read every image once; return {path: ImageFacts}.
 
-    Args:
-        paths: iterable of Path.
-        num_threads: readers.
-        progress: wrapped around the files, such as tqdm.
-
-    Returns:
-        {path: ImageFacts}.
+    `progress`, such as tqdm, is wrapped around the results of the `num_threads` readers.
     """
     paths = list(dict.fromkeys(paths))
     with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
@@ -54,73 +48,78 @@ def inspect_images(paths, *, num_threads, progress=iter):
 
 def inspect_image(path):
     """Return the ImageFacts of one file; a failure is a fact, not an exception."""
-    size, orientation, digest = None, 1, b""
-    fault, reason = ProblemKind.IMAGE_UNREADABLE, ""
     try:
         data = path.read_bytes()
-        digest = hashlib.blake2b(data, digest_size=16).digest()
         size = image_size(io.BytesIO(data), path)
         with Image.open(io.BytesIO(data)) as header:
             orientation = orientation_of(header)
         fault, reason = find_fault(data, path, size, orientation)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        return ImageFacts(size, orientation, digest, fault, reason)
     except OSError as error:
         reason = error.strerror or str(error)
     except UserError as error:
-        reason = str(error).partition(": ")[2].partition(";")[0]
+        reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
     except Exception as error:  # of damaged files decoders raise struct.error, RuntimeError, ...
         reason = f"not an image that can be read ({type(error).__name__}: {error})"
-    if fault == ProblemKind.IMAGE_UNREADABLE:
-        size, orientation = None, 1
-    return ImageFacts(size, orientation, digest, fault, reason)
+    return ImageFacts(None, 1, b"", ProblemKind.IMAGE_UNREADABLE, reason)
 
 
 def find_fault(data, path, size, orientation):
-    """Return (ProblemKind or None, reason) of an image whose header says (width, height) `size`."""
+    """Return (ProblemKind or None, reason) of an image whose header says (width, height) `size`.
+
+    Raises UserError for what cannot be read.
+    """
     if is_truncated(data):
         return ProblemKind.IMAGE_TRUNCATED, "the end of the file is missing"
     found, said = decode_apart(data)
     damage = DAMAGE.search(said)
     if damage:
         return ProblemKind.IMAGE_DAMAGED, damage[0][:200]
-    if found is None:
+    if found == (0, 0):
         words = f" ({' '.join(said.split())[-200:]})" if said.strip() else ""
-        return ProblemKind.IMAGE_UNREADABLE, f"not an image that can be read{words}"
+        raise UserError(f"{path}: not an image that can be read{words}")
     if orientation > 1:  # does the reader of the training turn it as the header says?
         found = decode_image(data, path).shape[1::-1]
     if found != size:
-        return ProblemKind.IMAGE_UNREADABLE, (f"its header says {size[0]}x{size[1]}, decoded it "
-                                              f"has {found[0]}x{found[1]}")
+        raise UserError(f"{path}: its header says {size[0]}x{size[1]}, decoded it has "
+                        f"{found[0]}x{found[1]}")
     return None, ""
 
 
 def decode_apart(data):
     """Decode an image in another process.
 
-    Returns:
-        ((width, height) as stored, or None for what is no image; what the decoder printed).
+    Returns ((width, height) as stored, (0, 0) for what is no image; what the decoder printed).
     """
-    try:
-        process = _IDLE.get_nowait()
-    except Empty:
-        process = None
+    process = None
+    with suppress(IndexError):
+        process = _IDLE.pop()
     if process is None or process.poll() is not None:  # none yet, or one that was killed
-        process = subprocess.Popen([sys.executable, str(Path(decoder.__file__))],
+        process = subprocess.Popen([sys.executable, decoder.__file__],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)
     lines = []
-    try:
+    with suppress(OSError):  # it ended while it was written to
         process.stdin.write(b"%d\n" % len(data) + data)
         process.stdin.flush()
         for line in process.stdout:
             if line.startswith(decoder.ANSWER):
-                _IDLE.put(process)
+                _IDLE.append(process)
                 height, width = map(int, line[len(decoder.ANSWER):].split())
-                return (width, height) if width else None, b"".join(lines).decode(errors="replace")
+                return (width, height), b"".join(lines).decode(errors="replace")
             lines.append(line)
-    except OSError:  # it ended while it was written to
-        pass
-    process.kill()
-    return None, "the decoder crashed on it"
+    with suppress(OSError), process:
+        process.kill()
+    return (0, 0), "the decoder crashed on it"
+
+
+@atexit.register
+def end_decoders():
+    """End the processes of decoder.py, which they do where their stdin ends."""
+    while _IDLE:
+        with _IDLE.pop():
+            pass
 
 
 def is_truncated(data):

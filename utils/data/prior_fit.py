@@ -2,13 +2,13 @@
 
 import itertools
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from utils.boxes import pairwise_iou, to_cxcywh, to_xyxy
+from utils.boxes import area, pairwise_iou, to_cxcywh, to_xyxy
 from utils.priors import make_priors
 
 MAX_OBJECTS = 600  # a sample of this many settles the search
@@ -68,12 +68,19 @@ def suggest_priors(boxes, spec, paper, *, match_iou, seed=0):
     Returns:
         Suggestion; the priors of now where nothing covers more.
     """
-    everything = boxes = np.asarray(boxes, dtype=np.float32)
+    boxes = np.asarray(boxes, dtype=np.float32)
+    sample = boxes
     if len(boxes) > MAX_OBJECTS:
-        rng = np.random.default_rng(seed)
-        boxes = boxes[rng.choice(len(boxes), MAX_OBJECTS, replace=False)]
-    score = cache(partial(_score, boxes, match_iou))
-    best = max((_climb(start, score) for start in (paper, _from_quantiles(boxes, paper))),
+        sample = np.random.default_rng(seed).choice(boxes, MAX_OBJECTS, replace=False)
+
+    @cache
+    def score(candidate):
+        ious = best_ious(sample, candidate)
+        return (ious >= match_iou).mean() + 0.2 * ious.mean()  # the mean settles ties
+
+    sides = np.sqrt(area(sample)) * paper.size
+    quantiles = np.quantile(sides, np.linspace(0.05, 0.95, len(paper.anchors_size)))
+    best = max((_climb(start, score) for start in (paper, _with_sizes(paper, quantiles))),
                key=score)
     uniform = ()
     for ratios in RATIO_SETS:
@@ -82,43 +89,24 @@ def suggest_priors(boxes, spec, paper, *, match_iou, seed=0):
         gain = sum(candidate.priors_per_cell) / sum(best.priors_per_cell)
         if score(candidate) > score(best) + 0.01 * max(gain - 1, 0):
             best, uniform = candidate, ratios
-    before, after = (float((best_ious(everything, s) >= match_iou).mean()) for s in (spec, best))
+    before, after = (float((best_ious(boxes, s) >= match_iou).mean()) for s in (spec, best))
     if after <= before:
         return Suggestion(spec.anchors_size, (), before, before)
     return Suggestion(best.anchors_size, uniform, before, after)
 
 
-def _score(boxes, match_iou, spec):
-    """Objects above the matching threshold count most; the mean settles ties."""
-    ious = best_ious(boxes, spec)
-    return float((ious >= match_iou).mean() + 0.2 * ious.mean())
-
-
-def _from_quantiles(boxes, spec):
-    """Return the spec with sizes at even quantiles of the objects' sizes."""
-    sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1).clip(1e-6)) * spec.size
-    sizes = np.quantile(sides, np.linspace(0.05, 0.95, len(spec.anchors_size)))
-    return replace(spec, anchors_size=_increasing(sizes, spec.size))
-
-
-def _increasing(sizes, limit):
-    """Return sizes in whole pixels, each larger than the one before."""
-    result = []
-    for size in sizes:
-        low = result[-1] + 1 if result else 4
-        result.append(float(max(low, min(round(float(size)), 2 * limit))))
-    return tuple(result)
-
-
 def _climb(spec, score):
     """Return the best spec found by changing one size at a time."""
-    for _ in range(ROUNDS):
-        before = spec
-        for k, step in itertools.product(range(len(spec.anchors_size)), STEPS):
-            sizes = list(spec.anchors_size)
-            sizes[k] *= step
-            candidate = replace(spec, anchors_size=_increasing(sorted(sizes), spec.size))
-            spec = max(spec, candidate, key=score)
-        if spec == before:
-            break
+    for _, k, step in itertools.product(range(ROUNDS), range(len(spec.anchors_size)), STEPS):
+        sizes = np.array(spec.anchors_size, dtype=float)
+        sizes[k] *= step
+        spec = max(spec, _with_sizes(spec, sizes), key=score)
     return spec
+
+
+def _with_sizes(spec, sizes):
+    """Return the spec with these sizes in whole pixels, each larger than the one before."""
+    sizes = np.sort(sizes).clip(4, 2 * spec.size).round()
+    ranks = np.arange(len(sizes))
+    sizes = np.maximum.accumulate(sizes - ranks) + ranks
+    return replace(spec, anchors_size=tuple(sizes.tolist()))

@@ -7,6 +7,7 @@ import numpy as np
 from utils.boxes import pairwise_iou
 
 VOC_IOU = 0.5
+WRONG, RIGHT, IGNORED = range(3)  # verdicts on a detection
 
 
 class ClassResult(NamedTuple):
@@ -49,47 +50,42 @@ def mean_ap(results, field="ap_area"):
 
 
 def _evaluate_class(detections, records, label, iou_threshold):
-    scores, right, counts, num_objects = [], [], [], 0
+    scores, verdicts, num_objects = [np.zeros(0)], [np.zeros(0, dtype=int)], 0
     for found, record in zip(detections, records, strict=True):
-        truth = record.labels == label
-        difficult = record.difficult[truth]
-        num_objects += int((~difficult).sum())
-        mine = found.labels == label
-        image_scores, boxes = found.scores[mine], found.boxes[mine]
-        order = np.argsort(-image_scores, kind="stable")
-        hit, ignored = _judge(boxes[order], record.boxes_px[truth], difficult, iou_threshold)
-        scores.append(image_scores[order])
-        right.append(hit)
-        counts.append(~ignored)
-    scores, right, counts = (np.concatenate(part) if part else np.zeros(0)
-                             for part in (scores, right, counts))
+        mine, truth = found.labels == label, record.labels == label
+        num_objects += int((~record.difficult[truth]).sum())
+        order = np.argsort(-found.scores[mine], kind="stable")
+        scores.append(found.scores[mine][order])
+        verdicts.append(_judge(found.boxes[mine][order], record.boxes_px[truth],
+                               record.difficult[truth], iou_threshold))
+    scores, verdicts = np.concatenate(scores), np.concatenate(verdicts)
     order = np.argsort(-scores, kind="stable")
-    order = order[counts[order].astype(bool)]
-    precision, recall = precision_recall(right[order].astype(bool), num_objects)
-    area, points = float("nan"), float("nan")
-    if num_objects:
-        area, points = area_under_curve(precision, recall), eleven_points(precision, recall)
-    return ClassResult(area, points, num_objects, len(scores), scores[order], precision, recall)
+    order = order[verdicts[order] != IGNORED]
+    precision, recall = precision_recall(verdicts[order] == RIGHT, num_objects)
+    aps = [rule(precision, recall) if num_objects else float("nan")
+           for rule in (area_under_curve, eleven_points)]
+    return ClassResult(*aps, num_objects, len(scores), scores[order], precision, recall)
 
 
 def _judge(boxes, truth, difficult, iou_threshold):
-    """Return (right, ignored) masks for one image's detections of a class, best score first.
+    """Return WRONG, RIGHT or IGNORED for each detection of a class in an image, best score first.
 
     Which detection takes an object depends on the order inside the image only, so it can be
     settled image by image.
     """
-    right, ignored = np.zeros(len(boxes), dtype=bool), np.zeros(len(boxes), dtype=bool)
-    if len(truth) == 0 or len(boxes) == 0:
-        return right, ignored
+    verdicts = np.full(len(boxes), WRONG)
+    if len(truth) == 0:
+        return verdicts
     iou = pairwise_iou(np.asarray(boxes, np.float64), np.asarray(truth, np.float64))
-    best, best_iou = iou.argmax(1), iou.max(1)
     taken = np.zeros(len(truth), dtype=bool)
-    for k in np.flatnonzero(best_iou >= iou_threshold):
-        if difficult[best[k]]:
-            ignored[k] = True
-        elif not taken[best[k]]:
-            right[k] = taken[best[k]] = True
-    return right, ignored
+    for k, best in enumerate(iou.argmax(1)):
+        if iou[k, best] < iou_threshold:
+            continue
+        if difficult[best]:
+            verdicts[k] = IGNORED
+        elif not taken[best]:
+            verdicts[k], taken[best] = RIGHT, True
+    return verdicts
 
 
 def precision_recall(right, num_objects):
@@ -99,8 +95,8 @@ def precision_recall(right, num_objects):
     """
     if num_objects == 0:
         return np.zeros(0), np.zeros(0)
-    found = np.cumsum(right)
-    return found / np.arange(1, len(right) + 1), found / num_objects
+    hits = np.cumsum(right)
+    return hits / np.arange(1, len(hits) + 1), hits / num_objects
 
 
 def area_under_curve(precision, recall):
