@@ -9,9 +9,10 @@ from torch import nn
 from nets.backbones import BACKBONES
 from nets.download import download
 from nets.ssd import SSDNet
-from utils.checkpoint import COUNTER, read_tensor_file, tensor_fault
+from utils.checkpoint import COUNTER, tensor_fault
 from utils.cli import UserError, resolve, shorten
 from utils.spec import CAFFE_MEAN, CAFFE_STD, IMAGENET_MEAN, IMAGENET_STD
+from utils.tensor_files import read_tensor_file
 
 
 class BackboneWeights(NamedTuple):
@@ -24,15 +25,11 @@ class BackboneWeights(NamedTuple):
 
 
 def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
-    """Read classification weights for a backbone.
+    """Read classification weights for a backbone, a name in BACKBONES.
 
-    Args:
-        source: a file with torchvision's names, or "imagenet" for torchvision's own, downloaded
-            to model_data/ on first use.
-        backbone: a name in BACKBONES.
-
-    Raises:
-        UserError: no internet, an unreadable file, or a file of another network.
+    `source` is a file with torchvision's names, or "imagenet" for torchvision's own, downloaded to
+    model_data/ on first use. Raises UserError without internet, for an unreadable file, and for a
+    file of another network.
     """
     entry = BACKBONES[backbone]
     path = download(entry.imagenet.url) if source == "imagenet" else resolve(source)
@@ -46,10 +43,10 @@ def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
     if not renamed:
         raise UserError(f"{place}: no tensors of {backbone} in it (it begins with "
                         f"{next(iter(values), 'nothing')[:60]!r}); check backbone and the file.")
-    return BackboneWeights(renamed | entry.convert(values), *_normalisation(values, entry))
+    return BackboneWeights(renamed | entry.convert(values), *_normalisation(values, renamed, entry))
 
 
-def _normalisation(values, entry):
+def _normalisation(values, renamed, entry):
     """Tell (mean, std, reason): Caffe's grey levels, or scaled to unit deviation.
 
     torchvision's own training of VGG16 comes with a classifier of real numbers; that of
@@ -60,22 +57,18 @@ def _normalisation(values, entry):
     if not entry.caffe_start or (classifier is not None and classifier.ndim == 2
                                  and classifier[0, :100].isfinite().all()):
         return IMAGENET_MEAN, IMAGENET_STD, "torchvision's own training"
-    first = next(value for name, value in values.items() if entry.rename(name))
-    if first.ndim == 4 and torch.allclose(first[0, 0].flatten()[:9].float(),
-                                          torch.tensor(entry.caffe_start), atol=1e-3):
+    first = next(iter(renamed.values())).flatten()[:9].float()
+    if len(first) == 9 and torch.allclose(first, torch.tensor(entry.caffe_start), atol=1e-3):
         return CAFFE_MEAN, CAFFE_STD, "Caffe's VGG16, known by its first numbers"
     return CAFFE_MEAN, CAFFE_STD, ("assumed: without a classifier the file cannot tell; if it was "
                                    "trained by torchvision, give the file that has one")
 
 
 def load_backbone(network: SSDNet, weights: BackboneWeights) -> int:
-    """Copy backbone weights into a network; counters of batch norm may be missing.
+    """Copy backbone weights into a network; return the number of tensors copied.
 
-    Returns:
-        number of tensors copied.
-
-    Raises:
-        UserError: a tensor is missing that classification weights must have, or a shape differs.
+    Raises UserError where a tensor is missing that classification weights must have (counters of
+    batch norm need not be there), has another shape, or holds no weights.
     """
     own = network.state_dict()
     fitting = {name: value for name, value in weights.state_dict.items() if name in own}

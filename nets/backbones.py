@@ -1,18 +1,13 @@
 """The backbones: one table, an entry of which is all that the project knows of one of them."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 
 from torch import nn
-from torchvision.models import (
-    MobileNet_V2_Weights,
-    ResNet50_Weights,
-    VGG16_Weights,
-    WeightsEnum,
-    mobilenet_v2,
-    resnet50,
-)
+from torchvision.models import (MobileNet_V2_Weights, ResNet50_Weights, VGG16_Weights, WeightsEnum,
+                                mobilenet_v2, resnet50)
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from nets.vgg import decimate_classifier, make_vgg16
@@ -26,38 +21,6 @@ EXTRAS_MOBILENET = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))
 VGG_STEPS = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)}
 RESNET_STAGES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6"}
 
-
-@dataclass(frozen=True)
-class Backbone:
-    """A chain of layers, the extra layers behind it, its priors and its ImageNet weights."""
-
-    prefix: str  # of its tensors in the state dict
-    layers: Callable[[int], nn.Sequential]  # takes the spec's resnet_pool_padding
-    taps: tuple[int, int]  # a source map is taken after this many layers; the first is normalised
-    channels: tuple[int, int]  # of the maps at the taps
-    extra_shapes: Callable[[int], tuple]  # input size -> one entry a map, output channels first
-    extra_layers: Callable[..., list[nn.Module]]  # (input channels, *shape) -> layers of a map
-    aspect_ratios: Callable[[int], tuple]  # number of maps -> the ratios of each
-    steps: dict[int, tuple[float, ...]]  # input size -> nominal steps; others: input size / grid
-    num_pretrained: int  # leading layers that classification weights fill, frozen on demand
-    imagenet: WeightsEnum  # torchvision's classification weights
-    rename: Callable[[str], str | None]  # a tensor name of theirs -> ours, None for what SSD drops
-    convert: Callable[[dict], dict] = lambda values: {}  # tensors that take more than a new name
-    unfilled: str = ""  # layers that classification weights may lack, for the user
-    caffe_start: tuple[float, ...] = ()  # first numbers of the ImageNet file if it is Caffe's
-
-    def source_channels(self, size: int) -> tuple[int, ...]:
-        """Return the channels of all source maps."""
-        return (*self.channels, *(shape[0] for shape in self.extra_shapes(size)))
-
-    def make_extras(self, size: int) -> tuple[nn.ModuleList, int]:
-        """Return the extra layers, and how many of them make one map."""
-        channels, layers = self.source_channels(size)[1:], []
-        groups = [self.extra_layers(c, *shape)
-                  for c, shape in zip(channels, self.extra_shapes(size))]
-        for group in groups:
-            layers += group
-        return nn.ModuleList(layers), len(groups[0])
 
 
 def _extras_of_vgg(size):
@@ -75,6 +38,38 @@ def _few_ratios(maps):
     return ((2,), *((2, 3),) * (maps - 3), (2,), (2,))
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """A chain of layers, the extra layers behind it, its priors and its ImageNet weights."""
+
+    prefix: str  # of its tensors in the state dict
+    layers: Callable[[int], nn.Sequential]  # takes the spec's resnet_pool_padding
+    taps: tuple[int, int]  # a source map is taken after this many layers; the first is normalised
+    channels: tuple[int, int]  # of the maps at the taps
+    num_pretrained: int  # leading layers that classification weights fill, frozen on demand
+    imagenet: WeightsEnum  # torchvision's classification weights
+    rename: Callable[[str], str | None]  # a tensor name of theirs -> ours, None for what SSD drops
+    extra_shapes: Callable[[int], tuple] = _extras_of_vgg  # input size -> one entry a map
+    # (input channels, *shape) -> layers of a map; a shape begins with the output channels
+    extra_layers: Callable[..., list[nn.Module]] = _two_convolutions
+    aspect_ratios: Callable[[int], tuple] = _few_ratios  # number of maps -> the ratios of each
+    # Input size -> nominal steps; others: input size / grid.
+    steps: Mapping[int, tuple[float, ...]] = field(default_factory=lambda: VGG_STEPS)
+    convert: Callable[[dict], dict] = lambda values: {}  # tensors that take more than a new name
+    unfilled: str = ""  # layers that classification weights may lack, for the user
+    caffe_start: tuple[float, ...] = ()  # first numbers of the ImageNet file if it is Caffe's
+
+    def source_channels(self, size: int) -> tuple[int, ...]:
+        """Return the channels of all source maps."""
+        return (*self.channels, *(shape[0] for shape in self.extra_shapes(size)))
+
+    def make_extras(self, size: int) -> tuple[nn.ModuleList, int]:
+        """Return the extra layers, and how many of them make one map."""
+        groups = [self.extra_layers(channels, *shape) for channels, shape
+                  in zip(self.source_channels(size)[1:], self.extra_shapes(size))]
+        return nn.ModuleList(chain(*groups)), len(groups[0])
+
+
 def _resnet50_layers(pool_padding):
     """ResNet50 up to its third stage: stride 8 and 16, as conv4_3 and fc7 of VGG16."""
     net = resnet50(weights=None)
@@ -84,8 +79,8 @@ def _resnet50_layers(pool_padding):
 
 def _rename_vgg(name):
     """Take torchvision's names and vgg16_reducedfc's, which lack "features."."""
-    found = re.fullmatch(r"(?:features\.)?(\d+)\.(weight|bias)", name)
-    return f"vgg.{found[1]}.{found[2]}" if found else None
+    found = re.fullmatch(r"(?:features\.)?(\d+\.(weight|bias))", name)
+    return f"vgg.{found[1]}" if found else None
 
 
 def _rename_mobilenetv2(name):
@@ -101,23 +96,19 @@ def _rename_resnet50(name):
 BACKBONES = {
     "vgg": Backbone(
         "vgg", lambda pool_padding: make_vgg16(), taps=(23, 35), channels=(512, 1024),
-        extra_shapes=_extras_of_vgg, extra_layers=_two_convolutions,
-        aspect_ratios=_few_ratios, steps=VGG_STEPS, num_pretrained=30,
         # FEATURES are Caffe's convolutions, those SSD was made with.
-        imagenet=VGG16_Weights.IMAGENET1K_FEATURES, rename=_rename_vgg,
+        num_pretrained=30, imagenet=VGG16_Weights.IMAGENET1K_FEATURES, rename=_rename_vgg,
         convert=decimate_classifier, unfilled="fc6 and fc7",
         caffe_start=(0.4800, 0.4085, -0.0651, 0.3105, 0.0502, -0.4034, -0.0509, -0.2852, -0.4185)),
     "mobilenetv2": Backbone(
         "mobilenet", lambda pool_padding: mobilenet_v2(weights=None).features, taps=(14, 19),
-        channels=(96, 1280), extra_shapes=lambda size: EXTRAS_MOBILENET,
+        channels=(96, 1280), num_pretrained=19,
+        imagenet=MobileNet_V2_Weights.IMAGENET1K_V1, rename=_rename_mobilenetv2,
+        extra_shapes=lambda size: EXTRAS_MOBILENET,
         extra_layers=lambda inp, out, ratio: [InvertedResidual(inp, out, 2, ratio)],
         aspect_ratios=lambda maps: ((2, 3),) * maps,
-        # The first map is that of layer 13, at stride 16.
-        steps={300: (16, 32, 64, 100, 150, 300)}, num_pretrained=19,
-        imagenet=MobileNet_V2_Weights.IMAGENET1K_V1, rename=_rename_mobilenetv2),
+        steps={300: (16, 32, 64, 100, 150, 300)}),  # the first map is layer 13's, at stride 16
     "resnet50": Backbone(
-        "resnet", _resnet50_layers, taps=(6, 7), channels=(512, 1024),
-        extra_shapes=_extras_of_vgg, extra_layers=_two_convolutions,
-        aspect_ratios=_few_ratios, steps=VGG_STEPS, num_pretrained=7,
+        "resnet", _resnet50_layers, taps=(6, 7), channels=(512, 1024), num_pretrained=7,
         imagenet=ResNet50_Weights.IMAGENET1K_V1, rename=_rename_resnet50),
 }

@@ -1,14 +1,12 @@
 """The code bases whose weights are read: one table, an entry of which is all that is known of one.
 
-Their tensors get our names, and their numbers go into the spec: weights that were trained with
-them give their boxes with them only.
+Their tensors get our names, and their numbers go into the spec: weights need those they had.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torchvision.models.detection import SSD300_VGG16_Weights
 
 # conv1_1 .. conv5_3, fc6, fc7 of Caffe by their place in our VGG16.
@@ -16,8 +14,8 @@ VGG_PLACES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1":
               "conv3_3": 14, "conv4_1": 17, "conv4_2": 19, "conv4_3": 21, "conv5_1": 24,
               "conv5_2": 26, "conv5_3": 28, "fc6": 31, "fc7": 33}
 
-# The layers with heads; SSD300 has no conv10_2.
-KERAS_MAPS = ("conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2", "conv10_2")
+# The layers with heads in Caffe; SSD300 has no conv10_2.
+CAFFE_MAPS = ("conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2", "conv10_2")
 
 COCO_DETECTOR = SSD300_VGG16_Weights.COCO_V1  # what model_path = "coco" downloads
 _COCO = tuple(COCO_DETECTOR.meta["categories"][1:])  # 90 numbers, 10 unused
@@ -50,9 +48,7 @@ def _rename(tensors, rules):
     renamed = {}
     for name, value in tensors.items():
         for pattern, replacement in rules:
-            if match := re.fullmatch(pattern, name):
-                name = replacement(match) if callable(replacement) else match.expand(replacement)
-                break
+            name = re.sub(rf"^{pattern}$", replacement, name)
         renamed[name] = value
     return renamed
 
@@ -78,12 +74,21 @@ def read_torchvision(tensors: dict) -> dict:
         (r"head\.regression_head\.module_list\.(.*)", r"loc.\1")])
 
 
+def _caffe_places(first_extra):
+    """Return {name of a layer: our module}; the extra layers begin with conv<first_extra>_1."""
+    return {f"conv{first_extra + k // 2}_{k % 2 + 1}": f"extras.{k}" for k in range(12)} | {
+        layer: f"vgg.{place}" for layer, place in VGG_PLACES.items()}
+
+
 def read_ssd_keras(tensors: dict) -> dict:
     """pierluigiferrari/ssd_keras: Caffe's layer names, HWIO kernels, a first layer for BGR."""
+    places = _caffe_places(first_extra=6) | {"conv4_3_norm": "L2Norm"}
+    places |= {f"{layer}_mbox_{head}": f"{head}.{k}" for head in ("loc", "conf")
+               for k, layer in enumerate(CAFFE_MAPS)}
     state = {}
     for name, value in tensors.items():
         layer, kind = name.split("/")[0], name.split("/")[-1]
-        place = _caffe_place(layer)
+        place = places.get(re.sub(r"(_mbox_(loc|conf)).*", r"\1", layer))
         if place is None:
             continue
         if value.ndim == 4:
@@ -93,36 +98,18 @@ def read_ssd_keras(tensors: dict) -> dict:
     return state
 
 
-def _caffe_place(layer):
-    """Return our module name of a layer with Caffe's name, None for a layer without weights."""
-    if layer == "conv4_3_norm":
-        return "L2Norm"
-    if match := re.fullmatch(r"(.*)_mbox_(loc|conf).*", layer):
-        return f"{match[2]}.{KERAS_MAPS.index(match[1])}" if match[1] in KERAS_MAPS else None
-    if layer in VGG_PLACES:
-        return f"vgg.{VGG_PLACES[layer]}"
-    return _extra_place(layer, first=6)
-
-
-def _extra_place(layer, first):
-    """Return our module name of an extra layer conv<first>_1 and so on, None for others."""
-    match = re.fullmatch(r"conv(\d{1,2})_([12])", layer)
-    return f"extras.{(int(match[1]) - first) * 2 + int(match[2]) - 1}" if match else None
-
-
 def read_chainercv(tensors: dict) -> dict:
     """ChainerCV SSD300 and SSD512: slashes, W and b, and loc as (dy, dx, dh, dw)."""
     kinds = {"W": "weight", "b": "bias", "scale": "weight"}
-    places = {"norm4": "L2Norm", "conv6": "vgg.31", "conv7": "vgg.33"}
-    places |= {layer: f"vgg.{place}" for layer, place in VGG_PLACES.items()}
+    places = _caffe_places(first_extra=8) | {"norm4": "L2Norm", "conv6": "vgg.31",
+                                             "conv7": "vgg.33"}
     state = {}
     for name, value in tensors.items():
         _, layer, kind = ("//" + name).rsplit("/", 2)
+        place = places.get(layer)
         if match := re.search(r"multibox/(loc|conf)/(\d+)/", name):
             place = f"{match[1]}.{match[2]}"
             value = _swap_xy(value) if match[1] == "loc" else value
-        else:
-            place = places.get(layer) or _extra_place(layer, first=8)
         if place and kind in kinds:
             state[f"{place}.{kinds[kind]}"] = value
     return state
@@ -173,34 +160,3 @@ FAMILIES = {
          "l2_eps": 1e-5},
         uses_coco_sizes=lambda classes: classes == 80),
 }
-
-# Files that people try and that are not read: pattern of a tensor name -> what it is.
-NOT_READ = {
-    r"(features\.)?0\.weight|conv1\.weight|features\.0\.0\.weight":
-        "a classification network, not a detector; train.py takes it as backbone_weights",
-    r"backbone\.(features|_conv_stem|_blocks)\..*|box_head\.predictor\..*":
-        "lufficc/SSD or torchvision with another backbone than VGG16; only VGG16's are read",
-    r"base_net\..*|classification_headers\..*": "qfgaohao/pytorch-ssd, which is not read",
-    r"rescale_factors|pred_convs\..*": "sgrvinod's tutorial SSD, which is not read",
-    r"pool6_mbox_.*|classes[4-7]/.*": "a Keras SSD of another network, which is not read",
-    r"(backbone\.body|rpn|roi_heads|transformer|model\.\d+)\..*":
-        "a detector of another kind than SSD",
-}
-
-
-def matching_families(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the families whose files hold such names: several where they share them."""
-    return [family for family, entry in FAMILIES.items()
-            if any(re.fullmatch(entry.signature, name) for name in tensors)]
-
-
-def choose_by_order(families: list[str], tensors: Mapping) -> tuple[str, str]:
-    """Return the one of several families whose order the tensors have, and the reason.
-
-    Modules register in the order of their code, and torch.save keeps it.
-    """
-    groups = tuple(dict.fromkeys(name.split(".")[0] for name in tensors))
-    for family in families:
-        if groups == FAMILIES[family].order:
-            return family, f"its tensors are in the order {', '.join(groups)}"
-    return families[0], "the names fit and the order of the tensors is lost"
