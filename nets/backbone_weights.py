@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from nets.backbones import BACKBONES
+from nets.backbones import BACKBONES, rename
 from nets.download import download
 from nets.ssd import SSDNet
-from utils.checkpoint import COUNTER, tensor_fault
+from utils.checkpoint import COUNTER, check_tensors
 from utils.cli import UserError, resolve, shorten
 from utils.spec import CAFFE_MEAN, CAFFE_STD, IMAGENET_MEAN, IMAGENET_STD
 from utils.tensor_files import read_tensor_file
@@ -38,15 +38,14 @@ def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
             isinstance(name, str) and torch.is_tensor(v) for name, v in values.items()):
         raise UserError(f"{place}: not a plain state dict; backbone_weights takes classification "
                         "weights, model_path takes detectors.")
-    renamed = {entry.rename(name): value for name, value in values.items()}
-    renamed.pop(None, None)
+    renamed = rename(values, entry.names)
     if not renamed:
         raise UserError(f"{place}: no tensors of {backbone} in it (it begins with "
                         f"{next(iter(values), 'nothing')[:60]!r}); check backbone and the file.")
-    return BackboneWeights(renamed | entry.convert(values), *_normalisation(values, renamed, entry))
+    return BackboneWeights(renamed | entry.convert(values), *_normalisation(values, entry))
 
 
-def _normalisation(values, renamed, entry):
+def _normalisation(values, entry):
     """Tell (mean, std, reason): Caffe's grey levels, or scaled to unit deviation.
 
     torchvision's own training of VGG16 comes with a classifier of real numbers; that of
@@ -54,12 +53,11 @@ def _normalisation(values, renamed, entry):
     tell: both begin with numbers around 0.5.
     """
     classifier = values.get("classifier.0.weight")
-    if not entry.caffe_start or (classifier is not None and classifier.ndim == 2
-                                 and classifier[0, :100].isfinite().all()):
+    if not entry.is_caffe or (classifier is not None and classifier.ndim == 2
+                              and classifier[0, :100].isfinite().all()):
         return IMAGENET_MEAN, IMAGENET_STD, "torchvision's own training"
-    first = next(iter(renamed.values())).flatten()[:9].float()
-    if len(first) == 9 and torch.allclose(first, torch.tensor(entry.caffe_start), atol=1e-3):
-        return CAFFE_MEAN, CAFFE_STD, "Caffe's VGG16, known by its first numbers"
+    if classifier is not None:
+        return CAFFE_MEAN, CAFFE_STD, "Caffe's VGG16, known by its empty classifier"
     return CAFFE_MEAN, CAFFE_STD, ("assumed: without a classifier the file cannot tell; if it was "
                                    "trained by torchvision, give the file that has one")
 
@@ -70,19 +68,9 @@ def load_backbone(network: SSDNet, weights: BackboneWeights) -> int:
     Raises UserError where a tensor is missing that classification weights must have (counters of
     batch norm need not be there), has another shape, or holds no weights.
     """
-    own = network.state_dict()
+    own, needed = network.state_dict(), backbone_names(network.pretrained_layers, network)
     fitting = {name: value for name, value in weights.state_dict.items() if name in own}
-    for name, value in fitting.items():
-        if own[name].shape != value.shape:
-            raise UserError(f"backbone_weights: {name} is {tuple(value.shape)}, the network needs "
-                            f"{tuple(own[name].shape)}; the file is of another network.")
-        if fault := tensor_fault(name, value):
-            raise UserError(f"backbone_weights: {name} {fault}; get the file again.")
-    needed = backbone_names(network.pretrained_layers, network)
-    missing = [name for name in needed if name not in fitting]
-    if missing:
-        raise UserError(f"backbone_weights: {len(missing)} of {len(needed)} tensors are missing, "
-                        f"{missing[0]} among them; the file is of another network.")
+    check_tensors({name: own[name] for name in (*needed, *fitting)}, fitting, "backbone_weights")
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
 

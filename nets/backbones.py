@@ -1,7 +1,7 @@
 """The backbones: one table, an entry of which is all that the project knows of one of them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -19,7 +19,6 @@ EXTRAS_512 = ((512, 256, 3, 2, 1), *((256, 128, 3, 2, 1),) * 3, (256, 128, 4, 1,
 EXTRAS_MOBILENET = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))
 
 VGG_STEPS = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)}
-RESNET_STAGES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6"}
 
 
 
@@ -48,7 +47,7 @@ class Backbone:
     channels: tuple[int, int]  # of the maps at the taps
     num_pretrained: int  # leading layers that classification weights fill, frozen on demand
     imagenet: WeightsEnum  # torchvision's classification weights
-    rename: Callable[[str], str | None]  # a tensor name of theirs -> ours, None for what SSD drops
+    names: tuple[tuple[str, str], ...]  # (pattern of a tensor name of theirs, ours); see `rename`
     extra_shapes: Callable[[int], tuple] = _extras_of_vgg  # input size -> one entry a map
     # (input channels, *shape) -> layers of a map; a shape begins with the output channels
     extra_layers: Callable[..., list[nn.Module]] = _two_convolutions
@@ -57,7 +56,7 @@ class Backbone:
     steps: Mapping[int, tuple[float, ...]] = field(default_factory=lambda: VGG_STEPS)
     convert: Callable[[dict], dict] = lambda values: {}  # tensors that take more than a new name
     unfilled: str = ""  # layers that classification weights may lack, for the user
-    caffe_start: tuple[float, ...] = ()  # first numbers of the ImageNet file if it is Caffe's
+    is_caffe: bool = False  # the ImageNet file is Caffe's, without a classifier of numbers
 
     def source_channels(self, size: int) -> tuple[int, ...]:
         """Return the channels of all source maps."""
@@ -77,19 +76,14 @@ def _resnet50_layers(pool_padding):
     return nn.Sequential(net.conv1, net.bn1, net.relu, pool, net.layer1, net.layer2, net.layer3)
 
 
-def _rename_vgg(name):
-    """Take torchvision's names and vgg16_reducedfc's, which lack "features."."""
-    found = re.fullmatch(r"(?:features\.)?(\d+\.(weight|bias))", name)
-    return f"vgg.{found[1]}" if found else None
-
-
-def _rename_mobilenetv2(name):
-    return name.replace("features.", "mobilenet.", 1) if name.startswith("features.") else None
-
-
-def _rename_resnet50(name):
-    stage, _, rest = name.partition(".")
-    return f"resnet.{RESNET_STAGES[stage]}.{rest}" if stage in RESNET_STAGES else None
+def rename(tensors: dict, rules: Iterable[tuple[str, str]]) -> dict:
+    """Rename by the first (pattern, replacement) that fits; what none fits is left out."""
+    renamed = {}
+    for name, value in tensors.items():
+        found = next((m.expand(new) for old, new in rules if (m := re.fullmatch(old, name))), None)
+        if found:
+            renamed[found] = value
+    return renamed
 
 
 # Name in the settings and in SSDSpec -> Backbone.
@@ -97,18 +91,21 @@ BACKBONES = {
     "vgg": Backbone(
         "vgg", lambda pool_padding: make_vgg16(), taps=(23, 35), channels=(512, 1024),
         # FEATURES are Caffe's convolutions, those SSD was made with.
-        num_pretrained=30, imagenet=VGG16_Weights.IMAGENET1K_FEATURES, rename=_rename_vgg,
-        convert=decimate_classifier, unfilled="fc6 and fc7",
-        caffe_start=(0.4800, 0.4085, -0.0651, 0.3105, 0.0502, -0.4034, -0.0509, -0.2852, -0.4185)),
+        num_pretrained=30, imagenet=VGG16_Weights.IMAGENET1K_FEATURES, is_caffe=True,
+        names=((r"(?:features\.)?(\d+\.(?:weight|bias))", r"vgg.\1"),),  # vgg16_reducedfc's too
+        convert=decimate_classifier, unfilled="fc6 and fc7"),
     "mobilenetv2": Backbone(
         "mobilenet", lambda pool_padding: mobilenet_v2(weights=None).features, taps=(14, 19),
         channels=(96, 1280), num_pretrained=19,
-        imagenet=MobileNet_V2_Weights.IMAGENET1K_V1, rename=_rename_mobilenetv2,
+        imagenet=MobileNet_V2_Weights.IMAGENET1K_V1, names=((r"features\.(.+)", r"mobilenet.\1"),),
         extra_shapes=lambda size: EXTRAS_MOBILENET,
         extra_layers=lambda inp, out, ratio: [InvertedResidual(inp, out, 2, ratio)],
         aspect_ratios=lambda maps: ((2, 3),) * maps,
         steps={300: (16, 32, 64, 100, 150, 300)}),  # the first map is layer 13's, at stride 16
     "resnet50": Backbone(
         "resnet", _resnet50_layers, taps=(6, 7), channels=(512, 1024), num_pretrained=7,
-        imagenet=ResNet50_Weights.IMAGENET1K_V1, rename=_rename_resnet50),
+        imagenet=ResNet50_Weights.IMAGENET1K_V1, names=(
+            (r"conv1\.(.+)", r"resnet.0.\1"), (r"bn1\.(.+)", r"resnet.1.\1"),
+            (r"layer1\.(.+)", r"resnet.4.\1"), (r"layer2\.(.+)", r"resnet.5.\1"),
+            (r"layer3\.(.+)", r"resnet.6.\1"))),
 }

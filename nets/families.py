@@ -6,8 +6,11 @@ Their tensors get our names, and their numbers go into the spec: weights need th
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from torchvision.models.detection import SSD300_VGG16_Weights
+
+from nets.backbones import rename
 
 # conv1_1 .. conv5_3, fc6, fc7 of Caffe by their place in our VGG16.
 VGG_PLACES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12,
@@ -43,35 +46,20 @@ class Family:
     sizes: Mapping = field(default_factory=dict)  # (input size, COCO's?) -> anchors_size, if odd
 
 
-def _rename(tensors, rules):
-    """Rename by (pattern, replacement) rules; names that no rule fits stay as they are."""
-    renamed = {}
-    for name, value in tensors.items():
-        for pattern, replacement in rules:
-            name = re.sub(rf"^{pattern}$", replacement, name)
-        renamed[name] = value
-    return renamed
+LUFFICC = ((r"backbone\.((?:vgg|extras)\..*)", r"\1"),
+           (r"backbone\.l2_norm\.weight", "L2Norm.weight"),
+           (r"box_head\.predictor\.cls_headers\.(.*)", r"conf.\1"),
+           (r"box_head\.predictor\.reg_headers\.(.*)", r"loc.\1"), ("(.*)", r"\1"))
 
-
-def read_lufficc(tensors: dict) -> dict:
-    """lufficc/SSD: backbone.* and box_head.predictor.*."""
-    return _rename(tensors, [(r"backbone\.((?:vgg|extras)\..*)", r"\1"),
-                             (r"backbone\.l2_norm\.weight", "L2Norm.weight"),
-                             (r"box_head\.predictor\.cls_headers\.(.*)", r"conf.\1"),
-                             (r"box_head\.predictor\.reg_headers\.(.*)", r"loc.\1")])
-
-
-def read_torchvision(tensors: dict) -> dict:
-    """torchvision ssd300_vgg16: conv5, fc6 and fc7 are the first block of its extra layers."""
-    conv5 = {"1": 24, "3": 26, "5": 28, "7.1": 31, "7.3": 33}
-    return _rename(tensors, [
-        (r"backbone\.features\.(.*)", r"vgg.\1"),
-        (r"backbone\.scale_weight", "L2Norm.weight"),
-        (r"backbone\.extra\.0\.(7\.1|7\.3|1|3|5)\.(\w+)", lambda m: f"vgg.{conv5[m[1]]}.{m[2]}"),
-        (r"backbone\.extra\.(\d)\.([02])\.(\w+)",
-         lambda m: f"extras.{2 * int(m[1]) - 2 + int(m[2]) // 2}.{m[3]}"),
-        (r"head\.classification_head\.module_list\.(.*)", r"conf.\1"),
-        (r"head\.regression_head\.module_list\.(.*)", r"loc.\1")])
+# conv5, fc6 and fc7 are the first block of its extra layers.
+TORCHVISION = ((r"backbone\.features\.(.*)", r"vgg.\1"),
+               (r"backbone\.scale_weight", "L2Norm.weight"),
+               *((rf"backbone\.extra\.0\.{block}\.(\w+)", rf"vgg.{place}.\1") for block, place in
+                 ((1, 24), (3, 26), (5, 28), (r"7\.1", 31), (r"7\.3", 33))),
+               *((rf"backbone\.extra\.{k // 2 + 1}\.{k % 2 * 2}\.(\w+)", rf"extras.{k}.\1")
+                 for k in range(8)),
+               (r"head\.classification_head\.module_list\.(.*)", r"conf.\1"),
+               (r"head\.regression_head\.module_list\.(.*)", r"loc.\1"), ("(.*)", r"\1"))
 
 
 def _caffe_places(first_extra):
@@ -139,14 +127,14 @@ FAMILIES = {
         uses_coco_sizes=lambda classes: False,
         order=("vgg", "extras", "L2Norm", "loc", "conf")),
     "lufficc": Family(
-        r"backbone\.vgg\.0\.weight", read_lufficc,
+        r"backbone\.vgg\.0\.weight", partial(rename, rules=LUFFICC),
         {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None,
          "resize": "cv2_linear_uint8"},
         uses_coco_sizes=lambda classes: classes == 80,
         # Their configuration file says 537.65 where 1.05 x 512 is 537.6.
         sizes={(512, False): (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.65)}),
     "torchvision": Family(
-        r"head\.classification_head\.module_list\.0\.weight", read_torchvision,
+        r"head\.classification_head\.module_list\.0\.weight", partial(rename, rules=TORCHVISION),
         {"prior_clip": "size", "box_clip": "before_nms", "resize": "cv2_linear_float32",
          "l2_eps": 1e-12, "mean": (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)},
         uses_coco_sizes=lambda classes: True),

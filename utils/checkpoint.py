@@ -104,8 +104,8 @@ def check_tensors(own: dict, state_dict: dict, path: str | Path) -> None:
     for what, names in faults.items():
         if names:
             raise UserError(f"{shorten(path)}: {len(names)} tensors are {what}, "
-                            f"{first_line(names[0])} among them; a detector needs all of its "
-                            "weights.")
+                            f"{first_line(names[0])} among them; the file is damaged or of "
+                            "another network.")
     for name in known:
         if fault := tensor_fault(name, state_dict[name]):
             raise UserError(f"{shorten(path)}: {name} {fault}; the file is damaged or of a "

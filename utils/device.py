@@ -35,20 +35,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> Precision:
-    """Return "bf16" or "fp32" for "auto", "bf16" or "fp32"; UserError for other names.
-
-    "auto" is bf16 where the hardware multiplies it natively, and fp32 elsewhere.
-    """
-    if name not in ("auto", "bf16", "fp32"):
-        raise UserError(f"precision must be auto, bf16 or fp32, got {name!r}.")
-    if name != "auto":
-        return name
-    native = (device.type == "cpu" and _cpu_has_bf16()
-              or device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8)
-    return "bf16" if native else "fp32"
-
-
 def _cpu_has_bf16():
     """Tell whether the processor has AVX512-BF16 or AMX; PyTorch offers the test since 2.4."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -56,12 +42,14 @@ def _cpu_has_bf16():
 
 
 def set_precision(name: str, device: torch.device) -> Precision:
-    """Return the precision to run in, as `pick_precision`, and make fp32 mean fp32.
+    """Return "bf16" or "fp32" to run in, and make fp32 mean fp32; call it once, at the start.
 
-    NVIDIA's TF32 shortcut is switched off for the whole process, forward and backward, so that
-    numbers do not depend on the machine. Call it once, at the start of a script.
+    "auto" is bf16 where the hardware multiplies it natively, and fp32 elsewhere. NVIDIA's TF32
+    shortcut is switched off for the whole process, forward and backward, so that numbers do not
+    depend on the machine. Raises UserError for other names.
     """
-    precision = pick_precision(name, device)
+    if name not in ("auto", "bf16", "fp32"):
+        raise UserError(f"precision must be auto, bf16 or fp32, got {name!r}.")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if hasattr(torch.backends.cudnn, "conv"):
         # PyTorch's newer switches, each by itself: they win over the old ones, and PyTorch raises
@@ -69,7 +57,11 @@ def set_precision(name: str, device: torch.device) -> Precision:
         for part in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
                      torch.backends.cuda.matmul):
             part.fp32_precision = "ieee"
-    return precision
+    if name != "auto":
+        return name
+    native = (device.type == "cpu" and _cpu_has_bf16()
+              or device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8)
+    return "bf16" if native else "fp32"
 
 
 def run_in(precision: Precision, device: torch.device) -> torch.autocast:

@@ -1,3 +1,4 @@
+import functools
 import io
 import os
 import pickle
@@ -9,7 +10,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import fill_state_dict
 
 import nets.download as download_module
 from nets.build import read_network
@@ -31,11 +31,18 @@ CAFFE |= {f"{head}.{k}": f"{name}_mbox_{head}" for head in ("loc", "conf")
           for k, name in enumerate(MAPS)}
 
 
-def filled(size, classes=20):
-    """Return a state dict of SSD300 or SSD512 with distinct numbers in every tensor."""
+@functools.lru_cache(maxsize=2)
+def _filled(size, classes):
+    rng = torch.Generator().manual_seed(3)
     with torch.device("meta"):
         shapes = SSDNet(classes + 1, build_spec("vgg", size)).state_dict()
-    return fill_state_dict([(name, tuple(value.shape)) for name, value in shapes.items()], 3)
+    return {name: torch.rand(value.shape, generator=rng, device="cpu").mul_(0.02)
+            for name, value in shapes.items()}
+
+
+def filled(size, classes=20):
+    """Return a state dict of SSD300 or SSD512 with distinct numbers in every tensor."""
+    return dict(_filled(size, classes))
 
 
 def write_keras(path, state, prefix=""):
