@@ -21,20 +21,10 @@ EXTRAS_MOBILENET = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))
 VGG_STEPS = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)}
 
 
-
-def _extras_of_vgg(size):
-    return EXTRAS_300 if size < 512 else EXTRAS_512
-
-
 def _two_convolutions(in_channels, out, middle, kernel, stride, padding):
     """conv8_1 and conv8_2, and so on (paper fig. 2; conv6_1 .. in Caffe)."""
     return [nn.Conv2d(in_channels, middle, 1),
             nn.Conv2d(middle, out, kernel, stride=stride, padding=padding)]
-
-
-def _few_ratios(maps):
-    """The first and the last two maps have ratio 2 only (paper section 3.1)."""
-    return ((2,), *((2, 3),) * (maps - 3), (2,), (2,))
 
 
 @dataclass(frozen=True)
@@ -48,10 +38,12 @@ class Backbone:
     num_pretrained: int  # leading layers that classification weights fill, frozen on demand
     imagenet: WeightsEnum  # torchvision's classification weights
     names: tuple[tuple[str, str], ...]  # (pattern of a tensor name of theirs, ours); see `rename`
-    extra_shapes: Callable[[int], tuple] = _extras_of_vgg  # input size -> one entry a map
+    # Input size -> one entry a map. The defaults here and below are the paper's for VGG16.
+    extra_shapes: Callable[[int], tuple] = lambda size: EXTRAS_300 if size < 512 else EXTRAS_512
     # (input channels, *shape) -> layers of a map; a shape begins with the output channels
     extra_layers: Callable[..., list[nn.Module]] = _two_convolutions
-    aspect_ratios: Callable[[int], tuple] = _few_ratios  # number of maps -> the ratios of each
+    # Number of maps -> the ratios of each: 2 only on the first and the last two (section 3.1).
+    aspect_ratios: Callable[[int], tuple] = lambda maps: ((2,), *((2, 3),) * (maps - 3), (2,), (2,))
     # Input size -> nominal steps; others: input size / grid.
     steps: Mapping[int, tuple[float, ...]] = field(default_factory=lambda: VGG_STEPS)
     convert: Callable[[dict], dict] = lambda values: {}  # tensors that take more than a new name

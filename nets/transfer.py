@@ -33,12 +33,8 @@ def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
     All but the conf heads is copied; of these the background and the classes in common. The other
     rows stay as they are, random in a new network.
 
-    Args:
-        network: SSDNet for class_names, with the spec of the weights.
-        state_dict: tensors of an SSDNet for old_names.
-
-    Returns:
-        text for the user: what was kept, mapped, and left out.
+    `network` is for class_names and has the spec of the weights, `state_dict` is for old_names.
+    Returns text for the user: what was kept, mapped, and left out.
     """
     rows = source_rows(class_names, old_names)
     own, filled = network.state_dict(), dict(state_dict)

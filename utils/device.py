@@ -11,7 +11,6 @@ from torch import nn
 from utils.cli import UserError
 
 Precision = Literal["bf16", "fp32"]
-DEVICE_TYPES = ("cpu", "cuda", "mps")
 
 _modes = threading.RLock()  # held while a network is out of its own mode; other threads wait
 
@@ -25,8 +24,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type not in DEVICE_TYPES:
-            raise RuntimeError(f"it is none of {', '.join(DEVICE_TYPES)}")
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("it is none of cpu, cuda, mps")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]

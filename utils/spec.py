@@ -8,7 +8,6 @@ from numbers import Integral, Real
 PRIOR_CLIPS = ("none", "corners", "centre_size", "size")
 BOX_CLIPS = ("none", "before_nms", "after_nms")
 RESIZES = ("area_linear_uint8", "cv2_linear_uint8", "cv2_linear_float32", "pil_bicubic_uint8")
-
 CHOICES = {"prior_clip": PRIOR_CLIPS, "box_clip": BOX_CLIPS, "resize": RESIZES,
            "letterbox": (False, True), "resnet_pool_padding": (0, 1)}
 
@@ -109,8 +108,7 @@ class SSDSpec:
     def colours(self) -> str:
         """Return how grey levels become the network's input, such as "RGB - (123, 117, 104)"."""
         mean = ", ".join(f"{value:.6g}" for value in self.mean)
-        scale = "" if self.std == (1, 1, 1) else " scaled"
-        return f"RGB - ({mean}){scale}"
+        return f"RGB - ({mean})" + ("" if self.std == (1, 1, 1) else " scaled")
 
     def to_dict(self) -> dict:
         """Return the spec as plain types, for checkpoints."""
@@ -138,7 +136,7 @@ def _as_tuple(value, depth=2):
     return tuple(_as_tuple(entry, depth - 1) for entry in value)
 
 
-def _check_tuple(name, value, length=None):
+def _check_tuple(name, value, length):
     if not isinstance(value, tuple):
         raise ValueError(f"{name} must be a tuple, got {str(value)[:60]}")
     if length not in (None, len(value)):

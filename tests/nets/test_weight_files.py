@@ -362,7 +362,7 @@ def test_damaged_archives_give_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("tensors, words", [
-    ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "A classification network goes into backbone_weights"),
+    ({"features.0.weight": torch.zeros(64, 3, 3, 3)}, "A classification network goes into"),
     ({"head.up.weight": torch.zeros(64, 3, 7, 7)}, "not an SSD of a known family"),
     ({"vgg.0.weight": torch.zeros(64, 3, 3, 3), "conf.0.weight": torch.zeros(84, 512, 3, 3)},
      "not a whole SSD"),
