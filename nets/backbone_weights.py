@@ -6,12 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from nets.backbones import BACKBONES
+from nets.backbones import BACKBONES, rename
 from nets.download import download
 from nets.ssd import SSDNet
-from utils.checkpoint import COUNTER, read_tensor_file, tensor_fault
+from utils.checkpoint import COUNTER, check_tensors
 from utils.cli import UserError, resolve, shorten
 from utils.spec import CAFFE_MEAN, CAFFE_STD, IMAGENET_MEAN, IMAGENET_STD
+from utils.tensor_files import read_tensor_file
 
 
 class BackboneWeights(NamedTuple):
@@ -24,15 +25,11 @@ class BackboneWeights(NamedTuple):
 
 
 def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
-    """Read classification weights for a backbone.
+    """Read classification weights for a backbone, a name in BACKBONES.
 
-    Args:
-        source: a file with torchvision's names, or "imagenet" for torchvision's own, downloaded
-            to model_data/ on first use.
-        backbone: a name in BACKBONES.
-
-    Raises:
-        UserError: no internet, an unreadable file, or a file of another network.
+    `source` is a file with torchvision's names, or "imagenet" for torchvision's own, downloaded to
+    model_data/ on first use. Raises UserError without internet, for an unreadable file, and for a
+    file of another network.
     """
     entry = BACKBONES[backbone]
     path = download(entry.imagenet.url) if source == "imagenet" else resolve(source)
@@ -41,8 +38,7 @@ def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
             isinstance(name, str) and torch.is_tensor(v) for name, v in values.items()):
         raise UserError(f"{place}: not a plain state dict; backbone_weights takes classification "
                         "weights, model_path takes detectors.")
-    renamed = {entry.rename(name): value for name, value in values.items()}
-    renamed.pop(None, None)
+    renamed = rename(values, entry.names)
     if not renamed:
         raise UserError(f"{place}: no tensors of {backbone} in it (it begins with "
                         f"{next(iter(values), 'nothing')[:60]!r}); check backbone and the file.")
@@ -57,39 +53,24 @@ def _normalisation(values, entry):
     tell: both begin with numbers around 0.5.
     """
     classifier = values.get("classifier.0.weight")
-    if not entry.caffe_start or (classifier is not None and classifier.ndim == 2
-                                 and classifier[0, :100].isfinite().all()):
+    if not entry.is_caffe or (classifier is not None and classifier.ndim == 2
+                              and classifier[0, :100].isfinite().all()):
         return IMAGENET_MEAN, IMAGENET_STD, "torchvision's own training"
-    first = next(value for name, value in values.items() if entry.rename(name))
-    if first.ndim == 4 and torch.allclose(first[0, 0].flatten()[:9].float(),
-                                          torch.tensor(entry.caffe_start), atol=1e-3):
-        return CAFFE_MEAN, CAFFE_STD, "Caffe's VGG16, known by its first numbers"
+    if classifier is not None:
+        return CAFFE_MEAN, CAFFE_STD, "Caffe's VGG16, known by its empty classifier"
     return CAFFE_MEAN, CAFFE_STD, ("assumed: without a classifier the file cannot tell; if it was "
                                    "trained by torchvision, give the file that has one")
 
 
 def load_backbone(network: SSDNet, weights: BackboneWeights) -> int:
-    """Copy backbone weights into a network; counters of batch norm may be missing.
+    """Copy backbone weights into a network; return the number of tensors copied.
 
-    Returns:
-        number of tensors copied.
-
-    Raises:
-        UserError: a tensor is missing that classification weights must have, or a shape differs.
+    Raises UserError where a tensor is missing that classification weights must have (counters of
+    batch norm need not be there), has another shape, or holds no weights.
     """
-    own = network.state_dict()
+    own, needed = network.state_dict(), backbone_names(network.pretrained_layers, network)
     fitting = {name: value for name, value in weights.state_dict.items() if name in own}
-    for name, value in fitting.items():
-        if own[name].shape != value.shape:
-            raise UserError(f"backbone_weights: {name} is {tuple(value.shape)}, the network needs "
-                            f"{tuple(own[name].shape)}; the file is of another network.")
-        if fault := tensor_fault(name, value):
-            raise UserError(f"backbone_weights: {name} {fault}; get the file again.")
-    needed = backbone_names(network.pretrained_layers, network)
-    missing = [name for name in needed if name not in fitting]
-    if missing:
-        raise UserError(f"backbone_weights: {len(missing)} of {len(needed)} tensors are missing, "
-                        f"{missing[0]} among them; the file is of another network.")
+    check_tensors({name: own[name] for name in (*needed, *fitting)}, fitting, "backbone_weights")
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
 

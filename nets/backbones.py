@@ -1,18 +1,13 @@
 """The backbones: one table, an entry of which is all that the project knows of one of them."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 
 from torch import nn
-from torchvision.models import (
-    MobileNet_V2_Weights,
-    ResNet50_Weights,
-    VGG16_Weights,
-    WeightsEnum,
-    mobilenet_v2,
-    resnet50,
-)
+from torchvision.models import (MobileNet_V2_Weights, ResNet50_Weights, VGG16_Weights, WeightsEnum,
+                                mobilenet_v2, resnet50)
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from nets.vgg import decimate_classifier, make_vgg16
@@ -24,7 +19,12 @@ EXTRAS_512 = ((512, 256, 3, 2, 1), *((256, 128, 3, 2, 1),) * 3, (256, 128, 4, 1,
 EXTRAS_MOBILENET = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))
 
 VGG_STEPS = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)}
-RESNET_STAGES = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6"}
+
+
+def _two_convolutions(in_channels, out, middle, kernel, stride, padding):
+    """conv8_1 and conv8_2, and so on (paper fig. 2; conv6_1 .. in Caffe)."""
+    return [nn.Conv2d(in_channels, middle, 1),
+            nn.Conv2d(middle, out, kernel, stride=stride, padding=padding)]
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,20 @@ class Backbone:
     layers: Callable[[int], nn.Sequential]  # takes the spec's resnet_pool_padding
     taps: tuple[int, int]  # a source map is taken after this many layers; the first is normalised
     channels: tuple[int, int]  # of the maps at the taps
-    extra_shapes: Callable[[int], tuple]  # input size -> one entry a map, output channels first
-    extra_layers: Callable[..., list[nn.Module]]  # (input channels, *shape) -> layers of a map
-    aspect_ratios: Callable[[int], tuple]  # number of maps -> the ratios of each
-    steps: dict[int, tuple[float, ...]]  # input size -> nominal steps; others: input size / grid
     num_pretrained: int  # leading layers that classification weights fill, frozen on demand
     imagenet: WeightsEnum  # torchvision's classification weights
-    rename: Callable[[str], str | None]  # a tensor name of theirs -> ours, None for what SSD drops
+    names: tuple[tuple[str, str], ...]  # (pattern of a tensor name of theirs, ours); see `rename`
+    # Input size -> one entry a map. The defaults here and below are the paper's for VGG16.
+    extra_shapes: Callable[[int], tuple] = lambda size: EXTRAS_300 if size < 512 else EXTRAS_512
+    # (input channels, *shape) -> layers of a map; a shape begins with the output channels
+    extra_layers: Callable[..., list[nn.Module]] = _two_convolutions
+    # Number of maps -> the ratios of each: 2 only on the first and the last two (section 3.1).
+    aspect_ratios: Callable[[int], tuple] = lambda maps: ((2,), *((2, 3),) * (maps - 3), (2,), (2,))
+    # Input size -> nominal steps; others: input size / grid.
+    steps: Mapping[int, tuple[float, ...]] = field(default_factory=lambda: VGG_STEPS)
     convert: Callable[[dict], dict] = lambda values: {}  # tensors that take more than a new name
     unfilled: str = ""  # layers that classification weights may lack, for the user
-    caffe_start: tuple[float, ...] = ()  # first numbers of the ImageNet file if it is Caffe's
+    is_caffe: bool = False  # the ImageNet file is Caffe's, without a classifier of numbers
 
     def source_channels(self, size: int) -> tuple[int, ...]:
         """Return the channels of all source maps."""
@@ -52,27 +56,9 @@ class Backbone:
 
     def make_extras(self, size: int) -> tuple[nn.ModuleList, int]:
         """Return the extra layers, and how many of them make one map."""
-        channels, layers = self.source_channels(size)[1:], []
-        groups = [self.extra_layers(c, *shape)
-                  for c, shape in zip(channels, self.extra_shapes(size))]
-        for group in groups:
-            layers += group
-        return nn.ModuleList(layers), len(groups[0])
-
-
-def _extras_of_vgg(size):
-    return EXTRAS_300 if size < 512 else EXTRAS_512
-
-
-def _two_convolutions(in_channels, out, middle, kernel, stride, padding):
-    """conv8_1 and conv8_2, and so on (paper fig. 2; conv6_1 .. in Caffe)."""
-    return [nn.Conv2d(in_channels, middle, 1),
-            nn.Conv2d(middle, out, kernel, stride=stride, padding=padding)]
-
-
-def _few_ratios(maps):
-    """The first and the last two maps have ratio 2 only (paper section 3.1)."""
-    return ((2,), *((2, 3),) * (maps - 3), (2,), (2,))
+        groups = [self.extra_layers(channels, *shape) for channels, shape
+                  in zip(self.source_channels(size)[1:], self.extra_shapes(size))]
+        return nn.ModuleList(chain(*groups)), len(groups[0])
 
 
 def _resnet50_layers(pool_padding):
@@ -82,42 +68,36 @@ def _resnet50_layers(pool_padding):
     return nn.Sequential(net.conv1, net.bn1, net.relu, pool, net.layer1, net.layer2, net.layer3)
 
 
-def _rename_vgg(name):
-    """Take torchvision's names and vgg16_reducedfc's, which lack "features."."""
-    found = re.fullmatch(r"(?:features\.)?(\d+)\.(weight|bias)", name)
-    return f"vgg.{found[1]}.{found[2]}" if found else None
-
-
-def _rename_mobilenetv2(name):
-    return name.replace("features.", "mobilenet.", 1) if name.startswith("features.") else None
-
-
-def _rename_resnet50(name):
-    stage, _, rest = name.partition(".")
-    return f"resnet.{RESNET_STAGES[stage]}.{rest}" if stage in RESNET_STAGES else None
+def rename(tensors: dict, rules: Iterable[tuple[str, str]]) -> dict:
+    """Rename by the first (pattern, replacement) that fits; what none fits is left out."""
+    renamed = {}
+    for name, value in tensors.items():
+        found = next((m.expand(new) for old, new in rules if (m := re.fullmatch(old, name))), None)
+        if found:
+            renamed[found] = value
+    return renamed
 
 
 # Name in the settings and in SSDSpec -> Backbone.
 BACKBONES = {
     "vgg": Backbone(
         "vgg", lambda pool_padding: make_vgg16(), taps=(23, 35), channels=(512, 1024),
-        extra_shapes=_extras_of_vgg, extra_layers=_two_convolutions,
-        aspect_ratios=_few_ratios, steps=VGG_STEPS, num_pretrained=30,
         # FEATURES are Caffe's convolutions, those SSD was made with.
-        imagenet=VGG16_Weights.IMAGENET1K_FEATURES, rename=_rename_vgg,
-        convert=decimate_classifier, unfilled="fc6 and fc7",
-        caffe_start=(0.4800, 0.4085, -0.0651, 0.3105, 0.0502, -0.4034, -0.0509, -0.2852, -0.4185)),
+        num_pretrained=30, imagenet=VGG16_Weights.IMAGENET1K_FEATURES, is_caffe=True,
+        names=((r"(?:features\.)?(\d+\.(?:weight|bias))", r"vgg.\1"),),  # vgg16_reducedfc's too
+        convert=decimate_classifier, unfilled="fc6 and fc7"),
     "mobilenetv2": Backbone(
         "mobilenet", lambda pool_padding: mobilenet_v2(weights=None).features, taps=(14, 19),
-        channels=(96, 1280), extra_shapes=lambda size: EXTRAS_MOBILENET,
+        channels=(96, 1280), num_pretrained=19,
+        imagenet=MobileNet_V2_Weights.IMAGENET1K_V1, names=((r"features\.(.+)", r"mobilenet.\1"),),
+        extra_shapes=lambda size: EXTRAS_MOBILENET,
         extra_layers=lambda inp, out, ratio: [InvertedResidual(inp, out, 2, ratio)],
         aspect_ratios=lambda maps: ((2, 3),) * maps,
-        # The first map is that of layer 13, at stride 16.
-        steps={300: (16, 32, 64, 100, 150, 300)}, num_pretrained=19,
-        imagenet=MobileNet_V2_Weights.IMAGENET1K_V1, rename=_rename_mobilenetv2),
+        steps={300: (16, 32, 64, 100, 150, 300)}),  # the first map is layer 13's, at stride 16
     "resnet50": Backbone(
-        "resnet", _resnet50_layers, taps=(6, 7), channels=(512, 1024),
-        extra_shapes=_extras_of_vgg, extra_layers=_two_convolutions,
-        aspect_ratios=_few_ratios, steps=VGG_STEPS, num_pretrained=7,
-        imagenet=ResNet50_Weights.IMAGENET1K_V1, rename=_rename_resnet50),
+        "resnet", _resnet50_layers, taps=(6, 7), channels=(512, 1024), num_pretrained=7,
+        imagenet=ResNet50_Weights.IMAGENET1K_V1, names=(
+            (r"conv1\.(.+)", r"resnet.0.\1"), (r"bn1\.(.+)", r"resnet.1.\1"),
+            (r"layer1\.(.+)", r"resnet.4.\1"), (r"layer2\.(.+)", r"resnet.5.\1"),
+            (r"layer3\.(.+)", r"resnet.6.\1"))),
 }

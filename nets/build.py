@@ -11,8 +11,9 @@ from nets.backbones import BACKBONES
 from nets.ssd import SSDNet, build_spec, feature_grids
 from nets.transfer import transfer
 from nets.weight_files import read_detector
-from utils.checkpoint import MAX_UNPACKED, Checkpoint, check_tensors, load_strictly
+from utils.checkpoint import check_tensors
 from utils.cli import UserError, shorten
+from utils.tensor_files import MAX_UNPACKED
 
 
 def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights: str = "imagenet",
@@ -30,15 +31,12 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
 
     Raises UserError for numbers that do not fit together, or a file that cannot be used.
     """
-    changes = {"letterbox": letterbox}
-    if anchors_size:
-        changes["anchors_size"] = tuple(anchors_size)
-    weights = None
-    if backbone_weights:
-        weights = read_backbone(backbone_weights, backbone)
+    changes = {"anchors_size": tuple(anchors_size)} if anchors_size else {}
+    weights = read_backbone(backbone_weights, backbone) if backbone_weights else None
+    if weights:
         changes |= {"mean": weights.mean, "std": weights.std}
     try:
-        spec = build_spec(backbone, size, **changes)
+        spec = build_spec(backbone, size, letterbox=letterbox, **changes)
         if aspect_ratios:
             spec = replace(spec, aspect_ratios=(tuple(aspect_ratios),) * len(spec.grids))
         network = SSDNet(num_classes + 1, spec)
@@ -64,12 +62,32 @@ def read_network(path: str | Path, *, family: str = "auto",
     be read, is not whole, or asks for too much memory.
     """
     checkpoint, family = read_detector(path, family=family, class_names=class_names)
-    check_whole(checkpoint, path)
-    names = checkpoint.class_names
-    network = SSDNet(len(names) + 1, checkpoint.spec)
-    load_strictly(network, checkpoint.state_dict, path)
-    print(f"weights: {shorten(path)}: {family}, {checkpoint.spec.summary()}, {len(names)} classes")
+    spec, names, place = checkpoint.spec, checkpoint.class_names, shorten(path)
+    _check_whole(checkpoint, place)
+    network = SSDNet(len(names) + 1, spec)
+    # As a plain dict without version, PyTorch lets it lack the counters of batch norm.
+    network.load_state_dict(dict(checkpoint.state_dict))
+    print(f"weights: {place}: {family}, {spec.summary()}, {len(names)} classes")
     return network, names
+
+
+def _check_whole(checkpoint, place):
+    """Raise UserError unless spec and tensors are those of one network; take no memory for it."""
+    spec = checkpoint.spec
+    if spec.backbone not in BACKBONES:
+        raise UserError(f"{place}: its backbone {spec.backbone[:60]!r} is not one of "
+                        f"{', '.join(BACKBONES)}.")
+    grids = feature_grids(spec.backbone, spec.size, spec.resnet_pool_padding)
+    if grids != spec.grids:
+        raise UserError(f"{place}: its feature maps are {spec.grids}, but {spec.backbone} gives "
+                        f"{grids} at {spec.size} pixels; the file is damaged.")
+    with torch.device("meta"):
+        own = SSDNet(len(checkpoint.class_names) + 1, spec).state_dict()
+    size = sum(4 * tensor.numel() for tensor in own.values())
+    if size > MAX_UNPACKED:
+        raise UserError(f"{place}: asks for a network of {size / 2 ** 30:.1f} GiB; the file is "
+                        "damaged.")
+    check_tensors(own, checkpoint.state_dict, place)
 
 
 def continued_network(path: str | Path, class_names: tuple[str, ...], *, family: str = "auto",
@@ -85,22 +103,3 @@ def continued_network(path: str | Path, class_names: tuple[str, ...], *, family:
     network = SSDNet(len(class_names) + 1, complete.spec)
     print(transfer(network, complete.state_dict(), class_names, old_names))
     return network
-
-
-def check_whole(checkpoint: Checkpoint, path: str | Path) -> None:
-    """Raise UserError unless spec and tensors are those of one network; take no memory for it."""
-    spec = checkpoint.spec
-    if spec.backbone not in BACKBONES:
-        raise UserError(f"{shorten(path)}: its backbone {spec.backbone[:60]!r} is not one of "
-                        f"{', '.join(BACKBONES)}.")
-    grids = feature_grids(spec.backbone, spec.size, spec.resnet_pool_padding)
-    if grids != spec.grids:
-        raise UserError(f"{shorten(path)}: its feature maps are {spec.grids}, but {spec.backbone} "
-                        f"gives {grids} at {spec.size} pixels; the file is damaged.")
-    with torch.device("meta"):
-        own = SSDNet(len(checkpoint.class_names) + 1, spec).state_dict()
-    size = sum(4 * tensor.numel() for tensor in own.values())
-    if size > MAX_UNPACKED:
-        raise UserError(f"{shorten(path)}: asks for a network of {size / 2 ** 30:.1f} GiB; "
-                        "the file is damaged.")
-    check_tensors(own, checkpoint.state_dict, path)

@@ -10,16 +10,10 @@ from utils.cli import UserError, make_folder, shorten
 
 
 def download(url: str) -> Path:
-    """Fetch a file to model_data/ unless it is there; show progress.
+    """Fetch a file to model_data/ unless it is there; return its absolute Path.
 
     Where the name carries the publisher's hash, as in name-0123abcd.pth, the file is checked
-    against it, and a broken download is removed.
-
-    Returns:
-        absolute Path.
-
-    Raises:
-        UserError: no internet or a broken download, with the address and the place for the file.
+    against it. Raises UserError without internet and for a broken download, which is removed.
     """
     target = make_folder("model_data") / Path(urlparse(url).path).name
     if target.exists():

@@ -1,23 +1,24 @@
 """The code bases whose weights are read: one table, an entry of which is all that is known of one.
 
-Their tensors get our names, and their numbers go into the spec: weights that were trained with
-them give their boxes with them only.
+Their tensors get our names, and their numbers go into the spec: weights need those they had.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
-import torch
 from torchvision.models.detection import SSD300_VGG16_Weights
+
+from nets.backbones import rename
 
 # conv1_1 .. conv5_3, fc6, fc7 of Caffe by their place in our VGG16.
 VGG_PLACES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12,
               "conv3_3": 14, "conv4_1": 17, "conv4_2": 19, "conv4_3": 21, "conv5_1": 24,
               "conv5_2": 26, "conv5_3": 28, "fc6": 31, "fc7": 33}
 
-# The layers with heads; SSD300 has no conv10_2.
-KERAS_MAPS = ("conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2", "conv10_2")
+# The layers with heads in Caffe; SSD300 has no conv10_2.
+CAFFE_MAPS = ("conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2", "conv10_2")
 
 COCO_DETECTOR = SSD300_VGG16_Weights.COCO_V1  # what model_path = "coco" downloads
 _COCO = tuple(COCO_DETECTOR.meta["categories"][1:])  # 90 numbers, 10 unused
@@ -45,45 +46,37 @@ class Family:
     sizes: Mapping = field(default_factory=dict)  # (input size, COCO's?) -> anchors_size, if odd
 
 
-def _rename(tensors, rules):
-    """Rename by (pattern, replacement) rules; names that no rule fits stay as they are."""
-    renamed = {}
-    for name, value in tensors.items():
-        for pattern, replacement in rules:
-            if match := re.fullmatch(pattern, name):
-                name = replacement(match) if callable(replacement) else match.expand(replacement)
-                break
-        renamed[name] = value
-    return renamed
+LUFFICC = ((r"backbone\.((?:vgg|extras)\..*)", r"\1"),
+           (r"backbone\.l2_norm\.weight", "L2Norm.weight"),
+           (r"box_head\.predictor\.cls_headers\.(.*)", r"conf.\1"),
+           (r"box_head\.predictor\.reg_headers\.(.*)", r"loc.\1"), ("(.*)", r"\1"))
+
+# conv5, fc6 and fc7 are the first block of its extra layers.
+TORCHVISION = ((r"backbone\.features\.(.*)", r"vgg.\1"),
+               (r"backbone\.scale_weight", "L2Norm.weight"),
+               *((rf"backbone\.extra\.0\.{block}\.(\w+)", rf"vgg.{place}.\1") for block, place in
+                 ((1, 24), (3, 26), (5, 28), (r"7\.1", 31), (r"7\.3", 33))),
+               *((rf"backbone\.extra\.{k // 2 + 1}\.{k % 2 * 2}\.(\w+)", rf"extras.{k}.\1")
+                 for k in range(8)),
+               (r"head\.classification_head\.module_list\.(.*)", r"conf.\1"),
+               (r"head\.regression_head\.module_list\.(.*)", r"loc.\1"), ("(.*)", r"\1"))
 
 
-def read_lufficc(tensors: dict) -> dict:
-    """lufficc/SSD: backbone.* and box_head.predictor.*."""
-    return _rename(tensors, [(r"backbone\.((?:vgg|extras)\..*)", r"\1"),
-                             (r"backbone\.l2_norm\.weight", "L2Norm.weight"),
-                             (r"box_head\.predictor\.cls_headers\.(.*)", r"conf.\1"),
-                             (r"box_head\.predictor\.reg_headers\.(.*)", r"loc.\1")])
-
-
-def read_torchvision(tensors: dict) -> dict:
-    """torchvision ssd300_vgg16: conv5, fc6 and fc7 are the first block of its extra layers."""
-    conv5 = {"1": 24, "3": 26, "5": 28, "7.1": 31, "7.3": 33}
-    return _rename(tensors, [
-        (r"backbone\.features\.(.*)", r"vgg.\1"),
-        (r"backbone\.scale_weight", "L2Norm.weight"),
-        (r"backbone\.extra\.0\.(7\.1|7\.3|1|3|5)\.(\w+)", lambda m: f"vgg.{conv5[m[1]]}.{m[2]}"),
-        (r"backbone\.extra\.(\d)\.([02])\.(\w+)",
-         lambda m: f"extras.{2 * int(m[1]) - 2 + int(m[2]) // 2}.{m[3]}"),
-        (r"head\.classification_head\.module_list\.(.*)", r"conf.\1"),
-        (r"head\.regression_head\.module_list\.(.*)", r"loc.\1")])
+def _caffe_places(first_extra):
+    """Return {name of a layer: our module}; the extra layers begin with conv<first_extra>_1."""
+    return {f"conv{first_extra + k // 2}_{k % 2 + 1}": f"extras.{k}" for k in range(12)} | {
+        layer: f"vgg.{place}" for layer, place in VGG_PLACES.items()}
 
 
 def read_ssd_keras(tensors: dict) -> dict:
     """pierluigiferrari/ssd_keras: Caffe's layer names, HWIO kernels, a first layer for BGR."""
+    places = _caffe_places(first_extra=6) | {"conv4_3_norm": "L2Norm"}
+    places |= {f"{layer}_mbox_{head}": f"{head}.{k}" for head in ("loc", "conf")
+               for k, layer in enumerate(CAFFE_MAPS)}
     state = {}
     for name, value in tensors.items():
         layer, kind = name.split("/")[0], name.split("/")[-1]
-        place = _caffe_place(layer)
+        place = places.get(re.sub(r"(_mbox_(loc|conf)).*", r"\1", layer))
         if place is None:
             continue
         if value.ndim == 4:
@@ -93,36 +86,18 @@ def read_ssd_keras(tensors: dict) -> dict:
     return state
 
 
-def _caffe_place(layer):
-    """Return our module name of a layer with Caffe's name, None for a layer without weights."""
-    if layer == "conv4_3_norm":
-        return "L2Norm"
-    if match := re.fullmatch(r"(.*)_mbox_(loc|conf).*", layer):
-        return f"{match[2]}.{KERAS_MAPS.index(match[1])}" if match[1] in KERAS_MAPS else None
-    if layer in VGG_PLACES:
-        return f"vgg.{VGG_PLACES[layer]}"
-    return _extra_place(layer, first=6)
-
-
-def _extra_place(layer, first):
-    """Return our module name of an extra layer conv<first>_1 and so on, None for others."""
-    match = re.fullmatch(r"conv(\d{1,2})_([12])", layer)
-    return f"extras.{(int(match[1]) - first) * 2 + int(match[2]) - 1}" if match else None
-
-
 def read_chainercv(tensors: dict) -> dict:
     """ChainerCV SSD300 and SSD512: slashes, W and b, and loc as (dy, dx, dh, dw)."""
     kinds = {"W": "weight", "b": "bias", "scale": "weight"}
-    places = {"norm4": "L2Norm", "conv6": "vgg.31", "conv7": "vgg.33"}
-    places |= {layer: f"vgg.{place}" for layer, place in VGG_PLACES.items()}
+    places = _caffe_places(first_extra=8) | {"norm4": "L2Norm", "conv6": "vgg.31",
+                                             "conv7": "vgg.33"}
     state = {}
     for name, value in tensors.items():
         _, layer, kind = ("//" + name).rsplit("/", 2)
+        place = places.get(layer)
         if match := re.search(r"multibox/(loc|conf)/(\d+)/", name):
             place = f"{match[1]}.{match[2]}"
             value = _swap_xy(value) if match[1] == "loc" else value
-        else:
-            place = places.get(layer) or _extra_place(layer, first=8)
         if place and kind in kinds:
             state[f"{place}.{kinds[kind]}"] = value
     return state
@@ -152,14 +127,14 @@ FAMILIES = {
         uses_coco_sizes=lambda classes: False,
         order=("vgg", "extras", "L2Norm", "loc", "conf")),
     "lufficc": Family(
-        r"backbone\.vgg\.0\.weight", read_lufficc,
+        r"backbone\.vgg\.0\.weight", partial(rename, rules=LUFFICC),
         {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None,
          "resize": "cv2_linear_uint8"},
         uses_coco_sizes=lambda classes: classes == 80,
         # Their configuration file says 537.65 where 1.05 x 512 is 537.6.
         sizes={(512, False): (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.65)}),
     "torchvision": Family(
-        r"head\.classification_head\.module_list\.0\.weight", read_torchvision,
+        r"head\.classification_head\.module_list\.0\.weight", partial(rename, rules=TORCHVISION),
         {"prior_clip": "size", "box_clip": "before_nms", "resize": "cv2_linear_float32",
          "l2_eps": 1e-12, "mean": (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)},
         uses_coco_sizes=lambda classes: True),
@@ -173,34 +148,3 @@ FAMILIES = {
          "l2_eps": 1e-5},
         uses_coco_sizes=lambda classes: classes == 80),
 }
-
-# Files that people try and that are not read: pattern of a tensor name -> what it is.
-NOT_READ = {
-    r"(features\.)?0\.weight|conv1\.weight|features\.0\.0\.weight":
-        "a classification network, not a detector; train.py takes it as backbone_weights",
-    r"backbone\.(features|_conv_stem|_blocks)\..*|box_head\.predictor\..*":
-        "lufficc/SSD or torchvision with another backbone than VGG16; only VGG16's are read",
-    r"base_net\..*|classification_headers\..*": "qfgaohao/pytorch-ssd, which is not read",
-    r"rescale_factors|pred_convs\..*": "sgrvinod's tutorial SSD, which is not read",
-    r"pool6_mbox_.*|classes[4-7]/.*": "a Keras SSD of another network, which is not read",
-    r"(backbone\.body|rpn|roi_heads|transformer|model\.\d+)\..*":
-        "a detector of another kind than SSD",
-}
-
-
-def matching_families(tensors: Mapping[str, torch.Tensor]) -> list[str]:
-    """Return the families whose files hold such names: several where they share them."""
-    return [family for family, entry in FAMILIES.items()
-            if any(re.fullmatch(entry.signature, name) for name in tensors)]
-
-
-def choose_by_order(families: list[str], tensors: Mapping) -> tuple[str, str]:
-    """Return the one of several families whose order the tensors have, and the reason.
-
-    Modules register in the order of their code, and torch.save keeps it.
-    """
-    groups = tuple(dict.fromkeys(name.split(".")[0] for name in tensors))
-    for family in families:
-        if groups == FAMILIES[family].order:
-            return family, f"its tensors are in the order {', '.join(groups)}"
-    return families[0], "the names fit and the order of the tensors is lost"

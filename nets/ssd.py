@@ -32,11 +32,8 @@ class SSDNet(nn.Module):
     """SSD for a spec.
 
     State-dict names are the field's usual ones: `vgg.N` (or `mobilenet.*`, `resnet.*`),
-    `L2Norm.weight`, `extras.N`, `loc.k`, `conf.k`.
-
-    Args:
-        num_classes: C, background included.
-        spec: SSDSpec; its grids must be those of the network.
+    `L2Norm.weight`, `extras.N`, `loc.k`, `conf.k`. `num_classes` is C, background included; the
+    grids of `spec` must be those of the network.
     """
 
     def __init__(self, num_classes: int, spec: SSDSpec):
@@ -71,36 +68,24 @@ class SSDNet(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the raw outputs, in train and eval mode alike.
 
-        Args:
-            x: (B, 3, S, S) float tensor, normalised by the spec.
-
-        Returns:
-            loc (B, P, 4) and conf (B, P, C) in float32, priors in the order of `make_priors`.
+        `x` is (B, 3, S, S), normalised by the spec; loc (B, P, 4) and conf (B, P, C) are float32,
+        priors in the order of `make_priors`.
         """
-        sources = self._sources(x)
+        sources = _feature_maps(x, self.backbone, self.parts.taps, self.extras,
+                                self.extras_per_source)
         grids = tuple(source.shape[-1] for source in sources)
         if grids != self.spec.grids:
             raise ValueError(f"the feature maps are {grids}, the spec says {self.spec.grids}")
-        loc = [_flatten(head(source), 4) for head, source in zip(self.loc, sources)]
-        conf = [_flatten(head(source), self.num_classes)
-                for head, source in zip(self.conf, sources)]
-        return torch.cat(loc, 1).float(), torch.cat(conf, 1).float()
-
-    def _sources(self, x):
-        """Return the feature maps that the heads look at."""
-        sources = _feature_maps(x, self.backbone, self.parts.taps, self.extras,
-                                self.extras_per_source)
         sources[0] = self.L2Norm(sources[0])
-        return sources
+        return _predict(self.loc, sources, 4), _predict(self.conf, sources, self.num_classes)
 
 
 def _feature_maps(x, layers, taps, extras, extras_per_source):
     """Return the maps at the taps of the backbone and after its extra layers."""
-    maps, done = [], 0
-    for tap in taps:
-        x = layers[done:tap](x)
+    maps = []
+    for start, end in zip((0, *taps), taps):
+        x = layers[start:end](x)
         maps.append(x)
-        done = tap
     for k, layer in enumerate(extras, start=1):
         x = F.relu(layer(x))
         if k % extras_per_source == 0:
@@ -108,11 +93,14 @@ def _feature_maps(x, layers, taps, extras, extras_per_source):
     return maps
 
 
-def feature_grids(backbone: str, size: int, resnet_pool_padding: int = 1) -> tuple[int, ...]:
-    """Return the sides of the feature maps, found by the network itself without computing.
+def _predict(heads, sources, numbers):
+    """Return (B, P, numbers) of heads whose maps are (B, A * numbers, H, W)."""
+    maps = [head(source).permute(0, 2, 3, 1) for head, source in zip(heads, sources)]
+    return torch.cat([x.reshape(len(x), -1, numbers) for x in maps], 1).float()
 
-    Empty where the input is too small for the layers.
-    """
+
+def feature_grids(backbone: str, size: int, resnet_pool_padding: int = 1) -> tuple[int, ...]:
+    """Return the sides of the feature maps, found without computing; () for too small an input."""
     parts = BACKBONES[backbone]
     with torch.device("meta"):
         extras, extras_per_source = parts.make_extras(size)
@@ -128,15 +116,9 @@ def feature_grids(backbone: str, size: int, resnet_pool_padding: int = 1) -> tup
 def build_spec(backbone: str, size: int, *, scales: dict = VOC_SCALES, **changes) -> SSDSpec:
     """Return the paper's spec for any square input, with grids taken from the network itself.
 
-    Args:
-        backbone: a name in BACKBONES.
-        size: side of the input in pixels; SSD512's extra layers from 512 on, SSD300's below.
-        scales: VOC_SCALES or COCO_SCALES.
-        changes: fields of SSDSpec that differ.
-
-    Raises:
-        ValueError: an unknown backbone, a size that leaves a layer without input, or changes
-            that contradict each other.
+    `size` is in pixels: SSD512's extra layers from 512 on, SSD300's below. `scales` are VOC_SCALES
+    or COCO_SCALES, `changes` fields of SSDSpec that differ. Raises ValueError for an unknown
+    backbone, a size that leaves a layer without input, or changes that contradict each other.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone must be one of {tuple(BACKBONES)}, got {backbone!r}")
@@ -146,16 +128,11 @@ def build_spec(backbone: str, size: int, *, scales: dict = VOC_SCALES, **changes
     if not grids or len(set(grids)) < len(grids):
         raise ValueError(f"input_shape ({size}, {size}) is too small for {backbone}: the last "
                          "feature maps vanish or repeat; 300 always works")
+    parts = BACKBONES[backbone]
     values = {"backbone": backbone, "input_shape": (size, size), "grids": grids,
-              "steps": BACKBONES[backbone].steps.get(size),
-              "aspect_ratios": BACKBONES[backbone].aspect_ratios(len(grids)),
+              "steps": parts.steps.get(size), "aspect_ratios": parts.aspect_ratios(len(grids)),
               "anchors_size": tuple(round(scale * size, 2) for scale in scales[len(grids)])}
     return SSDSpec(**(values | changes))
-
-
-def _flatten(x, numbers):
-    """(B, A * numbers, H, W) -> (B, H * W * A, numbers)."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, numbers)
 
 
 def _initialise(module):

@@ -10,27 +10,18 @@ COCO_NAMES = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike
 
 
 def source_rows(class_names: tuple[str, ...], old_names: tuple[str, ...]) -> dict[int, int]:
-    """Find, for each class, where its conf rows come from.
+    """Return {new conf index: old conf index}, background (0) included.
 
-    Args:
-        class_names: tuple of the new names.
-        old_names: tuple of the names that the weights were trained with.
-
-    Returns:
-        dict {new conf index: old conf index}, background (0) included; a class without a
-        counterpart has no entry. Names count as the same when they are equal apart from letter
-        case, or are VOC's and COCO's words for one thing.
+    A class without a counterpart has no entry. Names are the same when they are equal apart from
+    letter case, or are VOC's and COCO's words for one thing.
     """
-    old = {}
-    for index, name in enumerate(old_names, start=1):
-        old.setdefault(name.lower(), index)
+    old = {name.lower(): index for index, name in reversed(list(enumerate(old_names, start=1)))}
     either = COCO_NAMES | {coco: voc for voc, coco in COCO_NAMES.items()}
     rows = {0: 0}
-    for index, name in enumerate(class_names, start=1):
-        for candidate in (name.lower(), either.get(name.lower())):
-            if candidate in old:
-                rows[index] = old[candidate]
-                break
+    for index, name in enumerate(map(str.lower, class_names), start=1):
+        found = old.get(name) or old.get(either.get(name))
+        if found:
+            rows[index] = found
     return rows
 
 
@@ -39,39 +30,24 @@ def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
              old_names: tuple[str, ...]) -> str:
     """Fill a network from the weights of a detector with other classes.
 
-    Backbone, L2Norm, extra layers and loc heads are copied; of the conf heads the background and
-    the classes in common. The other rows stay as they are, random in a new network.
+    All but the conf heads is copied; of these the background and the classes in common. The other
+    rows stay as they are, random in a new network.
 
-    Args:
-        network: SSDNet for class_names, with the spec of the weights.
-        state_dict: tensors of an SSDNet for old_names.
-        class_names: tuple of the network's names.
-        old_names: tuple of the weights' names.
-
-    Returns:
-        text for the user: what was kept, mapped, and left out.
+    `network` is for class_names and has the spec of the weights, `state_dict` is for old_names.
+    Returns text for the user: what was kept, mapped, and left out.
     """
     rows = source_rows(class_names, old_names)
-    own, filled = network.state_dict(), {}
-    for name, value in state_dict.items():
-        filled[name] = value
+    own, filled = network.state_dict(), dict(state_dict)
+    for name in filled:
         if name.startswith("conf."):
-            old = value.unflatten(0, (-1, len(old_names) + 1))  # (A, C_old, ...)
+            old = filled[name].unflatten(0, (-1, len(old_names) + 1))  # (A, C_old, ...)
             new = own[name].unflatten(0, (-1, len(class_names) + 1)).clone()
             new[:, list(rows)] = old[:, list(rows.values())].to(new)
             filled[name] = new.flatten(0, 1)
     network.load_state_dict(filled)
-    return _describe(rows, class_names, old_names)
-
-
-def _describe(rows, class_names, old_names):
-    mapped, fresh = [], []
-    for index, name in enumerate(class_names, start=1):
-        if index not in rows:
-            fresh.append(name)
-        else:
-            old = old_names[rows[index] - 1]
-            mapped.append(name if old == name else f"{name} (from {old})")
+    mapped = [new if new == old else f"{new} (from {old})" for new, old in
+              ((class_names[k - 1], old_names[rows[k] - 1]) for k in rows if k)]
+    fresh = [name for k, name in enumerate(class_names, start=1) if k not in rows]
     unused = sum(name != "N/A" for name in old_names) - len(mapped)
     return ("kept: backbone, extra layers, box heads\n"
             f"classes with weights: {', '.join(mapped) or 'none'}\n"

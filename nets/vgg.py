@@ -12,10 +12,7 @@ def make_vgg16() -> nn.Sequential:
     """Build VGG16 as SSD uses it (paper section 3, Caffe `VGGNetBody`).
 
     pool5 is 3x3 with stride 1, fc6 a 3x3 convolution with dilation 6, fc7 a 1x1 convolution.
-    conv4_3 with its ReLU ends at layer 23, fc7 at layer 35.
-
-    Returns:
-        nn.Sequential of 35 layers, (B, 3, H, W) -> (B, 1024, H/16, W/16).
+    Of the 35 layers conv4_3 with its ReLU ends at layer 23, fc7 at 35: (B, 1024, H/16, W/16).
     """
     layers, channels = [], 3
     for item in LAYERS:
@@ -33,21 +30,16 @@ def make_vgg16() -> nn.Sequential:
 def decimate_classifier(values: dict) -> dict:
     """Turn the fully connected layers of a whole VGG16 into conv6 and conv7 (paper section 3).
 
-    Of fc6's 7x7 window every third row and column is kept, of all outputs every fourth.
-
-    Args:
-        values: torchvision's state dict.
-
-    Returns:
-        dict of our names; empty where there is no such classifier, or one of NaN as in
-        torchvision's IMAGENET1K_FEATURES.
+    Of fc6's 7x7 window every third row and column is kept, of all outputs every fourth. `values`
+    has torchvision's names, the result ours; it is empty without such a classifier, or for one of
+    NaN as in torchvision's IMAGENET1K_FEATURES.
     """
-    names = ("classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias")
-    shapes = ((4096, 25088), (4096,), (4096, 4096), (4096,))
+    shapes = {"classifier.0.weight": (4096, 25088), "classifier.0.bias": (4096,),
+              "classifier.3.weight": (4096, 4096), "classifier.3.bias": (4096,)}
     if not all(name in values and values[name].shape == shape
-               and not tensor_fault(name, values[name]) for name, shape in zip(names, shapes)):
+               and not tensor_fault(name, values[name]) for name, shape in shapes.items()):
         return {}
-    fc6, fc6_bias, fc7, fc7_bias = (values[name] for name in names)
+    fc6, fc6_bias, fc7, fc7_bias = (values[name] for name in shapes)
     fc6 = fc6.unflatten(1, (512, 7, 7))[::4, :, ::3, ::3]  # (1024, 512, 3, 3)
     fc7 = fc7[::4, ::4, None, None]  # (1024, 1024, 1, 1)
     return {"vgg.31.weight": fc6, "vgg.31.bias": fc6_bias[::4],

@@ -9,7 +9,8 @@ REPO = Path(__file__).resolve().parent.parent
 
 # Packages in the order of their imports, and the files of each in the order of theirs.
 ORDER = {
-    "utils": "streams cli device spec boxes priors postprocess resize image draw checkpoint page",
+    "utils": "streams cli device spec boxes priors postprocess resize image draw "
+             "tensor_files checkpoint page",
     "utils.data": "annotations sources voc coco yolo csv_table splits layouts decoder "
                   "image_check doctor prior_fit dataset_report augment loader demo_data",
     "utils.training": "matching loss optim checks history run_folder trainer",

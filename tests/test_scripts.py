@@ -159,7 +159,7 @@ def test_accumulation_sees_every_image_in_fewer_steps(folder):
     ({"input_shape": (300, 200)}, "input_shape must be square"),
     ({"anchors_size": (30, 60)}, "anchors_size needs 7 entries"),
     ({"classes_path": "model_data/voc_classes.txt"}, "different classes"),
-    ({"backbone_weights": "nowhere.pth"}, "no such file"),
+    ({"backbone_weights": "nowhere.pth"}, "nowhere.pth: No such file"),
     ({"batch_size": 1}, "one image at a time"),
     ({"device": "cuda:99"}, "cannot be used here"),
 ])

@@ -11,43 +11,27 @@ from torch import nn
 from utils.cli import UserError
 
 Precision = Literal["bf16", "fp32"]
-DEVICE_TYPES = ("cpu", "cuda", "mps")
 
-_modes = threading.RLock()  # held while a network is out of the mode that its owner set
+_modes = threading.RLock()  # held while a network is out of its own mode; other threads wait
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the torch.device for "auto", "cpu", "cuda", "cuda:1", "mps".
+    """Return the torch.device for "cpu", "cuda", "cuda:1", "mps", or "auto": a GPU if there is one.
 
-    "auto" is the first NVIDIA GPU, or the processor. Raises UserError for a device that this
-    machine or this PyTorch does not have, or that networks cannot run on.
+    Raises UserError for a device that is not here, or that networks cannot run on.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        if device.type not in DEVICE_TYPES:
-            raise RuntimeError(f"it is none of {', '.join(DEVICE_TYPES)}")
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("it is none of cpu, cuda, mps")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
         raise UserError(f"device {name!r} cannot be used here ({reason}); "
                         'try "auto" or "cpu".') from None
     return device
-
-
-def pick_precision(name: str, device: torch.device) -> Precision:
-    """Return "bf16" or "fp32" for "auto", "bf16" or "fp32"; UserError for other names.
-
-    "auto" is bf16 where the hardware multiplies it natively, and fp32 elsewhere.
-    """
-    if name in ("bf16", "fp32"):
-        return name
-    if name != "auto":
-        raise UserError(f"precision must be auto, bf16 or fp32, got {name!r}.")
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
-    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
 
 
 def _cpu_has_bf16():
@@ -57,35 +41,36 @@ def _cpu_has_bf16():
 
 
 def set_precision(name: str, device: torch.device) -> Precision:
-    """Return the precision to run in, as `pick_precision`, and make fp32 mean fp32.
+    """Return "bf16" or "fp32" to run in, and make fp32 mean fp32; call it once, at the start.
 
-    The TF32 shortcut of NVIDIA's convolutions and matrix products is switched off for the whole
-    process, forward and backward, so that numbers do not depend on the machine. bf16 loses
-    nothing: what is worth shortening runs in bf16. Call it once, at the start of a script.
+    "auto" is bf16 where the hardware multiplies it natively, and fp32 elsewhere. NVIDIA's TF32
+    shortcut is switched off for the whole process, forward and backward, so that numbers do not
+    depend on the machine. Raises UserError for other names.
     """
-    precision = pick_precision(name, device)
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    if name not in ("auto", "bf16", "fp32"):
+        raise UserError(f"precision must be auto, bf16 or fp32, got {name!r}.")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if hasattr(torch.backends.cudnn, "conv"):
         # PyTorch's newer switches, each by itself: they win over the old ones, and PyTorch raises
         # on reading the old ones where the two disagree.
         for part in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
                      torch.backends.cuda.matmul):
             part.fp32_precision = "ieee"
-    return precision
+    if name != "auto":
+        return name
+    native = (device.type == "cpu" and _cpu_has_bf16()
+              or device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8)
+    return "bf16" if native else "fp32"
 
 
 def run_in(precision: Precision, device: torch.device) -> torch.autocast:
-    """Return a context in which the forward runs in fp32 or bf16, for the calling thread alone."""
+    """Return a context in which the forward runs in that precision, in the calling thread alone."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Have a network in eval mode inside, and every submodule in its own mode again behind it.
-
-    Nothing is copied or moved. One thread at a time: the others wait.
-    """
+    """Have a network in eval mode inside, and every submodule in its own mode again behind it."""
     with _modes:
         training = [module for module in network.modules() if module.training]
         network.eval()

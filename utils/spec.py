@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
-import numbers
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 PRIOR_CLIPS = ("none", "corners", "centre_size", "size")
 BOX_CLIPS = ("none", "before_nms", "after_nms")
 RESIZES = ("area_linear_uint8", "cv2_linear_uint8", "cv2_linear_float32", "pil_bicubic_uint8")
+CHOICES = {"prior_clip": PRIOR_CLIPS, "box_clip": BOX_CLIPS, "resize": RESIZES,
+           "letterbox": (False, True), "resnet_pool_padding": (0, 1)}
 
 # RGB grey levels. Caffe's SSD subtracts the rounded means of its VGG16 and does not scale.
 CAFFE_MEAN, CAFFE_STD = (123.0, 117.0, 104.0), (1.0, 1.0, 1.0)
@@ -56,21 +58,28 @@ class SSDSpec:
 
     def __post_init__(self):
         """Refuse what cannot be built, before a network or a run is made of it."""
-        maps = len(_as_list("grids", self.grids))
-        for name, length, low, high, kind in (
-                ("input_shape", 2, 1, MAX_INPUT, numbers.Integral),
-                ("grids", maps, 1, MAX_INPUT, numbers.Integral),
-                ("steps", maps, 1e-3, 4 * MAX_INPUT, numbers.Real),
-                ("anchors_size", maps + 1, 1, 4 * MAX_INPUT, numbers.Real),
-                ("variances", 2, 1e-6, 100, numbers.Real),
-                ("mean", 3, -1e4, 1e4, numbers.Real), ("std", 3, 1e-6, 1e4, numbers.Real)):
-            if name != "steps" or self.steps is not None:
-                _check_numbers(name, getattr(self, name), low, high, kind=kind, length=length)
-        if len(_as_list("aspect_ratios", self.aspect_ratios)) != maps:
-            raise ValueError(f"aspect_ratios needs {maps} entries, got {self.aspect_ratios}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices or type(value) is not type(choices[0]):
+                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+        if not isinstance(self.backbone, str):
+            raise ValueError(f"backbone must be a name, got a {type(self.backbone).__name__}")
+        _check_numbers("grids", self.grids, 1, MAX_INPUT, whole=True)
+        maps = len(self.grids)
+        _check_numbers("input_shape", self.input_shape, 1, MAX_INPUT, length=2, whole=True)
+        if self.steps is not None:
+            _check_numbers("steps", self.steps, 1e-3, 4 * MAX_INPUT, length=maps)
+        _check_numbers("anchors_size", self.anchors_size, 1, 4 * MAX_INPUT, length=maps + 1)
+        _check_tuple("aspect_ratios", self.aspect_ratios, maps)
         for ratios in self.aspect_ratios:
             _check_numbers("aspect_ratios", ratios, 0.01, 100)
-        self._check_choices()
+        _check_numbers("variances", self.variances, 1e-6, 100, length=2)
+        _check_numbers("mean", self.mean, -1e4, 1e4, length=3)
+        _check_numbers("std", self.std, 1e-6, 1e4, length=3)
+        _check_numbers("letterbox_fill", (self.letterbox_fill,), 0, 255, whole=True)
+        _check_numbers("l2_eps", (self.l2_eps,), 0, 1)
+        if self.log_size_clamp is not None:
+            _check_numbers("log_size_clamp", (self.log_size_clamp,), 0, 80)  # exp(88) overflows
         if self.input_shape[0] != self.input_shape[1]:
             raise ValueError(f"input_shape must be square, got {self.input_shape}")
         if any(a >= b for a, b in zip(self.anchors_size, self.anchors_size[1:])):
@@ -79,21 +88,6 @@ class SSDSpec:
         if priors > MAX_PRIORS:
             raise ValueError(f"{priors} priors are more than the {MAX_PRIORS} allowed, "
                              f"grids {self.grids}")
-
-    def _check_choices(self):
-        """Check the fields that are no lists."""
-        for name, choices in (("prior_clip", PRIOR_CLIPS), ("box_clip", BOX_CLIPS),
-                              ("resize", RESIZES), ("letterbox", (False, True)),
-                              ("resnet_pool_padding", (0, 1))):
-            value = getattr(self, name)
-            if value not in choices or type(value) is not type(choices[0]):
-                raise ValueError(f"{name} must be one of {choices}, got {value!r}")
-        if not isinstance(self.backbone, str):
-            raise ValueError(f"backbone must be a name, got a {type(self.backbone).__name__}")
-        _check_numbers("letterbox_fill", (self.letterbox_fill,), 0, 255, kind=numbers.Integral)
-        _check_numbers("l2_eps", (self.l2_eps,), 0, 1)
-        if self.log_size_clamp is not None:
-            _check_numbers("log_size_clamp", (self.log_size_clamp,), 0, 80)  # exp(88) overflows
 
     @property
     def size(self) -> int:
@@ -114,8 +108,7 @@ class SSDSpec:
     def colours(self) -> str:
         """Return how grey levels become the network's input, such as "RGB - (123, 117, 104)"."""
         mean = ", ".join(f"{value:.6g}" for value in self.mean)
-        scale = "" if self.std == (1, 1, 1) else " scaled"
-        return f"RGB - ({mean}){scale}"
+        return f"RGB - ({mean})" + ("" if self.std == (1, 1, 1) else " scaled")
 
     def to_dict(self) -> dict:
         """Return the spec as plain types, for checkpoints."""
@@ -143,21 +136,19 @@ def _as_tuple(value, depth=2):
     return tuple(_as_tuple(entry, depth - 1) for entry in value)
 
 
-def _as_list(name, value):
-    """Return a tuple as it is; ValueError for anything else."""
+def _check_tuple(name, value, length):
     if not isinstance(value, tuple):
         raise ValueError(f"{name} must be a tuple, got {str(value)[:60]}")
-    return value
+    if length not in (None, len(value)):
+        raise ValueError(f"{name} needs {length} entries, got {value}")
 
 
-def _check_numbers(name, values, low, high, *, kind=numbers.Real, length=None):
+def _check_numbers(name, values, low, high, *, length=None, whole=False):
     """Raise ValueError unless all entries are numbers within low..high, which nan never is."""
-    if length not in (None, len(_as_list(name, values))):
-        raise ValueError(f"{name} needs {length} entries, got {values}")
-    for value in _as_list(name, values):
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"{name} needs {'whole ' if kind is numbers.Integral else ''}numbers, "
-                             f"got {values}")
+    _check_tuple(name, values, length)
+    for value in values:
+        if not isinstance(value, Integral if whole else Real) or isinstance(value, bool):
+            raise ValueError(f"{name} needs {'whole ' if whole else ''}numbers, got {values}")
         if not low <= value <= high:
             raise ValueError(f"{name} must lie in {low:g}..{high:g}, got {values}")
 

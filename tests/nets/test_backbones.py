@@ -67,7 +67,7 @@ def test_one_entry_is_all_that_a_new_backbone_takes(monkeypatch, tmp_path):
         return nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2,
                              net.layer3)
     entry = replace(BACKBONES["resnet50"], prefix="small", layers=layers, channels=(128, 256),
-                    rename=lambda name: None)
+                    names=())
     monkeypatch.setitem(BACKBONES, "resnet18", entry)
     network = new_network("resnet18", 300, 3, backbone_weights="").eval()
     save_checkpoint(tmp_path / "a.pth", Checkpoint(network.spec, tuple("abc"),

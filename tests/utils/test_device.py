@@ -9,7 +9,7 @@ from torch import nn
 
 from utils import device as device_module
 from utils.cli import UserError
-from utils.device import evaluating, pick_device, pick_precision, run_in, set_precision
+from utils.device import evaluating, pick_device, run_in, set_precision
 
 CPU = torch.device("cpu")
 
@@ -39,17 +39,17 @@ def test_cuda_without_a_gpu():
 @pytest.mark.parametrize("name", ["fp16", "FP32", "", None, "bfloat16", 32])
 def test_bad_precisions_are_refused(name):
     with pytest.raises(UserError, match="precision must be auto, bf16 or fp32"):
-        pick_precision(name, CPU)
+        set_precision(name, CPU)
 
 
 @pytest.mark.parametrize("has_bf16, expected", [(True, "bf16"), (False, "fp32")])
 def test_auto_follows_the_hardware(monkeypatch, has_bf16, expected):
     monkeypatch.setattr(device_module, "_cpu_has_bf16", lambda: has_bf16)
-    assert pick_precision("auto", CPU) == expected
-    assert [pick_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert set_precision("auto", CPU) == expected
+    assert [set_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
     major = 8 if has_bf16 else 7
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 5))
-    assert pick_precision("auto", torch.device("cuda")) == expected
+    assert set_precision("auto", torch.device("cuda")) == expected
 
 
 @pytest.mark.parametrize("before", [True, False])
