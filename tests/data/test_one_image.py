@@ -14,6 +14,7 @@ from utils.data.augment import AUGMENTATIONS, Geometry, apply_geometry
 from utils.data.loader import DetectionDataset
 from utils.image import decode_image, load_image, read_header, read_input, resize_to_input
 from utils.postprocess import Detections
+from utils.resize import average_cells
 from utils.spec import RESIZES, SSDSpec
 
 NO_BOX = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
@@ -110,6 +111,13 @@ def test_the_rule_is_cell_means_and_linear(width, height):
     got = resize_to_input(image, SSDSpec())
     error = np.abs(got - naive_input(image, 300))
     assert error.mean() < 0.6 and error.max() < 5  # OpenCV 4 weighs in 1/32 pixels
+
+
+@pytest.mark.parametrize("cell", [(2, 1), (1, 2), (2, 2), (3, 2), (4, 6)])
+def test_cells_are_means(cell):
+    image = noise(24 * cell[0], 36 * cell[1])
+    means = image.reshape(36, cell[1], 24, cell[0], 3).mean((1, 3))
+    assert np.abs(average_cells(image, cell) - means).max() <= 0.51
 
 
 def test_a_ramp_stays_in_place():
