@@ -4,10 +4,10 @@
 
 All go from the JPEG file to a normalised float tensor of 300x300, antialiased, with the same
 distributions of colour changes, expansion, crops and flips, in one process, taking turns. Both
-sides decode the whole JPEG; a row more shows this project's own reading, which has a decoder halve
-images where that gives the same sample. What is left unlike: torchvision multiplies brightness by
-0.875 to 1.125 where SSD adds up to 32 levels, changes contrast about the image's mean where SSD
-multiplies, and draws width and height of a crop apart.
+sides decode the whole JPEG; "own reading" has its decoder halve images where that gives the same
+sample. What is left unlike: torchvision multiplies brightness by 0.875 to 1.125 where SSD adds up
+to 32 levels, changes contrast about the image's mean where SSD multiplies, and draws width and
+height of a crop apart.
 """
 
 import time
@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from utils.cli import UserError, run
 from utils.data.annotations import read_list
-from utils.data.augment import AUGMENTATIONS, CROP_TRIALS, augment
+from utils.data.augment import AUGMENTATIONS, CROP_TRIALS, apply_geometry, choose_geometry
 from utils.data.loader import DetectionDataset
 from utils.image import load_image, normalise, stack_inputs
 from utils.spec import SSDSpec
@@ -70,7 +70,9 @@ def make_tasks(records, spec):
     def whole(k):
         image = load_image(records[k].path)
         boxes = records[k].boxes_px / (image.shape[1::-1] * 2)
-        return normalise(stack_inputs([augment(image, boxes, spec, augmentation, rng)[0]]), spec)
+        geometry = choose_geometry(boxes, augmentation, rng)
+        sample, *_ = apply_geometry(image, boxes, geometry, spec, augmentation, rng)
+        return normalise(stack_inputs([sample]), spec)
 
     return {"this project": whole,
             "this project, own reading": lambda k: normalise(

@@ -20,8 +20,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".w
 # What decoders raise for broken files.
 DECODE_ERRORS = (cv2.error, OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError,
                  RuntimeError, ArithmeticError, struct.error, Image.DecompressionBombError)
-# A halved JPEG has chroma as it is stored, a whole one has it interpolated to twice its size;
-# averaged over 2x2 pixels that is this filter (libjpeg's "fancy upsampling").
+# A halved JPEG has chroma as stored, a whole one has it interpolated to twice its size (libjpeg's
+# "fancy upsampling"): the means of 2x2 pixels of that are this filter of the stored one.
 CHROMA_FILTER = np.array([1, 6, 1], np.float32) / 8
 
 
@@ -36,19 +36,11 @@ class Header(NamedTuple):
 
 
 def load_image(path):
-    """Read an image file as RGB.
+    """Read an image file as (H, W, 3) uint8 RGB; UserError where it is missing or no image.
 
     Grey, palette and 16-bit images become 8-bit RGB, transparency is dropped, and a rotation
-    that the file asks for (`orientation_of`) is carried out.
-
-    Args:
-        path: file path; any letters, also on Windows, where OpenCV's own reader fails on them.
-
-    Returns:
-        (H, W, 3) uint8 array.
-
-    Raises:
-        UserError: the file is missing, empty, or not an image.
+    that the file asks for (`orientation_of`) is carried out. A path may have any letters, also on
+    Windows, where OpenCV's own reader fails on them.
     """
     return decode_image(read_bytes(path), path)
 
@@ -150,10 +142,8 @@ def turn(image, orientation):
 def as_rgb_array(image):
     """Return a path, PIL image or RGB array as an (H, W, 3) uint8 array.
 
-    Raises:
-        TypeError: anything else.
-        ValueError: an array of another shape or dtype, or an image without pixels.
-        UserError: an unreadable file.
+    Raises TypeError for anything else, ValueError for an array of another shape or dtype and for
+    an image without pixels, UserError for an unreadable file.
     """
     if isinstance(image, (str, os.PathLike)):
         return load_image(image)
@@ -179,24 +169,18 @@ def _pil_to_array(image):
 
 
 def read_input(image, spec):
-    """Read an image as network input.
+    """Read a path, PIL image or (H, W, 3) uint8 RGB array as network input.
 
-    A large JPEG file is halved by its decoder where that gives the same input.
-
-    Args:
-        image: path, PIL image, or (H, W, 3) uint8 RGB array.
-        spec: SSDSpec.
-
-    Returns:
-        (input of `resize_to_input`, (width, height) of the image).
+    A large JPEG file is halved by its decoder where that gives the same input. Returns the input
+    of `resize_to_input` and the image's (width, height).
     """
     if not isinstance(image, (str, os.PathLike)):
         array = as_rgb_array(image)
         return resize_to_input(array, spec), array.shape[1::-1]
     data = read_bytes(image)
     header = read_header(io.BytesIO(data), image)
-    x0, y0, x1, y1 = input_rect(*header.size, spec)
-    halve = header.can_be_halved and may_halve(header.size, (x1 - x0, y1 - y0), spec.resize)
+    halve = header.can_be_halved and may_halve(header.size, inner_size(*header.size, spec),
+                                               spec.resize)
     array = decode_image(data, image, header, halve=halve)
     return resize_to_input(array, spec, header.size), header.size
 
@@ -206,13 +190,17 @@ def input_rect(width, height, spec):
 
     The whole input when images are squashed; centred with its aspect ratio under letterbox.
     """
-    size = spec.size
-    if not spec.letterbox:
-        return 0, 0, size, size
-    scale = min(size / width, size / height)
-    inner_w, inner_h = max(1, int(width * scale)), max(1, int(height * scale))
-    x0, y0 = (size - inner_w) // 2, (size - inner_h) // 2
+    inner_w, inner_h = inner_size(width, height, spec)
+    x0, y0 = (spec.size - inner_w) // 2, (spec.size - inner_h) // 2
     return x0, y0, x0 + inner_w, y0 + inner_h
+
+
+def inner_size(width, height, spec):
+    """Return the (width, height) of `input_rect`."""
+    if not spec.letterbox:
+        return spec.size, spec.size
+    scale = min(spec.size / width, spec.size / height)
+    return max(1, int(width * scale)), max(1, int(height * scale))
 
 
 def resize_to_input(image, spec, size=None):
@@ -223,24 +211,23 @@ def resize_to_input(image, spec, size=None):
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        spec: SSDSpec.
         size: (width, height) of the whole image where `image` was halved by its decoder.
 
     Returns:
         (S, S, 3) RGB in grey levels, float32 where the spec resizes in float32, else uint8.
     """
     size = size or image.shape[1::-1]
-    x0, y0, x1, y1 = input_rect(*size, spec)
-    return add_bars(resize(image, (x1 - x0, y1 - y0), spec.resize, size), (x0, y0, x1, y1), spec)
+    return add_bars(resize(image, inner_size(*size, spec), spec.resize, size), spec)
 
 
-def add_bars(resized, rect, spec):
-    """Place a resized image at its `input_rect` on the letterbox fill; (S, S, 3)."""
+def add_bars(resized, spec):
+    """Place a resized image in the middle of the letterbox fill, as `input_rect`; (S, S, 3)."""
     if not spec.letterbox:
         return resized
-    x0, y0, x1, y1 = rect
+    height, width = resized.shape[:2]
+    x0, y0 = (spec.size - width) // 2, (spec.size - height) // 2
     canvas = np.full((spec.size, spec.size, 3), spec.letterbox_fill, dtype=resized.dtype)
-    canvas[y0:y1, x0:x1] = resized
+    canvas[y0:y0 + height, x0:x0 + width] = resized
     return canvas
 
 
@@ -250,14 +237,9 @@ def stack_inputs(inputs):
 
 
 def normalise(batch, spec):
-    """Turn grey levels into the numbers the network expects; runs on the tensor's device.
+    """Turn RGB grey levels into the numbers the network expects, on the tensor's device.
 
-    Args:
-        batch: (B, 3, S, S) uint8 or float32 tensor, RGB grey levels.
-        spec: SSDSpec.
-
-    Returns:
-        (B, 3, S, S) float32 tensor.
+    (B, 3, S, S) uint8 or float32 becomes (B, 3, S, S) float32.
     """
     mean, std = (torch.tensor(v, device=batch.device)[:, None, None] for v in (spec.mean, spec.std))
     return (batch.float() - mean) / std
@@ -270,10 +252,9 @@ def boxes_to_input(boxes, width, height, spec):
 
 
 def boxes_to_pixels(boxes, width, height, spec):
-    """Map (N, 4) xyxy fractions of the network input to pixel edges of the image, clipped to it
-    where the spec clips boxes at all.
+    """Map (N, 4) xyxy fractions of the network input to pixel edges of the image, float32.
 
-    Works on NumPy arrays and returns float32.
+    They are clipped to the image where the spec clips boxes at all.
     """
     offset, scale = _placement(width, height, spec)
     fractions = (np.asarray(boxes, dtype=np.float64) - offset) / scale

@@ -41,35 +41,27 @@ def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_
     found = []
     for image_boxes, image_scores in zip(boxes, scores):
         kept = suppress(image_boxes, image_scores, confidence, nms_iou, max_per_class)
-        order = kept.scores.argsort(descending=True, stable=True)
-        order = order[:max_per_image] if max_per_image else order
+        order = kept.scores.argsort(descending=True, stable=True)[:max_per_image or None]
         kept = Detections(*(part[order] for part in kept))
-        found.append(kept._replace(boxes=kept.boxes.clamp(0, 1))
-                     if spec.box_clip == "after_nms" else kept)
+        if spec.box_clip == "after_nms":
+            kept = kept._replace(boxes=kept.boxes.clamp(0, 1))
+        found.append(kept)
     return found
 
 
 def suppress(boxes, scores, confidence, nms_iou, max_per_class):
-    """Per-class non-maximum suppression of one image.
+    """Suppress non-maxima of each class in one image; the rest as in `postprocess`.
 
-    Args:
-        boxes: (P, 4) float32 xyxy.
-        scores: (P, K) float32, K classes without background.
-        confidence, nms_iou, max_per_class: as in `postprocess`.
-
-    Returns:
-        Detections grouped by class, not yet sorted across classes.
+    From (P, 4) xyxy boxes and (P, K) scores, K classes without background, come Detections
+    grouped by class, not yet sorted across classes.
     """
-    parts = []
+    parts = [(boxes[:0], scores[:0].amax(1), scores[:0].argmax(1))]
     # Most classes have no candidate: asking for all maxima at once skips them cheaply.
     for label in (scores.amax(0) > confidence).nonzero()[:, 0].tolist():
         candidates = (scores[:, label] > confidence).nonzero()[:, 0]
         order = scores[candidates, label].argsort(descending=True, stable=True)
-        candidates = candidates[order[:max_per_class] if max_per_class else order]
+        candidates = candidates[order[:max_per_class or None]]
         keep = torchvision.ops.nms(boxes[candidates], scores[candidates, label], nms_iou)
         kept = candidates[keep]
         parts.append((boxes[kept], scores[kept, label], torch.full_like(kept, label)))
-    if not parts:
-        return Detections(boxes[:0], boxes.new_zeros(0), torch.zeros(0, dtype=torch.long,
-                                                                     device=boxes.device))
     return Detections(*(torch.cat(part) for part in zip(*parts)))

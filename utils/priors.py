@@ -29,10 +29,10 @@ def _map_priors(spec, k):
     step = spec.size / grid if spec.steps is None else spec.steps[k]
     centres = (torch.arange(grid, dtype=torch.float64) + 0.5) * step
     cy, cx = torch.meshgrid(centres, centres, indexing="ij")
+    cells = torch.stack([cx, cy], -1).reshape(-1, 2)
     shapes = torch.tensor(_cell_shapes(spec, k), dtype=torch.float64)  # (A, 2)
-    cells = torch.stack([cx, cy], -1).reshape(-1, 1, 2).expand(-1, len(shapes), 2)
-    sizes = shapes.expand(len(cells), -1, 2)
-    return torch.cat([cells, sizes], -1).reshape(-1, 4) / spec.size
+    priors = [cells.repeat_interleave(len(shapes), 0), shapes.repeat(len(cells), 1)]
+    return torch.cat(priors, 1) / spec.size
 
 
 def _cell_shapes(spec, k):
@@ -47,15 +47,10 @@ def _cell_shapes(spec, k):
 
 
 def clip_priors(priors_cxcywh, rule):
-    """Limit priors to the image by one of the rules that published weights were trained with.
+    """Limit (P, 4) priors to the image by a rule that published weights were trained with.
 
-    Args:
-        priors_cxcywh: (P, 4) float tensor, fractions of the input.
-        rule: "none" (Caffe), "corners" (the box is cut at the border), "centre_size" (all four
-            numbers limited to [0, 1]), or "size" (width and height only).
-
-    Returns:
-        (P, 4) tensor, cxcywh.
+    "none" (Caffe), "corners" (the box is cut at the border), "centre_size" (all four numbers
+    limited to [0, 1]), or "size" (width and height only).
     """
     if rule == "corners":
         return to_cxcywh(to_xyxy(priors_cxcywh).clamp(0, 1))

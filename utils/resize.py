@@ -20,8 +20,6 @@ def resize(image, target, rule, size):
     if rule == "cv2_linear_float32":
         image = image.astype(np.float32)
     x, y = whole_factors(size, target, rule)
-    if x == y == 1:
-        return cv2.resize(image, target, interpolation=cv2.INTER_LINEAR)
     halved = size[0] // image.shape[1]
     cells = average_cells(image, (x // halved, y // halved))
     if size[0] % x == size[1] % y == 0:
@@ -31,13 +29,10 @@ def resize(image, target, rule, size):
 
 
 def sample_region(image, region, target, *, flip=False, fill=None):
-    """Resize a region of an image linearly, mirrored or not.
+    """Resize a region of an image to (width, height) `target` linearly, mirrored or not.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        region: xyxy in pixels of the image; may reach over its edges.
-        target: (width, height) of the result.
-        fill: colour outside of the image; None repeats the pixels at its edges.
+    The region is xyxy in pixels and may reach over the image's edges: `fill` is the colour there,
+    None repeats the pixels at the edges.
     """
     left, top, right, bottom = region
     scale_x, scale_y = (right - left) / target[0], (bottom - top) / target[1]
@@ -54,10 +49,7 @@ def sample_region(image, region, target, *, flip=False, fill=None):
 def whole_factors(size, target, rule):
     """Return how many pixels (in x, in y) are averaged to one before the rest is linear.
 
-    Args:
-        size: (width, height) of the image, or of the part of it that is resized.
-        target: (width, height) that it gets.
-        rule: the spec's `resize`; 1 and 1 for those that skip pixels.
+    `size` is the (width, height) of the image, or of the part of it that becomes `target`.
     """
     if rule.startswith("cv2_linear"):
         return 1, 1
@@ -84,4 +76,6 @@ def average_cells(image, cell, fill=None):
     if right or below:
         border = cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
         image = cv2.copyMakeBorder(image, 0, below, 0, right, border, value=fill)
-    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
+    # Halfway between two pixels lies their mean: the same, four times as fast.
+    filter_ = cv2.INTER_LINEAR if max(cell) == 2 else cv2.INTER_AREA
+    return cv2.resize(image, (columns, rows), interpolation=filter_)

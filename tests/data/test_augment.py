@@ -9,7 +9,7 @@ import pytest
 from utils.data.augment import (
     AUGMENTATIONS,
     Augmentation,
-    augment,
+    apply_geometry,
     change_colours,
     choose_crop,
     choose_geometry,
@@ -21,6 +21,12 @@ PAPER = AUGMENTATIONS["paper"]
 PLAIN_COLOURS = replace(PAPER, colour_probability=0)
 NO_GEOMETRY = Augmentation(expand_probability=0, crop_overlaps=(None,), flip_probability=0)
 WHOLE = [0.0, 0.0, 1.0, 1.0]
+
+
+def augment(image, boxes, spec, augmentation, rng):
+    """Make one training sample of an image, as the dataset does."""
+    geometry = choose_geometry(boxes, augmentation, rng)
+    return apply_geometry(image, boxes, geometry, spec, augmentation, rng)
 
 
 def rectangle_scene(rng):

@@ -274,6 +274,7 @@ def test_a_killed_worker_ends_in_a_message(records, busy):
     loader = make_loader(paper_set(records * 8), 2, seed=0, num_workers=1, pin_memory=False)
     with pytest.raises(UserError, match="lower num_workers or batch_size") as error:
         for _ in batches(loader):
+            time.sleep(0.5)  # idle then: torch waits for ever for the lock of one killed with it
             os.kill(loader._iterator._workers[0].pid, signal.SIGKILL)
             if busy:
                 time.sleep(20)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from utils.boxes import pairwise_iou
-from utils.image import add_bars, input_rect, resize_to_input
+from utils.image import add_bars, boxes_to_input, inner_size, resize_to_input
 from utils.resize import average_cells, may_halve, resize, sample_region, whole_factors
 
 CROP_TRIALS = 50
@@ -64,28 +64,10 @@ class Geometry(NamedTuple):
     flip: bool
 
 
-def augment(image, boxes, spec, augmentation, rng):
-    """Make one training sample of an image in memory.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        boxes: (G, 4) float, xyxy fractions of the image; G may be 0.
-        spec: SSDSpec.
-        augmentation: Augmentation, or None for a plain resize.
-        rng: np.random.Generator; the result depends on it alone.
-
-    Returns:
-        as `apply_geometry`.
-    """
-    geometry = choose_geometry(boxes, augmentation, rng)
-    return apply_geometry(image, boxes, geometry, spec, augmentation, rng)
-
-
 def may_halve_region(geometry, size, spec):
     """Tell whether the decoder may halve a JPEG of (width, height) `size` for this sample."""
-    sides = (geometry.region[2:] - geometry.region[:2]) * size
-    x0, y0, x1, y1 = _region_rect(geometry.region, *size, spec)
-    return may_halve(sides.tolist(), (x1 - x0, y1 - y0), spec.resize)
+    sides = _sides(geometry, size)
+    return may_halve(sides, inner_size(*sides, spec), spec.resize)
 
 
 def apply_geometry(image, boxes, geometry, spec, augmentation, rng, *, size=None):
@@ -93,8 +75,10 @@ def apply_geometry(image, boxes, geometry, spec, augmentation, rng, *, size=None
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        boxes, spec, augmentation, rng: as in `augment`.
+        boxes: (G, 4) float, xyxy fractions of the image; G may be 0.
         geometry: of `choose_geometry`.
+        augmentation: Augmentation, or None for a plain resize.
+        rng: np.random.Generator; the result depends on it alone.
         size: (width, height) of the whole image where `image` was halved by its decoder.
 
     Returns:
@@ -102,55 +86,43 @@ def apply_geometry(image, boxes, geometry, spec, augmentation, rng, *, size=None
         kept: (K,) int64, which of the G boxes they are.
     """
     size = size or image.shape[1::-1]
-    rect = _region_rect(geometry.region, *size, spec)
     if augmentation is None:
         sample = resize_to_input(image, spec, size)
     else:
         sample = _resample(image, geometry, spec, size)
-        _change_colours_inside(sample, geometry, augmentation, rng)
-        sample = add_bars(sample, rect, spec)
+        x0, y0, x1, y1 = _image_in_sample(geometry, sample.shape[1::-1])
+        if x1 > x0 and y1 > y0:  # the fill keeps the mean
+            sample[y0:y1, x0:x1] = change_colours(sample[y0:y1, x0:x1], augmentation, rng)
+        sample = add_bars(sample, spec)
     moved, kept = _move_boxes(boxes, geometry)
-    moved = (rect[:2] * 2 + moved * ((rect[2] - rect[0], rect[3] - rect[1]) * 2)) / spec.size
+    moved = boxes_to_input(moved, *_sides(geometry, size), spec)
     big = ((moved[:, 2:] - moved[:, :2]) * spec.size >= MIN_SIDE_PX).all(1)
     return sample, moved[big].astype(np.float32), kept[big]
 
 
 def choose_geometry(boxes, augmentation, rng):
-    """Draw expansion, crop and flip.
+    """Draw expansion, crop and flip for an image with (G, 4) boxes, xyxy fractions of it.
 
-    Args:
-        boxes: (G, 4) float xyxy fractions of the image.
-        augmentation: Augmentation, or None for the image as it is.
-        rng: np.random.Generator.
-
-    Returns:
-        Geometry. Images without objects are not cropped.
+    Without an Augmentation the image stays as it is; images without objects are not cropped.
     """
+    region = np.array([0.0, 0, 1, 1])
     if augmentation is None:
-        return Geometry(np.array([0.0, 0, 1, 1]), False)
-    canvas = np.array([0.0, 0, 1, 1])
+        return Geometry(region, False)
     if rng.random() < augmentation.expand_probability:
         ratio = rng.uniform(1, augmentation.expand_max)
         origin = -rng.uniform(0, ratio - 1, 2)
-        canvas = np.concatenate([origin, origin + ratio])
-    region = canvas
+        region = np.concatenate([origin, origin + ratio])
     if len(boxes):
-        side = canvas[2] - canvas[0]
-        crop = choose_crop((boxes - canvas[[0, 1, 0, 1]]) / side, augmentation, rng)
-        region = canvas[[0, 1, 0, 1]] + crop * side
+        origin, side = np.tile(region[:2], 2), region[2] - region[0]
+        region = origin + choose_crop((boxes - origin) / side, augmentation, rng) * side
     return Geometry(region, rng.random() < augmentation.flip_probability)
 
 
 def choose_crop(boxes, augmentation, rng):
     """Draw a crop that meets one of the overlap constraints (Caffe `GenerateBatchSamples`).
 
-    Args:
-        boxes: (G, 4) float xyxy fractions of the canvas, G >= 1.
-        augmentation: Augmentation.
-        rng: np.random.Generator.
-
-    Returns:
-        (4,) xyxy fractions of the canvas; the whole canvas where no crop was found.
+    Boxes, (G, 4) with G >= 1, and the (4,) crop are xyxy fractions of the canvas; the crop is the
+    whole canvas where none was found.
     """
     # The first feasible one in random order is a uniform choice among the feasible ones.
     for k in rng.permutation(len(augmentation.crop_overlaps)):
@@ -192,16 +164,15 @@ def _move_boxes(boxes, geometry):
     return (moved * (-1, 1, -1, 1) + (1, 0, 1, 0))[:, [2, 1, 0, 3]] if flip else moved, kept
 
 
-def _region_rect(region, width, height, spec):
-    """Return where the region lands in the network input, in pixels."""
-    sides = region[2:] - region[:2]
-    return input_rect(sides[0] * width, sides[1] * height, spec)
+def _sides(geometry, size):
+    """Return the (width, height) of the region in pixels of an image of that size."""
+    return ((geometry.region[2:] - geometry.region[:2]) * size).tolist()
 
 
 def _resample(image, geometry, spec, size):
     """Map the region of the image to the network input, bars apart; (H, W, 3) uint8."""
-    x0, y0, x1, y1 = _region_rect(geometry.region, *size, spec)
-    inner = (x1 - x0, y1 - y0)
+    sides = _sides(geometry, size)
+    inner = inner_size(*sides, spec)
     if (geometry.region == (0, 0, 1, 1)).all():  # exactly what prediction sees
         sample = resize(image, inner, spec.resize, size)
         sample = np.rint(sample).astype(np.uint8) if sample.dtype == np.float32 else sample.copy()
@@ -209,8 +180,7 @@ def _resample(image, geometry, spec, size):
     region = geometry.region * (size * 2)  # in pixels of the whole image
     inside = (geometry.region >= 0).all() and (geometry.region <= 1).all()
     halved = size[0] // image.shape[1]
-    factors = whole_factors((region[2:] - region[:2]).tolist(), inner, spec.resize)
-    cell = tuple(factor // halved for factor in factors)
+    cell = tuple(factor // halved for factor in whole_factors(sides, inner, spec.resize))
     # Cells of the region alone, and one more around it for the linear rest. A region may lie
     # beside the image: then a pixel that it does not touch stands for the image.
     low = (np.floor(region[:2] / halved).astype(int) - cell).clip(0)
@@ -220,13 +190,6 @@ def _resample(image, geometry, spec, size):
     cells = average_cells(image[top:below, left:right], cell, fill)
     region = (region / halved - (left, top, left, top)) / (cell * 2)  # in cells
     return sample_region(cells, region, inner, flip=geometry.flip, fill=fill)
-
-
-def _change_colours_inside(sample, geometry, augmentation, rng):
-    """Change the colours in place where the sample shows the image: the fill keeps the mean."""
-    x0, y0, x1, y1 = _image_in_sample(geometry, sample.shape[1::-1])
-    if x1 > x0 and y1 > y0:
-        sample[y0:y1, x0:x1] = change_colours(sample[y0:y1, x0:x1], augmentation, rng)
 
 
 def _image_in_sample(geometry, inner):
@@ -239,15 +202,9 @@ def _image_in_sample(geometry, inner):
 
 
 def change_colours(image, augmentation, rng):
-    """Distort brightness, contrast, saturation and hue (Caffe `ApplyDistort`, uint8 throughout).
+    """Distort brightness, contrast, saturation and hue of an (H, W, 3) uint8 RGB image, not empty.
 
-    Args:
-        image: (H, W, 3) uint8 RGB, not empty.
-        augmentation: Augmentation.
-        rng: np.random.Generator.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    Caffe `ApplyDistort`, but in uint8 throughout.
     """
     chosen = rng.random(4) < augmentation.colour_probability
     levels = np.arange(256, dtype=np.float64)

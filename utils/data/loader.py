@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 from enum import IntEnum
+from functools import cache
 from typing import NamedTuple
 
 import cv2
@@ -24,10 +25,6 @@ WORKERS_FAILED = (
     "a process that reads images ended or hung ({}). Out of memory is the usual reason: lower "
     "num_workers or batch_size.\nIn a container " + SHARED_MEMORY + " may be too small: start it "
     "with --shm-size=1g, or set num_workers = 0.")
-
-
-# What reaches the main process when a worker has died, beside UserErrors that workers hand on.
-WORKER_ERRORS = (RuntimeError, ConnectionError, EOFError, FileNotFoundError)
 
 
 class Purpose(IntEnum):
@@ -152,10 +149,11 @@ def start_worker(worker_id):
 def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory):
     """Return a DataLoader of Batches; set `loader.batch_sampler.epoch` before each epoch.
 
-    Reads in the main process, and says so, where workers have no room to lay their batches down.
+    Reads in the main process where workers have no room to lay their batches down.
     """
     workers = min(num_workers, os.cpu_count() or 1)
-    workers = workers if has_shared_memory(workers, batch_size, dataset.spec) else 0
+    if workers and not has_shared_memory(workers, batch_size, dataset.spec):
+        workers = 0
     return DataLoader(dataset, batch_sampler=EpochBatchSampler(len(dataset), batch_size, seed),
                       num_workers=workers, collate_fn=collate, worker_init_fn=start_worker,
                       pin_memory=pin_memory, persistent_workers=workers > 0,
@@ -165,7 +163,7 @@ def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory):
 
 def has_shared_memory(workers, batch_size, spec):
     """Tell whether the batches that workers hold at a time fit; print a line where they do not."""
-    if not workers or not os.path.isdir(SHARED_MEMORY):  # other systems have no such limit
+    if not os.path.isdir(SHARED_MEMORY):  # other systems have no such limit
         return True
     # What is ahead, one being made by each worker, two in the main process, and as much again.
     batches_held = workers * (PREFETCH + 1) + 2
@@ -185,11 +183,11 @@ def batches(loader):
     """
     iterator = iter(loader)
     if loader.num_workers:
-        name_worker_deaths()
+        hear_deaths(death_handler)
     while True:
         try:
             batch = next(iterator, None)
-        except WORKER_ERRORS as error:
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
             raise (as_user_error(error) if loader.num_workers else error) from None
         if batch is None:
             return
@@ -199,25 +197,24 @@ def batches(loader):
 
 
 def as_user_error(error):
-    """Return the UserError for one of WORKER_ERRORS; the error itself where it is a bug."""
+    """Return the UserError for a worker's end; the error itself where a worker met a bug."""
     text = str(error) or type(error).__name__
-    bug = isinstance(error, RuntimeError) and not text.startswith(
-        ("DataLoader worker (pid", "DataLoader timed out"))
-    if bug or "in DataLoader worker process" in text:
+    if text.startswith("Caught "):  # what torch writes before a worker's own traceback
         return error
+    hear_deaths(lambda: signal.SIG_DFL)  # else torch says it again whenever a process ends
     return UserError(WORKERS_FAILED.format(text.splitlines()[0].strip(". ")))
 
 
-def name_worker_deaths():
-    """Make a worker's death a UserError wherever the main process is when it hears of it.
+def hear_deaths(make_handler):
+    """Set the handler of SIGCHLD where the system and the thread can."""
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, make_handler())
 
-    torch's own handler of the signal raises a RuntimeError in the midst of anything.
-    """
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        return
+
+@cache
+def death_handler():
+    """Return torch's handler, which raises in the midst of anything, but with a UserError."""
     torch_handler = signal.getsignal(signal.SIGCHLD)
-    if getattr(torch_handler, "names_deaths", False) or not callable(torch_handler):
-        return
 
     def handler(number, frame):
         try:
@@ -225,5 +222,4 @@ def name_worker_deaths():
         except RuntimeError as error:
             raise as_user_error(error) from None
 
-    handler.names_deaths = True
-    signal.signal(signal.SIGCHLD, handler)
+    return handler
