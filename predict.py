@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 import tyro
@@ -107,7 +106,7 @@ def pasted_path(text: str) -> Path:
     """Return the path in a typed or dropped line: quoted, escaped, or a file:// address."""
     plain = re.sub(r"^(['\"])(.*)\1$", r"\2", text.strip())
     if plain.startswith("file://"):
-        plain = url2pathname(urlparse(plain).path)
+        plain = url2pathname(plain.removeprefix("file://"))
     for form in (text, plain, re.sub(r"\\(.)", r"\1", plain)):
         with contextlib.suppress(UserError):
             return typed_path(form)

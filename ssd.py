@@ -137,7 +137,8 @@ class SSD:
         """
         for name, value in thresholds.items():
             check_value(name, value, int if "max" in name else float, LIMITS.get(name))
-        if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+        if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
+                images, "__iter__"):
             raise TypeError(f"expected a list of images, got {type(images).__name__}")
         images = [_find(image) for image in images]
         if not images:

@@ -103,7 +103,8 @@ def test_pipes_devices_and_folders_are_refused_at_once(look, tmp_path):
 def test_the_prompt_asks_again(look, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"not an image")
     photo(tmp_path / "a.png")
-    bad = ["nowhere.jpg", "broken.jpg", "~$report.jpg", "~nobody/a.jpg", "x" * 5000, "a\0.jpg",
+    bad = ["nowhere.jpg", "broken.jpg", "file://[bad", "file://[2019] a.jpg",
+           "~$report.jpg", "~nobody/a.jpg", "x" * 5000, "a\0.jpg",
            "x/" * 3000 + "a.jpg"]
     out = look(typed=["", "  ", *bad, "a.png", "Q"])
     assert out.count("error:") == len(bad) and out.count("saved") == 1
@@ -183,7 +184,7 @@ def test_a_drawing_that_cannot_be_written_costs_one_line(look, tmp_path, monkeyp
     assert "a.png.png: cannot be written (Is a directory)" in out and "1 of 2 images" in out
     assert drawings(tmp_path) == ["a.png.png", "b.png.png"]
     # A full disk: what is written goes to a device that takes nothing.
-    (tmp_path / "out" / f".{os.getpid()}.part").symlink_to("/dev/full")
+    (tmp_path / "out" / "b.png.part").symlink_to("/dev/full")
     with pytest.raises(UserError, match="none of the images"):
         look("b.png")
     assert "b.png.png: cannot be written (No space left on device)" in look.out

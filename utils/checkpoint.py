@@ -75,8 +75,8 @@ def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
         spec, names = SSDSpec.from_dict(values["spec"]), values["class_names"]
         if not isinstance(names, (list, tuple)) or not 1 <= len(names) <= MAX_CLASSES:
             raise ValueError(f"class_names must be a list of 1..{MAX_CLASSES}")
-        if not all(isinstance(name, str) and name for name in names):
-            raise ValueError("class_names must be texts")
+        if not all(isinstance(name, str) and name.isprintable() and name for name in names):
+            raise ValueError("class_names must be lines of text")
         if len(set(names)) < len(names):
             raise ValueError("a class name stands twice")
         return Checkpoint(spec, tuple(names), values["state_dict"], values["settings"],
@@ -124,12 +124,20 @@ def tensor_fault(name: str, value: torch.Tensor) -> str | None:
     if value.dtype not in FLOATS:
         return f"is {dtype}, not floating point"
     # float64 may be finite beyond the range of float32.
-    return None if value.float().isfinite().all() else "holds nan or infinite numbers"
+    if not value.float().isfinite().all():
+        return "holds nan or infinite numbers"
+    if name.endswith("running_var") and (value < 0).any():
+        return "holds negative variances"
+    return None
 
 
 def newest_checkpoint(logs_dir: str | Path) -> Path | None:
     """Return the newest best.pth anywhere under a log folder, or None."""
     folder = resolve(logs_dir)
     # rglob follows no links to folders.
-    files = filter(os.path.isfile, {*folder.rglob("best.pth"), *folder.glob("*/best.pth")})
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
+    found = {}
+    for file in {*folder.rglob("best.pth"), *folder.glob("*/best.pth")}:
+        with contextlib.suppress(OSError):  # a run removed meanwhile
+            if file.is_file():
+                found[file] = (file.stat().st_mtime_ns, str(file))
+    return max(found, key=found.get, default=None)

@@ -59,7 +59,8 @@ def typed_path(text: str | os.PathLike) -> Path:
     if os.path.lexists(text):
         return Path(text).absolute()
     if not os.path.lexists(path):
-        places = f" in {os.getcwd()} or {ROOT}" if path == ROOT / text != Path(text) else ""
+        looked = dict.fromkeys((os.getcwd(), str(ROOT)))
+        places = f" in {' or '.join(looked)}" if path == ROOT / text != Path(text) else ""
         raise UserError(f"{text}: no such file or folder{places}; check the path.")
     return path
 
@@ -111,7 +112,7 @@ def writing(path: Path) -> Iterator[Path]:
 
     Raises UserError naming `path` where it cannot be written.
     """
-    part = path.with_name(f".{os.getpid()}.part")
+    part = path.with_suffix(".part")  # one that a killed run left is written over
     try:
         yield part
         os.replace(part, path)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import stat
 import struct
 from pathlib import Path
@@ -112,7 +113,8 @@ def read_header(file, path=None):
             even = size[0] % 2 == size[1] % 2 == 0
             return Header(size, orientation, even and JpegImagePlugin.get_sampling(image) == 2)
     except DECODE_ERRORS as error:
-        raise UserError(f"{path}: not an image that can be read ({error}); "
+        reason = re.sub(" <_io.*>", "", str(error))  # Pillow's word for the bytes of the file
+        raise UserError(f"{path}: not an image that can be read ({reason}); "
                         "replace or remove the file.") from None
 
 

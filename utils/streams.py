@@ -106,6 +106,7 @@ def _start():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker's start; the script stops it
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop_at_once)
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # its warnings name no file, ours do
     open_streams()
 
 

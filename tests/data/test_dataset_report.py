@@ -219,3 +219,13 @@ def test_a_rare_class_is_on_the_sheet(tmp_path):
         Image.new("RGB", (60, 61 if k == 33 else 60)).save(path)
         records.append(Record(path, box, np.array([int(k == 33)]), np.array([False])))
     assert (60, 61) in [image.size for _, image in contact_sheet({"train": records}, CLASSES, 0)]
+
+
+@pytest.mark.parametrize("jitter", [0, 1e-7])
+def test_objects_of_one_size_are_plotted(jitter):
+    """Points that a tool turned into boxes: all sides equal, or but for rounding."""
+    low = np.random.default_rng(0).uniform(0, 0.8, (7, 2))
+    sides = np.full((7, 2), 0.1) + np.linspace(0, jitter, 7)[:, None]
+    boxes = np.concatenate([low, low + sides], 1).astype(np.float32)
+    for (_, figure) in plot_boxes(boxes, SMALL):
+        assert sum(bar.get_height() for bar in figure.axes[0].patches) == 7

@@ -36,6 +36,12 @@ def leave_weights(folder):
     (folder / "last.pth").write_bytes(b"weights")
 
 
+def test_an_empty_save_dir_is_the_repo(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.cli.ROOT", tmp_path)
+    with claim_folder("", "mine", "a  1") as folder:
+        assert folder == tmp_path / "mine"
+
+
 def test_a_given_name_is_one_runs_alone(tmp_path):
     with claim_folder(str(tmp_path), "mine", "a  1") as folder:
         leave_weights(folder)
@@ -145,7 +151,8 @@ def test_a_full_disk_costs_lines_and_no_history(results, tmp_path, monkeypatch, 
     before = {name: (tmp_path / name).read_bytes() for name in ("history.csv", "loss.png")}
     with monkeypatch.context() as patch:  # what is written goes to a device that takes nothing
         patch.setattr(Path, "unlink", lambda path, **_: None)
-        (tmp_path / f".{os.getpid()}.part").symlink_to("/dev/full")
+        for name in before:
+            (tmp_path / name).with_suffix(".part").symlink_to("/dev/full")
         run_epoch(results, 2, None)
     assert capsys.readouterr().out.count("No space left on device") == 2
     assert before == {name: (tmp_path / name).read_bytes() for name in before}

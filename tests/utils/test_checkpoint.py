@@ -7,12 +7,13 @@ import random
 import re
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from utils.checkpoint import (Checkpoint, check_tensors, newest_checkpoint, parse_checkpoint,
-                              save_checkpoint)
+                              save_checkpoint, tensor_fault)
 from utils.cli import UserError
 from utils.spec import SSDSpec
 from utils.tensor_files import read_tensor_file
@@ -210,7 +211,8 @@ def test_other_contents_are_no_checkpoint(tmp_path, values):
 
 @pytest.mark.parametrize("part, value", [
     ("spec", None), ("spec", {"no_such_number": 1}), ("spec", {"grids": [1]}),
-    ("class_names", None), ("state_dict", "gone"), ("progress", "gone")])
+    ("class_names", None), ("class_names", ["cat", "a\nb"]), ("state_dict", "gone"),
+    ("progress", "gone")])
 def test_incomplete_checkpoint(tmp_path, part, value):
     save_checkpoint(tmp_path / "last.pth", make_checkpoint())
     values = torch.load(tmp_path / "last.pth", weights_only=True)
@@ -356,3 +358,23 @@ def test_newest_checkpoint(tmp_path):
             tmp_path / "night/run 2" / "best.pth", tmp_path / place / "best.pth", key=str)
     (tmp_path / "x" / "best.pth").mkdir(parents=True)  # a folder of that name is no weights file
     assert newest_checkpoint(tmp_path) == tmp_path / "night/run 3" / "best.pth"
+
+
+def test_variances_are_not_negative():
+    values = torch.tensor([1.0, -1e-3])
+    assert tensor_fault("bn.running_var", values) == "holds negative variances"
+    assert tensor_fault("bn.running_mean", values) is None
+
+
+def test_a_run_removed_while_the_newest_is_sought(tmp_path, monkeypatch):
+    for name in ("old", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "best.pth").touch()
+    found = Path.stat
+
+    def stat(path, **options):
+        if path.parent.name == "gone" and path.name == "best.pth":
+            raise FileNotFoundError(2, "gone")
+        return found(path, **options)
+    monkeypatch.setattr(Path, "stat", stat)
+    assert newest_checkpoint(tmp_path).parent.name == "old"

@@ -86,11 +86,13 @@ def coverage_table(boxes, labels, class_names, spec, match_iou):
 def plot_boxes(boxes, spec):
     """Return [(caption, figure)] of the distributions of box sizes and aspect ratios."""
     figure, axes = new_figure(f"Objects at {spec.size} x {spec.size}", "side in pixels", "objects")
-    axes.hist(np.sqrt(area(boxes)) * spec.size, bins=40)
+    # Bins of their own: of equal numbers NumPy would make none.
+    axes.hist(np.sqrt(area(boxes)) * spec.size, bins=np.linspace(0, spec.size, 61))
     for size in spec.anchors_size:
         axes.axvline(size, color="tab:orange", linewidth=1)
     other, axes = new_figure("Aspect ratios", "width / height, logarithmic", "objects")
-    axes.hist(np.log2(np.divide(*(boxes[:, 2:] - boxes[:, :2]).T)), bins=40)
+    ratios = np.log2(np.divide(*(boxes[:, 2:] - boxes[:, :2]).T))
+    axes.hist(ratios.clip(-3.5, 3.5), bins=np.linspace(-3.5, 3.5, 57))
     axes.set_xticks(range(-3, 4), ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     return [("sizes of the objects, as square roots of their areas; lines: sizes of the priors",
              figure), ("aspect ratios of the objects", other)]

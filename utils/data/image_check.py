@@ -3,6 +3,7 @@
 import atexit
 import hashlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def decode_apart(data):
         process = _IDLE.pop()
     if process is None or process.poll() is not None:  # none yet, or one that was killed
         process = subprocess.Popen([sys.executable, decoder.__file__],
+                                   env=os.environ | {"OPENCV_LOG_LEVEL": "WARNING"},
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)
     lines = []

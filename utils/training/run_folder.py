@@ -37,7 +37,7 @@ def claim_folder(save_dir: str, run_name: str, settings_text: str) -> Iterator[P
     """
     name = run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(1):
-        folder = make_folder(f"{save_dir}/{name}" + (f"-{number}" if number > 1 else ""))
+        folder = make_folder(Path(save_dir) / (f"{name}-{number}" if number > 1 else name))
         if _write_claim(folder, settings_text):
             break
         if run_name:
