@@ -23,15 +23,12 @@ import yaml
 from fuzz_files import SIZE, SPLIT_FILES, STEMS
 
 import voc_annotation
-from utils.cli import UserError
+from utils.cli import UserError, describe_error
 from utils.data import dataset_report
 from utils.data.annotations import read_class_names, read_list
+from utils.data.image_check import inspect_images
 from utils.image import image_size, load_image
 
-try:  # where the reader of images lies depends on the version
-    from utils.data.image_check import inspect_images
-except ImportError:
-    from utils.data.doctor import inspect_images
 
 TRUE, FALSE = (1, True, "1"), (0, False, "0", None, "")
 
@@ -49,8 +46,8 @@ class Case(NamedTuple):
 
 
 def polite(error):
-    """Assert that the message of a UserError is short and can be printed; return "refused"."""
-    text = str(error)
+    """Assert that what is printed of a UserError is short and can be; return "refused"."""
+    text = describe_error(error)
     text.encode("utf-8")
     if not 0 < len(text.strip().splitlines()) <= 2 or len(text) >= 1000:
         raise Silent("a message that is too long or empty", f"{len(text)} letters: {text[:200]}")
@@ -292,25 +289,32 @@ class Coco:
     def expected(self, made):
         """Return {stem: objects}, with None for a damaged one; None for no opinion."""
         values = json.loads(made[self.place].decode("utf-8-sig"))
-        names = {item["id"]: item["name"] for item in values["categories"]}
-        images = {item["id"]: item.get("file_name") for item in values["images"]}
+        names = {number(item["id"]): item["name"] for item in values["categories"]}
+        images = {number(item["id"]): item.get("file_name") for item in values["images"]}
         expected = {}
         for row in values["annotations"]:
             try:
-                stem, item = stem_of(images[row["image_id"]]), self._object(row, names)
+                stem = stem_of(images[number(row["image_id"])])
+                item = self._object(row, names)
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
                 stem, item = "p0", None
             expected.setdefault(stem, []).append(item)
         return expected
 
     def _object(self, row, names):
-        if not isinstance(row["bbox"], list) or isinstance(names[row["category_id"]], bool):
+        name = names[number(row["category_id"])]
+        if not isinstance(row["bbox"], list) or isinstance(name, bool):
             return None
         x, y, width, height = (float(value) for value in row["bbox"])
         crowd = row.get("iscrowd")
         difficult = True if crowd in TRUE else False if crowd in FALSE else None
         edges = clean_box((x, y, x + width, y + height))
-        return edges and (str(names[row["category_id"]]).strip(), edges, difficult)
+        return edges and (str(name).strip(), edges, difficult)
+
+
+def number(value):
+    """Return an id as a number where it is the text of one, which is allowed."""
+    return int(value) if isinstance(value, str) and value.strip().isdigit() else value
 
 
 def stem_of(name):
@@ -463,7 +467,6 @@ class Lists:
         self.made = {path.name: path.read_bytes().replace(home, b"/data/my images")
                      for path in folder.glob("2007_*.txt")}
         self.lines = self.made["2007_train.txt"].decode().splitlines()
-        self.headers = len(self.lines) - len(SPLIT_FILES["train"])
 
     def sound(self):
         return Case(dict(self.made), "sound", {})
@@ -482,10 +485,11 @@ class Lists:
         except UserError as error:
             return polite(error)
         text = case.files["2007_train.txt"].decode("utf-8-sig")
-        lines = [line for line in text.splitlines() if line.strip()]
-        if not 0 <= len(lines) - len(records) <= self.headers:
+        lines = [line for line in text.splitlines()
+                 if line.strip() and not line.startswith("# classes:")]
+        if len(lines) != len(records):
             raise Silent("lines of a list were lost", f"{len(lines)} gave {len(records)} records")
-        for line, record in zip(lines[len(lines) - len(records):], records):
+        for line, record in zip(lines, records):
             self._same(line.strip(), record, len(names))
         return "accepted"
 
