@@ -9,7 +9,7 @@ from utils.data.csv_table import read_csv
 from utils.data.splits import RECORD, SPLITS
 from utils.data.yolo import read_yolo, yaml_splits
 
-# What tools call the folders of a data set that comes already split.
+# What tools call the splits of a data set that comes already split; a year may follow.
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 READERS = {"coco": (".json", read_coco), "csv": (".csv", read_csv)}
 
@@ -21,7 +21,7 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
         form: "coco", "yolo" or "csv".
         path: file or folder. A folder may hold train, valid and test, as Roboflow exports them;
             images/train and labels/train, as Ultralytics has them; the splits of a data.yaml; or
-            COCO's annotations/instances_train2017.json with train2017.
+            COCO's annotations/instances_train2017.json with train2017. For names see split_of.
         images: folder of the images of a .json or .csv file; None is the folder of the file.
 
     Returns:
@@ -32,31 +32,55 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
     if form == "yolo" and not path.is_dir():
         raise UserError(f"{path}: annotation_path must name a folder for yolo.")
     places = yaml_splits(path, SPLIT_FOLDERS) if form == "yolo" else {}
-    folders = {name: path / folder for name, choices in SPLIT_FOLDERS.items()
-               for folder in choices if (path / folder).is_dir()}
-    if form == "yolo" and (places or not folders):
+    if form == "coco" and (official := _official_coco(path)):
+        return [(split, *read_coco(file, images or place)) for split, file, place in official]
+    folders = {} if places or path.is_file() else _one_each(
+        (split_of(folder.name), folder) for folder in sorted(path.iterdir()) if folder.is_dir())
+    if form == "yolo" and not folders:
         return _divide(read_yolo(path), path, places)
     if form == "yolo":
         return [(name, *read_yolo(place)) for name, place in folders.items()]
-    if form == "coco" and (official := _official_coco(path)):
-        return [(split, *read_coco(file, images or place)) for split, file, place in official]
-    parts = []
-    for name, place in (folders or {"": path}).items():
-        ending, read = READERS[form]
-        file = _only_file(place, ending)
-        parts.append((name, *read(file, images or file.parent)))
-    return parts
+    ending, read = READERS[form]
+    if not any(_files(place, ending) for place in folders.values()):
+        folders = {"": path}  # folders of images alone
+    files = {name: _only_file(place, ending) for name, place in folders.items()}
+    return [(name, *read(file, images or file.parent)) for name, file in files.items()]
+
+
+def split_of(name: str) -> str:
+    """Return the split that a name such as train, Valid or val2017 means, or ""."""
+    word = re.sub(r"\d+$", "", name.lower())
+    return next((split for split, words in SPLIT_FOLDERS.items() if word in words), "")
+
+
+def _one_each(named):
+    """Return {split: path} of (split or "", path); UserError for two paths of one split."""
+    found = {}
+    for split, path in named:
+        if found.setdefault(split, path) != path and split:
+            raise UserError(f"{shorten(found[split])} and {shorten(path)}: both are called the "
+                            f"{split} split; put them together, or move one elsewhere.")
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _official_coco(path):
     """Return (split, file, folder of images) of COCO's own folder, [] where it is none.
 
-    Other files there, of captions and key points, are passed over.
+    Other files there, of captions and key points, are passed over. Raises UserError for a file of
+    objects whose name is no split, such as minival's, whose images may be of train or val.
     """
+    names, folder = {}, path / "annotations"
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if found := re.fullmatch(r"instances_(.*)\.json", file.name, re.IGNORECASE):
+            names[file] = found[1]
+    for file, name in names.items():
+        if not split_of(name):
+            raise UserError(f"{shorten(file)}: {name!r} is not a split, which is train, val or "
+                            "test and a year; move it out, or name one file in annotation_path, "
+                            "and its images in images_path.")
     found = []
-    for file in sorted((path / "annotations").glob("instances_*.json")):
-        name = file.stem.removeprefix("instances_")
-        split = next((split for split in SPLITS if name.startswith(split)), "")
+    for split, file in _one_each((split_of(name), file) for file, name in names.items()).items():
+        name = names[file]
         places = [path / name, path / "images" / name, path / "images", path]
         found.append((split, file, next(place for place in places if place.is_dir())))
     return found
@@ -66,13 +90,17 @@ def _only_file(place, ending):
     """Return the one file with an ending in a folder; a file is returned as it is."""
     if not place.is_dir():
         return place
-    files = [file for file in sorted(place.iterdir()) if file.suffix.lower() == ending
-             and not file.name.endswith(RECORD)]
+    files = _files(place, ending)
     if len(files) != 1:
         names = ", ".join(file.name for file in files[:4])
         raise UserError(f"{shorten(place)}: {len(files)} files ending in {ending}, one is needed "
                         f"({names or 'none'}); name it in annotation_path.")
     return files[0]
+
+
+def _files(place, ending):
+    return [file for file in sorted(place.iterdir()) if file.suffix.lower() == ending
+            and not file.name.endswith(RECORD)]
 
 
 def _divide(found, folder, places):
@@ -84,16 +112,16 @@ def _divide(found, folder, places):
     for item in items:
         image = item.image.resolve()
         split = next((split for split, place, images in listed
-                      if image in images or image.is_relative_to(place)), _split_of(item.key))
+                      if image in images or image.is_relative_to(place)),
+                     _split_of_key(item.key))
         parts[split].append(item)
     return [(name, items, [] if name else problems) for name, items in parts.items()]
 
 
-def _split_of(key):
+def _split_of_key(key):
     """Return the split that a path such as images/valid/a or valid/images/a names, or ""."""
-    found = re.match("(?:images/)?([^/]+)/", key.lower())
-    return next((split for split, choices in SPLIT_FOLDERS.items()
-                 if found and found[1] in choices), "")
+    found = re.match("(?:images/)?([^/]+)/", key, re.IGNORECASE)
+    return split_of(found[1]) if found else ""
 
 
 def _place_and_images(place, folder):
