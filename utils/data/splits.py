@@ -4,6 +4,7 @@ What is drawn here is remembered in drawn_splits.json beside it: later runs keep
 gone and draw what is new. Split files that differ from it are somebody else's and never written.
 """
 
+import errno
 import json
 import os
 import re
@@ -78,12 +79,8 @@ def fill_splits(splits: dict, record: Path, shares: dict[str, float], seed: int,
     wanted = {"val": shares["val"]} if splits["test"] else shares
     old = {} if overwrite else read_record(record)
     drawn = draw_splits(old, splits["train"], wanted, seed)
-    said = [describe(record.parent, old, drawn)]
-    files = {record: _json(drawn)}
-    if not os.access(record.parent, os.W_OK):
-        files = {}
-        said.append(f"{shorten(record.parent)} cannot be written to, so the split is not "
-                    "remembered: where images come or go, others change their split too")
+    said = [describe(record.parent, old, drawn), *other_shares(old, drawn, wanted)]
+    files = _to_write(record.parent, {record: _json(drawn)}, said)
     return Splits(drawn | {"test": splits["test"] or drawn["test"]}, [], files, said)
 
 
@@ -122,6 +119,7 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
         if "train" in theirs and "val" in wanted:
             wanted["val"] = 1  # all of trainval that is not in train
     drawn = draw_splits(base, keys, wanted, seed)
+    kept = {name: old[name] for name in old if name not in theirs}
     members = {name: theirs.get(name, drawn[name]) for name in SPLITS}
     listed = taken.union(*members.values())
     said = [f"kept {shorten(folder / name)}.txt: {len(theirs[name])} images" for name in theirs]
@@ -129,11 +127,13 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
             if name not in theirs and (drawn[name] or name in found)}
     files = {}
     if ours:
-        said.append(describe(folder, {name: old[name] for name in ours if name in old}, ours))
+        said.append(describe(folder, {name: kept[name] for name in ours if name in kept}, ours))
+        said += other_shares(kept, drawn, wanted)
         if "trainval" not in theirs:
             ours["trainval"] = sorted({*members["train"], *members["val"]})
         files = {folder / f"{name}.txt": "".join(f"{key}\n" for key in keys)
                  for name, keys in ours.items()} | {folder / RECORD: _json(ours)}
+        files = _to_write(folder, files, said)
     if whole and "val" in theirs:
         both = sorted({*theirs.get("trainval", ()), *members["train"], *members["val"]})
         members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
@@ -164,6 +164,38 @@ def describe(place: Path, old: dict, new: dict) -> str:
             f"{len(before - after)} gone or moved by hand; now {counts}")
 
 
+def other_shares(kept: dict, drawn: dict, shares: dict[str, float]) -> list[str]:
+    """Return [line] about kept splits that clearly differ from the shares, [] where none does."""
+    total, odd = sum(map(len, drawn.values())), []
+    for name, share in shares.items():
+        size, aim = len(drawn[name]), share * total
+        # A share of 1 is of what somebody's own files leave.
+        if share < 1 and (bool(share) != bool(size) or abs(size - aim) > max(1, aim / 10)):
+            odd.append(f"{name} has {size} of {total} images, {name}_share is {share:g}")
+    if not odd or not kept or len(drawn["train"]) < 2:
+        return []
+    return [f"kept splits: {'; '.join(odd)}: shares and seed apply to new images only; set "
+            "overwrite_splits to draw anew"]
+
+
+def _to_write(folder, files, said):
+    """Return the files, {} where their folder cannot be written to, which is then said."""
+    while not folder.exists():
+        folder = folder.parent
+    part = folder / f".{os.getpid()}.part"
+    try:  # os.access lets root write anywhere
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if any(not path.is_file() or path.read_bytes() != text.encode()
+                   for path, text in files.items()):
+                said.append(f"{shorten(folder)} cannot be written to, so the split is not "
+                            "remembered: where images come or go, others change their split too")
+            return {}
+    return files
+
+
 def read_split(path: Path, ids: set[str]) -> list[str]:
     """Return the ids in a split file; a 1, 0 or -1 behind an id, as VOC has them, is left off."""
     lines = read_text(path, remedy="Check the split file.").splitlines()
@@ -178,8 +210,9 @@ def read_record(path: Path) -> dict[str, list[str]]:
     record = {}
     with suppress(ValueError, TypeError, RecursionError):
         values = json.loads(read_text(path, remedy="Remove it."))
-        record = {name: [str(key) for key in values[name]] for name in FILES if name in values}
-    if not record:
+        record = {name: values[name] for name in FILES if name in values}
+    if not record or not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+                             for keys in record.values()):
         raise UserError(f"{shorten(path)}: not the record of drawn splits that it was; put it back "
                         "from a copy, or remove it and set overwrite_splits.")
     return record
