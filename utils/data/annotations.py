@@ -19,6 +19,12 @@ from utils.image import IMAGE_SUFFIXES
 HEADER = "# classes:"
 # One object at the end of a list line: x1,y1,x2,y2,class and 1 for difficult ones.
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
+# What a class list of another form has: YAML, pbtxt, JSON; and characters that no name shows.
+OTHER_FORM = re.compile(r"^(?:names\s*:|item\s*\{|[\[{]$)|\A- .*(?:\n- .*)*\Z", re.MULTILINE)
+UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]")
+# The number of a line before its name, or behind it.
+NUMBERED = (re.compile(r"(?P<number>\d+)(?:(?P<mark>[:.,;)]?)\s+|(?P<tight>[:,;]))(?P<name>\S.*)"),
+            re.compile(r"(?P<name>.*?\S)\s*(?P<mark>[:,;=])(?P<tight>)\s*(?P<number>\d+)"))
 OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d{{1,9}}(?:,[01])?")
 
 
@@ -40,32 +46,44 @@ def read_class_names(path) -> tuple[str, ...]:
     """Read a class list, one name a line; letter case and inner spaces are kept.
 
     Accents are composed (NFC); blank lines and comments, after #, are skipped. Raises UserError
-    for a file that is missing or has no names, a name twice, or numbered lines.
+    for a file that is missing or has no names, a name twice, or more than a bare name in a line.
     """
     path = resolve(path)
     text = read_text(path, remedy="classes_path must name a text file with one class a line.")
-    names = [plain_name(line) for line in text.splitlines()]
+    names = [plain_name(line) for line in text.split("\n")]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
         raise UserError(f"{shorten(path)}: no class names; write one a line.")
+    if form := _other_form(names):
+        raise UserError(f"{shorten(path)}: {form}; write one bare name a line.")
     if len(set(names)) < len(names):
         twice = min(name for name in names if names.count(name) > 1)
         raise UserError(f"{shorten(path)}: {twice!r} stands twice; remove one.")
-    if _numbered(names):
-        raise UserError(f"{shorten(path)}: the lines are numbered ({names[0]!r}, {names[1]!r}); "
-                        "write the names alone.")
     return tuple(names)
 
 
-def _numbered(names):
-    """Tell whether all names begin with the numbers of their lines."""
-    found = [re.match(r"(\d+)([:.,)]?)\s+\S|(\d+)([:,])\S", name) for name in names]
-    if len(names) < 2 or not all(found):
+def _other_form(names):
+    """Return what makes the lines of a class list more than bare names, "" where nothing does."""
+    if unseen := next((name for name in names if UNSEEN.search(name)), ""):
+        return f"a tab or a character that cannot be seen is in {unseen!r:.60}"
+    if OTHER_FORM.search("\n".join(names)):
+        return f"YAML, JSON or pbtxt ({names[0]!r:.60})"
+    if len(names) == 1 and len([part for part in names[0].split(",") if part.strip()]) > 1:
+        return f"several names in one line ({names[0]!r:.60})"
+    if len(names) > 1 and any(_numbered(list(map(form.fullmatch, names))) for form in NUMBERED):
+        return f"the lines are numbered ({names[0]!r}, {names[1]!r})"
+    return ""
+
+
+def _numbered(found):
+    """Tell whether the matches of all lines count up from 0 or 1."""
+    if not all(found):
         return False
-    numbers = [int(match[1] or match[3]) for match in found]
-    # Names such as "1 euro" are names: without a mark, only counting from 0 is numbering.
-    least = 0 if not all(match[2] or match[4] for match in found) else numbers[0]
-    return least < 2 and numbers == list(range(least, least + len(names)))
+    numbers = [int(match["number"]) for match in found]
+    # Names such as "1 euro" and "2 euro" are names.
+    marked = all(match["mark"] or match["tight"] for match in found)
+    return (numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+            and (marked or len({match["name"] for match in found}) > 1))
 
 
 def nearest_name(name, class_names):
