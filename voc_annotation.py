@@ -91,7 +91,7 @@ class Source(NamedTuple):
     """What the settings point to."""
 
     annotations: dict[str, Annotation]
-    splits: dict[str, list[str]]  # split -> keys of annotations, and of what has no readable one
+    splits: dict[str, list[str]]  # split -> keys, some of no readable annotation
     problems: list[Problem]
     files: dict[Path, str]  # split files to write together with the lists
     said: list[str]  # lines for the screen
@@ -109,8 +109,8 @@ def main(settings):
         tqdm, total=len(set(images)), desc="images", disable=None))
     doctor = Doctor(class_names, facts, settings.input_shape[0])
     doctor.problems += faults
-    lists = {name: [record for key in keys
-                    if key in annotations and (record := doctor.record(annotations[key]))]
+    lists = {name: [record for key in keys if key in annotations
+                    and (record := doctor.record(annotations[key]))]
              for name, keys in splits.items()}
     check_splits(doctor, lists)
     check_classes(doctor, lists, class_names)
@@ -176,7 +176,8 @@ def read_voc_years(settings):
                      for name, keys in found.members.items() for key in keys if key not in mine]
         problems += [Problem(ProblemKind.IN_NO_SPLIT, mine[key].origin,
                              "in none of the split files in ImageSets/Main; add it to train.txt "
-                             "there, or another, or set overwrite_splits to draw all anew") for key in found.unlisted]
+                             "or another, or set overwrite_splits to draw all anew")
+                     for key in found.unlisted]
         source.problems.extend(problems)
         source.annotations.update({f"{year}/{key}": item for key, item in mine.items()})
         for name, keys in found.members.items():
@@ -238,10 +239,7 @@ def suggestion_text(found):
 
 
 def write_lists(settings, lists, class_names, files, splits):
-    """Write the lists and split files together; refuse a list without any object.
-
-    `splits` is {split: keys}, also of images that are of no use.
-    """
+    """Write the lists and split files together; refuse a list without any object."""
     for name, records in lists.items():
         if records and not any(len(record.labels) for record in records):
             raise UserError(f"the {name} split has no object of a known class in its "
@@ -258,15 +256,12 @@ def write_lists(settings, lists, class_names, files, splits):
              for name, records in lists.items() if records}
     write_together(texts | files, stale)
     for name, path in paths.items():
-        useless = (f" (its {len(splits[name])} images are unusable, see the problems above)"
-                   if splits[name] else "")
-        if lists[name]:
-            print(f"wrote {shorten(path)}: {len(lists[name])} images")
-        elif path in stale:
-            print(f"no images for the {name} split{useless}; the {path.name} of an earlier run is "
-                  f"now {path.name}.old")
-        else:
-            print(f"no images for the {name} split{useless}, so no {path.name}")
+        why = (f" (its {len(splits[name])} images are unusable, see the problems above)"
+               if splits[name] else "")
+        now = (f"; the {path.name} of an earlier run is now {path.name}.old" if path in stale
+               else f", so no {path.name}")
+        print(f"wrote {shorten(path)}: {len(lists[name])} images" if lists[name]
+              else f"no images for the {name} split{why}{now}")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,6 @@ NUMBER = r"-?\d{1,9}(?:\.\d+)?"
 # What a class list of another form has: YAML, pbtxt, JSON; and characters that no name shows.
 OTHER_FORM = re.compile(r"^(?:names\s*:|item\s*\{|[\[{]$)|\A- .*(?:\n- .*)*\Z", re.MULTILINE)
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]")
-# The number of a line before its name, or behind it.
-NUMBERED = (re.compile(r"(?P<number>\d+)(?:(?P<mark>[:.,;)]?)\s+|(?P<tight>[:,;]))(?P<name>\S.*)"),
-            re.compile(r"(?P<name>.*?\S)\s*(?P<mark>[:,;=])(?P<tight>)\s*(?P<number>\d+)"))
 OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d{{1,9}}(?:,[01])?")
 
 
@@ -70,20 +67,18 @@ def _other_form(names):
         return f"YAML, JSON or pbtxt ({names[0]!r:.60})"
     if len(names) == 1 and len([part for part in names[0].split(",") if part.strip()]) > 1:
         return f"several names in one line ({names[0]!r:.60})"
-    if len(names) > 1 and any(_numbered(list(map(form.fullmatch, names))) for form in NUMBERED):
+    if _numbered(names):
         return f"the lines are numbered ({names[0]!r}, {names[1]!r})"
     return ""
 
 
-def _numbered(found):
-    """Tell whether the matches of all lines count up from 0 or 1."""
-    if not all(found):
+def _numbered(names):
+    """Tell whether numbers that count up from 0 or 1 stand before names that differ."""
+    found = [re.fullmatch(r"(\d+)(?:[:.,;)]?\s+|[:,;])(\S.*)", name) for name in names]
+    if not all(found) or len({match[2] for match in found}) < 2:  # "1 euro", "2 euro" are names
         return False
-    numbers = [int(match["number"]) for match in found]
-    # Names such as "1 euro" and "2 euro" are names.
-    marked = all(match["mark"] or match["tight"] for match in found)
-    return (numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-            and (marked or len({match["name"] for match in found}) > 1))
+    numbers = [int(match[1]) for match in found]
+    return numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(names)))
 
 
 def nearest_name(name, class_names):

@@ -41,7 +41,8 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
     if form == "yolo":
         return [(name, *read_yolo(place)) for name, place in folders.items()]
     ending, read = READERS[form]
-    if not any(_files(place, ending) for place in folders.values()):
+    if not any(file.suffix.lower() == ending for place in folders.values()
+               for file in place.iterdir()):
         folders = {"": path}  # folders of images alone
     files = {name: _only_file(place, ending) for name, place in folders.items()}
     return [(name, *read(file, images or file.parent)) for name, file in files.items()]
@@ -66,21 +67,18 @@ def _one_each(named):
 def _official_coco(path):
     """Return (split, file, folder of images) of COCO's own folder, [] where it is none.
 
-    Other files there, of captions and key points, are passed over. Raises UserError for a file of
-    objects whose name is no split, such as minival's, whose images may be of train or val.
+    Files of captions and key points are passed over; a UserError names one whose name is no split.
     """
-    names, folder = {}, path / "annotations"
-    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if found := re.fullmatch(r"instances_(.*)\.json", file.name, re.IGNORECASE):
-            names[file] = found[1]
-    for file, name in names.items():
-        if not split_of(name):
-            raise UserError(f"{shorten(file)}: {name!r} is not a split, which is train, val or "
-                            "test and a year; move it out, or name one file in annotation_path, "
-                            "and its images in images_path.")
+    named = [(split_of(file.stem[len("instances_"):]), file)
+             for file in sorted((path / "annotations").glob("*"))
+             if re.fullmatch(r"instances_.*\.json", file.name, re.IGNORECASE)]
+    if odd := [file for split, file in named if not split]:
+        raise UserError(f"{shorten(odd[0])}: the name is not a split, train, val or test and a "
+                        "year; move it out, or name one file in annotation_path, and its images "
+                        "in images_path.")
     found = []
-    for split, file in _one_each((split_of(name), file) for file, name in names.items()).items():
-        name = names[file]
+    for split, file in _one_each(named).items():
+        name = file.stem[len("instances_"):]
         places = [path / name, path / "images" / name, path / "images", path]
         found.append((split, file, next(place for place in places if place.is_dir())))
     return found
@@ -90,17 +88,13 @@ def _only_file(place, ending):
     """Return the one file with an ending in a folder; a file is returned as it is."""
     if not place.is_dir():
         return place
-    files = _files(place, ending)
+    files = [file for file in sorted(place.iterdir()) if file.suffix.lower() == ending
+             and not file.name.endswith(RECORD)]
     if len(files) != 1:
         names = ", ".join(file.name for file in files[:4])
         raise UserError(f"{shorten(place)}: {len(files)} files ending in {ending}, one is needed "
                         f"({names or 'none'}); name it in annotation_path.")
     return files[0]
-
-
-def _files(place, ending):
-    return [file for file in sorted(place.iterdir()) if file.suffix.lower() == ending
-            and not file.name.endswith(RECORD)]
 
 
 def _divide(found, folder, places):
@@ -113,15 +107,9 @@ def _divide(found, folder, places):
         image = item.image.resolve()
         split = next((split for split, place, images in listed
                       if image in images or image.is_relative_to(place)),
-                     _split_of_key(item.key))
+                     split_of((re.match("(?:images/)?([^/]+)/|", item.key, re.I)[1] or "")))
         parts[split].append(item)
     return [(name, items, [] if name else problems) for name, items in parts.items()]
-
-
-def _split_of_key(key):
-    """Return the split that a path such as images/valid/a or valid/images/a names, or ""."""
-    found = re.match("(?:images/)?([^/]+)/", key, re.IGNORECASE)
-    return split_of(found[1]) if found else ""
 
 
 def _place_and_images(place, folder):

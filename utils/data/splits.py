@@ -119,7 +119,6 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
         if "train" in theirs and "val" in wanted:
             wanted["val"] = 1  # all of trainval that is not in train
     drawn = draw_splits(base, keys, wanted, seed)
-    kept = {name: old[name] for name in old if name not in theirs}
     members = {name: theirs.get(name, drawn[name]) for name in SPLITS}
     listed = taken.union(*members.values())
     said = [f"kept {shorten(folder / name)}.txt: {len(theirs[name])} images" for name in theirs]
@@ -127,8 +126,8 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
             if name not in theirs and (drawn[name] or name in found)}
     files = {}
     if ours:
-        said.append(describe(folder, {name: kept[name] for name in ours if name in kept}, ours))
-        said += other_shares(kept, drawn, wanted)
+        old = {name: old[name] for name in ours if name in old}
+        said += [describe(folder, old, ours), *other_shares(old, drawn, wanted)]
         if "trainval" not in theirs:
             ours["trainval"] = sorted({*members["train"], *members["val"]})
         files = {folder / f"{name}.txt": "".join(f"{key}\n" for key in keys)
@@ -167,15 +166,13 @@ def describe(place: Path, old: dict, new: dict) -> str:
 def other_shares(kept: dict, drawn: dict, shares: dict[str, float]) -> list[str]:
     """Return [line] about kept splits that clearly differ from the shares, [] where none does."""
     total, odd = sum(map(len, drawn.values())), []
-    for name, share in shares.items():
+    for name, share in shares.items() if kept and len(drawn["train"]) > 1 else ():
         size, aim = len(drawn[name]), share * total
         # A share of 1 is of what somebody's own files leave.
         if share < 1 and (bool(share) != bool(size) or abs(size - aim) > max(1, aim / 10)):
             odd.append(f"{name} has {size} of {total} images, {name}_share is {share:g}")
-    if not odd or not kept or len(drawn["train"]) < 2:
-        return []
     return [f"kept splits: {'; '.join(odd)}: shares and seed apply to new images only; set "
-            "overwrite_splits to draw anew"]
+            "overwrite_splits to draw anew"] if odd else []
 
 
 def _to_write(folder, files, said):
