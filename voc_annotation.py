@@ -175,9 +175,8 @@ def read_voc_years(settings):
                              f"{key!r} has no readable XML file in Annotations")
                      for name, keys in found.members.items() for key in keys if key not in mine]
         problems += [Problem(ProblemKind.IN_NO_SPLIT, mine[key].origin,
-                             "in none of the split files in ImageSets/Main; add it to train.txt "
-                             "or another, or set overwrite_splits to draw all anew")
-                     for key in found.unlisted]
+                             "in no split file; add it to train.txt or another in ImageSets/Main, "
+                             "or set overwrite_splits to draw all anew") for key in found.unlisted]
         source.problems.extend(problems)
         source.annotations.update({f"{year}/{key}": item for key, item in mine.items()})
         for name, keys in found.members.items():

@@ -268,5 +268,6 @@ def test_images_that_a_hand_edited_train_txt_leaves_out(twenty, capsys):
     voc.split("train", voc.ids("train")[1:])
     voc.split("val", voc.ids("val")[1:])
     voc.run()
-    line = next(line for line in capsys.readouterr().out.splitlines() if "none of the split" in line)
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if "in no split file" in line)
     assert 0 < line.index("add it to train.txt") < line.index("overwrite_splits")

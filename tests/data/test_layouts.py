@@ -108,9 +108,9 @@ def test_two_coco_files_of_one_split_are_refused(tmp_path):
 def test_yolo_folders_with_a_year(tmp_path, inside):
     write(tmp_path / "classes.txt", "cat")
     for split, name in (("Train2017", "train1"), ("VAL2017", "b"), ("test", "c")):
-        image = save(tmp_path / (inside.format(split, name) + ".jpg"))
-        write(tmp_path / str(image.relative_to(tmp_path)).replace("images", "labels")
-              .replace(".jpg", ".txt"), "0 0.5 0.5 1 1")
+        save(tmp_path / (inside.format(split, name) + ".jpg"))
+        write(tmp_path / (inside.replace("images", "labels").format(split, name) + ".txt"),
+              "0 0.5 0.5 1 1")
     assert splits(tmp_path) == {"train": ["train1"], "val": ["b"], "test": ["c"]}
 
 

@@ -51,25 +51,17 @@ def read_class_names(path) -> tuple[str, ...]:
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
         raise UserError(f"{shorten(path)}: no class names; write one a line.")
-    if form := _other_form(names):
-        raise UserError(f"{shorten(path)}: {form}; write one bare name a line.")
+    odd = next((name for name in names if UNSEEN.search(name)), names[0])
+    form = ("a tab or a character that cannot be seen" if UNSEEN.search(odd)
+            else "YAML, JSON or pbtxt" if OTHER_FORM.search("\n".join(names))
+            else "several names in one line" if len(names) == 1 and "," in odd.strip(" ,")
+            else "the lines are numbered" if _numbered(names) else "")
+    if form:
+        raise UserError(f"{shorten(path)}: {form} ({odd!r:.60}); write one bare name a line.")
     if len(set(names)) < len(names):
         twice = min(name for name in names if names.count(name) > 1)
         raise UserError(f"{shorten(path)}: {twice!r} stands twice; remove one.")
     return tuple(names)
-
-
-def _other_form(names):
-    """Return what makes the lines of a class list more than bare names, "" where nothing does."""
-    if unseen := next((name for name in names if UNSEEN.search(name)), ""):
-        return f"a tab or a character that cannot be seen is in {unseen!r:.60}"
-    if OTHER_FORM.search("\n".join(names)):
-        return f"YAML, JSON or pbtxt ({names[0]!r:.60})"
-    if len(names) == 1 and len([part for part in names[0].split(",") if part.strip()]) > 1:
-        return f"several names in one line ({names[0]!r:.60})"
-    if _numbered(names):
-        return f"the lines are numbered ({names[0]!r}, {names[1]!r})"
-    return ""
 
 
 def _numbered(names):

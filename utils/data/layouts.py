@@ -73,9 +73,8 @@ def _official_coco(path):
              for file in sorted((path / "annotations").glob("*"))
              if re.fullmatch(r"instances_.*\.json", file.name, re.IGNORECASE)]
     if odd := [file for split, file in named if not split]:
-        raise UserError(f"{shorten(odd[0])}: the name is not a split, train, val or test and a "
-                        "year; move it out, or name one file in annotation_path, and its images "
-                        "in images_path.")
+        raise UserError(f"{shorten(odd[0])}: not named as a split such as train2017; move it out, "
+                        "or name one file in annotation_path, its images in images_path.")
     found = []
     for split, file in _one_each(named).items():
         name = file.stem[len("instances_"):]

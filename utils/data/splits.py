@@ -131,8 +131,8 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
         if "trainval" not in theirs:
             ours["trainval"] = sorted({*members["train"], *members["val"]})
         files = {folder / f"{name}.txt": "".join(f"{key}\n" for key in keys)
-                 for name, keys in ours.items()} | {folder / RECORD: _json(ours)}
-        files = _to_write(folder, files, said)
+                 for name, keys in ours.items()}
+        files = _to_write(folder, files | {folder / RECORD: _json(ours)}, said)
     if whole and "val" in theirs:
         both = sorted({*theirs.get("trainval", ()), *members["train"], *members["val"]})
         members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
@@ -177,8 +177,7 @@ def other_shares(kept: dict, drawn: dict, shares: dict[str, float]) -> list[str]
 
 def _to_write(folder, files, said):
     """Return the files, {} where their folder cannot be written to, which is then said."""
-    while not folder.exists():
-        folder = folder.parent
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
     part = folder / f".{os.getpid()}.part"
     try:  # os.access lets root write anywhere
         part.touch()
@@ -207,9 +206,10 @@ def read_record(path: Path) -> dict[str, list[str]]:
     record = {}
     with suppress(ValueError, TypeError, RecursionError):
         values = json.loads(read_text(path, remedy="Remove it."))
-        record = {name: values[name] for name in FILES if name in values}
-    if not record or not all(isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-                             for keys in record.values()):
+        # A TypeError for all but lists of texts.
+        record = {name: [str.__str__(key) for key in [] + values[name]]
+                  for name in FILES if name in values}
+    if not record:
         raise UserError(f"{shorten(path)}: not the record of drawn splits that it was; put it back "
                         "from a copy, or remove it and set overwrite_splits.")
     return record
