@@ -109,8 +109,8 @@ def test_yolo_folders_with_a_year(tmp_path, inside):
     write(tmp_path / "classes.txt", "cat")
     for split, name in (("Train2017", "train1"), ("VAL2017", "b"), ("test", "c")):
         save(tmp_path / (inside.format(split, name) + ".jpg"))
-        write(tmp_path / (inside.replace("images", "labels").format(split, name) + ".txt"),
-              "0 0.5 0.5 1 1")
+        labels = inside.replace("images", "labels").format(split, name)
+        write(tmp_path / f"{labels}.txt", "0 0.5 0.5 1 1")
     assert splits(tmp_path) == {"train": ["train1"], "val": ["b"], "test": ["c"]}
 
 

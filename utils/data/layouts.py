@@ -34,12 +34,11 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
     places = yaml_splits(path, SPLIT_FOLDERS) if form == "yolo" else {}
     if form == "coco" and (official := _official_coco(path)):
         return [(split, *read_coco(file, images or place)) for split, file, place in official]
-    folders = {} if places or path.is_file() else _one_each(
+    folders = {} if places or not path.is_dir() else _one_each(
         (split_of(folder.name), folder) for folder in sorted(path.iterdir()) if folder.is_dir())
-    if form == "yolo" and not folders:
-        return _divide(read_yolo(path), path, places)
     if form == "yolo":
-        return [(name, *read_yolo(place)) for name, place in folders.items()]
+        return ([(name, *read_yolo(place)) for name, place in folders.items()]
+                or _divide(read_yolo(path), path, places))
     ending, read = READERS[form]
     if not any(file.suffix.lower() == ending for place in folders.values()
                for file in place.iterdir()):
@@ -106,7 +105,7 @@ def _divide(found, folder, places):
         image = item.image.resolve()
         split = next((split for split, place, images in listed
                       if image in images or image.is_relative_to(place)),
-                     split_of((re.match("(?:images/)?([^/]+)/|", item.key, re.I)[1] or "")))
+                     split_of(re.match("(?:images/)?([^/]+)/|", item.key, re.I)[1] or ""))
         parts[split].append(item)
     return [(name, items, [] if name else problems) for name, items in parts.items()]
 

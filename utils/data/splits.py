@@ -79,7 +79,7 @@ def fill_splits(splits: dict, record: Path, shares: dict[str, float], seed: int,
     wanted = {"val": shares["val"]} if splits["test"] else shares
     old = {} if overwrite else read_record(record)
     drawn = draw_splits(old, splits["train"], wanted, seed)
-    said = [describe(record.parent, old, drawn), *other_shares(old, drawn, wanted)]
+    said = [describe(record.parent, old, drawn, wanted, len(splits["train"]))]
     files = _to_write(record.parent, {record: _json(drawn)}, said)
     return Splits(drawn | {"test": splits["test"] or drawn["test"]}, [], files, said)
 
@@ -127,7 +127,7 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
     files = {}
     if ours:
         old = {name: old[name] for name in ours if name in old}
-        said += [describe(folder, old, ours), *other_shares(old, drawn, wanted)]
+        said.append(describe(folder, old, ours, wanted, len(keys)))
         if "trainval" not in theirs:
             ours["trainval"] = sorted({*members["train"], *members["val"]})
         files = {folder / f"{name}.txt": "".join(f"{key}\n" for key in keys)
@@ -151,28 +151,22 @@ def drawn_before(found: dict, shares: dict[str, float], seed: int) -> dict:
     return found if ids and (same or few) else {}
 
 
-def describe(place: Path, old: dict, new: dict) -> str:
-    """Return the line that says what became of the splits drawn in a place."""
+def describe(place: Path, old: dict, new: dict, shares: dict[str, float], total: int) -> str:
+    """Return what became of the splits drawn in a place, and which miss their share of `total`."""
     before, after = (set().union(*splits.values()) for splits in (old, new))
     counts = ", ".join(f"{name} {len(members)}" for name, members in new.items())
     if not before:
         return f"drew the splits of {shorten(place)}: {counts} images"
     added = ", ".join(f"{name} {len({*members} - before)}" for name, members in new.items())
+    odd = ""
+    for name, share in shares.items() if total > 2 else ():
+        size, aim = len(new.get(name, ())), share * total  # a share of 1: what others' files leave
+        if share < 1 and (bool(share) != bool(size) or abs(size - aim) > max(1, aim / 10)):
+            odd += f"{name} has {size} of {total} images, {name}_share is {share:g}; "
     return (f"splits of {shorten(place)}: {len(after & before)} images kept, "
             f"{len(after - before)} new{f' ({added})' if after - before else ''}, "
-            f"{len(before - after)} gone or moved by hand; now {counts}")
-
-
-def other_shares(kept: dict, drawn: dict, shares: dict[str, float]) -> list[str]:
-    """Return [line] about kept splits that clearly differ from the shares, [] where none does."""
-    total, odd = sum(map(len, drawn.values())), []
-    for name, share in shares.items() if kept and len(drawn["train"]) > 1 else ():
-        size, aim = len(drawn[name]), share * total
-        # A share of 1 is of what somebody's own files leave.
-        if share < 1 and (bool(share) != bool(size) or abs(size - aim) > max(1, aim / 10)):
-            odd.append(f"{name} has {size} of {total} images, {name}_share is {share:g}")
-    return [f"kept splits: {'; '.join(odd)}: shares and seed apply to new images only; set "
-            "overwrite_splits to draw anew"] if odd else []
+            f"{len(before - after)} gone or moved by hand; now {counts}" + (odd and
+            f"\n{odd}shares and seed apply to new images only; overwrite_splits draws anew"))
 
 
 def _to_write(folder, files, said):
@@ -206,8 +200,7 @@ def read_record(path: Path) -> dict[str, list[str]]:
     record = {}
     with suppress(ValueError, TypeError, RecursionError):
         values = json.loads(read_text(path, remedy="Remove it."))
-        # A TypeError for all but lists of texts.
-        record = {name: [str.__str__(key) for key in [] + values[name]]
+        record = {name: [str.__str__(key) for key in [] + values[name]]  # else a TypeError
                   for name in FILES if name in values}
     if not record:
         raise UserError(f"{shorten(path)}: not the record of drawn splits that it was; put it back "
