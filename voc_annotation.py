@@ -255,8 +255,7 @@ def write_lists(settings, lists, class_names, files, splits):
              for name, records in lists.items() if records}
     write_together(texts | files, stale)
     for name, path in paths.items():
-        why = (f" (its {len(splits[name])} images are unusable, see the problems above)"
-               if splits[name] else "")
+        why = f" ({len(splits[name])} unusable, see the problems above)" * bool(splits[name])
         now = (f"; the {path.name} of an earlier run is now {path.name}.old" if path in stale
                else f", so no {path.name}")
         print(f"wrote {shorten(path)}: {len(lists[name])} images" if lists[name]

@@ -258,7 +258,7 @@ def test_a_split_of_unusable_images_says_so(twenty, capsys, spoil, older):
         (voc.root / spoil.format(name)).write_text("broken")
     voc.run()
     line, = [line for line in capsys.readouterr().out.splitlines() if "no images for the" in line]
-    assert "test split (its 3 images are unusable, see the problems above)" in line
+    assert "test split (3 unusable, see the problems above)" in line
     assert ("2007_test.txt.old" in line) == older and not (voc.path / "2007_test.txt").exists()
 
 

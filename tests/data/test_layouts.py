@@ -121,7 +121,8 @@ def test_images_called_train_are_no_split(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo", "csv"])
-@pytest.mark.parametrize("pair", [("val", "valid"), ("Val", "validation"), ("test2014", "test2015")])
+@pytest.mark.parametrize("pair", [
+    ("val", "valid"), ("Val", "validation"), ("test2014", "test2015")])
 def test_two_folders_of_one_split_are_refused(tmp_path, form, pair):
     for name in ("train", *pair):
         (tmp_path / name).mkdir()

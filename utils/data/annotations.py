@@ -67,10 +67,9 @@ def read_class_names(path) -> tuple[str, ...]:
 def _numbered(names):
     """Tell whether numbers that count up from 0 or 1 stand before names that differ."""
     found = [re.fullmatch(r"(\d+)(?:[:.,;)]?\s+|[:,;])(\S.*)", name) for name in names]
-    if not all(found) or len({match[2] for match in found}) < 2:  # "1 euro", "2 euro" are names
-        return False
-    numbers = [int(match[1]) for match in found]
-    return numbers[0] < 2 and numbers == list(range(numbers[0], numbers[0] + len(names)))
+    numbers = [int(match[1]) for match in found if match]
+    return (numbers in ([*range(len(names))], [*range(1, len(names) + 1)])
+            and len({match[2] for match in found}) > 1)  # "1 euro" and "2 euro" are names
 
 
 def nearest_name(name, class_names):
