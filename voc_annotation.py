@@ -91,7 +91,7 @@ class Source(NamedTuple):
     """What the settings point to."""
 
     annotations: dict[str, Annotation]
-    splits: dict[str, list[str]]  # split -> keys of annotations
+    splits: dict[str, list[str]]  # split -> keys, some of no readable annotation
     problems: list[Problem]
     files: dict[Path, str]  # split files to write together with the lists
     said: list[str]  # lines for the screen
@@ -109,7 +109,8 @@ def main(settings):
         tqdm, total=len(set(images)), desc="images", disable=None))
     doctor = Doctor(class_names, facts, settings.input_shape[0])
     doctor.problems += faults
-    lists = {name: [record for key in keys if (record := doctor.record(annotations[key]))]
+    lists = {name: [record for key in keys if key in annotations
+                    and (record := doctor.record(annotations[key]))]
              for name, keys in splits.items()}
     check_splits(doctor, lists)
     check_classes(doctor, lists, class_names)
@@ -117,7 +118,7 @@ def main(settings):
     if settings.strict and doctor.problems:
         raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were "
                         "written.")
-    write_lists(settings, lists, class_names, files)
+    write_lists(settings, lists, class_names, files, splits)
     print("\n".join(said))
 
 
@@ -174,12 +175,12 @@ def read_voc_years(settings):
                              f"{key!r} has no readable XML file in Annotations")
                      for name, keys in found.members.items() for key in keys if key not in mine]
         problems += [Problem(ProblemKind.IN_NO_SPLIT, mine[key].origin,
-                             "in none of the split files in ImageSets/Main; add it to one, or set "
-                             "overwrite_splits to draw all anew") for key in found.unlisted]
+                             "in no split file; add it to train.txt or another in ImageSets/Main, "
+                             "or set overwrite_splits to draw all anew") for key in found.unlisted]
         source.problems.extend(problems)
         source.annotations.update({f"{year}/{key}": item for key, item in mine.items()})
         for name, keys in found.members.items():
-            source.splits[name].extend(f"{year}/{key}" for key in keys if key in mine)
+            source.splits[name].extend(f"{year}/{key}" for key in keys)
         source.files.update(found.files)
         source.said.extend(found.said)
     return source
@@ -236,7 +237,7 @@ def suggestion_text(found):
             f"  aspect_ratios = {found.aspect_ratios}")
 
 
-def write_lists(settings, lists, class_names, files):
+def write_lists(settings, lists, class_names, files, splits):
     """Write the lists and split files together; refuse a list without any object."""
     for name, records in lists.items():
         if records and not any(len(record.labels) for record in records):
@@ -254,13 +255,11 @@ def write_lists(settings, lists, class_names, files):
              for name, records in lists.items() if records}
     write_together(texts | files, stale)
     for name, path in paths.items():
-        if lists[name]:
-            print(f"wrote {shorten(path)}: {len(lists[name])} images")
-        elif path in stale:
-            print(f"no images for the {name} split; the {path.name} of an earlier run is now "
-                  f"{path.name}.old")
-        else:
-            print(f"no images for the {name} split, so no {path.name}")
+        why = f" ({len(splits[name])} unusable, see the problems above)" * bool(splits[name])
+        now = (f"; the {path.name} of an earlier run is now {path.name}.old" if path in stale
+               else f", so no {path.name}")
+        print(f"wrote {shorten(path)}: {len(lists[name])} images" if lists[name]
+              else f"no images for the {name} split{why}{now}")
 
 
 if __name__ == "__main__":

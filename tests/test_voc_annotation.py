@@ -244,3 +244,30 @@ def test_the_report_examines_the_network_of_train_py():
 def test_impossible_priors_are_a_users_mistake(twenty):
     with pytest.raises(UserError, match="anchors_size"):
         twenty[0].run(anchors_size=(1.0, 2.0))
+
+
+@pytest.mark.parametrize("spoil", ["JPEGImages/{}.jpg", "Annotations/{}.xml"])
+@pytest.mark.parametrize("older", [False, True])
+def test_a_split_of_unusable_images_says_so(twenty, capsys, spoil, older):
+    voc, ids = twenty
+    for name, members in zip(SPLITS, (ids[:12], ids[12:17], ids[17:])):
+        voc.split(name, members)
+    if older:
+        voc.run()
+    for name in ids[17:]:
+        (voc.root / spoil.format(name)).write_text("broken")
+    voc.run()
+    line, = [line for line in capsys.readouterr().out.splitlines() if "no images for the" in line]
+    assert "test split (3 unusable, see the problems above)" in line
+    assert ("2007_test.txt.old" in line) == older and not (voc.path / "2007_test.txt").exists()
+
+
+def test_images_that_a_hand_edited_train_txt_leaves_out(twenty, capsys):
+    voc, ids = twenty
+    voc.run()
+    voc.split("train", voc.ids("train")[1:])
+    voc.split("val", voc.ids("val")[1:])
+    voc.run()
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if "in no split file" in line)
+    assert 0 < line.index("add it to train.txt") < line.index("overwrite_splits")

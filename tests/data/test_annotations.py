@@ -172,17 +172,38 @@ def test_a_path_that_begins_with_a_space_survives(tmp_path):
 
 @pytest.mark.parametrize("text, names", [
     ("# my classes\ncat\n#dog\ncow\n", ("cat", "cow")), ("cafe\u0301\n", ("caf\u00e9",)),
-    ("1 euro\n2 euro\n5 euro\n", ("1 euro", "2 euro", "5 euro")), ("1\n2\n3\n", ("1", "2", "3"))])
+    ("1 euro\n2 euro\n5 euro\n", ("1 euro", "2 euro", "5 euro")), ("1\n2\n3\n", ("1", "2", "3")),
+    ("1 euro\n2 euro\n", ("1 euro", "2 euro")), ("1 euro\n2 euros\n5 euros\n",
+                                                ("1 euro", "2 euros", "5 euros")),
+    ("1 cat\n", ("1 cat",)), ("cat, big\ncat, small\n", ("cat, big", "cat, small")),
+    ("level 1\nlevel 2\n", ("level 1", "level 2")), ("items\nnames\n", ("items", "names")),
+    ("\tcat \t\r\n\x0c\ndog", ("cat", "dog")), ("- cat\ndog\n", ("- cat", "dog"))])
 def test_class_lists_as_people_write_them(tmp_path, text, names):
     (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
     assert read_class_names(tmp_path / "classes.txt") == names
 
 
 @pytest.mark.parametrize("text", ["0: cat\n1: dog\n", "1. cat\n2. dog\n", "0 cat\n1 dog\n",
-                                  "0,cat\n1,dog\n", "1) cat\n2) dog\n3) cow"])
+                                  "0,cat\n1,dog\n", "1) cat\n2) dog\n3) cow",
+                                  "1 cat\n2 dog\n", "# mine\n\n1 cat\n\n2  big dog\n3 cow"])
 def test_numbered_class_lists_are_refused(tmp_path, text):
     (tmp_path / "classes.txt").write_text(text)
-    with pytest.raises(UserError, match=r"classes\.txt: the lines are numbered"):
+    with pytest.raises(UserError, match=r"classes\.txt: the lines are numbered.*one bare name"):
+        read_class_names(tmp_path / "classes.txt")
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ("names:\n  0: cat\n  1: dog\n", "YAML"), ("path: x\nnames:\n- cat\n- dog\n", "YAML"),
+    ("nc: 2\nnames: [cat, dog]\n", "YAML"), ("- cat\n- dog\n", "YAML"), ("- cat", "YAML"),
+    ("item {\n  id: 1\n  name: 'cat'\n}\nitem {\n  id: 2\n  name: 'dog'\n}\n", "pbtxt"),
+    ("item{ id: 1 name: 'cat' }\n", "pbtxt"), ('[\n "cat",\n "dog"\n]\n', "JSON"),
+    ("cat, dog", "several names in one line"), ("cat,dog,cow\n", "several names"),
+    ("cat\0\ndog\n", "cannot be seen"), ("cat\tdog\n", "tab"), ("1\tcat\n2\tdog\n", "tab"),
+    ("cat\ndo\x0bg\n", "cannot be seen"), ("cat\ndo\x85g\n", "cannot be seen"),
+    ("cat\n\ufeffdog\n", "cannot be seen"), ("\x1b[1mcat\n", "cannot be seen")])
+def test_class_lists_of_other_forms_are_refused(tmp_path, text, complaint):
+    (tmp_path / "classes.txt").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"classes\.txt: .*{complaint}.*write one bare name a li"):
         read_class_names(tmp_path / "classes.txt")
 
 

@@ -85,7 +85,8 @@ def test_every_kind_is_found_and_placed(everything):
     paths = [item.image for item in annotations.values() if item.image]
     doctor = Doctor(CLASSES, inspect_images(paths, num_threads=1))
     doctor.problems += faults
-    lists = {split: [record for key in keys if (record := doctor.record(annotations[key]))]
+    lists = {split: [record for key in keys if key in annotations
+                     and (record := doctor.record(annotations[key]))]
              for split, keys in splits.items()}
     check_splits(doctor, lists)
     check_classes(doctor, lists, CLASSES)

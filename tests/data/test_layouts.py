@@ -1,5 +1,7 @@
 """How tools lay out a source that comes with its own split."""
 
+import json
+
 import pytest
 from source_files import save, write
 
@@ -66,3 +68,69 @@ def test_what_is_not_there_is_named_in_full(tmp_path, form):
 def test_yolo_needs_a_folder(tmp_path):
     with pytest.raises(UserError, match="must name a folder for yolo"):
         read_parts("yolo", write(tmp_path / "data.yaml", "names: [cat]"))
+
+
+def instances(folder, *names):
+    """Write COCO's own folder: a JSON file a name, each of one image of its own."""
+    for name in names:
+        save(folder / "images" / f"{name}.jpg")
+        write(folder / "annotations" / name, json.dumps({
+            "images": [{"id": 1, "file_name": f"{name}.jpg"}], "categories": [],
+            "annotations": []}))
+
+
+@pytest.mark.parametrize("names, expected", [
+    (("instances_Train.json", "instances_Validation.json"), "train val"),
+    (("instances_TRAIN2017.JSON", "Instances_valid.json", "instances_test1.json"),
+     "train val test"),
+    (("instances_val2017.json", "captions_train2017.json"), "val")])
+def test_cocos_names_in_any_letter_case(tmp_path, names, expected):
+    instances(tmp_path, *names)
+    assert splits(tmp_path, "coco") == {
+        split: [f"{name}.jpg"] for split, name in zip(expected.split(), names)}
+
+
+@pytest.mark.parametrize("name", ["minival2014", "valminusminival2014", "train2017_mini", "default",
+                                  "trainval35k", "val_2017", "2017", ""])
+def test_a_coco_name_that_is_no_split_is_refused(tmp_path, name):
+    instances(tmp_path, "instances_train2014.json", f"instances_{name}.json")
+    with pytest.raises(UserError, match=f"instances_{name}.json: .*annotation_path"):
+        read_parts("coco", tmp_path)
+
+
+def test_two_coco_files_of_one_split_are_refused(tmp_path):
+    instances(tmp_path, "instances_train2014.json", "instances_train2017.json")
+    with pytest.raises(UserError, match="_train2014.json and .*_train2017.json: both .* train"):
+        read_parts("coco", tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["images/{}/{}", "{}/images/{}"])
+def test_yolo_folders_with_a_year(tmp_path, inside):
+    write(tmp_path / "classes.txt", "cat")
+    for split, name in (("Train2017", "train1"), ("VAL2017", "b"), ("test", "c")):
+        save(tmp_path / (inside.format(split, name) + ".jpg"))
+        labels = inside.replace("images", "labels").format(split, name)
+        write(tmp_path / f"{labels}.txt", "0 0.5 0.5 1 1")
+    assert splits(tmp_path) == {"train": ["train1"], "val": ["b"], "test": ["c"]}
+
+
+def test_images_called_train_are_no_split(tmp_path):
+    write(tmp_path / "classes.txt", "cat")
+    yolo(tmp_path, ("train1", "val"))
+    assert splits(tmp_path) == {"": ["train1", "val"]}
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "csv"])
+@pytest.mark.parametrize("pair", [
+    ("val", "valid"), ("Val", "validation"), ("test2014", "test2015")])
+def test_two_folders_of_one_split_are_refused(tmp_path, form, pair):
+    for name in ("train", *pair):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{pair[0]} and .*{pair[1]}: both are called"):
+        read_parts(form, tmp_path)
+
+
+def test_folders_of_images_alone_leave_the_file_above_them(tmp_path):
+    save(tmp_path / "train2017" / "a.jpg")
+    write(tmp_path / "a.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,1,9,9\n")
+    assert splits(tmp_path, "csv") == {"": ["a.jpg"]}

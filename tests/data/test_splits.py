@@ -1,5 +1,6 @@
 """Splits that grow with the data, and split files of others, which are left alone."""
 
+import errno
 import json
 
 import numpy as np
@@ -21,9 +22,9 @@ class Main:
     def __init__(self, folder):
         self.folder = folder
 
-    def run(self, ids, shares=SHARES, seed=0, **changes):
+    def run(self, ids, shares=SHARES, seed=0, *, write=True, **changes):
         found = voc_splits(self.folder, ids, shares, seed, **changes)
-        for path, text in found.files.items():
+        for path, text in found.files.items() if write else ():
             path.write_text(text)
         return found
 
@@ -172,12 +173,62 @@ def test_a_removed_file_is_drawn_again(main):
     assert main.run(names(0, 20), seed=1).members == draw_splits({}, names(0, 20), SHARES, 1)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"train": 5}', '{"other": []}', "[" * 9999])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"train": 5}', '{"other": []}', "[" * 9999,
+                                  '{"train": "abc"}', '{"train": [["x"]]}', '{"train": [1]}',
+                                  '{"train": ["0001"], "val": {}}', '["train"]'])
 def test_a_broken_record_is_named(main, text):
     main.run(names(0, 20))
     (main.folder / RECORD).write_text(text)
     with pytest.raises(UserError, match=f"{RECORD}.*remove it"):
         main.run(names(0, 20))
+
+
+@pytest.mark.parametrize("text", ['{"train": "abc"}', '{"train": [["x"]]}', '{"train": [null]}'])
+def test_a_broken_record_of_other_sources_is_named(tmp_path, text):
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(UserError, match=f"{RECORD}.*remove it"):
+        fill_splits({"train": names(0, 20), "val": [], "test": []}, tmp_path / RECORD, SHARES, 0)
+
+
+# count of images, shares of the second run, which of them the line names
+@pytest.mark.parametrize("count, shares, named", [
+    (100, (0.1, 0.2), ""), (100, (0.105, 0.21), ""), (100, (0.3, 0.2), "val"),
+    (100, (0.1, 0.05), "test"), (100, (0, 0.2), "val"), (12, (0, 0), "val test"),
+    (200, (0.1, 0.2), ""), (200, (0.8, 0), "val test"), (1, (0.1, 0.2), ""), (1, (0.1, 0), "")])
+@pytest.mark.parametrize("voc", [True, False])
+def test_shares_that_kept_splits_do_not_have_are_said(main, count, shares, named, voc):
+    def run(count, shares, **changes):
+        shares = dict(zip(("val", "test"), shares))
+        if voc:
+            return main.run(names(0, count), shares, **changes).said
+        splits = {"train": names(0, count), "val": [], "test": []}
+        found = fill_splits(splits, main.folder / RECORD, shares, 0, **changes)
+        (main.folder / RECORD).write_text(found.files[main.folder / RECORD])
+        return found.said
+    assert len(run(min(count, 100), (0.1, 0.2))) == 1
+    lines = [line for line in run(count, shares) if "apply to new images only" in line]
+    assert len(lines) == bool(named) and all("overwrite_splits" in line for line in lines)
+    for name in ("val", "test"):
+        assert (f"{name}_share is" in "".join(lines)) == (name in named.split())
+    assert not [line for line in run(count, shares, overwrite=True) if "only" in line]
+
+
+@pytest.mark.parametrize("code, kept", [("EROFS", True), ("EACCES", True), ("ENOSPC", False)])
+@pytest.mark.parametrize("folder", ["", "ImageSets/Main"])
+def test_a_folder_that_cannot_be_written_is_drawn_from(tmp_path, monkeypatch, code, kept, folder):
+    def fail(path, *_, **__):
+        raise OSError(getattr(errno, code), "no", str(path))
+    main = Main(tmp_path / folder)
+    free = main.run(names(0, 20), write=False)
+    monkeypatch.setattr("pathlib.Path.touch", fail)
+    found = main.run(names(0, 20), write=False)
+    assert found.members == free.members and bool(found.files) != kept
+    assert any("not remembered" in line for line in found.said) == kept
+    main.folder.mkdir(parents=True, exist_ok=True)
+    for path, text in free.files.items():
+        path.write_text(text)
+    again = main.run(names(0, 20), write=False)
+    assert again.members == free.members and not any("not rem" in line for line in again.said)
 
 
 def test_names_with_spaces_and_numbers(main):

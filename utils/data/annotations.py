@@ -19,6 +19,9 @@ from utils.image import IMAGE_SUFFIXES
 HEADER = "# classes:"
 # One object at the end of a list line: x1,y1,x2,y2,class and 1 for difficult ones.
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
+# What a class list of another form has: YAML, pbtxt, JSON; and characters that no name shows.
+OTHER_FORM = re.compile(r"^(?:names\s*:|item\s*\{|[\[{]$)|\A- .*(?:\n- .*)*\Z", re.MULTILINE)
+UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]")
 OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d{{1,9}}(?:,[01])?")
 
 
@@ -40,32 +43,33 @@ def read_class_names(path) -> tuple[str, ...]:
     """Read a class list, one name a line; letter case and inner spaces are kept.
 
     Accents are composed (NFC); blank lines and comments, after #, are skipped. Raises UserError
-    for a file that is missing or has no names, a name twice, or numbered lines.
+    for a file that is missing or has no names, a name twice, or more than a bare name in a line.
     """
     path = resolve(path)
     text = read_text(path, remedy="classes_path must name a text file with one class a line.")
-    names = [plain_name(line) for line in text.splitlines()]
+    names = [plain_name(line) for line in text.split("\n")]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
         raise UserError(f"{shorten(path)}: no class names; write one a line.")
+    odd = next((name for name in names if UNSEEN.search(name)), names[0])
+    form = ("a tab or a character that cannot be seen" if UNSEEN.search(odd)
+            else "YAML, JSON or pbtxt" if OTHER_FORM.search("\n".join(names))
+            else "several names in one line" if len(names) == 1 and "," in odd.strip(" ,")
+            else "the lines are numbered" if _numbered(names) else "")
+    if form:
+        raise UserError(f"{shorten(path)}: {form} ({odd!r:.60}); write one bare name a line.")
     if len(set(names)) < len(names):
         twice = min(name for name in names if names.count(name) > 1)
         raise UserError(f"{shorten(path)}: {twice!r} stands twice; remove one.")
-    if _numbered(names):
-        raise UserError(f"{shorten(path)}: the lines are numbered ({names[0]!r}, {names[1]!r}); "
-                        "write the names alone.")
     return tuple(names)
 
 
 def _numbered(names):
-    """Tell whether all names begin with the numbers of their lines."""
-    found = [re.match(r"(\d+)([:.,)]?)\s+\S|(\d+)([:,])\S", name) for name in names]
-    if len(names) < 2 or not all(found):
-        return False
-    numbers = [int(match[1] or match[3]) for match in found]
-    # Names such as "1 euro" are names: without a mark, only counting from 0 is numbering.
-    least = 0 if not all(match[2] or match[4] for match in found) else numbers[0]
-    return least < 2 and numbers == list(range(least, least + len(names)))
+    """Tell whether numbers that count up from 0 or 1 stand before names that differ."""
+    found = [re.fullmatch(r"(\d+)(?:[:.,;)]?\s+|[:,;])(\S.*)", name) for name in names]
+    numbers = [int(match[1]) for match in found if match]
+    return (numbers in ([*range(len(names))], [*range(1, len(names) + 1)])
+            and len({match[2] for match in found}) > 1)  # "1 euro" and "2 euro" are names
 
 
 def nearest_name(name, class_names):

@@ -9,7 +9,7 @@ from utils.data.csv_table import read_csv
 from utils.data.splits import RECORD, SPLITS
 from utils.data.yolo import read_yolo, yaml_splits
 
-# What tools call the folders of a data set that comes already split.
+# What tools call the splits of a data set that comes already split; a year may follow.
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 READERS = {"coco": (".json", read_coco), "csv": (".csv", read_csv)}
 
@@ -21,7 +21,7 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
         form: "coco", "yolo" or "csv".
         path: file or folder. A folder may hold train, valid and test, as Roboflow exports them;
             images/train and labels/train, as Ultralytics has them; the splits of a data.yaml; or
-            COCO's annotations/instances_train2017.json with train2017.
+            COCO's annotations/instances_train2017.json with train2017. For names see split_of.
         images: folder of the images of a .json or .csv file; None is the folder of the file.
 
     Returns:
@@ -32,31 +32,51 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
     if form == "yolo" and not path.is_dir():
         raise UserError(f"{path}: annotation_path must name a folder for yolo.")
     places = yaml_splits(path, SPLIT_FOLDERS) if form == "yolo" else {}
-    folders = {name: path / folder for name, choices in SPLIT_FOLDERS.items()
-               for folder in choices if (path / folder).is_dir()}
-    if form == "yolo" and (places or not folders):
-        return _divide(read_yolo(path), path, places)
-    if form == "yolo":
-        return [(name, *read_yolo(place)) for name, place in folders.items()]
     if form == "coco" and (official := _official_coco(path)):
         return [(split, *read_coco(file, images or place)) for split, file, place in official]
-    parts = []
-    for name, place in (folders or {"": path}).items():
-        ending, read = READERS[form]
-        file = _only_file(place, ending)
-        parts.append((name, *read(file, images or file.parent)))
-    return parts
+    folders = {} if places or not path.is_dir() else _one_each(
+        (split_of(folder.name), folder) for folder in sorted(path.iterdir()) if folder.is_dir())
+    if form == "yolo":
+        return ([(name, *read_yolo(place)) for name, place in folders.items()]
+                or _divide(read_yolo(path), path, places))
+    ending, read = READERS[form]
+    if not any(file.suffix.lower() == ending for place in folders.values()
+               for file in place.iterdir()):
+        folders = {"": path}  # folders of images alone
+    files = {name: _only_file(place, ending) for name, place in folders.items()}
+    return [(name, *read(file, images or file.parent)) for name, file in files.items()]
+
+
+def split_of(name: str) -> str:
+    """Return the split that a name such as train, Valid or val2017 means, or ""."""
+    word = re.sub(r"\d+$", "", name.lower())
+    return next((split for split, words in SPLIT_FOLDERS.items() if word in words), "")
+
+
+def _one_each(named):
+    """Return {split: path} of (split or "", path); UserError for two paths of one split."""
+    found = {}
+    for split, path in named:
+        if found.setdefault(split, path) != path and split:
+            raise UserError(f"{shorten(found[split])} and {shorten(path)}: both are called the "
+                            f"{split} split; put them together, or move one elsewhere.")
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _official_coco(path):
     """Return (split, file, folder of images) of COCO's own folder, [] where it is none.
 
-    Other files there, of captions and key points, are passed over.
+    Files of captions and key points are passed over; a UserError names one whose name is no split.
     """
+    named = [(split_of(file.stem[len("instances_"):]), file)
+             for file in sorted((path / "annotations").glob("*"))
+             if re.fullmatch(r"instances_.*\.json", file.name, re.IGNORECASE)]
+    if odd := [file for split, file in named if not split]:
+        raise UserError(f"{shorten(odd[0])}: not named as a split such as train2017; move it out, "
+                        "or name one file in annotation_path, its images in images_path.")
     found = []
-    for file in sorted((path / "annotations").glob("instances_*.json")):
-        name = file.stem.removeprefix("instances_")
-        split = next((split for split in SPLITS if name.startswith(split)), "")
+    for split, file in _one_each(named).items():
+        name = file.stem[len("instances_"):]
         places = [path / name, path / "images" / name, path / "images", path]
         found.append((split, file, next(place for place in places if place.is_dir())))
     return found
@@ -84,16 +104,10 @@ def _divide(found, folder, places):
     for item in items:
         image = item.image.resolve()
         split = next((split for split, place, images in listed
-                      if image in images or image.is_relative_to(place)), _split_of(item.key))
+                      if image in images or image.is_relative_to(place)),
+                     split_of(re.match("(?:images/)?([^/]+)/|", item.key, re.I)[1] or ""))
         parts[split].append(item)
     return [(name, items, [] if name else problems) for name, items in parts.items()]
-
-
-def _split_of(key):
-    """Return the split that a path such as images/valid/a or valid/images/a names, or ""."""
-    found = re.match("(?:images/)?([^/]+)/", key.lower())
-    return next((split for split, choices in SPLIT_FOLDERS.items()
-                 if found and found[1] in choices), "")
 
 
 def _place_and_images(place, folder):

@@ -4,6 +4,7 @@ What is drawn here is remembered in drawn_splits.json beside it: later runs keep
 gone and draw what is new. Split files that differ from it are somebody else's and never written.
 """
 
+import errno
 import json
 import os
 import re
@@ -78,12 +79,8 @@ def fill_splits(splits: dict, record: Path, shares: dict[str, float], seed: int,
     wanted = {"val": shares["val"]} if splits["test"] else shares
     old = {} if overwrite else read_record(record)
     drawn = draw_splits(old, splits["train"], wanted, seed)
-    said = [describe(record.parent, old, drawn)]
-    files = {record: _json(drawn)}
-    if not os.access(record.parent, os.W_OK):
-        files = {}
-        said.append(f"{shorten(record.parent)} cannot be written to, so the split is not "
-                    "remembered: where images come or go, others change their split too")
+    said = [describe(record.parent, old, drawn, wanted, len(splits["train"]))]
+    files = _to_write(record.parent, {record: _json(drawn)}, said)
     return Splits(drawn | {"test": splits["test"] or drawn["test"]}, [], files, said)
 
 
@@ -129,11 +126,13 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
             if name not in theirs and (drawn[name] or name in found)}
     files = {}
     if ours:
-        said.append(describe(folder, {name: old[name] for name in ours if name in old}, ours))
+        old = {name: old[name] for name in ours if name in old}
+        said.append(describe(folder, old, ours, wanted, len(keys)))
         if "trainval" not in theirs:
             ours["trainval"] = sorted({*members["train"], *members["val"]})
         files = {folder / f"{name}.txt": "".join(f"{key}\n" for key in keys)
-                 for name, keys in ours.items()} | {folder / RECORD: _json(ours)}
+                 for name, keys in ours.items()}
+        files = _to_write(folder, files | {folder / RECORD: _json(ours)}, said)
     if whole and "val" in theirs:
         both = sorted({*theirs.get("trainval", ()), *members["train"], *members["val"]})
         members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
@@ -152,16 +151,39 @@ def drawn_before(found: dict, shares: dict[str, float], seed: int) -> dict:
     return found if ids and (same or few) else {}
 
 
-def describe(place: Path, old: dict, new: dict) -> str:
-    """Return the line that says what became of the splits drawn in a place."""
+def describe(place: Path, old: dict, new: dict, shares: dict[str, float], total: int) -> str:
+    """Return what became of the splits drawn in a place, and which miss their share of `total`."""
     before, after = (set().union(*splits.values()) for splits in (old, new))
     counts = ", ".join(f"{name} {len(members)}" for name, members in new.items())
     if not before:
         return f"drew the splits of {shorten(place)}: {counts} images"
     added = ", ".join(f"{name} {len({*members} - before)}" for name, members in new.items())
+    odd = ""
+    for name, share in shares.items() if total > 2 else ():
+        size, aim = len(new.get(name, ())), share * total  # a share of 1: what others' files leave
+        if share < 1 and (bool(share) != bool(size) or abs(size - aim) > max(1, aim / 10)):
+            odd += f"{name} has {size} of {total} images, {name}_share is {share:g}; "
     return (f"splits of {shorten(place)}: {len(after & before)} images kept, "
             f"{len(after - before)} new{f' ({added})' if after - before else ''}, "
-            f"{len(before - after)} gone or moved by hand; now {counts}")
+            f"{len(before - after)} gone or moved by hand; now {counts}" + (odd and
+            f"\n{odd}shares and seed apply to new images only; overwrite_splits draws anew"))
+
+
+def _to_write(folder, files, said):
+    """Return the files, {} where their folder cannot be written to, which is then said."""
+    folder = next(place for place in (folder, *folder.parents) if place.exists())
+    part = folder / f".{os.getpid()}.part"
+    try:  # os.access lets root write anywhere
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if any(not path.is_file() or path.read_bytes() != text.encode()
+                   for path, text in files.items()):
+                said.append(f"{shorten(folder)} cannot be written to, so the split is not "
+                            "remembered: where images come or go, others change their split too")
+            return {}
+    return files
 
 
 def read_split(path: Path, ids: set[str]) -> list[str]:
@@ -178,7 +200,8 @@ def read_record(path: Path) -> dict[str, list[str]]:
     record = {}
     with suppress(ValueError, TypeError, RecursionError):
         values = json.loads(read_text(path, remedy="Remove it."))
-        record = {name: [str(key) for key in values[name]] for name in FILES if name in values}
+        record = {name: [str.__str__(key) for key in [] + values[name]]  # else a TypeError
+                  for name in FILES if name in values}
     if not record:
         raise UserError(f"{shorten(path)}: not the record of drawn splits that it was; put it back "
                         "from a copy, or remove it and set overwrite_splits.")
