@@ -98,6 +98,11 @@ def test_a_coco_name_that_is_no_split_is_refused(tmp_path, name):
         read_parts("coco", tmp_path)
 
 
+def test_one_coco_file_may_have_any_name(tmp_path):
+    instances(tmp_path, "instances_default.json")
+    assert splits(tmp_path, "coco") == {"": ["instances_default.json.jpg"]}
+
+
 def test_two_coco_files_of_one_split_are_refused(tmp_path):
     instances(tmp_path, "instances_train2014.json", "instances_train2017.json")
     with pytest.raises(UserError, match="_train2014.json and .*_train2017.json: both .* train"):

@@ -251,3 +251,9 @@ def test_other_sources_are_as_stable(tmp_path, own):
     assert [len(later[name]) for name in SPLITS] == ([45, 5, 2] if own else [35, 5, 10])
     assert json.loads((tmp_path / "a_drawn_splits.json").read_text())["val"] == later["val"]
     assert run(names(0, 50), overwrite=True)["val"] != later["val"]
+
+
+def test_names_with_zero_bytes_at_their_end_stay_whole():
+    keys = [f"a{k}\0" for k in range(10)]
+    drawn = draw_splits({}, keys, {"val": 0.3, "test": 0.3}, 0)
+    assert sorted(key for members in drawn.values() for key in members) == keys

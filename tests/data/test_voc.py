@@ -126,7 +126,8 @@ def test_size_where_it_makes_sense(voc, size, expected):
     ("utf-8", None, "ö 车"), ("utf-8-sig", None, "ö 车"), ("utf-8-sig", "utf-8", "ö 车"),
     ("utf-16", None, "ö 车"), ("utf-16", "UTF-16", "ö 车"), ("latin-1", "ISO-8859-1", "Hündchen"),
     ("cp1252", "windows-1252", "Hündchen"), ("gb2312", "gb2312", "汽车"), ("gbk", "GBK", "汽車"),
-    ("shift_jis", "Shift_JIS", "自動車"), ("euc-kr", "EUC-KR", "자동차"), ("cp1251", "cp1251", "кот")])
+    ("shift_jis", "Shift_JIS", "自動車"), ("euc-kr", "EUC-KR", "자동차"),
+    ("cp1251", "cp1251", "кот")])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_encodings(voc, codec, declared, name, newline):
     head = f'<?xml version="1.0" encoding="{declared}"?>\n' if declared else ""
@@ -379,6 +380,18 @@ def test_other_xml_never_makes_an_image_background(voc, text, complaint):
     found, (problem,) = voc.read()
     assert list(found) == ["b"] and problem.kind == "unreadable annotation"
     assert complaint in problem.what and problem.where.endswith("a.xml")
+
+
+@pytest.mark.parametrize("stray, tag", [
+    (f"<objekt><bndbox>{corners(1, 2, 3, 4)}</bndbox></objekt>", "<objekt>"),
+    (f"<bndbox>{corners(1, 2, 3, 4)}</bndbox>", "<bndbox>"),
+    (f"<list>{xml_object()}</list>", None)])
+def test_a_box_outside_of_objects_is_named(voc, stray, tag):
+    voc.image("a.jpg")
+    voc.xml("a.xml", xml_object() + stray)
+    found, problems = voc.read()
+    assert len(found["a"].objects) == 1 + (tag is None)
+    assert [tag in problem.what for problem in problems] == [True] * (tag is not None)
 
 
 @pytest.mark.parametrize("ending", [".gif", ".heic", ".AVIF"])

@@ -64,18 +64,20 @@ def _one_each(named):
 
 
 def _official_coco(path):
-    """Return (split, file, folder of images) of COCO's own folder, [] where it is none.
+    """Return (split or "", file, folder of images) of COCO's own folder, [] where it is none.
 
-    Files of captions and key points are passed over; a UserError names one whose name is no split.
+    Files of captions and key points are passed over. One file may have any name, such as CVAT's
+    instances_default.json; of several, a UserError names one whose name is no split.
     """
     named = [(split_of(file.stem[len("instances_"):]), file)
              for file in sorted((path / "annotations").glob("*"))
              if re.fullmatch(r"instances_.*\.json", file.name, re.IGNORECASE)]
-    if odd := [file for split, file in named if not split]:
+    odd = [file for split, file in named if not split]
+    if odd and len(named) > 1:
         raise UserError(f"{shorten(odd[0])}: not named as a split such as train2017; move it out, "
                         "or name one file in annotation_path, its images in images_path.")
     found = []
-    for split, file in _one_each(named).items():
+    for split, file in named if odd else _one_each(named).items():
         name = file.stem[len("instances_"):]
         places = [path / name, path / "images" / name, path / "images", path]
         found.append((split, file, next(place for place in places if place.is_dir())))

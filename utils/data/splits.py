@@ -57,7 +57,8 @@ def draw_splits(old: dict, keys: list[str], shares: dict[str, float], seed: int)
         room -= counts[name]
     rng = np.random.default_rng(seed)
     for name in ("test", "val"):
-        drawn = set(rng.permutation(new)[:counts[name]].tolist())
+        # By index: an array of texts would lose the zero bytes that broken names end with.
+        drawn = {new[k] for k in rng.permutation(len(new))[:counts[name]]}
         splits[name] += drawn
         new = [key for key in new if key not in drawn]
     splits["train"] += new

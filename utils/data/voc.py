@@ -97,6 +97,10 @@ def read_tree(root, origin, path):
     objects, problems = voc_objects(root, origin)
     if not objects and not problems:
         check_is_voc(root, path)
+    problems += [Problem(ProblemKind.BAD_OBJECT, origin,
+                         f"<{node.tag[:60]}> holds a bndbox and is no <object>")
+                 for node in root if node.find(".//object") is None and node.tag != "object"
+                 and (node.tag == "bndbox" or node.find(".//bndbox") is not None)]
     if len(list(root.iter("filename"))) > 1 and len(root.findall(".//filename/..")) > 1:
         raise UserError(f"{shorten(path)}: it describes several images; write an XML file for "
                         "each.")
