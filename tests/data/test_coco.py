@@ -1,6 +1,7 @@
 """COCO JSON."""
 
 import json
+import math
 
 import pytest
 from source_files import by_key, plain, save, write
@@ -87,6 +88,7 @@ def test_coco_ids_and_flags_may_be_text(coco):
 
 @pytest.mark.parametrize("broken, what", [
     ({"image_id": 99}, "image_id '99' is the id of no image"),
+    ({"image_id": math.inf}, "image_id 'inf' is the id of no image"),
     ({"category_id": "dog"}, "category_id 'dog' is the id of no category"),
     ({"bbox": [1, 2]}, "no bbox of four numbers")])
 def test_coco_problems_are_plain_words(coco, broken, what):

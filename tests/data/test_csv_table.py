@@ -73,6 +73,17 @@ def test_one_image_in_several_spellings_is_one(tmp_path):
         ("one image, two spellings", f"x.csv, line {line}") for line in (3, 4)]
 
 
+@pytest.mark.parametrize("row, fault", [
+    ("a.jpg", "1 cells, the first row has 7"), ("a.jpg,cat,1,1,9", "5 cells, the first row has 7"),
+    ("a.jpg,cat,1,1,9,9", None)])
+def test_a_row_that_was_cut_is_no_background(tmp_path, row, fault):
+    save(tmp_path / "a.jpg")
+    header = "filename,class,xmin,ymin,xmax,ymax,difficult"
+    (item,), problems = read_csv(write(tmp_path / "x.csv", f"{header}\n{row}"), tmp_path)
+    assert [problem.what for problem in problems] == ([fault] if fault else [])
+    assert len(item.objects) == (fault is None)
+
+
 @pytest.mark.parametrize("name", [" a.jpg", "a .jpg", "a.b .jpg"])
 def test_spaces_in_names_are_kept(tmp_path, name):
     path = save(tmp_path / name)

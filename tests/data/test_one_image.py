@@ -18,6 +18,7 @@ from utils.postprocess import Detections
 from utils.resize import average_cells
 from utils.spec import RESIZES, SSDSpec
 
+OPENCV = int(cv2.__version__.partition(".")[0])
 NO_BOX = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
 STILL = replace(AUGMENTATIONS["paper"], expand_probability=0, crop_overlaps=(None,),
                 flip_probability=0, colour_probability=0)
@@ -112,7 +113,8 @@ def test_the_rule_is_cell_means_and_linear(width, height):
     image = noise(width, height)
     got = resize_to_input(image, SSDSpec())
     error = np.abs(got - naive_input(image, 300))
-    assert error.mean() < 0.6 and error.max() < 5  # OpenCV 4 weighs in 1/32 pixels
+    # OpenCV 4 weighs in 1/32 pixels.
+    assert error.mean() < (0.6 if OPENCV >= 5 else 0.75) and error.max() < 5
 
 
 @pytest.mark.parametrize("cell", [(2, 1), (1, 2), (2, 2), (3, 2), (4, 6)])

@@ -79,7 +79,7 @@ def _id(value):
     """Return an id as text, so that 7, 7.0 and "7" are one."""
     if isinstance(value, (dict, list)) or value is None:
         raise ValueError(f"{_plain(value)[:60]!r} is no id")
-    return str(int(value)) if isinstance(value, float) and value == int(value) else _plain(value)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else _plain(value)
 
 
 def _plain(value):

@@ -45,6 +45,8 @@ def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]
         file = cells["file"] if cells["file"] in index.by_path else cells["file"].strip()
         objects = []
         try:
+            if len(row) <= max(places[field] for field in CSV_NEEDED):  # a file that was cut
+                raise ValueError(f"{len(row)} cells, the first row has {len(header)}")
             objects = _read_objects(cells, f"line {number}")
             if not file:
                 raise ValueError("no file name")
