@@ -119,6 +119,16 @@ def test_the_middle_is_gone_up_to_the_end_mark(tmp_path, name):
     assert check(tmp_path, data[:half] + b"\xff\xd9").fault == "image damaged"
 
 
+def test_scan_data_left_over_is_damage_and_filling_is_none(tmp_path):
+    """Codes that were changed end the image before its data ends; see the table for cameras."""
+    data = JPEGS["baseline"]()
+    half = len(data) // 2
+    spoilt = data[:half] + bytes(200) + data[half + 200:-2]
+    for rest in (b"\x35\x81\x4f" * 10, b""):
+        assert check(tmp_path, spoilt + rest + b"\xff\xd9").fault == "image damaged"
+    assert check(tmp_path, data[:-2] + b"\x35\x81\x4f" * 10 + b"\xff\xd9").fault == "image damaged"
+
+
 @pytest.mark.skipif(int(cv2.__version__.partition(".")[0]) < 5, reason="OpenCV 4 does not say")
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_damaged_tiffs_are_found(tmp_path, compression):

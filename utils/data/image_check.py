@@ -19,10 +19,10 @@ from utils.data import decoder
 from utils.data.sources import ProblemKind
 from utils.image import JPEG_START, decode_image, image_size, orientation_of
 
-# What libjpeg and libtiff say where they make pixels up. A few needless bytes before the end mark,
-# as some cameras write them, and a bad colour profile cost no pixel.
+# What libjpeg and libtiff say where they make pixels up. A bad colour profile costs no pixel.
 DAMAGE = re.compile(r"Premature end of JPEG file|(?:\w+Decode|TIFFFill\w+): .*|"
-                    r"Corrupt JPEG data: (?!bad ICC|\d\d? extraneous bytes before marker 0xd9).*")
+                    r"Corrupt JPEG data: (?!bad ICC|\d+ extraneous bytes before marker 0xd9).*")
+LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _IDLE = []  # processes of decoder.py
 
 
@@ -74,7 +74,7 @@ def find_fault(data, path, size, orientation):
     if is_truncated(data):
         return ProblemKind.IMAGE_TRUNCATED, "the end of the file is missing"
     found, said = decode_apart(data)
-    damage = DAMAGE.search(said)
+    damage = DAMAGE.search(said) or _unread_scan(data, said)
     if damage:
         return ProblemKind.IMAGE_DAMAGED, damage[0][:200]
     if found == (0, 0):
@@ -86,6 +86,19 @@ def find_fault(data, path, size, orientation):
         raise UserError(f"{path}: its header says {size[0]}x{size[1]}, decoded it has "
                         f"{found[0]}x{found[1]}")
     return None, ""
+
+
+def _unread_scan(data, said):
+    """Return libjpeg's complaint of scan data that it did not need: codes before it were changed.
+
+    Cameras fill up with bytes of one value before the end mark, or add one or two: no complaint.
+    """
+    left = LEFT_OVER.search(said)
+    if left and int(left[1]) > 2:
+        end = data.rindex(b"\xff\xd9")
+        if len(set(data[end - int(left[1]):end])) > 1:
+            return left
+    return None
 
 
 def decode_apart(data):
