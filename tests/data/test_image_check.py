@@ -129,6 +129,14 @@ def test_scan_data_left_over_is_damage_and_filling_is_none(tmp_path):
     assert check(tmp_path, data[:-2] + b"\x35\x81\x4f" * 10 + b"\xff\xd9").fault == "image damaged"
 
 
+def test_a_progressive_jpeg_with_a_scan_script_that_was_spoilt(tmp_path):
+    """Where scan headers are spoilt, libjpeg speaks of the sequence alone."""
+    data = bytearray(JPEGS["progressive"]())
+    scan = data.index(b"\xff\xda")  # marker, length, n components in 2n bytes, Ss, Se, Ah and Al
+    data[scan + 5 + 2 * data[scan + 4] + 2] = 0x10  # refines bits that no scan has given
+    assert check(tmp_path, bytes(data)).fault == "image damaged"
+
+
 @pytest.mark.skipif(int(cv2.__version__.partition(".")[0]) < 5, reason="OpenCV 4 does not say")
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_damaged_tiffs_are_found(tmp_path, compression):

@@ -20,7 +20,8 @@ from utils.data.sources import ProblemKind
 from utils.image import JPEG_START, decode_image, image_size, orientation_of
 
 # What libjpeg and libtiff say where they make pixels up. A bad colour profile costs no pixel.
-DAMAGE = re.compile(r"Premature end of JPEG file|(?:\w+Decode|TIFFFill\w+): .*|"
+DAMAGE = re.compile(r"Premature end of JPEG file|Inconsistent progression sequence.*|"
+                    r"(?:\w+Decode|TIFFFill\w+): .*|"
                     r"Corrupt JPEG data: (?!bad ICC|\d+ extraneous bytes before marker 0xd9).*")
 LEFT_OVER = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
 _IDLE = []  # processes of decoder.py
