@@ -35,7 +35,7 @@ def boxes_of(k):
     return ("cat", 5 + k, 5, 40, 30), ("dog", 9, 9 + k, 44, 40)
 
 
-def picture(seed, size=SIZE):
+def photo(seed, size=SIZE):
     """Return a smooth PIL image with a little noise, another one for each seed."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(20, 236, (8, 8, 3), dtype=np.uint8))
@@ -53,7 +53,7 @@ def encoded(image, kind, **options):
 
 def sound_images(folder):
     """Return {relative path: bytes} of the eight images."""
-    return {f"{folder}{stem}.jpg": encoded(picture(k), "jpeg") for k, stem in enumerate(STEMS)}
+    return {f"{folder}{stem}.jpg": encoded(photo(k), "jpeg") for k, stem in enumerate(STEMS)}
 
 
 def sound_xml(k):
@@ -288,7 +288,7 @@ def random_image(rng):
         exif = Image.Exif()
         exif[0x112] = rng.randrange(1, 9)
         options["exif"] = exif
-    image = picture(rng.randrange(1 << 30), size)
+    image = photo(rng.randrange(1 << 30), size)
     if rng.random() < 0.2 and kind in ("png", "jpeg", "tiff"):
         image = image.convert(rng.choice(("L", "P", "RGBA", "I;16") if kind == "png" else ("L",)))
     name = {"progressive": "jpeg"}.get(kind, kind.partition("-")[0])

@@ -127,7 +127,7 @@ def fault_of(state, numbers):
 def check_detector(path):
     """Build the detector of a file and look at an image; its detections must be numbers."""
     detector = SSD(SSDSettings(model_path=str(path), device="cpu", confidence=0.01))
-    check_detections(detector.detect(files.picture(1)), files.SIZE)
+    check_detections(detector.detect(files.photo(1)), files.SIZE)
 
 
 def check_detections(found, size):
