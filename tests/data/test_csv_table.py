@@ -75,7 +75,8 @@ def test_one_image_in_several_spellings_is_one(tmp_path):
 
 @pytest.mark.parametrize("row, fault", [
     ("a.jpg", "1 cells, the first row has 7"), ("a.jpg,cat,1,1,9", "5 cells, the first row has 7"),
-    ("a.jpg,cat,1,1,9,9", None)])
+    ("a.jpg,cat,1,1,9,9,0,5", "8 cells, the first row has 7"),
+    ("a.jpg,cat,1,1,9,9", None), ("a.jpg,cat,1,1,9,9,0,,", None)])
 def test_a_row_that_was_cut_is_no_background(tmp_path, row, fault):
     save(tmp_path / "a.jpg")
     header = "filename,class,xmin,ymin,xmax,ymax,difficult"

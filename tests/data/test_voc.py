@@ -382,16 +382,20 @@ def test_other_xml_never_makes_an_image_background(voc, text, complaint):
     assert complaint in problem.what and problem.where.endswith("a.xml")
 
 
-@pytest.mark.parametrize("stray, tag", [
-    (f"<objekt><bndbox>{corners(1, 2, 3, 4)}</bndbox></objekt>", "<objekt>"),
-    (f"<bndbox>{corners(1, 2, 3, 4)}</bndbox>", "<bndbox>"),
-    (f"<list>{xml_object()}</list>", None)])
-def test_a_box_outside_of_objects_is_named(voc, stray, tag):
+BOX = f"<bndbox>{corners(1, 2, 3, 4)}</bndbox>"
+
+
+@pytest.mark.parametrize("stray, objects, faults", [
+    (f"<objekt>{BOX}</objekt>", 1, 1), (BOX * 2, 1, 1), (f"<list>{xml_object()}</list>", 2, 0),
+    (xml_object(extra=f"<part>{BOX}</part>"), 2, 0),
+    (xml_object(extra=f"<item>{BOX}</item>"), 2, 1),
+    (f"<object>{BOX}</object>", 1, 1)])
+def test_a_box_that_is_no_objects_own_is_named(voc, stray, objects, faults):
     voc.image("a.jpg")
     voc.xml("a.xml", xml_object() + stray)
     found, problems = voc.read()
-    assert len(found["a"].objects) == 1 + (tag is None)
-    assert [tag in problem.what for problem in problems] == [True] * (tag is not None)
+    assert len(found["a"].objects) == objects
+    assert [problem.kind for problem in problems] == ["bad object"] * faults
 
 
 @pytest.mark.parametrize("ending", [".gif", ".heic", ".AVIF"])

@@ -45,7 +45,8 @@ def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]
         file = cells["file"] if cells["file"] in index.by_path else cells["file"].strip()
         objects = []
         try:
-            if len(row) <= max(places[field] for field in CSV_NEEDED):  # a file that was cut
+            # As where a file was cut or lines were joined.
+            if len(row) <= max(places[field] for field in CSV_NEEDED) or any(row[len(header):]):
                 raise ValueError(f"{len(row)} cells, the first row has {len(header)}")
             objects = _read_objects(cells, f"line {number}")
             if not file:

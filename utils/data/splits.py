@@ -103,7 +103,7 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
     found = {} if overwrite else {
         name: read_split(folder / f"{name}.txt", set(ids)) for name in FILES
         if os.path.lexists(folder / f"{name}.txt")}
-    old = (read_record(folder / RECORD) or drawn_before(found, shares, seed)) if found else {}
+    old = (read_record(folder / RECORD) or drawn_before(found, ids, shares, seed)) if found else {}
     old = {name: members for name, members in old.items() if name in found}
     theirs = {name: members for name, members in found.items()
               if name not in old or set(members) != set(old[name])}
@@ -140,16 +140,17 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
     return Splits(members, [key for key in ids if key not in listed], files, said)
 
 
-def drawn_before(found: dict, shares: dict[str, float], seed: int) -> dict:
+def drawn_before(found: dict, ids: list[str], shares: dict[str, float], seed: int) -> dict:
     """Return the splits where an earlier version drew them, which kept no record, else {}.
 
-    Drawing their images again gives the same; of one or two images none was left for train.
+    Drawing their images, all of them annotated, again gives the same; of one or two images none
+    was left for train.
     """
-    ids = sorted({key for name in SPLITS for key in found.get(name, ())})
-    again = draw_splits({}, ids, shares, seed)
+    listed = sorted({key for name in SPLITS for key in found.get(name, ())})
+    again = draw_splits({}, listed, shares, seed)
     same = all(again[name] == found.get(name, []) for name in SPLITS)
-    few = len(ids) < 3 and "train" not in found
-    return found if ids and (same or few) else {}
+    few = len(listed) < 3 and "train" not in found
+    return found if listed and set(listed) <= set(ids) and (same or few) else {}
 
 
 def describe(place: Path, old: dict, new: dict, shares: dict[str, float], total: int) -> str:

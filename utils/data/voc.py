@@ -97,10 +97,13 @@ def read_tree(root, origin, path):
     objects, problems = voc_objects(root, origin)
     if not objects and not problems:
         check_is_voc(root, path)
-    problems += [Problem(ProblemKind.BAD_OBJECT, origin,
-                         f"<{node.tag[:60]}> holds a bndbox and is no <object>")
-                 for node in root if node.find(".//object") is None and node.tag != "object"
-                 and (node.tag == "bndbox" or node.find(".//bndbox") is not None)]
+    strays = len(list(root.iter("bndbox"))) - len(objects)
+    if strays:  # of parts, or of what is a problem already?
+        strays += len(objects) - sum(len(node.findall("bndbox") + node.findall("part/bndbox"))
+                                     for node in root.iter("object"))
+    if strays > 0:
+        problems.append(Problem(ProblemKind.BAD_OBJECT, origin,
+                                f"{strays} x <bndbox> outside of <object> or deep inside of one"))
     if len(list(root.iter("filename"))) > 1 and len(root.findall(".//filename/..")) > 1:
         raise UserError(f"{shorten(path)}: it describes several images; write an XML file for "
                         "each.")
