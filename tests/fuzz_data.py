@@ -425,7 +425,9 @@ class Yolo(Coco):
             text = data.decode("utf-8-sig")
             if path.endswith(".txt"):
                 lines = [line.strip() for line in text.rstrip().splitlines()]
-                return None if any(line[:1] == "#" for line in lines) else dict(enumerate(lines))
+                if not lines or any(line[:1] == "#" for line in lines):
+                    return None
+                return dict(enumerate(lines))
             found = yaml.safe_load(text)["names"]
             found = found if isinstance(found, dict) else dict(enumerate(found))
         except Exception:  # whatever a YAML file may do to PyYAML

@@ -92,10 +92,10 @@ def find_fault(data, path, size, orientation):
 def _unread_scan(data, said):
     """Return libjpeg's complaint of scan data that it did not need: codes before it were changed.
 
-    Cameras fill up with bytes of one value before the end mark, or add one or two: no complaint.
+    Cameras fill up with bytes of one value before the end mark, or add one byte: no complaint.
     """
     left = LEFT_OVER.search(said)
-    if left and int(left[1]) > 2:
+    if left:
         end = data.rindex(b"\xff\xd9")
         if len(set(data[end - int(left[1]):end])) > 1:
             return left
