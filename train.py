@@ -23,8 +23,8 @@ from nets.ssd import SSDNet
 from nets.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint
-from utils.cli import (UserError, check_fields, out_of_memory, run, settings_table, shared_fields,
-                       shorten, typeable, typed_flags)
+from utils.cli import (Stopped, UserError, check_fields, out_of_memory, run, settings_table,
+                       shared_fields, shorten, typeable, typed_flags)
 from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
@@ -276,15 +276,20 @@ def run_epochs(settings: TrainSettings, trainer: Trainer, results: RunFolder,
                measure: Callable[[], float | None] | None) -> None:
     """Train, save and measure epoch by epoch, until the last or a signal to stop."""
     with results.saying_how_to_go_on(out_of_memory(settings)), StopSignals() as stop:
-        def after_step():
-            due = settings.save_steps and trainer.done % settings.save_steps == 0
-            if due or stop.number:
+        def fetch(work):
+            try:
+                return stop.at_once(work)
+            except Stopped:
                 results.save_last(make_checkpoint())
-            stop.check()
+                raise
+
+        def after_step():
+            if settings.save_steps and trainer.done % settings.save_steps == 0:
+                results.save_last(make_checkpoint())
 
         while results.row or trainer.epoch < settings.epochs:
             # A row is there at the start where the run was stopped before that epoch's measurement.
-            row = results.row or trainer.train_epoch(after_step)
+            row = results.row or trainer.train_epoch(fetch=fetch, after_step=after_step)
             results.save_epoch(make_checkpoint(), row)
             due = trainer.epoch == settings.epochs or (
                 settings.eval_period and trainer.epoch % settings.eval_period == 0)

@@ -60,9 +60,9 @@ class StopSignals:
                 os._exit(128 + number)
             return
         first, self.number = self.number is None, number
+        # A scheduler may have sent it to the workers too; the step needs none of them any more.
+        hear_deaths(lambda: lambda *_: None)
         if self.immediate or not first:
             raise Stopped(number)
-        # A scheduler may have sent it to the workers too; the step needs none of them any more.
-        hear_deaths(lambda: signal.SIG_DFL)
         with contextlib.suppress(OSError):  # not print: this may be in the midst of one
             os.write(2, NOTICE)

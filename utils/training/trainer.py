@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
@@ -88,14 +89,17 @@ class Trainer:
                                          for name in self.scaler.state_dict()})
         set_generators(state["generators"], self.device)
 
-    def train_epoch(self, after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def train_epoch(self, *, fetch: Callable[[Callable], list[Batch]] = lambda work: work(),
+                    after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train for the rest of a pass over the images, all of it where none is done.
 
-        `after_step` is called after each step but the epoch's last one; what it raises loses
-        nothing. Returns a dict of the epoch's number from 1, the learning rate at its end, the
-        mean losses of a step, the mean positives of an image, and seconds. Raises UserError for an
-        unreadable image, a loss that is not finite, a first epoch that had objects and no
-        positives.
+        `fetch` is to return what its argument returns, the batches of a step; `after_step` is
+        called after each step but the epoch's last. While they run, the state is whole: they may
+        save it, and what they raise loses nothing.
+
+        Returns a dict of the epoch's number from 1, the learning rate at its end, the mean losses
+        of a step, the mean positives of an image, and seconds. Raises UserError for an unreadable
+        image, a loss that is not finite, a first epoch that had objects and no positives.
         """
         epoch, start = self.epoch, time.perf_counter() - self.seconds
         self.network.train()
@@ -105,7 +109,9 @@ class Trainer:
         loader.batch_sampler.start = self.done * self.schedule.accumulate
         steps, title = self.schedule.steps_in(epoch), f"epoch {epoch + 1}/{self.schedule.epochs}"
         with tqdm(total=steps, initial=self.done, desc=title, unit="step", disable=None) as bar:
-            for group in self._groups(loader):
+            groups = self._groups(loader)
+            for _ in range(self.done, steps):
+                group = fetch(partial(next, groups))
                 rate = self.schedule.rate(self.step, epoch)
                 set_learning_rate(self.optimizer, rate)
                 for name, value in self.train_step(group).items():
