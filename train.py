@@ -297,7 +297,6 @@ def run_epochs(settings: TrainSettings, trainer: Trainer, results: RunFolder,
             print(describe_epoch(row, settings.epochs, results.best_map))
             if trainer.epoch == settings.epochs:  # so that last.pth is known to be measured
                 results.save_last(make_checkpoint())
-            stop.check()
 
 
 def check_settings(settings: TrainSettings) -> None:

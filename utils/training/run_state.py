@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 
 from utils.checkpoint import tensor_fault
-from utils.cli import UserError
+from utils.cli import UserError, typeable
 from utils.data.annotations import Record
 from utils.tensor_files import first_line
 
@@ -46,7 +46,7 @@ def check_data(now: dict[str, list], then: object, place: str) -> None:
     if changed:
         raise UserError(f"{place}: since the run began {' and '.join(changed)} has changed in its "
                         "images, their order or their objects.\nPut the old list back, "
-                        f"{NEW_RUN.format(place)}")
+                        f"{NEW_RUN.format(typeable(place))}")
 
 
 def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typed: Container[str],
@@ -68,7 +68,7 @@ def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typ
                 clashes.append(f"{name} {saved[name]!r} (now {given[name]!r})")
     if clashes:
         raise UserError(f"{place}: the run began with {', '.join(sorted(clashes))}.\nA run goes on "
-                        f"with the numbers it began with: take those, {NEW_RUN.format(place)}")
+                        f"with the numbers it began with: take those, {NEW_RUN.format(typeable(place))}")
     return merged
 
 
@@ -80,7 +80,7 @@ def restoring(place: str) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError,
             OverflowError) as error:
         raise UserError(f"{place}: what it holds of the run is damaged or of another version "
-                        f"({first_line(error)});\ngo on from a copy, {NEW_RUN.format(place)}"
+                        f"({first_line(error)});\ngo on from a copy, {NEW_RUN.format(typeable(place))}"
                         ) from None
 
 
