@@ -28,7 +28,7 @@ from utils.cli import (Stopped, UserError, check_fields, out_of_memory, run, set
 from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
-from utils.device import pick_device, set_precision
+from utils.device import keep_freed_memory, pick_device, set_precision
 from utils.evaluation.voc_ap import mean_ap
 from utils.training.checks import check_batch_norm, check_images, read_lists
 from utils.training.history import describe_epoch
@@ -214,6 +214,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
     torch.manual_seed(settings.seed)
     device = pick_device(settings.device)
     precision = set_precision(settings.precision, device)
+    keep_freed_memory()
     train_records, val_records, class_names = read_lists(
         settings.train_list, settings.val_list, classes_path=settings.classes_path,
         train_on_difficult=settings.train_on_difficult)
@@ -223,7 +224,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
         check_data(data, saved.run.get("data"), shorten(last))
         network = network_of(saved, "to go on from", shorten(last))
     else:
-        network = build_network(settings, class_names)
+        network = build_network(settings, class_names, train_records)
     trainer = make_trainer(settings, network, train_records, device, precision)
     check_batch_norm(network, trainer.schedule)
     check_images(val_records, settings.val_list)
@@ -311,14 +312,16 @@ def check_settings(settings: TrainSettings) -> None:
                         'nothing. Set backbone_weights = "imagenet" or freeze_epochs = 0.')
 
 
-def build_network(settings: TrainSettings, class_names: tuple[str, ...]) -> SSDNet:
+def build_network(settings: TrainSettings, class_names: tuple[str, ...],
+                  records: list[Record]) -> SSDNet:
     """Return the SSDNet to train, filled with the weights that the settings name."""
     if not settings.model_path:
         return new_network(settings.backbone, settings.input_shape[0], len(class_names),
                            backbone_weights=settings.backbone_weights,
                            anchors_size=settings.anchors_size,
                            aspect_ratios=settings.aspect_ratios,
-                           letterbox=settings.letterbox_image)
+                           letterbox=settings.letterbox_image,
+                           image_paths=[record.path for record in records])
     path = settings.model_classes_path
     return continued_network(settings.model_path, class_names, family=settings.weights_family,
                              old_names=read_class_names(path) if path else None)

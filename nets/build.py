@@ -8,6 +8,7 @@ import torch
 
 from nets.backbone_weights import backbone_names, load_backbone, read_backbone
 from nets.backbones import BACKBONES
+from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec, feature_grids
 from nets.transfer import transfer
 from nets.weight_files import read_detector
@@ -18,7 +19,7 @@ from utils.tensor_files import MAX_UNPACKED
 
 def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights: str = "imagenet",
                 anchors_size: Sequence[float] = (), aspect_ratios: Sequence[float] = (),
-                letterbox: bool = False) -> SSDNet:
+                letterbox: bool = False, image_paths: Sequence[str | Path] = ()) -> SSDNet:
     """Return a network to train, its backbone filled; print where its weights come from.
 
     Args:
@@ -28,6 +29,7 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         backbone_weights: as in read_backbone, or "" for random numbers.
         anchors_size, aspect_ratios: of the priors, in pixels and on every map; () is the paper's.
         letterbox: keep the aspect ratio of images with grey bars.
+        image_paths: the images to train on, by which the new layers are scaled.
 
     Raises UserError for numbers that do not fit together, or a file that cannot be used.
     """
@@ -44,13 +46,16 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         raise UserError(f"{error}; change it in the settings.") from None
     if weights is None:
         print(f"weights: none, {backbone} starts from random numbers")
-        return network
-    count = load_backbone(network, weights)
-    filled = all(name in weights.state_dict for name in backbone_names(network.backbone, network))
-    fresh = "" if filled else f"{network.parts.unfilled}, "
-    print(f"weights: {count} tensors of {backbone} from {backbone_weights}; {fresh}extra layers "
-          f"and heads start from random numbers\n"
-          f"colours: {spec.colours()} ({weights.reason})")
+    else:
+        count = load_backbone(network, weights)
+        filled = all(name in weights.state_dict
+                     for name in backbone_names(network.backbone, network))
+        fresh = "" if filled else f"{network.parts.unfilled}, "
+        print(f"weights: {count} tensors of {backbone} from {backbone_weights}; {fresh}extra "
+              f"layers and heads start from random numbers\n"
+              f"colours: {spec.colours()} ({weights.reason})")
+    if image_paths:
+        print(scale_new_layers(network, image_paths, weights.state_dict if weights else ()))
     return network
 
 

@@ -1,6 +1,8 @@
 """Where the network runs and in which precision."""
 
 import contextlib
+import ctypes
+import platform
 import threading
 from collections.abc import Iterator
 from typing import Literal, get_args
@@ -11,6 +13,8 @@ from torch import nn
 from utils.cli import UserError
 
 Precision = Literal["bf16", "fp16", "fp32"]
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 _modes = threading.RLock()  # held while a network is out of its own mode; other threads wait
 
@@ -66,6 +70,18 @@ def set_precision(name: str, device: torch.device) -> Precision:
         generation = torch.cuda.get_device_capability(device)[0]
         return "bf16" if generation >= 8 else "fp16" if generation == 7 else "fp32"
     return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next step, instead of giving it back to the system.
+
+    Else each training step on a CPU asks for its gigabytes again, page by page: a tenth of its
+    time. The process stays as large as its largest step. Nothing happens on other systems.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2 ** 30)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def run_in(precision: Precision, device: torch.device) -> torch.autocast:

@@ -163,3 +163,30 @@ def test_history_file_is_complete_after_every_row(tmp_path):
         with open(tmp_path / "history.csv", newline="", encoding="utf-8") as file:
             read = list(csv.DictReader(file))
         assert read == [{key: str(value) for key, value in row.items()} for row in rows[:number]]
+
+
+@pytest.mark.parametrize("name, plain", [
+    ("adamw", lambda groups: torch.optim.AdamW(groups, lr=0.0, foreach=False, fused=False)),
+    ("sgd", lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, foreach=False))])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_fused_loop_gives_the_plain_loops_weights_in_both_memory_formats(name, plain, layout):
+    networks, optimizers = [], []
+    for is_plain in (False, True):
+        torch.manual_seed(1)
+        network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1)).to(
+            memory_format=layout)
+        optimizer = make_optimizer(network, name=name, momentum=0.9, weight_decay=0.05)
+        if is_plain:
+            optimizer = plain([{key: group[key] for key in ("params", "weight_decay", "lr_mult")}
+                               for group in optimizer.param_groups])
+        networks.append(network)
+        optimizers.append(optimizer)
+    images = torch.randn(2, 3, 8, 8).to(memory_format=layout)
+    for _ in range(5):
+        for network, optimizer in zip(networks, optimizers):
+            network(images).square().sum().backward()
+            set_learning_rate(optimizer, 0.01)
+            optimizer.step()
+            optimizer.zero_grad()
+    for own, expected in zip(*(network.parameters() for network in networks)):
+        torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
