@@ -373,25 +373,31 @@ def test_hostile_settings_in_a_state(data, tmp_path, monkeypatch):
 
 
 def in_another_process(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+    return subprocess.run([sys.executable, "-c", f"from utils.training.run_folder import *\n{code}"],
+                          capture_output=True, text=True, timeout=60,
                           env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_a_folder_has_one_writer(tmp_path):
-    code = ("from pathlib import Path\nfrom utils.training.run_folder import hold_folder\n"
-            f"with hold_folder(Path({str(tmp_path)!r})):\n    print('held')\n")
+    hold = f"with hold_folder(Path({str(tmp_path)!r})):\n    print('held')\n"
+    claim = (f"with claim_folder({str(tmp_path.parent)!r}, {tmp_path.name!r}, 'b', again=True):\n"
+             "    pass\n")
     with run_folder.hold_folder(tmp_path, "text"):
-        refused = in_another_process(code)
-        assert "UserError" in refused.stderr and "trained by another process now" in refused.stderr
-    assert in_another_process(code).stdout == "held\n"
+        for attempt in (hold, claim):
+            assert "trained by another process now" in in_another_process(attempt).stderr
+        assert (tmp_path / "settings.txt").exists()
+    assert in_another_process(hold).stdout == "held\n"
     assert (tmp_path / "settings.txt").read_text() == "text\n"
-    # A process that is killed leaves no lock behind, though its workers live on.
-    killed = code + ("    import os, signal, time\n    if os.fork() == 0:\n        time.sleep(20)\n"
-                     "    os.kill(os.getpid(), signal.SIGKILL)\n") if os.name == "posix" else code
-    if os.name == "posix":
-        subprocess.run([sys.executable, "-c", killed], timeout=60, stdout=subprocess.DEVNULL,
-                       env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert in_another_process(code).stdout == "held\n"
+
+
+@posix
+def test_a_killed_process_leaves_no_lock_though_its_workers_live_on(tmp_path):
+    hold = f"with hold_folder(Path({str(tmp_path)!r})):\n    print('held')\n"
+    in_another_process(hold + "    import signal, sys\n    sys.stdout.flush()\n"
+                       "    if os.fork() == 0:\n        os.close(1), os.close(2)\n"
+                       "        time.sleep(9)\n    else:\n"
+                       "        os.kill(os.getpid(), signal.SIGKILL)\n")
+    assert in_another_process(hold).stdout == "held\n"
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(data, tmp_path, monkeypatch):

@@ -60,19 +60,13 @@ def hold_folder(folder: Path, text: str = "") -> Iterator[None]:
     Writes `text`, if any, to settings.txt, which is what is locked: nobody else in this process
     may open it. Raises UserError where another process has it.
     """
-    try:
-        with open(folder / "settings.txt", "a+", encoding="utf-8") as file:
-            _lock(file)
-            if text:
-                file.truncate(0)
-                file.write(text + "\n")
-                file.flush()
-            yield
-    except OSError as error:
-        if error.filename != str(folder / "settings.txt"):
-            raise
-        raise UserError(f"{shorten(folder)}: cannot be written ({error.strerror}); is the disk "
-                        "full or the folder read-only? Choose another save_dir.") from None
+    with open(folder / "settings.txt", "a+", encoding="utf-8") as file:
+        _lock(file)
+        if text:
+            file.truncate(0)
+            file.write(text + "\n")
+            file.flush()
+        yield
 
 
 def _lock(file):
@@ -113,12 +107,14 @@ def claim_folder(save_dir: str, run_name: str, settings_text: str, *, again: boo
             break
         if run_name:
             raise UserError(f"{shorten(folder)}: holds another run; choose another run_name, "
-                            "remove the folder, or go on with it: --resume last")
+                            f"remove the folder, or go on with it: --resume {typeable(folder)}")
+    held = False
     try:
         with hold_folder(folder, settings_text):
+            held = True
             yield folder
     finally:
-        if not any(folder.glob("*.pth")):
+        if held and not any(folder.glob("*.pth")):
             with contextlib.suppress(OSError):
                 (folder / "settings.txt").unlink()
                 folder.rmdir()
