@@ -43,20 +43,22 @@ def main(settings):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = prepare(folder, settings)
-        start = time.monotonic()
-        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-            raise UserError("the reference training failed.")
-        whole = time.monotonic() - start
+        begin = time.monotonic()
+        train_for(command, "running on", 1e-3)
+        middle = time.monotonic()
+        train_for(command, "", None)
+        starting, training = middle - begin, time.monotonic() - middle
         (folder / "run").rename(folder / "reference")
-        print(f"the reference took {whole:.1f} s", flush=True)
+        print(f"the reference took {training:.1f} s", flush=True)
         rng, kills, faults = random.Random(settings.seed), 0, []
         while True:
-            # Up to a third of a run, start-up included: enough to come forward.
-            limit = rng.uniform(0, whole / 3) if kills < settings.kills else None
-            stood = train_for(command, limit, folder / "run")
-            if stood:
+            # One in four in start-up; the others in up to a quarter of the training behind it.
+            line, most = ("", starting) if rng.random() < 0.25 else ("running on", training / 4)
+            limit = rng.uniform(0, most) if kills < settings.kills else None
+            if train_for(command, line, limit):
                 kills += 1
-                print(f"kill {kills:2}: {limit:4.1f} s after its start, {stood}", flush=True)
+                print(f"kill {kills:2}: {limit:4.1f} s into its {'training' if line else 'start'}; "
+                      f"{describe(folder / 'run')}", flush=True)
                 continue
             faults += compare(folder / "reference", folder / "run")
             print(f"the run came to its end: {faults or 'the same bits as the reference'}")
@@ -83,30 +85,35 @@ def prepare(folder, settings):
     return [sys.executable, str(ROOT / "train.py"), *(word for pair in words for word in pair)]
 
 
-def train_for(command, limit, folder):
-    """Train for so many seconds and kill; return where the run stood, "" where it ended before."""
+def train_for(command, line, limit):
+    """Train, and kill so many seconds after a line of output; tell whether it was still running.
+
+    A `line` of "" is the start, a `limit` of None the end.
+    """
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True) as process:
+        output = ""
+        while line and line not in output and process.poll() is None:
+            output += process.stdout.readline()
         try:
-            output, _ = process.communicate(timeout=limit)
+            output += process.communicate(timeout=limit)[0]
         except subprocess.TimeoutExpired:
             process.kill()
-            return describe(folder, process.communicate()[0])
+            return True
     if process.returncode:
-        raise UserError(f"a resumed training failed:\n{output}")
-    return ""
+        raise UserError(f"a training failed:\n{output}")
+    return False
 
 
-def describe(folder, output):
-    """Say where a killed run stood, from what it left and printed."""
+def describe(folder):
+    """Say where a killed run stood, from what it left."""
     parts = [path.name for path in folder.glob("*.part")]
     last = folder / "last.pth"
     saved = torch.load(last, weights_only=True) if last.exists() else None
     place = "no last.pth" if saved is None else (
         f"last.pth at step {saved['progress']['step']} of epoch {saved['progress']['epoch'] + 1}"
-        + ", val mAP not yet in it" * bool(saved["run"]["row"]))
-    stage = "training" if "running on" in output else "starting up"
-    return f"{stage}{f', writing {parts[0]}' if parts else ''}; {place}"
+        + (", its val mAP to come" if saved["run"]["row"] else ""))
+    return place + (f", {parts[0]} left" if parts else "")
 
 
 def compare(one, other):

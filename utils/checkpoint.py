@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         try:
             torch.save(values, part)
         except RuntimeError as error:  # PyTorch's own for a full disk and a missing folder
-            raise OSError(first_line(error)) from None
+            full = part.exists() and shutil.disk_usage(part).free < 2 ** 20
+            raise OSError("the disk is full" if full else first_line(error)) from None
         _sync(part, os.O_RDWR)
     if os.name == "posix":  # the new name too must reach the disk; not all file systems can
         with contextlib.suppress(OSError):

@@ -373,9 +373,9 @@ def test_hostile_settings_in_a_state(data, tmp_path, monkeypatch):
 
 
 def in_another_process(code):
-    return subprocess.run([sys.executable, "-c", f"from utils.training.run_folder import *\n{code}"],
-                          capture_output=True, text=True, timeout=60,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    code = f"from utils.training.run_folder import *\n{code}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def test_a_folder_has_one_writer(tmp_path):

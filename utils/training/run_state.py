@@ -15,7 +15,6 @@ from utils.tensor_files import first_line
 
 # What Adam and SGD keep of a parameter.
 KEPT = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
-NEW_RUN = "or begin a new run from its weights: --model_path {}"
 
 
 class CannotLearn(UserError):
@@ -46,7 +45,7 @@ def check_data(now: dict[str, list], then: object, place: str) -> None:
     if changed:
         raise UserError(f"{place}: since the run began {' and '.join(changed)} has changed in its "
                         "images, their order or their objects.\nPut the old list back, "
-                        f"{NEW_RUN.format(typeable(place))}")
+                        f"{_new_run(place)}")
 
 
 def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typed: Container[str],
@@ -68,8 +67,12 @@ def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typ
                 clashes.append(f"{name} {saved[name]!r} (now {given[name]!r})")
     if clashes:
         raise UserError(f"{place}: the run began with {', '.join(sorted(clashes))}.\nA run goes on "
-                        f"with the numbers it began with: take those, {NEW_RUN.format(typeable(place))}")
+                        f"with the numbers it began with: take those, {_new_run(place)}")
     return merged
+
+
+def _new_run(place):
+    return f"or begin a new run from its weights: --model_path {typeable(place)}"
 
 
 @contextlib.contextmanager
@@ -80,7 +83,7 @@ def restoring(place: str) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError,
             OverflowError) as error:
         raise UserError(f"{place}: what it holds of the run is damaged or of another version "
-                        f"({first_line(error)});\ngo on from a copy, {NEW_RUN.format(typeable(place))}"
+                        f"({first_line(error)});\ngo on from a copy, {_new_run(place)}"
                         ) from None
 
 
