@@ -7,7 +7,6 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 
 # isort: split
 import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,23 +19,22 @@ from nets.backbones import BACKBONES
 from nets.build import continued_network, network_of, new_network
 from nets.families import FAMILIES
 from nets.ssd import SSDNet
-from nets.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint
-from utils.cli import (Stopped, UserError, check_fields, out_of_memory, run, settings_table,
-                       shared_fields, shorten, typeable, typed_flags)
+from utils.cli import (UserError, check_fields, out_of_memory, run, settings_table, shared_fields,
+                       shorten, typed_flags)
 from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import keep_freed_memory, pick_device, set_precision
 from utils.evaluation.voc_ap import mean_ap
 from utils.training.checks import check_batch_norm, check_images, read_lists
-from utils.training.history import describe_epoch
 from utils.training.optim import Schedule, make_optimizer
 from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
                                        hold_folder)
-from utils.training.run_state import check_data, fingerprint, merge_settings, restoring
-from utils.training.stopping import StopSignals
+from utils.training.run_state import (check_data, describe_machine, fingerprint, merge_settings,
+                                      read_run, restoring)
+from utils.training.run_loop import restore, run_epochs
 from utils.training.trainer import Objective, Trainer
 
 # Lowest and highest value of the numbers below.
@@ -49,8 +47,7 @@ LIMITS = {
     "match_iou": (0.01, 1), "negatives_per_positive": (0, 1000), "background_negatives": (0, 1000),
     "seed": (0, 2 ** 32 - 1), "eval_period": (0, 1_000_000), "save_period": (0, 1_000_000),
     "save_steps": (0, 1_000_000_000)}
-# Settings that may change when a run goes on: none of them changes what its steps compute, but for
-# the last bits. Of the lists the contents are compared instead.
+# What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps"}
 
@@ -186,14 +183,9 @@ def main(settings: TrainSettings) -> None:
     last = settings.resume and find_last(settings.resume, save_dir=settings.save_dir,
                                          run_name=settings.run_name)
     if not last:
-        train(settings)
-        return
+        return train(settings)
     with hold_folder(last.parent):
-        saved, _ = read_detector(last)
-        if saved.run is None:
-            raise UserError(f"{shorten(last)}: weights alone, only a last.pth holds what a run "
-                            "needs to go on.\nTo begin a new run from them: --model_path "
-                            f"{typeable(last)}")
+        saved = read_run(last)
         train(resumed_settings(settings, saved, last), saved, last)
 
 
@@ -208,8 +200,7 @@ def resumed_settings(settings: TrainSettings, saved: Checkpoint, last: Path) -> 
     return settings
 
 
-def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path | None = None
-          ) -> None:
+def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path | None = None):
     """Train from the beginning, or go on from a last.pth in whose folder nobody else writes."""
     torch.manual_seed(settings.seed)
     device = pick_device(settings.device)
@@ -222,7 +213,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
     if saved:
         check_same_classes(saved.class_names, shorten(last), class_names, settings.train_list)
         check_data(data, saved.run.get("data"), shorten(last))
-        network = network_of(saved, "to go on from", shorten(last))
+        network = network_of(saved, "this run", shorten(last))
     else:
         network = build_network(settings, class_names, train_records)
     trainer = make_trainer(settings, network, train_records, device, precision)
@@ -230,74 +221,26 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
     check_images(val_records, settings.val_list)
     scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
     table = settings_table(settings)
-    kept = {"data": data, "defaults": asdict(TrainSettings()), "machine": {
-        "device": device.type, "precision": precision, "torch": str(torch.__version__),
-        "threads": torch.get_num_threads()}}
+    kept = {"data": data, "defaults": asdict(TrainSettings()),
+            "machine": describe_machine(device, precision)}
 
     def make_checkpoint():
+        progress = {"epoch": trainer.epoch, "step": trainer.done}
         return Checkpoint(network.spec, class_names, network.state_dict(),
-                          asdict(settings) | {"resume": ""},
-                          {"epoch": trainer.epoch, "step": trainer.done},
-                          kept | trainer.state_dict())
+                          asdict(settings) | {"resume": ""}, progress, kept | trainer.state_dict())
 
-    with (nullcontext(last.parent) if saved else
-          claim_folder(settings.save_dir, settings.run_name, table,
-                       again=bool(settings.resume))) as folder:
+    with (nullcontext(last.parent) if saved else claim_folder(
+            settings.save_dir, settings.run_name, table, again=bool(settings.resume))) as folder:
         print(f"settings:\n{table}\nrunning on {device} in {precision}, "
               f"results in {shorten(folder)}")
         results = RunFolder(folder, save_period=settings.save_period)
         if saved:
             restore(trainer, results, saved, kept["machine"])
-        run_epochs(settings, trainer, results, make_checkpoint,
-                   partial(measure, scorer, val_records) if val_records else None)
+        run_epochs(trainer, results, make_checkpoint,
+                   partial(measure, scorer, val_records) if val_records else None,
+                   eval_period=settings.eval_period, save_steps=settings.save_steps,
+                   memory_advice=out_of_memory(settings))
         print(results.describe_end(settings.epochs))
-
-
-def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: dict) -> None:
-    """Bring a new run to where a last.pth stands, and say where that is."""
-    place = shorten(results.path / "last.pth")
-    with restoring(place):
-        trainer.load_state_dict(saved.run)
-        results.load_state_dict(saved)
-        changes = [f"{name} {saved.run['machine'][name]} -> {value}"
-                   for name, value in machine.items() if saved.run["machine"][name] != value]
-    if changes:
-        print(f"note: {', '.join(changes)}: the last bits may differ from those of one run")
-    if results.row:
-        print(f"going on with the val mAP of epoch {trainer.epoch}")
-    elif trainer.epoch < trainer.schedule.epochs:
-        print(f"going on at step {trainer.done + 1} of epoch {trainer.epoch + 1}")
-    else:
-        print(f"{place}: all {trainer.epoch} epochs are done. To train on, begin a new run, with "
-              f"a learning rate of its own:\npython train.py --model_path {typeable(place)}")
-
-
-def run_epochs(settings: TrainSettings, trainer: Trainer, results: RunFolder,
-               make_checkpoint: Callable[[], Checkpoint],
-               measure: Callable[[], float | None] | None) -> None:
-    """Train, save and measure epoch by epoch, until the last or a signal to stop."""
-    with results.saying_how_to_go_on(out_of_memory(settings)), StopSignals() as stop:
-        def fetch(work):
-            try:
-                return stop.at_once(work)
-            except Stopped:
-                results.save_last(make_checkpoint())
-                raise
-
-        def after_step():
-            if settings.save_steps and trainer.done % settings.save_steps == 0:
-                results.save_last(make_checkpoint())
-
-        while results.row or trainer.epoch < settings.epochs:
-            # A row is there at the start where the run was stopped before that epoch's measurement.
-            row = results.row or trainer.train_epoch(fetch=fetch, after_step=after_step)
-            results.save_epoch(make_checkpoint(), row)
-            due = trainer.epoch == settings.epochs or (
-                settings.eval_period and trainer.epoch % settings.eval_period == 0)
-            row = results.finish_epoch(partial(stop.at_once, measure) if due and measure else None)
-            print(describe_epoch(row, settings.epochs, results.best_map))
-            if trainer.epoch == settings.epochs:  # so that last.pth is known to be measured
-                results.save_last(make_checkpoint())
 
 
 def check_settings(settings: TrainSettings) -> None:

@@ -233,7 +233,8 @@ class RunFolder:
         """Return how far last.pth has come and the command that goes on from it."""
         last, progress = self.path / "last.pth", self.checkpoint.progress
         place = (f"step {progress['step']} of epoch {progress['epoch'] + 1}"
-                 if progress.get("step") else f"the end of epoch {progress['epoch']}")
+                 if progress.get("step") else
+                 f"the end of epoch {progress['epoch']}" if progress["epoch"] else "its beginning")
         return (f"{shorten(last)} holds the run up to {place}; to go on:\n"
                 f"python train.py --resume {typeable(last)}")
 

@@ -5,13 +5,14 @@ import hashlib
 import math
 from collections.abc import Container, Iterator
 from numbers import Real
+from pathlib import Path
 
 import torch
 
-from utils.checkpoint import tensor_fault
-from utils.cli import UserError, typeable
+from utils.checkpoint import Checkpoint, parse_checkpoint, tensor_fault
+from utils.cli import UserError, shorten, typeable
 from utils.data.annotations import Record
-from utils.tensor_files import first_line
+from utils.tensor_files import first_line, read_tensor_file
 
 # What Adam and SGD keep of a parameter.
 KEPT = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
@@ -19,6 +20,21 @@ KEPT = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
 
 class CannotLearn(UserError):
     """A training that would end in the same way again, however often one goes on with it."""
+
+
+def read_run(path: Path) -> Checkpoint:
+    """Return the Checkpoint of a last.pth; UserError for any file that holds weights alone."""
+    checkpoint = parse_checkpoint(read_tensor_file(path), path)
+    if checkpoint is None or checkpoint.run is None:
+        raise UserError(f"{shorten(path)}: weights alone, only a last.pth holds what a run needs "
+                        f"to go on.\nName that, {_new_run(path)}")
+    return checkpoint
+
+
+def describe_machine(device: torch.device, precision: str) -> dict:
+    """Return {name: value} of what the last bits of a training depend on beside its settings."""
+    return {"device": device.type, "precision": precision, "torch": str(torch.__version__),
+            "threads": torch.get_num_threads()}
 
 
 def fingerprint(records: list[Record]) -> list:
@@ -114,9 +130,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
             raise ValueError(f"it keeps {sorted(values)} of a parameter, not {sorted(kept)}")
         for name, value in values.items():
             shape = () if name == "step" else parameters[whole_number(index)].shape
-            if value is not None and (value.shape != shape or value.dtype != torch.float32
-                                      or tensor_fault(name, value)
-                                      or torch.empty_like(value).stride() != value.stride()):
+            if (value.shape != shape or value.dtype != torch.float32 or tensor_fault(name, value)
+                    or torch.empty_like(value).stride() != value.stride()):
                 raise ValueError(f"{name} of parameter {index} does not fit")
     optimizer.load_state_dict({"state": state,
                                "param_groups": optimizer.state_dict()["param_groups"]})
