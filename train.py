@@ -7,28 +7,34 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 
 # isort: split
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from nets.backbones import BACKBONES
-from nets.build import continued_network, new_network
+from nets.build import continued_network, network_of, new_network
 from nets.families import FAMILIES
 from nets.ssd import SSDNet
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint
-from utils.cli import UserError, check_fields, run, settings_table, shared_fields, shorten
-from utils.data.annotations import Record, read_class_names
+from utils.cli import (UserError, check_fields, out_of_memory, run, settings_table, shared_fields,
+                       shorten, typed_flags)
+from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import keep_freed_memory, pick_device, set_precision
 from utils.evaluation.voc_ap import mean_ap
 from utils.training.checks import check_batch_norm, check_images, read_lists
-from utils.training.history import describe_epoch
 from utils.training.optim import Schedule, make_optimizer
-from utils.training.run_folder import RunFolder, check_run_name, claim_folder
+from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
+                                       hold_folder)
+from utils.training.run_state import (check_data, describe_machine, fingerprint, merge_settings,
+                                      read_run, restoring)
+from utils.training.run_loop import restore, run_epochs
 from utils.training.trainer import Objective, Trainer
 
 # Lowest and highest value of the numbers below.
@@ -39,7 +45,11 @@ LIMITS = {
     "learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "warmup_steps": (0, 1_000_000),
     "momentum": (0, 0.9999), "weight_decay": (0, 1), "clip_grad_norm": (0, 1e6),
     "match_iou": (0.01, 1), "negatives_per_positive": (0, 1000), "background_negatives": (0, 1000),
-    "seed": (0, 2 ** 32 - 1), "eval_period": (0, 1_000_000), "save_period": (0, 1_000_000)}
+    "seed": (0, 2 ** 32 - 1), "eval_period": (0, 1_000_000), "save_period": (0, 1_000_000),
+    "save_steps": (0, 1_000_000_000)}
+# What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
+MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
+              "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps"}
 
 
 @dataclass(frozen=True)
@@ -138,14 +148,22 @@ class TrainSettings:
 
     # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
     device: str = "auto"
-    # "auto" is bf16 where the hardware has it, which is faster, else fp32.
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    # "auto" is bf16 where the hardware has it, which is faster, fp16 on older NVIDIA GPUs, or fp32.
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     # Memory layout that convolutions prefer on most machines.
     channels_last: bool = True
     # Processes that read and augment images, at most one a core. 0 reads in the main process.
     num_workers: int = 2
     # The same seed gives the same samples in the same order.
     seed: int = 0
+
+    # ---- Going on ----
+
+    # "last" goes on with run run_name (begins it where it has no last.pth), else with the newest
+    # under save_dir; a path to a last.pth with that run. Other settings are then the run's own.
+    resume: str = ""
+    # Steps between saves of last.pth within an epoch; 0 saves at the ends of epochs only.
+    save_steps: int = 0
 
     # ---- Results ----
 
@@ -162,6 +180,28 @@ class TrainSettings:
 def main(settings: TrainSettings) -> None:
     """Train, save, measure."""
     check_settings(settings)
+    last = settings.resume and find_last(settings.resume, save_dir=settings.save_dir,
+                                         run_name=settings.run_name)
+    if not last:
+        return train(settings)
+    with hold_folder(last.parent):
+        saved = read_run(last)
+        train(resumed_settings(settings, saved, last), saved, last)
+
+
+def resumed_settings(settings: TrainSettings, saved: Checkpoint, last: Path) -> TrainSettings:
+    """Return the settings that a saved run goes on with; UserError for those it cannot take."""
+    with restoring(shorten(last)):
+        values = merge_settings(
+            asdict(settings), saved.settings, typed=typed_flags(), free=MAY_CHANGE,
+            defaults=(asdict(TrainSettings()), saved.run["defaults"]), place=shorten(last))
+    settings = TrainSettings(**values)
+    check_settings(settings)
+    return settings
+
+
+def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path | None = None):
+    """Train from the beginning, or go on from a last.pth in whose folder nobody else writes."""
     torch.manual_seed(settings.seed)
     device = pick_device(settings.device)
     precision = set_precision(settings.precision, device)
@@ -169,25 +209,37 @@ def main(settings: TrainSettings) -> None:
     train_records, val_records, class_names = read_lists(
         settings.train_list, settings.val_list, classes_path=settings.classes_path,
         train_on_difficult=settings.train_on_difficult)
-    network = build_network(settings, class_names, train_records)
+    data = {"train": fingerprint(train_records), "val": fingerprint(val_records)}
+    if saved:
+        check_same_classes(saved.class_names, shorten(last), class_names, settings.train_list)
+        check_data(data, saved.run.get("data"), shorten(last))
+        network = network_of(saved, "this run", shorten(last))
+    else:
+        network = build_network(settings, class_names, train_records)
     trainer = make_trainer(settings, network, train_records, device, precision)
     check_batch_norm(network, trainer.schedule)
     check_images(val_records, settings.val_list)
     scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
     table = settings_table(settings)
-    with claim_folder(settings.save_dir, settings.run_name, table) as folder:
+    kept = {"data": data, "defaults": asdict(TrainSettings()),
+            "machine": describe_machine(device, precision)}
+
+    def make_checkpoint():
+        progress = {"epoch": trainer.epoch, "step": trainer.done}
+        return Checkpoint(network.spec, class_names, network.state_dict(),
+                          asdict(settings) | {"resume": ""}, progress, kept | trainer.state_dict())
+
+    with (nullcontext(last.parent) if saved else claim_folder(
+            settings.save_dir, settings.run_name, table, again=bool(settings.resume))) as folder:
         print(f"settings:\n{table}\nrunning on {device} in {precision}, "
               f"results in {shorten(folder)}")
         results = RunFolder(folder, save_period=settings.save_period)
-        for epoch in range(1, settings.epochs + 1):
-            row = trainer.train_epoch(epoch - 1)
-            results.save_epoch(Checkpoint(network.spec, class_names, network.state_dict(),
-                                          asdict(settings), {"epoch": epoch}))
-            due = epoch == settings.epochs or (settings.eval_period
-                                               and epoch % settings.eval_period == 0)
-            row = results.finish_epoch(
-                row, partial(measure, scorer, val_records) if due and val_records else None)
-            print(describe_epoch(row, settings.epochs, results.best_map))
+        if saved:
+            restore(trainer, results, saved, kept["machine"])
+        run_epochs(trainer, results, make_checkpoint,
+                   partial(measure, scorer, val_records) if val_records else None,
+                   eval_period=settings.eval_period, save_steps=settings.save_steps,
+                   memory_advice=out_of_memory(settings))
         print(results.describe_end(settings.epochs))
 
 

@@ -12,7 +12,7 @@ from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec, feature_grids
 from nets.transfer import transfer
 from nets.weight_files import read_detector
-from utils.checkpoint import check_tensors
+from utils.checkpoint import Checkpoint, check_tensors
 from utils.cli import UserError, shorten
 from utils.tensor_files import MAX_UNPACKED
 
@@ -67,13 +67,22 @@ def read_network(path: str | Path, *, family: str = "auto",
     be read, is not whole, or asks for too much memory.
     """
     checkpoint, family = read_detector(path, family=family, class_names=class_names)
-    spec, names, place = checkpoint.spec, checkpoint.class_names, shorten(path)
+    network = network_of(checkpoint, family, shorten(path))
+    return network, checkpoint.class_names
+
+
+def network_of(checkpoint: Checkpoint, family: str, place: str) -> SSDNet:
+    """Return the network of what `read_detector` returned for file `place`; print what it is.
+
+    Raises UserError for a file that is not whole or asks for too much memory.
+    """
+    spec, names = checkpoint.spec, checkpoint.class_names
     _check_whole(checkpoint, place)
     network = SSDNet(len(names) + 1, spec)
     # As a plain dict without version, PyTorch lets it lack the counters of batch norm.
     network.load_state_dict(dict(checkpoint.state_dict))
     print(f"weights: {place}: {family}, {spec.summary()}, {len(names)} classes")
-    return network, names
+    return network
 
 
 def _check_whole(checkpoint, place):

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ class Checkpoint(NamedTuple):
     state_dict: dict  # name -> tensor
     settings: dict  # of the training run, plain types
     progress: dict  # epoch, val_map, ...: plain types
+    run: dict | None = None  # what a run needs to go on, in last.pth alone: plain types and tensors
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -38,11 +40,14 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
                                      "class_names": list(checkpoint.class_names)}
     values["state_dict"] = {name: tensor.detach().cpu().contiguous()
                             for name, tensor in checkpoint.state_dict.items()}
+    if checkpoint.run is None:
+        del values["run"]
     with writing(path) as part:
         try:
             torch.save(values, part)
         except RuntimeError as error:  # PyTorch's own for a full disk and a missing folder
-            raise OSError(first_line(error)) from None
+            full = part.exists() and shutil.disk_usage(part).free < 2 ** 20
+            raise OSError("the disk is full" if full else first_line(error)) from None
         _sync(part, os.O_RDWR)
     if os.name == "posix":  # the new name too must reach the disk; not all file systems can
         with contextlib.suppress(OSError):
@@ -79,8 +84,10 @@ def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
             raise ValueError("class_names must be lines of text")
         if len(set(names)) < len(names):
             raise ValueError("a class name stands twice")
+        if not isinstance(values.get("run"), (dict, type(None))):
+            raise ValueError("what it needs to go on is no dict")
         return Checkpoint(spec, tuple(names), values["state_dict"], values["settings"],
-                          values["progress"])
+                          values["progress"], values.get("run"))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{shorten(path)}: an incomplete checkpoint ({first_line(error)}); "
                         "it is damaged or from another version.") from None
@@ -131,12 +138,12 @@ def tensor_fault(name: str, value: torch.Tensor) -> str | None:
     return None
 
 
-def newest_checkpoint(logs_dir: str | Path) -> Path | None:
-    """Return the newest best.pth anywhere under a log folder, or None."""
+def newest_checkpoint(logs_dir: str | Path, name: str = "best.pth") -> Path | None:
+    """Return the newest file of a name anywhere under a log folder, or None."""
     folder = resolve(logs_dir)
     # rglob follows no links to folders.
     found = {}
-    for file in {*folder.rglob("best.pth"), *folder.glob("*/best.pth")}:
+    for file in {*folder.rglob(name), *folder.glob(f"*/{name}")}:
         with contextlib.suppress(OSError):  # a run removed meanwhile
             if file.is_file():
                 found[file] = (file.stat().st_mtime_ns, str(file))

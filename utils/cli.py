@@ -6,7 +6,9 @@ import errno
 import math
 import os
 import re
+import shlex
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
@@ -31,6 +33,14 @@ TYPES = {float: (Real, "a number"), int: (Integral, "a whole number"),
 
 class UserError(Exception):
     """A mistake that the user can mend; the message names the file or value and the remedy."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the script to end: its number, and the text to print."""
+
+    def __init__(self, number: int, text: str = "stopped."):
+        super().__init__(text)
+        self.number, self.status = number, 128 + number
 
 
 def resolve(path: str | os.PathLike) -> Path:
@@ -84,6 +94,12 @@ def shorten(path: str | os.PathLike) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
+def typeable(path: str | os.PathLike) -> str:
+    """Return `path`, shortened, as one argument of a command line."""
+    quote = shlex.quote if os.name == "posix" else lambda text: subprocess.list2cmdline([text])
+    return quote(shorten(path))
+
+
 def make_folder(path: str | os.PathLike) -> Path:
     """Create folder `path` and its parents, or UserError; return it as an absolute Path."""
     folder = resolve(path)
@@ -121,6 +137,13 @@ def writing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def typed_flags() -> set[str]:
+    """Return the settings that stand on the command line, whatever their values."""
+    names = {word.partition("=")[0].strip("-").replace("-", "_")
+             for word in sys.argv[1:] if word.startswith("--")}
+    return names | {name.removeprefix("no_") for name in names}
 
 
 def shared_fields(settings: Any, kind: type) -> dict[str, Any]:
@@ -186,20 +209,32 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(of_library and OUT_OF_MEMORY.search(str(error)))
 
 
+def out_of_memory(settings: Any) -> str:
+    """Return the message that says what to lower, and from which value to which."""
+    steps = {name: getattr(settings, name, 1) for name in ("batch_size", "freeze_batch_size")}
+    if not getattr(settings, "freeze_epochs", 0):
+        del steps["freeze_batch_size"]
+    sizes = [f"{name} {value} -> {value // 2}" for name, value in steps.items() if value > 1]
+    if sizes and hasattr(settings, "accumulate"):  # which makes steps of as many images
+        sizes.append(f"raise accumulate {settings.accumulate} -> {2 * settings.accumulate}")
+    lower = [" and ".join(sizes)] * bool(sizes)
+    lower += [f"{name} {getattr(settings, name)}" for name in ("input_shape", "num_workers")
+              if getattr(settings, name, 0)]
+    return (f"out of memory; lower {', then '.join(lower) or 'the size of the images'}, or close "
+            "other programs.")
+
+
 def _ending(error, settings):
     """Return (what to print, exit status) for an exception, None for a bug."""
     cause = error
     while cause:  # Ctrl-C may come out as the error that some library makes of it
         if isinstance(cause, KeyboardInterrupt):
-            return "\nstopped.", 130
+            return f"\n{str(cause) or 'stopped.'}", getattr(cause, "status", 130)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, UserError):
         return describe_error(error), 2
     if is_out_of_memory(error):
-        names = [name for name in ("batch_size", "input_shape", "num_workers")
-                 if hasattr(settings, name)]
-        return (f"error: out of memory; lower {', '.join(names) or 'the size of the images'}, "
-                "or close other programs."), 2
+        return describe_error(out_of_memory(settings)), 2
     if isinstance(error, OSError) and error.errno in FILE_ERRNOS:
         return describe_error(f"{error.filename or 'a file'}: {error.strerror}; "
                               "make room or choose another place."), 2

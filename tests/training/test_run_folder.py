@@ -92,8 +92,8 @@ def results(tmp_path):
 def run_epoch(results, epoch, measure):
     spec = build_spec("mobilenetv2", 300)
     results.save_epoch(Checkpoint(spec, ("cat",), {"w": torch.tensor([float(epoch)])}, {},
-                                  {"epoch": epoch}))
-    return results.finish_epoch({"epoch": epoch} | FIGURES, measure)
+                                  {"epoch": epoch}, {"epoch": epoch}), {"epoch": epoch} | FIGURES)
+    return results.finish_epoch(measure)
 
 
 def epoch_in(path):

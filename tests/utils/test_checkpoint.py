@@ -8,6 +8,7 @@ import re
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,6 +90,27 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     assert_short(error, "last.pth")
     assert os.listdir(tmp_path) == ["last.pth"]
     assert load_checkpoint(tmp_path / "last.pth").progress == {"epoch": 1}
+
+
+def test_a_full_disk_is_called_that(tmp_path, monkeypatch):
+    def full_disk(values, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+    monkeypatch.setattr(torch, "save", full_disk)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(UserError, match="last.pth: cannot be written .the disk is full"):
+        save_checkpoint(tmp_path / "last.pth", make_checkpoint())
+    assert not os.listdir(tmp_path)
+
+
+def test_what_a_run_needs_is_kept_with_its_memory_layout(tmp_path):
+    moments = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    save_checkpoint(tmp_path / "last.pth", make_checkpoint(run={"moments": moments, "step": 3}))
+    run = load_checkpoint(tmp_path / "last.pth").run
+    assert run["step"] == 3 and torch.equal(run["moments"], moments)
+    assert run["moments"].stride() == moments.stride()
+    save_checkpoint(tmp_path / "best.pth", make_checkpoint())
+    assert "run" not in torch.load(tmp_path / "best.pth", weights_only=True)
 
 
 def test_unwritable_places_are_named(tmp_path):
@@ -212,7 +234,7 @@ def test_other_contents_are_no_checkpoint(tmp_path, values):
 @pytest.mark.parametrize("part, value", [
     ("spec", None), ("spec", {"no_such_number": 1}), ("spec", {"grids": [1]}),
     ("class_names", None), ("class_names", ["cat", "a\nb"]), ("state_dict", "gone"),
-    ("progress", "gone")])
+    ("progress", "gone"), ("run", 3)])
 def test_incomplete_checkpoint(tmp_path, part, value):
     save_checkpoint(tmp_path / "last.pth", make_checkpoint())
     values = torch.load(tmp_path / "last.pth", weights_only=True)

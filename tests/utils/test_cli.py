@@ -1,6 +1,8 @@
 """Settings from flags, errors without tracebacks, paths from the repo."""
 
 import math
+import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from utils import cli
 from utils.cli import (
     ROOT,
     UserError,
@@ -266,3 +269,42 @@ def test_good_fields(changes):
 def test_bad_fields(changes, message):
     with pytest.raises(UserError, match=message):
         check_fields(Kinds(**changes), {"share": (0, 1), "ratios": (1, 3)})
+
+
+@dataclass(frozen=True)
+class Sizes:
+    batch_size: int = 8
+    accumulate: int = 1
+    freeze_epochs: int = 0
+    freeze_batch_size: int = 16
+    input_shape: tuple = (300, 300)
+    num_workers: int = 2
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({}, "batch_size 8 -> 4 and raise accumulate 1 -> 2, then input_shape (300, 300), then "
+         "num_workers 2, or"),
+    ({"accumulate": 3, "num_workers": 0}, "batch_size 8 -> 4 and raise accumulate 3 -> 6, then "
+                                          "input_shape (300, 300), or"),
+    ({"batch_size": 1}, "lower input_shape (300, 300), then num_workers 2, or"),
+    ({"freeze_epochs": 1}, "batch_size 8 -> 4 and freeze_batch_size 16 -> 8 and raise accumulate")])
+def test_out_of_memory_says_what_to_lower_to_what(changes, words):
+    assert words in cli.out_of_memory(Sizes(**changes))
+
+
+def test_out_of_memory_without_settings():
+    assert cli.out_of_memory(None) == ("out of memory; lower the size of the images, or close "
+                                       "other programs.")
+
+
+def test_typed_flags(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--batch_size", "4", "--num-workers=2",
+                                      "--no-channels-last", "-x", "--seed"])
+    assert {"batch_size", "num_workers", "channels_last", "seed"} <= cli.typed_flags()
+    assert not {"4", "x", "epochs"} & cli.typed_flags()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the shell's quotes")
+@pytest.mark.parametrize("name", ["a", "a b", "it's", "$HOME", "a;b", '"', "ö"])
+def test_what_is_typed_is_the_path(name):
+    assert shlex.split(cli.typeable(Path("/x") / name)) == [f"/x/{name}"]

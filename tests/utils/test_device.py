@@ -36,9 +36,9 @@ def test_cuda_without_a_gpu():
         pick_device("cuda")
 
 
-@pytest.mark.parametrize("name", ["fp16", "FP32", "", None, "bfloat16", 32])
+@pytest.mark.parametrize("name", ["fp8", "FP32", "", None, "bfloat16", 32])
 def test_bad_precisions_are_refused(name):
-    with pytest.raises(UserError, match="precision must be auto, bf16 or fp32"):
+    with pytest.raises(UserError, match="precision must be auto, bf16, fp16 or fp32"):
         set_precision(name, CPU)
 
 
@@ -47,9 +47,20 @@ def test_auto_follows_the_hardware(monkeypatch, has_bf16, expected):
     monkeypatch.setattr(device_module, "_cpu_has_bf16", lambda: has_bf16)
     assert set_precision("auto", CPU) == expected
     assert [set_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
-    major = 8 if has_bf16 else 7
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 5))
+
+
+@pytest.mark.parametrize("capability, expected", [
+    ((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_follows_the_generation_of_gpus(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert set_precision("auto", torch.device("cuda")) == expected
+    assert set_precision("fp16", torch.device("cuda")) == "fp16"
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_fp16_needs_a_gpu(device):
+    with pytest.raises(UserError, match=f'"fp16" is for NVIDIA GPUs, this is {device}'):
+        set_precision("fp16", torch.device(device))
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -136,7 +136,7 @@ def test_input_of_any_encoding_and_none(script, tmp_path, ending, words):
 
 
 @pytest.mark.parametrize("kind, status, words", [
-    ("memory", 2, "error: out of memory; lower batch_size, or close other programs.\n"),
+    ("memory", 2, "error: out of memory; lower batch_size 8 -> 4, or close other programs.\n"),
     ("'CUDA out of memory. Tried to allocate 2 GiB'", 2, "error: out of memory; lower batch_size"),
     ('"DefaultCPUAllocator: can\'t allocate memory: you tried"', 2, "error: out of memory"),
     ("full", 2, "error: some.txt: No space left on device; make room"),

@@ -105,21 +105,21 @@ class EpochBatchSampler(Sampler):
     """Batches of (epoch, index) in an order that depends on (seed, epoch) alone.
 
     The last batch is filled up from the start of the epoch's order, so that batch norm never
-    meets a batch of one because of a remainder.
+    meets a batch of one because of a remainder. `start` batches of the epoch are left out.
     """
 
     def __init__(self, num_records, batch_size, seed):
         self.num_records, self.batch_size, self.seed = num_records, batch_size, seed
-        self.epoch = 0
+        self.epoch = self.start = 0
 
     def __len__(self):
-        return -(-self.num_records // self.batch_size)
+        return -(-self.num_records // self.batch_size) - self.start
 
     def __iter__(self):
         order = make_rng(Purpose.ORDER, self.seed, self.epoch).permutation(self.num_records)
         if self.num_records > self.batch_size:
             order = np.concatenate([order, order[:-self.num_records % self.batch_size]])
-        for start in range(0, len(order), self.batch_size):
+        for start in range(self.start * self.batch_size, len(order), self.batch_size):
             yield [(self.epoch, int(k)) for k in order[start:start + self.batch_size]]
 
 
@@ -142,8 +142,12 @@ def collate(samples):
 
 
 def start_worker(worker_id):
-    """Keep OpenCV single-threaded in a worker: the workers are the parallelism."""
+    """Keep OpenCV single-threaded in a worker: the workers are the parallelism.
+
+    A terminal's Ctrl-C reaches workers too: they leave it to the script, which needs their batches.
+    """
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory):
@@ -155,6 +159,8 @@ def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory):
     if workers and not has_shared_memory(workers, batch_size, dataset.spec):
         workers = 0
     return DataLoader(dataset, batch_sampler=EpochBatchSampler(len(dataset), batch_size, seed),
+                      # of its own, so that the script's random numbers depend on no worker
+                      generator=torch.Generator().manual_seed(seed),
                       num_workers=workers, collate_fn=collate, worker_init_fn=start_worker,
                       pin_memory=pin_memory, persistent_workers=workers > 0,
                       prefetch_factor=PREFETCH if workers else None,

@@ -77,14 +77,16 @@ def make_optimizer(network: nn.Module, *, name: Literal["adamw", "adam", "sgd"],
     norm (`Normalize`) decays. In "adamw" all learn alike and that scale does not decay.
     """
     caffe, groups = name == "sgd", {}
+    # Apart from the rest: fused SGD fails where only some of a group have had gradients so far.
+    pretrained = set(getattr(network, "pretrained_layers", nn.Module()).parameters())
     for module in network.modules():
         norm = isinstance(module, nn.BatchNorm2d)
         for key, parameter in module.named_parameters(recurse=False):
             decays = parameter.ndim > 1 or caffe and key == "weight" and not norm
             lr_mult = 2.0 if caffe and key == "bias" and not norm else 1.0
-            groups.setdefault((decays, lr_mult), []).append(parameter)
+            groups.setdefault((decays, lr_mult, parameter in pretrained), []).append(parameter)
     groups = [{"params": parameters, "weight_decay": weight_decay * decays, "lr_mult": lr_mult}
-              for (decays, lr_mult), parameters in groups.items()]
+              for (decays, lr_mult, _), parameters in groups.items()]
     # PyTorch's fastest loop, which is not its default on CPUs. It takes weights, gradients and
     # state number by number as they lie in memory: all must have one memory format.
     fused = next(network.parameters()).device.type in ("cpu", "cuda")

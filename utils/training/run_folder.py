@@ -1,15 +1,19 @@
 """The folder of a run: it belongs to one run alone, and no figure in it costs a run its work."""
 
 import contextlib
+import errno
 import itertools
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.cli import UserError, make_folder, shorten
+from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from utils.cli import (Stopped, UserError, check_file, is_out_of_memory, make_folder, resolve,
+                       shorten, typeable, typed_path)
 from utils.training.history import plot_history, write_history
+from utils.training.run_state import CannotLearn, finite_number, whole_number
 
 # Windows forbids these as names, whatever follows behind a dot.
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT")
@@ -27,26 +31,90 @@ def check_run_name(name: str) -> None:
                         "it goes.")
 
 
+def find_last(resume: str, *, save_dir: str, run_name: str) -> Path | None:
+    """Return the last.pth that setting `resume` means; None, with a line, where a run is to begin.
+
+    "last" is that of the run `run_name`, which may not exist yet, else the newest one under
+    save_dir; anything else is a path. Raises UserError where there is none.
+    """
+    if resume != "last":
+        path = typed_path(resume)
+        return check_file(path / "last.pth" if path.is_dir() else path)
+    if not run_name:
+        path = newest_checkpoint(save_dir, "last.pth")
+        if path is None:
+            raise UserError(f"resume: no run to go on with, there is no last.pth under {save_dir}. "
+                            "Train without resume, or give run_name too, which begins that run.")
+        return path
+    path = resolve(save_dir) / run_name / "last.pth"
+    if path.exists():
+        return path
+    print(f"note: there is no {shorten(path)} yet, so the run starts from the beginning")
+    return None
+
+
 @contextlib.contextmanager
-def claim_folder(save_dir: str, run_name: str, settings_text: str) -> Iterator[Path]:
+def hold_folder(folder: Path, text: str = "") -> Iterator[None]:
+    """Keep a run's folder from a second writer; the lock ends with this process, however it ends.
+
+    Writes `text`, if any, to settings.txt, which is what is locked: nobody else in this process
+    may open it. Raises UserError where another process has it.
+    """
+    with open(folder / "settings.txt", "a+", encoding="utf-8") as file:
+        _lock(file)
+        if text:
+            file.truncate(0)
+            file.write(text + "\n")
+            file.flush()
+        yield
+
+
+def _lock(file):
+    """Lock a file for this process alone, not for its workers; UserError where another has it.
+
+    Where the file system knows no locks, nothing can be told.
+    """
+    try:
+        if os.name == "nt":
+            import msvcrt
+            file.seek(2 ** 30)  # far behind the text, which others may read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise UserError(f"{shorten(Path(file.name).parent)}: this run is being trained by "
+                            "another process now; wait for its end or stop it.") from None
+
+
+@contextlib.contextmanager
+def claim_folder(save_dir: str, run_name: str, settings_text: str, *, again: bool = False
+                 ) -> Iterator[Path]:
     """Make a run's folder with settings.txt in it, for this run alone, whoever else starts now.
 
     A run_name of "" takes date and time, with -2, -3 behind where another run has them. A run that
-    leaves no checkpoint leaves no folder. Raises UserError for a name that another run has, and a
-    place that cannot be written; `check_run_name` comes before.
+    leaves no checkpoint leaves no folder; `again` takes one that a killed run left so. Raises
+    UserError for a name that another run has, and a place that cannot be written; `check_run_name`
+    comes before.
     """
     name = run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(1):
         folder = make_folder(Path(save_dir) / (f"{name}-{number}" if number > 1 else name))
         if _write_claim(folder, settings_text):
             break
+        if again and (folder / "settings.txt").exists() and not any(folder.glob("*.pth")):
+            break
         if run_name:
-            raise UserError(f"{shorten(folder)}: holds another run; choose another run_name or "
-                            "remove the folder.")
+            raise UserError(f"{shorten(folder)}: holds another run; choose another run_name, "
+                            f"remove the folder, or go on with it: --resume {typeable(folder)}")
+    held = False
     try:
-        yield folder
+        with hold_folder(folder, settings_text):
+            held = True
+            yield folder
     finally:
-        if not any(folder.glob("*.pth")):
+        if held and not any(folder.glob("*.pth")):
             with contextlib.suppress(OSError):
                 (folder / "settings.txt").unlink()
                 folder.rmdir()
@@ -75,35 +143,66 @@ class RunFolder:
         self.path, self.save_period = path, save_period
         self.history = []  # a row an epoch
         self.best_map, self.best_epoch = None, None  # of best.pth; None: not measured so far
-        self.checkpoint, self.epoch = None, 0
+        self.row = None  # of an epoch that is saved, but not yet measured and recorded
+        self.checkpoint = None  # in last.pth
 
-    def save_epoch(self, checkpoint: Checkpoint) -> None:
-        """Write last.pth, and best.pth too as long as there was no val mAP to choose by."""
-        self.checkpoint, self.epoch = checkpoint, checkpoint.progress["epoch"]
-        save_checkpoint(self.path / "last.pth", checkpoint)
-        if self.save_period and self.epoch % self.save_period == 0:
-            save_checkpoint(self.path / f"epoch_{self.epoch}.pth", checkpoint)
+    def state_dict(self) -> dict:
+        """Return what `load_state_dict` needs to go on with the history and the choice of best."""
+        return {"history": self.history, "row": self.row,
+                "best_map": self.best_map, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, checkpoint: Checkpoint) -> None:
+        """Go on from a last.pth; ValueError, KeyError or TypeError for one of another form."""
+        state, self.checkpoint = checkpoint.run, checkpoint
+        rows = [*state["history"], *([state["row"]] if state["row"] else [])]
+        if [row["epoch"] for row in rows] != list(range(1, state["epoch"] + 1)):
+            raise ValueError("its history has not a row an epoch")
+        for row in rows:
+            for value in row.values():
+                value is None or finite_number(value)
+        for name in ("history", "row", "best_map", "best_epoch"):
+            setattr(self, name, state[name])
+        self.best_map is None or finite_number(self.best_map)
+        self.best_epoch is None or whole_number(self.best_epoch)
+
+    def save_last(self, checkpoint: Checkpoint) -> None:
+        """Write last.pth, with all that the run needs to go on; `checkpoint.run` is the rest."""
+        save_checkpoint(self.path / "last.pth",
+                        checkpoint._replace(run=checkpoint.run | self.state_dict()))
+        self.checkpoint = checkpoint
+
+    def save_epoch(self, checkpoint: Checkpoint, row: dict) -> None:
+        """Write last.pth, and best.pth too as long as there was no val mAP to choose by.
+
+        `row` is of the epoch; until `finish_epoch` has come to its end, last.pth holds it apart.
+        """
+        self.row, epoch = row, checkpoint.progress["epoch"]
+        self.save_last(checkpoint)
+        if self.save_period and epoch % self.save_period == 0:
+            save_checkpoint(self.path / f"epoch_{epoch}.pth", checkpoint._replace(run=None))
         if self.best_map is None:
-            save_checkpoint(self.path / "best.pth", checkpoint)
-            self.best_epoch = self.epoch
+            save_checkpoint(self.path / "best.pth", checkpoint._replace(run=None))
+            self.best_epoch = epoch
 
-    def finish_epoch(self, row: dict, measure: Callable[[], float | None] | None) -> dict:
+    def finish_epoch(self, measure: Callable[[], float | None] | None) -> dict:
         """Choose best.pth by val mAP and record the epoch, even where measuring is interrupted.
 
-        `row` is of the epoch that `save_epoch` saved; `measure` returns val mAP or None, and is
-        None where it is not due. Returns the row with val_map and eval_seconds.
+        The epoch is the one that `save_epoch` saved; `measure` returns val mAP or None, and is
+        None where it is not due. Returns its row with val_map and eval_seconds.
         """
         start, val_map = time.perf_counter(), None
         try:
             val_map = measure() if measure else None
             if val_map is not None and (self.best_map is None or val_map >= self.best_map):
                 progress = self.checkpoint.progress | {"val_map": val_map}
-                save_checkpoint(self.path / "best.pth", self.checkpoint._replace(progress=progress))
-                self.best_map, self.best_epoch = val_map, self.epoch
+                save_checkpoint(self.path / "best.pth",
+                                self.checkpoint._replace(progress=progress, run=None))
+                self.best_map, self.best_epoch = val_map, self.row["epoch"]
         finally:
             seconds = round(time.perf_counter() - start, 1)
-            row = row | {"val_map": val_map, "eval_seconds": seconds}
+            row = self.row | {"val_map": val_map, "eval_seconds": seconds}
             self._record(row)
+        self.row = None
         return row
 
     def _record(self, row):
@@ -115,11 +214,35 @@ class RunFolder:
             except UserError as error:
                 print(f"note: {error} Training goes on.")
 
+    @contextlib.contextmanager
+    def saying_how_to_go_on(self, out_of_memory: str) -> Iterator[None]:
+        """Add to what ends a run early what to type to go on, where there is a last.pth."""
+        try:
+            yield
+        except CannotLearn:
+            raise
+        except (Exception, Stopped) as error:
+            known = isinstance(error, (UserError, Stopped))
+            if self.checkpoint is None or not (known or is_out_of_memory(error)):
+                raise
+            text = f"{error if known else out_of_memory}\n{self.describe_rest()}"
+            raise (Stopped(error.number, text) if isinstance(error, Stopped) else
+                   UserError(text)) from None
+
+    def describe_rest(self) -> str:
+        """Return how far last.pth has come and the command that goes on from it."""
+        last, progress = self.path / "last.pth", self.checkpoint.progress
+        place = (f"step {progress['step']} of epoch {progress['epoch'] + 1}"
+                 if progress.get("step") else
+                 f"the end of epoch {progress['epoch']}" if progress["epoch"] else "its beginning")
+        return (f"{shorten(last)} holds the run up to {place}; to go on:\n"
+                f"python train.py --resume {typeable(last)}")
+
     def describe_end(self, epochs: int) -> str:
         """Return what a user wants to know after the last epoch, and what to type next."""
         best = shorten(self.path / "best.pth")
         scored = "no val mAP" if self.best_map is None else f"val mAP@0.5 {self.best_map:.3f}"
-        path = f'"{best}"' if " " in best else best
+        path = typeable(self.path / "best.pth")
         return (f"best: epoch {self.best_epoch} of {epochs} ({scored}): {best}; last.pth, "
                 "history and curves lie beside it\n"
                 f"next: python get_map.py --model_path {path}\n"

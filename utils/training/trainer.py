@@ -1,21 +1,27 @@
 """One optimizer step and one epoch of SSD training."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from utils.cli import UserError, shorten
+from utils.cli import shorten
 from utils.data.loader import Batch, DetectionDataset, batches, make_loader
 from utils.device import run_in
 from utils.image import normalise
 from utils.training.loss import loss_normaliser, multibox_loss
 from utils.training.matching import make_targets
 from utils.training.optim import Schedule, set_frozen, set_learning_rate
+from utils.training.run_state import (CannotLearn, finite_number, generator_states, load_optimizer,
+                                      set_generators, whole_number)
+
+
+SUMS = ("loss", "loc", "conf", "positives", "objects", "images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +35,14 @@ class Objective:
 
 
 class Trainer:
-    """The state of a run: network, optimizer, loaders and the count of steps.
+    """The state of a run: network, optimizer, loaders and how far it has come.
+
+    `epoch` counts the epochs that are finished, `done` the steps of the one under way, `step` all;
+    `sums` and `seconds` are of the epoch under way, `skipped` counts steps that overflowed fp16.
 
     `network` is an SSDNet on `device`, `optimizer` one over its parameters, `schedule` one over as
-    many images as `dataset` has; precision is "fp32" or "bf16"; a clip_grad_norm of 0 clips none.
+    many images as `dataset` has; `precision` is that of set_precision; a clip_grad_norm of 0 clips
+    none.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer,
@@ -43,36 +53,88 @@ class Trainer:
         self.device, self.precision = device, precision
         self.num_workers, self.clip_grad_norm = num_workers, clip_grad_norm
         self.loaders = {}  # by batch size
+        # fp16 has so few small numbers that gradients are scaled up; other precisions need none.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.step, self.total_steps = 0, schedule.total_steps()
+        self.epoch, self.skipped = 0, 0
+        self._begin_epoch()
 
-    def train_epoch(self, epoch: int) -> dict[str, float]:
-        """Train for one pass over the images; epochs count from 0.
+    def _begin_epoch(self):
+        self.done, self.seconds, self.sums = 0, 0.0, dict.fromkeys(SUMS, 0.0)
+
+    def state_dict(self) -> dict:
+        """Return what is needed beside the network's weights to go on exactly from here."""
+        return {"epoch": self.epoch, "done": self.done, "step": self.step,
+                "skipped": self.skipped, "seconds": self.seconds, "sums": dict(self.sums),
+                "optimizer": self.optimizer.state_dict()["state"],
+                "scaler": self.scaler.state_dict(), "generators": generator_states(self.device)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` returned, perhaps read from a file.
+
+        Raises ValueError, KeyError, TypeError or RuntimeError for what is no state of this run.
+        """
+        for name in ("epoch", "done", "step", "skipped"):
+            setattr(self, name, whole_number(state[name]))
+        self.seconds = finite_number(state["seconds"])
+        self.sums = {name: finite_number(state["sums"][name]) for name in SUMS}
+        left = self.schedule.epochs - self.epoch
+        before = replace(self.schedule, epochs=self.epoch).total_steps()
+        if (left < 0 or self.step != before + self.done
+                or self.done >= (self.schedule.steps_in(self.epoch) if left else 1)):
+            raise ValueError(f"step {self.done} of epoch {self.epoch + 1} is not in the run")
+        load_optimizer(self.optimizer, state["optimizer"])
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict({name: finite_number(state["scaler"][name])
+                                         for name in self.scaler.state_dict()})
+        set_generators(state["generators"], self.device)
+
+    def train_epoch(self, *, fetch: Callable[[Callable], list[Batch]] = lambda work: work(),
+                    after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Train for the rest of a pass over the images, all of it where none is done.
+
+        `fetch` is to return what its argument returns, the batches of a step; `after_step` is
+        called after each step but the epoch's last. While they run, the state is whole: they may
+        save it, and what they raise loses nothing.
 
         Returns a dict of the epoch's number from 1, the learning rate at its end, the mean losses
         of a step, the mean positives of an image, and seconds. Raises UserError for an unreadable
         image, a loss that is not finite, a first epoch that had objects and no positives.
         """
+        epoch, start = self.epoch, time.perf_counter() - self.seconds
         self.network.train()
         set_frozen(self.network.pretrained_layers, self.schedule.is_frozen(epoch))
         loader = self._loader(epoch)
         loader.batch_sampler.epoch = epoch
-        sums = dict.fromkeys(("loss", "loc", "conf", "positives", "objects", "images"), 0.0)
-        start = time.perf_counter()
-        title = f"epoch {epoch + 1}/{self.schedule.epochs}"
-        with tqdm(total=self.schedule.steps_in(epoch), desc=title, unit="step",
-                  disable=None) as bar:
-            for done, group in enumerate(self._groups(loader), start=1):
+        loader.batch_sampler.start = self.done * self.schedule.accumulate
+        steps, title = self.schedule.steps_in(epoch), f"epoch {epoch + 1}/{self.schedule.epochs}"
+        with tqdm(total=steps, initial=self.done, desc=title, unit="step", disable=None) as bar:
+            groups = self._groups(loader)
+            for _ in range(self.done, steps):
+                group = fetch(partial(next, groups))
                 rate = self.schedule.rate(self.step, epoch)
                 set_learning_rate(self.optimizer, rate)
                 for name, value in self.train_step(group).items():
-                    sums[name] += value
+                    self.sums[name] += value
+                self.done, self.seconds = self.done + 1, time.perf_counter() - start
                 bar.update()
-                bar.set_postfix_str(self._status(sums, done, rate, time.perf_counter() - start))
-        self._check_positives(sums, epoch)
-        return {"epoch": epoch + 1, "learning_rate": rate,
-                **{name: sums[name] / done for name in ("loss", "loc", "conf")},
-                "positives": round(sums["positives"] / sums["images"], 2),
-                "train_seconds": round(time.perf_counter() - start, 1)}
+                bar.set_postfix_str(self._status(rate))
+                if self.done < steps:
+                    after_step()
+        row = self._finish_epoch(rate)
+        self._begin_epoch()
+        return row
+
+    def _finish_epoch(self, rate):
+        """Count the epoch and return its row; see `train_epoch`."""
+        self._check_positives(self.sums, self.epoch)
+        if self.skipped:
+            print(f"note: {self.skipped} of {self.step} steps overflowed fp16 and were skipped")
+        self.epoch += 1
+        return {"epoch": self.epoch, "learning_rate": rate,
+                **{name: self.sums[name] / self.done for name in ("loss", "loc", "conf")},
+                "positives": round(self.sums["positives"] / self.sums["images"], 2),
+                "train_seconds": round(self.seconds, 1)}
 
     def train_step(self, group: list[Batch]) -> dict[str, float]:
         """Do one optimizer step over a list of batches, as if they were one batch.
@@ -95,11 +157,15 @@ class Trainer:
                 loc, conf = self.network(normalise(batch.images, self.network.spec))
             parts = multibox_loss(loc, conf, target, **mining)
             self._check_finite(parts, batch)
-            ((parts.loc + parts.conf) / normaliser).backward()
+            self.scaler.scale((parts.loc + parts.conf) / normaliser).backward()
             totals = [total + part.item() / normaliser for total, part in zip(totals, parts)]
+        self.scaler.unscale_(self.optimizer)
         if self.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_grad_norm)
-        self.optimizer.step()
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)  # skipped where fp16 overflowed
+        self.scaler.update()
+        self.skipped += self.scaler.get_scale() < scale
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return {"loss": sum(totals), "loc": totals[0], "conf": totals[1],
@@ -112,9 +178,11 @@ class Trainer:
         bad = [name for name, part in zip(parts._fields, parts) if not part.isfinite()]
         if bad:
             paths = [shorten(self.dataset.records[k].path) for k in batch.indices]
-            raise UserError(f"the {' and '.join(bad)} loss is not finite at step {self.step + 1}; "
-                            "lower learning_rate, or look at the annotations of these images:\n"
-                            + ", ".join(paths))
+            remedy = 'set precision = "fp32", ' if self.precision == "fp16" else ""
+            raise CannotLearn(
+                f"the {' and '.join(bad)} loss is not finite at step {self.step + 1}; {remedy}"
+                "lower learning_rate, or look at the annotations of these images:\n"
+                + ", ".join(paths))
 
     def _check_positives(self, sums, epoch):
         """Say aloud that an epoch had no positives; stop where the first had objects and none."""
@@ -124,7 +192,7 @@ class Trainer:
                    "no object is learnt. Leave anchors_size and aspect_ratios () for the paper's "
                    "priors, or take those that voc_annotation.py suggests.")
         if epoch == 0 and sums["objects"]:
-            raise UserError(message)
+            raise CannotLearn(message)
         print(f"WARNING: {message}")
 
     def _loader(self, epoch):
@@ -142,8 +210,9 @@ class Trainer:
         while group := list(islice(stream, self.schedule.accumulate)):
             yield group
 
-    def _status(self, sums, done, rate, seconds):
+    def _status(self, rate):
         """Return the text behind the progress bar; "left" is for the whole run."""
+        sums, done, seconds = self.sums, self.done, self.seconds
         left = int((self.total_steps - self.step) * seconds / done)
         return (f"loc {sums['loc'] / done:.3f} conf {sums['conf'] / done:.3f} lr {rate:.1e} "
                 f"{sums['images'] / seconds:.1f} img/s "

@@ -1,0 +1,68 @@
+"""The epochs of a run: trained, saved, measured, until the last one or a signal to stop."""
+
+from collections.abc import Callable
+from functools import partial
+
+from utils.checkpoint import Checkpoint
+from utils.cli import Stopped, shorten, typeable
+from utils.training.history import describe_epoch
+from utils.training.run_folder import RunFolder
+from utils.training.run_state import restoring
+from utils.training.stopping import StopSignals
+from utils.training.trainer import Trainer
+
+
+def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: dict) -> None:
+    """Bring a new run to where a last.pth stands, and say where that is.
+
+    `machine` is {name: value} of what the last bits may depend on, as in saved.run["machine"].
+    """
+    place = shorten(results.path / "last.pth")
+    with restoring(place):
+        trainer.load_state_dict(saved.run)
+        results.load_state_dict(saved)
+        before = saved.run["machine"]
+        changes = [f"{name} {before[name]!r:.40} -> {value!r}"
+                   for name, value in machine.items() if before[name] != value]
+    if changes:
+        print(f"note: {', '.join(changes)}: the last bits may differ from those of one run")
+    if results.row:
+        print(f"going on with the val mAP of epoch {trainer.epoch}")
+    elif trainer.epoch < trainer.schedule.epochs:
+        print(f"going on at step {trainer.done + 1} of epoch {trainer.epoch + 1}")
+    else:
+        print(f"{place}: all {trainer.epoch} epochs are done. To train on, begin a new run, with "
+              f"a learning rate of its own:\npython train.py --model_path {typeable(place)}")
+
+
+def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[], Checkpoint],
+               measure: Callable[[], float | None] | None, *, eval_period: int, save_steps: int,
+               memory_advice: str) -> None:
+    """Train, save and measure epoch by epoch, from where `trainer` and `results` stand.
+
+    `measure` returns val mAP, every eval_period epochs and after the last; save_steps are the
+    steps between saves within an epoch, 0 for none. `memory_advice` is said where memory runs out.
+    Raises Stopped after a signal, with last.pth saved.
+    """
+    epochs = trainer.schedule.epochs
+    with results.saying_how_to_go_on(memory_advice), StopSignals() as stop:
+        def fetch(work):
+            try:
+                return stop.at_once(work)
+            except Stopped:
+                results.save_last(make_checkpoint())
+                raise
+
+        def after_step():
+            if save_steps and trainer.done % save_steps == 0:
+                results.save_last(make_checkpoint())
+
+        while results.row or trainer.epoch < epochs:
+            # A row is there at the start where the run ended before that epoch was measured.
+            row = results.row or trainer.train_epoch(fetch=fetch, after_step=after_step)
+            results.save_epoch(make_checkpoint(), row)
+            due = trainer.epoch == epochs or eval_period and trainer.epoch % eval_period == 0
+            row = results.finish_epoch(partial(stop.at_once, measure) if due and measure else None)
+            print(describe_epoch(row, epochs, results.best_map))
+            if trainer.epoch == epochs:  # so that last.pth is known to be measured
+                results.save_last(make_checkpoint())

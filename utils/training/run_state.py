@@ -1,0 +1,152 @@
+"""What a run needs to go on exactly where it stopped, and whether it may."""
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Container, Iterator
+from numbers import Real
+from pathlib import Path
+
+import torch
+
+from utils.checkpoint import Checkpoint, parse_checkpoint, tensor_fault
+from utils.cli import UserError, shorten, typeable
+from utils.data.annotations import Record
+from utils.tensor_files import first_line, read_tensor_file
+
+# What Adam and SGD keep of a parameter.
+KEPT = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
+
+
+class CannotLearn(UserError):
+    """A training that would end in the same way again, however often one goes on with it."""
+
+
+def read_run(path: Path) -> Checkpoint:
+    """Return the Checkpoint of a last.pth; UserError for any file that holds weights alone."""
+    checkpoint = parse_checkpoint(read_tensor_file(path), path)
+    if checkpoint is None or checkpoint.run is None:
+        raise UserError(f"{shorten(path)}: weights alone, only a last.pth holds what a run needs "
+                        f"to go on.\nName that, {_new_run(path)}")
+    return checkpoint
+
+
+def describe_machine(device: torch.device, precision: str) -> dict:
+    """Return {name: value} of what the last bits of a training depend on beside its settings."""
+    return {"device": device.type, "precision": precision, "torch": str(torch.__version__),
+            "threads": torch.get_num_threads()}
+
+
+def fingerprint(records: list[Record]) -> list:
+    """Return [number of images, digest] of a list: its file names and objects, in their order.
+
+    Folders do not count, so that data may be moved.
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(record.path.name.encode("utf-8", "surrogateescape") + b"\0")
+        for part in record[1:]:
+            digest.update(part.tobytes() + b"\0")
+    return [len(records), digest.hexdigest()]
+
+
+def check_data(now: dict[str, list], then: object, place: str) -> None:
+    """Raise UserError naming the lists whose fingerprints are not those of the run's beginning."""
+    changed = []
+    for name, figures in now.items():
+        before = then.get(name) if isinstance(then, dict) else None
+        if before != figures:
+            count = before[0] if isinstance(before, list) and before else "unknown"
+            changed.append(f"the {name} list ({count} images then, {figures[0]} now)")
+    if changed:
+        raise UserError(f"{place}: since the run began {' and '.join(changed)} has changed in its "
+                        "images, their order or their objects.\nPut the old list back, "
+                        f"{_new_run(place)}")
+
+
+def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typed: Container[str],
+                   free: Container[str], place: str) -> dict:
+    """Return the settings that a run goes on with: its own, but those in `free` that are asked for.
+
+    A setting is asked for where it was typed, is not its default, or has another default than when
+    the run began with it. `defaults` are today's and those of that time. Raises UserError naming
+    each setting asked for that is neither free nor the run's.
+    """
+    merged, clashes = dict(given), []
+    for name in given.keys() & saved.keys():
+        default, old_default = defaults[0][name], defaults[1].get(name, defaults[0][name])
+        edited = default != old_default and saved[name] == old_default
+        asked = name in typed or given[name] != default or edited
+        if not (asked and name in free):
+            merged[name] = saved[name]
+            if asked and given[name] != saved[name]:
+                clashes.append(f"{name} {saved[name]!r} (now {given[name]!r})")
+    if clashes:
+        raise UserError(f"{place}: the run began with {', '.join(sorted(clashes))}.\nA run goes on "
+                        f"with the numbers it began with: take those, {_new_run(place)}")
+    return merged
+
+
+def _new_run(place):
+    return f"or begin a new run from its weights: --model_path {typeable(place)}"
+
+
+@contextlib.contextmanager
+def restoring(place: str) -> Iterator[None]:
+    """Make one UserError of whatever a damaged or foreign state of a run leads to inside."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError,
+            OverflowError) as error:
+        raise UserError(f"{place}: what it holds of the run is damaged or of another version "
+                        f"({first_line(error)});\ngo on from a copy, {_new_run(place)}"
+                        ) from None
+
+
+def whole_number(value: object) -> int:
+    """Return an int >= 0 from a file as it is; ValueError for anything else."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.40} is no count")
+    return value
+
+
+def finite_number(value: object) -> Real:
+    """Return a number from a file as it is; ValueError for anything else."""
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{value!r:.40} is no number")
+    return value
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Fill an optimizer from the "state" of another one's state dict; its settings stay.
+
+    Memory layouts are kept: sums over other layouts could differ in their last bits. Raises
+    ValueError, KeyError or IndexError for what does not belong to its parameters.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = KEPT["momentum" in optimizer.defaults]
+    for index, values in state.items():
+        if set(values) != kept:
+            raise ValueError(f"it keeps {sorted(values)} of a parameter, not {sorted(kept)}")
+        for name, value in values.items():
+            shape = () if name == "step" else parameters[whole_number(index)].shape
+            if (value.shape != shape or value.dtype != torch.float32 or tensor_fault(name, value)
+                    or torch.empty_like(value).stride() != value.stride()):
+                raise ValueError(f"{name} of parameter {index} does not fit")
+    optimizer.load_state_dict({"state": state,
+                               "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def generator_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the states of torch's generators, of the CPU and of a GPU."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_generators(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Set the generators to what `generator_states` returned, perhaps on another device."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
