@@ -32,12 +32,14 @@ def scale_new_layers(network: SSDNet, paths: Sequence[str | Path], filled: Colle
     """
     step = max(1, len(paths) // NUM_IMAGES)
     images = [read_input(path, network.spec)[0] for path in paths[::step][:NUM_IMAGES]]
-    batch = normalise(stack_inputs(images), network.spec)
+    # Batch norm takes no image alone.
+    batch = normalise(stack_inputs(images * 2 if len(images) == 1 else images), network.spec)
     new = [(name, module) for name, module in network.named_modules()
            if isinstance(module, nn.Conv2d) and module.bias is not None
            and f"{name}.weight" not in filled]
     factors = _scale_in_one_pass(network, batch, new)
-    return (f"start: {len(factors)} new layers scaled on {len(batch)} images, by "
+    count = f"{len(images)} image{'s' * (len(images) > 1)}"
+    return (f"start: {len(factors)} new layers scaled on {count}, by "
             f"{min(factors):.2g} to {max(factors):.2g}")
 
 
@@ -58,14 +60,15 @@ def _scale_in_one_pass(network, batch, new):
     hooks = [layer.register_forward_hook(partial(
         scale, HEAD_DEVIATION if name.startswith(("loc.", "conf.")) else LAYER_DEVIATION))
         for name, layer in new]
-    statistics = {name: value.clone() for name, value in network.named_buffers()}
-    training = network.training
+    statistics = [value.clone() for value in network.buffers()]
+    modes = [module.training for module in network.modules()]
     try:
         network.train()(batch)  # batch norm as in the first step
     finally:
-        network.train(training)
         for hook in hooks:
             hook.remove()
-        for name, value in network.named_buffers():
-            value.copy_(statistics[name])
+        for module, mode in zip(network.modules(), modes):
+            module.training = mode
+        for value, before in zip(network.buffers(), statistics):
+            value.copy_(before)
     return factors

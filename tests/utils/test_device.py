@@ -1,5 +1,8 @@
 """Devices and precisions: good and bad names, TF32 off, modes put back."""
 
+import platform
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -103,3 +106,26 @@ def test_every_submodule_gets_its_mode_back():
         assert not any(module.training for module in network.modules())
         raise KeyError
     assert [module.training for module in network.modules()] == modes == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems keep memory otherwise")
+def test_freed_memory_is_kept():
+    program = """
+import resource, torch
+from utils.device import keep_freed_memory
+{}
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(2 ** 24)
+before = faults()
+for _ in range(5):
+    torch.ones(2 ** 24)  # 64 MiB, 16,384 pages
+print(faults() - before)
+"""
+    default, kept = (int(subprocess.run([sys.executable, "-c", program.format(call)], check=True,
+                                        capture_output=True, text=True).stdout)
+                     for call in ("", "keep_freed_memory()"))
+    assert kept < 1000
+    # Where pages are huge there are few faults either way.
+    assert default > 10 * kept or default < 1000

@@ -1,0 +1,128 @@
+"""New layers scaled on images: against a naive loop, and what must stay as it is."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from nets.build import new_network
+from nets.first_scale import NUM_IMAGES, scale_new_layers
+from utils.cli import UserError
+from utils.spec import SSDSpec
+
+SIDE = 64
+SPEC = SSDSpec(backbone="chain", input_shape=(SIDE, SIDE), grids=(8, 4, 2), steps=None,
+               anchors_size=(14, 24, 36, 52), aspect_ratios=((2,),) * 3)
+
+
+class Chain(nn.Module):
+    """Layers with and without batch norm in front of two heads, for inputs of SPEC."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.spec = SPEC
+        self.old = nn.Conv2d(3, 8, 3, padding=1)
+        self.new = nn.ModuleList([nn.Conv2d(8, 16, 3, stride=2), nn.Conv2d(16, 16, 1)])
+        self.normed = nn.Sequential(nn.Conv2d(16, 8, 3, bias=False), nn.BatchNorm2d(8))
+        self.loc, self.conf = (nn.ModuleList([nn.Conv2d(8, out, 3)]) for out in (16, 20))
+
+    def forward(self, x):
+        x = self.old(x).relu()
+        for layer in (*self.new, self.normed):
+            x = layer(x).relu()
+        return self.loc[0](x), self.conf[0](x)
+
+
+@pytest.fixture
+def paths(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(3):  # of the network's size: nothing is resized
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((SIDE, SIDE)).save(tmp_path / f"{k}.png")
+    return sorted(tmp_path.glob("*.png"))
+
+
+def network_input(path, spec):
+    """Return the input that an image of the network's size makes."""
+    pixels = (np.asarray(Image.open(path), dtype=np.float32) - spec.mean) / spec.std
+    return torch.from_numpy(pixels).float().permute(2, 0, 1)
+
+
+@torch.no_grad()
+def scale_naively(network, batch, filled):
+    """Run the whole network again for every layer, as the paper's algorithm 1 says."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None and name not in filled:
+            seen = []
+            hook = layer.register_forward_hook(lambda *call: seen.append(call[2]))
+            network(batch)
+            hook.remove()
+            layer.weight *= (0.3 if name[:4] in ("loc.", "conf") else 1) / seen[0].std()
+    return network
+
+
+def test_one_pass_does_what_a_pass_a_layer_would(paths):
+    network, naive = Chain(), Chain()
+    line = scale_new_layers(network, paths, {"old.weight"})
+    assert line.startswith("start: 4 new layers scaled on 3 images")
+    scale_naively(naive, torch.stack([network_input(path, SPEC) for path in paths]), {"old"})
+    for own, other in zip(network.parameters(), naive.parameters()):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-6)
+    fresh = Chain()
+    for name in ("old.weight", "old.bias", "normed.0.weight", "normed.1.weight"):
+        assert torch.equal(network.get_parameter(name), fresh.get_parameter(name))
+
+
+def test_modes_hooks_and_running_statistics_stay(paths):
+    network = Chain()
+    network.normed.eval()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    scale_new_layers(network, paths, ())
+    assert network.training and not any(m.training for m in network.normed.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_the_heads_of_a_real_network_begin_with_the_wanted_deviation(tmp_path):
+    rng = np.random.default_rng(1)
+    paths = [tmp_path / f"{k}.png" for k in range(2)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(path)
+    torch.manual_seed(0)
+    network = new_network("mobilenetv2", 300, 3, backbone_weights="",
+                          image_paths=paths)
+    batch = torch.stack([network_input(path, network.spec) for path in paths])
+    with torch.no_grad():
+        loc, conf = network.train()(batch)
+    assert float(loc.std()) == pytest.approx(0.3, rel=0.1)
+    assert float(conf.std()) == pytest.approx(0.3, rel=0.1)
+
+
+def test_the_start_is_the_same_again_and_takes_images_from_the_whole_list(monkeypatch):
+    seen = []
+    monkeypatch.setattr("nets.first_scale.read_input", lambda path, spec: (
+        seen.append(path), (np.full((SIDE, SIDE, 3), 2 * path, np.uint8), None))[1])
+    states = []
+    for _ in range(2):
+        network = Chain()
+        scale_new_layers(network, list(range(100)), ())
+        states.append(network.state_dict())
+    assert seen[:NUM_IMAGES] == seen[NUM_IMAGES:] == list(range(0, 96, 8))
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_layers_that_answer_alike_everywhere_are_left_alone(tmp_path):
+    Image.new("RGB", (50, 50)).save(tmp_path / "black.png")
+    network = Chain()
+    network.old.weight.data.zero_()
+    line = scale_new_layers(network, [tmp_path / "black.png"], ())
+    assert "on 1 image," in line
+    assert all(value.isfinite().all() for value in network.state_dict().values())
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="bad.jpg"):
+        new_network("vgg", 300, 2, backbone_weights="", image_paths=[tmp_path / "bad.jpg"])
