@@ -17,7 +17,7 @@ BEST_FEW = 3  # are shown where nothing reaches the threshold, as early in train
 LOWEST_SCORE = 0.01
 TILE = 440  # pixels of the longer side of an image
 LEAST_SIDE = 20  # pixels: where the usual object would be smaller on its tile, a part is shown
-NAMED = 12  # boxes of a tile that have a text: more would hide the image
+NAMED = 8  # boxes of a tile that have a text: more would hide the image
 GAP, LINE = 8, 22  # pixels between tiles, and of a line of text
 
 
@@ -80,8 +80,10 @@ def _draw_pair(record, detector):
     pair = Image.new("RGB", (2 * TILE + GAP, left.height + LINE), "white")
     part = "" if window == (0, 0, width, height) else (
         f", {window[2] - window[0]} x {window[3] - window[1]} of {width} x {height} pixels")
+    nothing = f"nothing at {detector.settings.confidence:g}" + (
+        f"; the best {len(boxes)}" if len(boxes) else "")
     captions = (_shorten(printable(record.path.name)) + part,
-                f"{count} found" if count else f"the best {len(boxes)}" if len(boxes) else "none")
+                f"{count} found" if count else nothing)
     for tile, caption, x in zip((left, right), captions, (0, TILE + GAP)):
         write_line(pair, caption, (x, 0), height=LINE, room=TILE)
         pair.paste(tile, (x, LINE))
@@ -117,4 +119,4 @@ def _draw_tile(image, window, boxes_px, labels, texts, num_classes):
 
 def _shorten(text):
     """Return a text with its middle left out where it is long."""
-    return text if len(text) <= 40 else f"{text[:24]}…{text[-14:]}"
+    return text if len(text) <= 32 else f"{text[:20]}…{text[-11:]}"
