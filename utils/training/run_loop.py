@@ -16,7 +16,8 @@ def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: di
             early_stopping: int = 0) -> None:
     """Bring a new run to where a last.pth stands, and say where that is.
 
-    `early_stopping` is the patience of `has_stalled`; `machine` is {name: value} of what the last bits may depend on, as in saved.run["machine"].
+    `early_stopping` is the patience of `has_stalled`; `machine` is {name: value} of what the last
+    bits may depend on, as in saved.run["machine"].
     """
     place = shorten(results.path / "last.pth")
     with restoring(place):
@@ -45,7 +46,8 @@ def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[
 
     `measure` returns val mAP, every eval_period epochs and after the last; save_steps are the
     steps between saves within an epoch, 0 for none; `early_stopping` is the patience of
-    `has_stalled`. `show` gets each epoch's row and `last`. `memory_advice` is said where memory runs out.
+    `has_stalled`. `show` gets each epoch's row and `last`. `memory_advice` is said where memory
+    runs out.
     Raises Stopped after a signal, with last.pth saved.
     """
     epochs = trainer.schedule.epochs

@@ -14,6 +14,7 @@ from utils.image import load_image
 
 SAMPLES = 8
 BEST_FEW = 3  # are shown where nothing reaches the threshold, as early in training
+MOST = 30  # detections of a tile; a network that learns badly finds far more
 LOWEST_SCORE = 0.01
 TILE = 440  # pixels of the longer side of an image
 LEAST_SIDE = 20  # pixels: where the usual object would be smaller on its tile, a part is shown
@@ -68,7 +69,7 @@ def _draw_pair(record, detector):
     found = detector.detect_batch([image], confidence=LOWEST_SCORE)[0]
     seen = pairwise_intersection(found.boxes, np.array([window]))[:, 0] > 0
     count = int((found.scores[seen] >= detector.settings.confidence).sum())
-    boxes, scores, labels = (field[seen][:count or BEST_FEW] for field in found)
+    boxes, scores, labels = (field[seen][:min(count, MOST) or BEST_FEW] for field in found)
     texts = [f"{_shorten(names[label])} {score:.2f}" for label, score in zip(labels, scores)]
     right = _draw_tile(image, window, boxes, labels, texts, len(names))
     # The largest first: their texts are the ones that there is room for.
@@ -83,7 +84,7 @@ def _draw_pair(record, detector):
     nothing = f"nothing at {detector.settings.confidence:g}" + (
         f"; the best {len(boxes)}" if len(boxes) else "")
     captions = (_shorten(printable(record.path.name)) + part,
-                f"{count} found" if count else nothing)
+                f"{count} found{f', the best {MOST}' if count > MOST else ''}" if count else nothing)
     for tile, caption, x in zip((left, right), captions, (0, TILE + GAP)):
         write_line(pair, caption, (x, 0), height=LINE, room=TILE)
         pair.paste(tile, (x, LINE))
