@@ -180,7 +180,8 @@ def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path):
 
 
 def test_the_end_says_what_to_type(tmp_path):
-    text = describe_end(tmp_path / "it's here", [row_of(1), row_of(2)], best="epoch 2", num_images=8)
+    rows = [row_of(1), row_of(2)]
+    text = describe_end(tmp_path / "it's here", rows, best="epoch 2", num_images=8)
     assert "2 epochs in 0:00:06, 0:00:02 of it for val mAP; 4.0 images/s" in text
     for line in text.splitlines()[-2:]:
         assert shlex.split(line)[-1] == str(tmp_path / "it's here" / "best.pth")

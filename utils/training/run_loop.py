@@ -31,7 +31,8 @@ def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: di
     if results.row:
         print(f"going on with the val mAP of epoch {trainer.epoch}")
     elif has_stalled(results.history, early_stopping):
-        print(f"{place}: early stopping has ended this run; a higher early_stopping, or 0, goes on")
+        print(f"{place}: early stopping has ended this run; to go on all the same:\n"
+              f"python train.py --resume {typeable(place)} --early_stopping 0")
     elif trainer.epoch < trainer.schedule.epochs:
         print(f"going on at step {trainer.done + 1} of epoch {trainer.epoch + 1}")
     else:

@@ -83,8 +83,9 @@ def _draw_pair(record, detector):
         f", {window[2] - window[0]} x {window[3] - window[1]} of {width} x {height} pixels")
     nothing = f"nothing at {detector.settings.confidence:g}" + (
         f"; the best {len(boxes)}" if len(boxes) else "")
+    shown = f", the best {MOST} shown" if count > MOST else ""
     captions = (_shorten(printable(record.path.name)) + part,
-                f"{count} found{f', the best {MOST}' if count > MOST else ''}" if count else nothing)
+                f"{count} found{shown}" if count else nothing)
     for tile, caption, x in zip((left, right), captions, (0, TILE + GAP)):
         write_line(pair, caption, (x, 0), height=LINE, room=TILE)
         pair.paste(tile, (x, LINE))
