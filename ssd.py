@@ -64,8 +64,8 @@ class WeightsSettings:
 
     # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
     device: str = "auto"
-    # "fp32" gives the same numbers everywhere; "bf16" is faster where the hardware has it.
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    # "fp32" gives the same numbers everywhere; bf16 and fp16 are faster where hardware has them.
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
 
 
 @dataclass(frozen=True)

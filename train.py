@@ -27,14 +27,16 @@ from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import keep_freed_memory, pick_device, set_precision
-from utils.evaluation.voc_ap import mean_ap
-from utils.training.checks import check_batch_norm, check_images, read_lists
+from utils.evaluation.scoring import score_best, val_map
+from utils.training.board import Board
+from utils.training.checks import check_batch_norm, check_images, check_length, read_lists
 from utils.training.optim import Schedule, make_optimizer
 from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
                                        hold_folder)
 from utils.training.run_state import (check_data, describe_machine, fingerprint, merge_settings,
                                       read_run, restoring)
 from utils.training.run_loop import restore, run_epochs
+from utils.training.summary import describe_end
 from utils.training.trainer import Objective, Trainer
 
 # Lowest and highest value of the numbers below.
@@ -46,10 +48,12 @@ LIMITS = {
     "momentum": (0, 0.9999), "weight_decay": (0, 1), "clip_grad_norm": (0, 1e6),
     "match_iou": (0.01, 1), "negatives_per_positive": (0, 1000), "background_negatives": (0, 1000),
     "seed": (0, 2 ** 32 - 1), "eval_period": (0, 1_000_000), "save_period": (0, 1_000_000),
-    "save_steps": (0, 1_000_000_000)}
+    "save_steps": (0, 1_000_000_000),
+    "early_stopping": (0, 1_000_000), "sample_period": (0, 1_000_000)}
 # What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
-              "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps"}
+              "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
+              "early_stopping", "sample_period"}
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,10 @@ class TrainSettings:
 
     # ---- Length ----
 
-    # Small sets want more epochs: aim at 1,000 steps (epochs x images / batch_size) or more.
+    # Small sets want more of them: a warning says how many where the steps are few.
     epochs: int = 60
+    # Measurements of val mAP without a better one after which training ends; 0 trains all epochs.
+    early_stopping: int = 0
     # In the first epochs only the new layers train: gentler on the backbone, faster, less memory.
     freeze_epochs: int = 0
     # Batch size of those epochs; it may be larger, since less is kept in memory.
@@ -175,6 +181,8 @@ class TrainSettings:
     eval_period: int = 1
     # Epochs between kept checkpoints beside last.pth and best.pth; 0 keeps none.
     save_period: int = 0
+    # Epochs between drawings of samples.jpg, a few val images with what is found; 0 draws none.
+    sample_period: int = 5
 
 
 def main(settings: TrainSettings) -> None:
@@ -219,7 +227,9 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
     trainer = make_trainer(settings, network, train_records, device, precision)
     check_batch_norm(network, trainer.schedule)
     check_images(val_records, settings.val_list)
-    scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
+    scorer, exact_scorer = (
+        SSD(SSDSettings(device=str(device), precision=kind), network=network,
+            class_names=class_names) for kind in (precision, "fp32"))
     table = settings_table(settings)
     kept = {"data": data, "defaults": asdict(TrainSettings()),
             "machine": describe_machine(device, precision)}
@@ -235,12 +245,21 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
               f"results in {shorten(folder)}")
         results = RunFolder(folder, save_period=settings.save_period)
         if saved:
-            restore(trainer, results, saved, kept["machine"])
+            restore(trainer, results, saved, kept["machine"],
+                    early_stopping=settings.early_stopping)
+        else:
+            check_length(trainer.schedule)
+        board = Board(folder, scorer, val_records or train_records, num_images=len(train_records),
+                      kind="val" if val_records else "train", sample_period=settings.sample_period)
         run_epochs(trainer, results, make_checkpoint,
-                   partial(measure, scorer, val_records) if val_records else None,
+                   partial(val_map, scorer, val_records) if val_records else None,
+                   show=board.show, early_stopping=settings.early_stopping,
                    eval_period=settings.eval_period, save_steps=settings.save_steps,
                    memory_advice=out_of_memory(settings))
-        print(results.describe_end(settings.epochs))
+        best = results.describe_best()
+        if val_records:
+            best += score_best(exact_scorer, val_records, folder / "best.pth")
+        print(describe_end(folder, results.history, best=best, num_images=len(train_records)))
 
 
 def check_settings(settings: TrainSettings) -> None:
@@ -250,6 +269,8 @@ def check_settings(settings: TrainSettings) -> None:
     if len(set(settings.input_shape)) != 1:
         raise UserError("input_shape must be square, such as (300, 300), "
                         f"got {settings.input_shape}.")
+    if settings.early_stopping and not (settings.val_list and settings.eval_period):
+        raise UserError("early_stopping needs a val_list, and an eval_period of 1 or more.")
     if settings.freeze_epochs and not (settings.model_path or settings.backbone_weights):
         raise UserError("freeze_epochs needs pretrained weights: frozen random layers learn "
                         'nothing. Set backbone_weights = "imagenet" or freeze_epochs = 0.')
@@ -285,15 +306,6 @@ def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record]
     return Trainer(network, optimizer, dataset, schedule, objective, device=device,
                    precision=precision, num_workers=settings.num_workers,
                    clip_grad_norm=settings.clip_grad_norm)
-
-
-def measure(scorer: SSD, records: list[Record]) -> float | None:
-    """Return val mAP@0.5 (area), or None, with a line, where an image went bad meanwhile."""
-    try:
-        return mean_ap(scorer.evaluate(records)[0])
-    except UserError as error:
-        print(f"note: no val mAP this time: {error}")
-        return None
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_images_without_pixels_or_of_another_kind(detector, image):
 
 @pytest.mark.parametrize("changes, message", [
     ({"weights_family": "junk"}, "weights_family must be one of 'auto', .*'junk'"),
-    ({"precision": "fp16"}, "precision must be one of 'fp32', 'bf16', 'auto', got 'fp16'"),
+    ({"precision": "int8"}, "precision must be one of 'fp32', 'bf16', 'fp16', 'auto', got 'int8'"),
     ({"confidence": float("nan")}, "confidence must be finite"),
     ({"confidence": float("inf")}, "confidence must be finite"),
     ({"confidence": "0.5"}, "confidence must be a number, got '0.5'"),

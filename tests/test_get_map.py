@@ -115,7 +115,7 @@ def test_every_flag_that_messages_name_exists():
 
 @pytest.mark.parametrize("changes, message", [
     ({"batch_size": 0}, "batch_size must be at least 1"),
-    ({"precision": "fp16"}, "precision must be one of"),
+    ({"precision": "int8"}, "precision must be one of"),
     ({"weights_family": "junk"}, "weights_family must be one of"),
     ({"test_list": "nowhere/2007_test.txt"}, "Run voc_annotation.py"),
 ])

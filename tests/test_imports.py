@@ -13,9 +13,11 @@ ORDER = {
              "tensor_files checkpoint page",
     "utils.data": "annotations sources voc coco yolo csv_table splits layouts decoder "
                   "image_check doctor prior_fit dataset_report augment loader demo_data",
-    "utils.training": "matching loss optim checks history run_state run_folder stopping trainer run_loop",
-    "utils.evaluation": "voc_ap map_report",
-    "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights transfer build",
+    "utils.training": "matching loss optim checks history summary samples board run_state "
+                      "run_folder stopping trainer run_loop",
+    "utils.evaluation": "voc_ap map_report scoring",
+    "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
+            "transfer build",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {

@@ -75,7 +75,7 @@ def draw_boxes(image, boxes_px, labels, texts, num_classes):
         image: (H, W, 3) uint8 RGB.
         boxes_px: (N, 4) xyxy edges in pixels.
         labels: (N,) class indices, for the colours.
-        texts: N strings.
+        texts: N strings; "" for none.
         num_classes: without background.
 
     Returns:
@@ -89,7 +89,9 @@ def draw_boxes(image, boxes_px, labels, texts, num_classes):
              if box[2] - box[0] >= 1 and box[3] - box[1] >= 1]
     for (x1, y1, x2, y2), colour, _ in shown:
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=width)
-    fonts = [_fitting_font(text, canvas.size) for *_, text in shown]
+    shown = [item for item in shown if item[2]]
+    height, room = max(11, round(sum(canvas.size) / 90)), canvas.width - 2 * PLATE_EDGE
+    fonts = [_fitting_font(text, height, room) for *_, text in shown]
     extents = [pen.textbbox((0, 0), text, font) for font, (*_, text) in zip(fonts, shown)]
     plates = _place_plates([box for box, *_ in shown], canvas.size, extents)
     for plate, (left, top, *_), font, (_, colour, text) in zip(plates, extents, fonts, shown):
@@ -100,11 +102,17 @@ def draw_boxes(image, boxes_px, labels, texts, num_classes):
     return canvas
 
 
-def _fitting_font(text, size):
-    """Return the font for a text on an image of (width, height), smaller where it is too long."""
-    font = ImageFont.truetype(find_font(text), max(11, round(sum(size) / 90)))
-    room = max(size[0] - 2 * PLATE_EDGE, 1) / max(font.getlength(text), 1)
-    return font if room >= 1 else font.font_variant(size=max(7, int(font.size * room)))
+def _fitting_font(text, height, room):
+    """Return the font of a text, smaller than `height` pixels where `room` is too narrow."""
+    font = ImageFont.truetype(find_font(text), height)
+    share = max(room, 1) / max(font.getlength(text), 1)
+    return font if share >= 1 else font.font_variant(size=max(7, int(height * share)))
+
+
+def write_line(canvas, text, place, *, height, room):
+    """Write a line in black on a PIL image, from (x, y), `height` and at most `room` pixels."""
+    font = _fitting_font(text, round(height * 0.65), room)
+    ImageDraw.Draw(canvas).text((place[0], place[1] + height / 2), text, "black", font, "lm")
 
 
 def _place_plates(boxes, size, extents):

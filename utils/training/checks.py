@@ -8,6 +8,8 @@ from utils.data.annotations import Record, check_same_classes, read_class_names,
 from utils.image import as_rgb_array
 from utils.training.optim import Schedule
 
+ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
+
 
 def read_lists(train_list: str, val_list: str, *, classes_path: str, train_on_difficult: bool
                ) -> tuple[list[Record], list[Record], tuple[str, ...]]:
@@ -58,3 +60,12 @@ def check_batch_norm(network: nn.Module, schedule: Schedule) -> None:
                   else "the train list has one image only: add images")
         raise UserError("batch norm cannot train on one image at a time; "
                         f'{remedy}, or take backbone = "vgg", which has none.')
+
+
+def check_length(schedule: Schedule) -> None:
+    """Say it before hours are spent where a run has so few steps that little will be learnt."""
+    steps = schedule.total_steps()
+    if steps < ENOUGH_STEPS:
+        print(f"WARNING: {steps:,} steps (epochs x images / batch_size) are few to learn from: "
+              f"{ENOUGH_STEPS:,} or more are worth their time. Set epochs = "
+              f"{schedule.epochs_for(ENOUGH_STEPS)} or more.")

@@ -44,6 +44,12 @@ class Schedule:
         frozen = min(self.freeze_epochs, self.epochs)
         return frozen * self.steps_in(0) + (self.epochs - frozen) * self.steps_in(frozen)
 
+    def epochs_for(self, steps: int) -> int:
+        """Return the epochs that have at least so many steps, whatever `epochs` is."""
+        first = min(self.freeze_epochs, -(-steps // self.steps_in(0)))
+        left = max(0, steps - first * self.steps_in(0))
+        return first + -(-left // self.steps_in(self.freeze_epochs))
+
     def rate(self, step: int, epoch: int) -> float:
         """Return the learning rate of a step, the first being 0, that lies in `epoch`."""
         factor = lr_factor(step, self.total_steps(), schedule=self.kind,

@@ -238,12 +238,7 @@ class RunFolder:
         return (f"{shorten(last)} holds the run up to {place}; to go on:\n"
                 f"python train.py --resume {typeable(last)}")
 
-    def describe_end(self, epochs: int) -> str:
-        """Return what a user wants to know after the last epoch, and what to type next."""
-        best = shorten(self.path / "best.pth")
-        scored = "no val mAP" if self.best_map is None else f"val mAP@0.5 {self.best_map:.3f}"
-        path = typeable(self.path / "best.pth")
-        return (f"best: epoch {self.best_epoch} of {epochs} ({scored}): {best}; last.pth, "
-                "history and curves lie beside it\n"
-                f"next: python get_map.py --model_path {path}\n"
-                f"      python predict.py --model_path {path}")
+    def describe_best(self) -> str:
+        """Return which epoch best.pth is, and its val mAP as it was measured then."""
+        scored = "no val mAP" if self.best_map is None else f"val mAP@0.5 {self.best_map:.4f}"
+        return f"epoch {self.best_epoch} of {len(self.history)} ({scored})"

@@ -5,17 +5,19 @@ from functools import partial
 
 from utils.checkpoint import Checkpoint
 from utils.cli import Stopped, shorten, typeable
-from utils.training.history import describe_epoch
+from utils.training.history import describe_epoch, has_stalled
 from utils.training.run_folder import RunFolder
 from utils.training.run_state import restoring
 from utils.training.stopping import StopSignals
 from utils.training.trainer import Trainer
 
 
-def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: dict) -> None:
+def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: dict, *,
+            early_stopping: int = 0) -> None:
     """Bring a new run to where a last.pth stands, and say where that is.
 
-    `machine` is {name: value} of what the last bits may depend on, as in saved.run["machine"].
+    `early_stopping` is the patience of `has_stalled`; `machine` is {name: value} of what the last
+    bits may depend on, as in saved.run["machine"].
     """
     place = shorten(results.path / "last.pth")
     with restoring(place):
@@ -28,6 +30,9 @@ def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: di
         print(f"note: {', '.join(changes)}: the last bits may differ from those of one run")
     if results.row:
         print(f"going on with the val mAP of epoch {trainer.epoch}")
+    elif has_stalled(results.history, early_stopping):
+        print(f"{place}: early stopping has ended this run; to go on all the same:\n"
+              f"python train.py --resume {typeable(place)} --early_stopping 0")
     elif trainer.epoch < trainer.schedule.epochs:
         print(f"going on at step {trainer.done + 1} of epoch {trainer.epoch + 1}")
     else:
@@ -36,12 +41,14 @@ def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: di
 
 
 def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[], Checkpoint],
-               measure: Callable[[], float | None] | None, *, eval_period: int, save_steps: int,
-               memory_advice: str) -> None:
+               measure: Callable[[], float | None] | None, *, show: Callable[..., None],
+               eval_period: int, save_steps: int, early_stopping: int, memory_advice: str) -> None:
     """Train, save and measure epoch by epoch, from where `trainer` and `results` stand.
 
     `measure` returns val mAP, every eval_period epochs and after the last; save_steps are the
-    steps between saves within an epoch, 0 for none. `memory_advice` is said where memory runs out.
+    steps between saves within an epoch, 0 for none; `early_stopping` is the patience of
+    `has_stalled`. `show` gets each epoch's row and `last`. `memory_advice` is said where memory
+    runs out.
     Raises Stopped after a signal, with last.pth saved.
     """
     epochs = trainer.schedule.epochs
@@ -57,12 +64,18 @@ def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[
             if save_steps and trainer.done % save_steps == 0:
                 results.save_last(make_checkpoint())
 
-        while results.row or trainer.epoch < epochs:
+        over = trainer.epoch == epochs or has_stalled(results.history, early_stopping)
+        while results.row or not over:
             # A row is there at the start where the run ended before that epoch was measured.
             row = results.row or trainer.train_epoch(fetch=fetch, after_step=after_step)
             results.save_epoch(make_checkpoint(), row)
             due = trainer.epoch == epochs or eval_period and trainer.epoch % eval_period == 0
             row = results.finish_epoch(partial(stop.at_once, measure) if due and measure else None)
             print(describe_epoch(row, epochs, results.best_map))
-            if trainer.epoch == epochs:  # so that last.pth is known to be measured
+            over = trainer.epoch == epochs or has_stalled(results.history, early_stopping)
+            show(row, last=over)
+            if over:  # so that last.pth is known to be measured
                 results.save_last(make_checkpoint())
+        if trainer.epoch < epochs:
+            print(f"early stopping after epoch {trainer.epoch} of {epochs}: no better val mAP in "
+                  f"the last {early_stopping} measurements")
