@@ -8,7 +8,7 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 # isort: split
 import os
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -27,13 +27,15 @@ from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import keep_freed_memory, pick_device, set_precision
+from utils.distributed import (check_alike, check_device, join_batch_norm, on_first,
+                               process_group, rank, world_size)
 from utils.evaluation.voc_ap import mean_ap
 from utils.training.checks import check_batch_norm, check_images, read_lists
 from utils.training.optim import Schedule, make_optimizer
 from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
-                                       hold_folder)
-from utils.training.run_state import (check_data, describe_machine, fingerprint, merge_settings,
-                                      read_run, restoring)
+                                       hold_folder, resume_restarted)
+from utils.training.run_state import (check_data, check_ranks, describe_machine, fingerprint,
+                                      merge_settings, read_run, restoring)
 from utils.training.run_loop import restore, run_epochs
 from utils.training.trainer import Objective, Trainer
 
@@ -50,6 +52,9 @@ LIMITS = {
 # What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps"}
+# What each process of a run may have its own of, on its own machine.
+OWN = {"train_list", "val_list", "classes_path", "model_path", "model_classes_path",
+       "backbone_weights", "num_workers", "resume", "save_dir", "run_name"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,8 @@ class TrainSettings:
     freeze_epochs: int = 0
     # Batch size of those epochs; it may be larger, since less is kept in memory.
     freeze_batch_size: int = 16
-    # Images a step. Lower it when memory runs out; accumulate makes up for it.
+    # Images a step, of each process under torchrun. Lower it when memory runs out; accumulate makes
+    # up for it.
     batch_size: int = 8
     # Batches whose gradients are added up to one step.
     accumulate: int = 1
@@ -178,15 +184,17 @@ class TrainSettings:
 
 
 def main(settings: TrainSettings) -> None:
-    """Train, save, measure."""
-    check_settings(settings)
-    last = settings.resume and find_last(settings.resume, save_dir=settings.save_dir,
-                                         run_name=settings.run_name)
-    if not last:
-        return train(settings)
-    with hold_folder(last.parent):
-        saved = read_run(last)
-        train(resumed_settings(settings, saved, last), saved, last)
+    """Train, save, measure, in one process or in those that torchrun started."""
+    with process_group():
+        check_settings(settings)
+        settings = on_first(lambda: replace(settings, **resume_restarted()))
+        last = on_first(lambda: settings.resume and find_last(
+            settings.resume, save_dir=settings.save_dir, run_name=settings.run_name))
+        if not last:
+            return train(settings)
+        with hold_folder(last.parent):
+            saved = on_first(lambda: read_run(last))
+            train(resumed_settings(settings, saved, last), saved, last)
 
 
 def resumed_settings(settings: TrainSettings, saved: Checkpoint, last: Path) -> TrainSettings:
@@ -204,25 +212,30 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
     """Train from the beginning, or go on from a last.pth in whose folder nobody else writes."""
     torch.manual_seed(settings.seed)
     device = pick_device(settings.device)
+    check_device(device)
     precision = set_precision(settings.precision, device)
     keep_freed_memory()
     train_records, val_records, class_names = read_lists(
         settings.train_list, settings.val_list, classes_path=settings.classes_path,
         train_on_difficult=settings.train_on_difficult)
     data = {"train": fingerprint(train_records), "val": fingerprint(val_records)}
+    machine = describe_machine(device, precision)
+    check_alike({name: value for name, value in asdict(settings).items() if name not in OWN}
+                | data | machine)
     if saved:
         check_same_classes(saved.class_names, shorten(last), class_names, settings.train_list)
         check_data(data, saved.run.get("data"), shorten(last))
+        check_ranks(saved.run.get("ranks", 1), shorten(last))
         network = network_of(saved, "this run", shorten(last))
     else:
-        network = build_network(settings, class_names, train_records)
+        network = on_first(lambda: build_network(settings, class_names, train_records))
     trainer = make_trainer(settings, network, train_records, device, precision)
     check_batch_norm(network, trainer.schedule)
-    check_images(val_records, settings.val_list)
+    check_images(val_records[rank()::world_size()], settings.val_list)
     scorer = SSD(SSDSettings(device=str(device)), network=network, class_names=class_names)
     table = settings_table(settings)
     kept = {"data": data, "defaults": asdict(TrainSettings()),
-            "machine": describe_machine(device, precision)}
+            "machine": machine, "ranks": world_size()}
 
     def make_checkpoint():
         progress = {"epoch": trainer.epoch, "step": trainer.done}
@@ -231,11 +244,12 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
 
     with (nullcontext(last.parent) if saved else claim_folder(
             settings.save_dir, settings.run_name, table, again=bool(settings.resume))) as folder:
-        print(f"settings:\n{table}\nrunning on {device} in {precision}, "
+        processes = f" with {world_size()} processes" if world_size() > 1 else ""
+        print(f"settings:\n{table}\nrunning on {device} in {precision}{processes}, "
               f"results in {shorten(folder)}")
         results = RunFolder(folder, save_period=settings.save_period)
         if saved:
-            restore(trainer, results, saved, kept["machine"])
+            restore(trainer, results, saved, machine)
         run_epochs(trainer, results, make_checkpoint,
                    partial(measure, scorer, val_records) if val_records else None,
                    eval_period=settings.eval_period, save_steps=settings.save_steps,
@@ -275,11 +289,13 @@ def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record]
     """Return the Trainer of a network, which moves to the device; settings end here."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     network.to(device, memory_format=layout)
+    if line := join_batch_norm(network, device):
+        print(line)
     optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
                                weight_decay=settings.weight_decay)
     dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],
                                settings.seed)
-    schedule = Schedule(num_images=len(records), kind=settings.schedule,
+    schedule = Schedule(num_images=len(records), kind=settings.schedule, ranks=world_size(),
                         **shared_fields(settings, Schedule))
     objective = Objective(**shared_fields(settings, Objective))
     return Trainer(network, optimizer, dataset, schedule, objective, device=device,

@@ -1,15 +1,16 @@
 """The epochs of a run: trained, saved, measured, until the last one or a signal to stop."""
 
+import signal
 from collections.abc import Callable
-from functools import partial
 
 from utils.checkpoint import Checkpoint
 from utils.cli import Stopped, shorten, typeable
+from utils.distributed import share, sum_floats
 from utils.training.history import describe_epoch
 from utils.training.run_folder import RunFolder
 from utils.training.run_state import restoring
 from utils.training.stopping import StopSignals
-from utils.training.trainer import Trainer
+from utils.training.trainer import Leaving, Trainer
 
 
 def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: dict) -> None:
@@ -50,8 +51,12 @@ def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[
             try:
                 return stop.at_once(work)
             except Stopped:
-                results.save_last(make_checkpoint())
-                raise
+                return None  # the other ranks hear of it in the step that is not done
+
+        def score():
+            if sum_floats([stop.number is not None])[0]:
+                raise Stopped(stop.number or signal.SIGTERM)
+            return stop.at_once(measure)
 
         def after_step():
             if save_steps and trainer.done % save_steps == 0:
@@ -59,10 +64,15 @@ def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[
 
         while results.row or trainer.epoch < epochs:
             # A row is there at the start where the run ended before that epoch was measured.
-            row = results.row or trainer.train_epoch(fetch=fetch, after_step=after_step)
+            try:
+                row = results.row or trainer.train_epoch(fetch=fetch, after_step=after_step)
+            except Leaving:
+                results.save_last(make_checkpoint())
+                share(None)  # nobody says so before it is saved
+                raise Stopped(stop.number or signal.SIGTERM) from None
             results.save_epoch(make_checkpoint(), row)
             due = trainer.epoch == epochs or eval_period and trainer.epoch % eval_period == 0
-            row = results.finish_epoch(partial(stop.at_once, measure) if due and measure else None)
+            row = results.finish_epoch(score if due and measure else None)
             print(describe_epoch(row, epochs, results.best_map))
             if trainer.epoch == epochs:  # so that last.pth is known to be measured
                 results.save_last(make_checkpoint())

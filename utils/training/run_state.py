@@ -12,6 +12,7 @@ import torch
 from utils.checkpoint import Checkpoint, parse_checkpoint, tensor_fault
 from utils.cli import UserError, shorten, typeable
 from utils.data.annotations import Record
+from utils.distributed import world_size
 from utils.tensor_files import first_line, read_tensor_file
 
 # What Adam and SGD keep of a parameter.
@@ -62,6 +63,14 @@ def check_data(now: dict[str, list], then: object, place: str) -> None:
         raise UserError(f"{place}: since the run began {' and '.join(changed)} has changed in its "
                         "images, their order or their objects.\nPut the old list back, "
                         f"{_new_run(place)}")
+
+
+def check_ranks(then: object, place: str) -> None:
+    """Raise UserError unless as many processes go on with a run as it began with."""
+    if then != world_size():
+        raise UserError(f"{place}: the run began with {then!r:.20} processes, now there are "
+                        f"{world_size()}, and the number is part of what its numbers depend on.\n"
+                        f"Go on with torchrun and as many processes, {_new_run(place)}")
 
 
 def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typed: Container[str],

@@ -9,6 +9,7 @@ from typing import Any
 
 from utils.cli import Stopped
 from utils.data.loader import hear_deaths
+from utils.streams import is_second
 
 # What Ctrl-C, a scheduler and a terminal that closes send; Windows has no SIGHUP.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -64,5 +65,6 @@ class StopSignals:
         hear_deaths(lambda: lambda *_: None)
         if self.immediate or not first:
             raise Stopped(number)
-        with contextlib.suppress(OSError):  # not print: this may be in the midst of one
-            os.write(2, NOTICE)
+        if not is_second():
+            with contextlib.suppress(OSError):  # not print: this may be in the midst of one
+                os.write(2, NOTICE)
