@@ -187,7 +187,7 @@ def main(settings: TrainSettings) -> None:
     """Train, save, measure, in one process or in those that torchrun started."""
     with process_group():
         check_settings(settings)
-        settings = on_first(lambda: replace(settings, **resume_restarted()))
+        settings = replace(settings, **on_first(resume_restarted))
         last = on_first(lambda: settings.resume and find_last(
             settings.resume, save_dir=settings.save_dir, run_name=settings.run_name))
         if not last:

@@ -6,6 +6,7 @@ Without torchrun there is one process, and nothing here costs anything.
 import contextlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -57,7 +58,7 @@ def process_group() -> Iterator[None]:
         dist.init_process_group(backend, store=start, rank=number, world_size=size)
     except RuntimeError as error:
         raise UserError(f"the {size} processes that torchrun started do not reach each other "
-                        f"({_first_line(error)}); check its --rdzv_endpoint, and set "
+                        f"({_reason(error)}); check its --rdzv_endpoint, and set "
                         "GLOO_SOCKET_IFNAME to the network between the machines.") from None
     _Group.rank, _Group.size, _Group.job = number, size, job
     try:
@@ -100,8 +101,10 @@ def _meet(number, size):
     raise RuntimeError(f"not all came within {MEET_SECONDS} s")
 
 
-def _first_line(error):
-    return str(error).strip().split("\n")[0][:200]
+def _reason(error):
+    """Return the part of a message of PyTorch or gloo that says what happened."""
+    line = str(error).strip().split("\n")[0]
+    return re.sub(r"^(\[\S+:\d+\] *)+", "", line).split(". ")[0][:200]
 
 
 @contextlib.contextmanager
@@ -111,7 +114,7 @@ def _together():
         yield
     except RuntimeError as error:
         raise PeerLeft(f"rank {rank()} ends because another process of this job has "
-                       f"({_first_line(error)})") from None
+                       f"({_reason(error)})") from None
 
 
 def share(value: Any) -> Any:
