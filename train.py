@@ -54,7 +54,7 @@ MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps"}
 # What each process of a run may have its own of, on its own machine.
 OWN = {"train_list", "val_list", "classes_path", "model_path", "model_classes_path",
-       "backbone_weights", "num_workers", "resume", "save_dir", "run_name"}
+       "backbone_weights", "num_workers", "resume", "save_dir", "run_name", "threads"}
 
 
 @dataclass(frozen=True)
@@ -220,8 +220,8 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
         train_on_difficult=settings.train_on_difficult)
     data = {"train": fingerprint(train_records), "val": fingerprint(val_records)}
     machine = describe_machine(device, precision)
-    check_alike({name: value for name, value in asdict(settings).items() if name not in OWN}
-                | data | machine)
+    check_alike({name: value for name, value in (asdict(settings) | data | machine).items()
+                 if name not in OWN})
     if saved:
         check_same_classes(saved.class_names, shorten(last), class_names, settings.train_list)
         check_data(data, saved.run.get("data"), shorten(last))
