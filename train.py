@@ -27,15 +27,16 @@ from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import keep_freed_memory, pick_device, set_precision
-from utils.distributed import (check_alike, check_device, join_batch_norm, on_first,
-                               process_group, rank, world_size)
+from utils.distributed import (check_device, join_batch_norm, on_first, process_group, rank,
+                               world_size)
 from utils.evaluation.voc_ap import mean_ap
 from utils.training.checks import check_batch_norm, check_images, read_lists
 from utils.training.optim import Schedule, make_optimizer
 from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
                                        hold_folder, resume_restarted)
-from utils.training.run_state import (check_data, check_ranks, describe_machine, fingerprint,
-                                      merge_settings, read_run, restoring)
+from utils.training.run_state import (check_data, check_ranks, check_same_everywhere,
+                                      describe_machine, fingerprint, merge_settings, read_run,
+                                      restoring)
 from utils.training.run_loop import restore, run_epochs
 from utils.training.trainer import Objective, Trainer
 
@@ -52,9 +53,6 @@ LIMITS = {
 # What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps"}
-# What each process of a run may have its own of, on its own machine.
-OWN = {"train_list", "val_list", "classes_path", "model_path", "model_classes_path",
-       "backbone_weights", "num_workers", "resume", "save_dir", "run_name", "threads"}
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,7 @@ class TrainSettings:
     freeze_epochs: int = 0
     # Batch size of those epochs; it may be larger, since less is kept in memory.
     freeze_batch_size: int = 16
-    # Images a step, of each process under torchrun. Lower it when memory runs out; accumulate makes
-    # up for it.
+    # Images a step, for each process. Lower it when memory runs out; accumulate makes up for it.
     batch_size: int = 8
     # Batches whose gradients are added up to one step.
     accumulate: int = 1
@@ -220,8 +217,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
         train_on_difficult=settings.train_on_difficult)
     data = {"train": fingerprint(train_records), "val": fingerprint(val_records)}
     machine = describe_machine(device, precision)
-    check_alike({name: value for name, value in (asdict(settings) | data | machine).items()
-                 if name not in OWN})
+    check_same_everywhere(asdict(settings) | data | machine)
     if saved:
         check_same_classes(saved.class_names, shorten(last), class_names, settings.train_list)
         check_data(data, saved.run.get("data"), shorten(last))
@@ -289,8 +285,7 @@ def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record]
     """Return the Trainer of a network, which moves to the device; settings end here."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     network.to(device, memory_format=layout)
-    if line := join_batch_norm(network, device):
-        print(line)
+    join_batch_norm(network, device)
     optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
                                weight_decay=settings.weight_decay)
     dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],

@@ -231,20 +231,21 @@ def remember(name: str, text: str) -> None:
         _Group.job.set(name, text)
 
 
-def join_batch_norm(network: nn.Module, device: torch.device) -> str:
-    """Have batch norm take its statistics over all ranks, on GPUs; return a line to print, or "".
+def join_batch_norm(network: nn.Module, device: torch.device) -> None:
+    """Have batch norm take its statistics over all ranks, on GPUs; print a line if there is any.
 
     PyTorch has that for GPUs alone: on CPUs each process goes by its own images.
     """
     if world_size() == 1 or not any(isinstance(module, nn.modules.batchnorm._BatchNorm)
                                     for module in network.modules()):
-        return ""
+        return
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
         _Group.alone = dist.new_subgroups(group_size=1)[0]
-        return "batch norm: statistics over the images of all processes"
-    return ("batch norm: on CPUs each process goes by the statistics of its own images; rank 0's "
-            "are saved and scored")
+        print("batch norm: statistics over the images of all processes")
+    else:
+        print("batch norm: on CPUs each process goes by the statistics of its own images; "
+              "rank 0's are saved and scored")
 
 
 @contextlib.contextmanager

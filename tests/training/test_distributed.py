@@ -241,8 +241,8 @@ def test_mobilenet_and_its_map_at_the_command_line(data, tmp_path):
     assert output.count("epoch 1/1") == output.count("batch norm: on CPUs") == 1
     figures = []
     for ranks in (2, 1):
-        words = ["--model_path", tmp_path / "run" / "best.pth", "--test_list",
-                 data / "2007_train.txt", "--map_out_path", tmp_path / str(ranks), "--batch_size", 8]
+        words = ["--model_path", tmp_path / "run" / "best.pth", "--batch_size", 8,
+                 "--test_list", data / "2007_train.txt", "--map_out_path", tmp_path / str(ranks)]
         if ranks == 2:
             status, output = torchrun(ROOT / "get_map.py", *words, folder=tmp_path)
             assert status == 0 and output.count("mAP@0.5") == 1, output

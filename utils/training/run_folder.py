@@ -61,7 +61,9 @@ def resume_restarted() -> dict[str, str]:
         return {}
     last = Path(folder) / "last.pth"
     print(f"torchrun started again: this goes on with the run in {shorten(folder)}")
-    return {"resume": str(last)} if last.exists() else {"resume": "last", "run_name": last.parent.name}
+    if last.exists():
+        return {"resume": str(last)}
+    return {"resume": "last", "run_name": last.parent.name}
 
 
 @contextlib.contextmanager
