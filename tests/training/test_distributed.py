@@ -191,7 +191,7 @@ def test_what_ends_one_rank_ends_all_and_is_said_once(data, tmp_path):
     status, output, ended = run_cases(tmp_path / "job", cases | {"val": bad_val})
     assert status == 0, output
     words = {"image": r"bad\.jpg", "taken": "holds another run", "seed": r"another seed \(",
-             "list": r"another train \(", "nan": "loss is not finite at step 2", "all": "match_iou"}
+             "list": r"another train \(", "nan": "loss is not finite at step 3", "all": "match_iou"}
     for name, pattern in words.items():
         silent, (kind, text) = sorted([ended[0][name], ended[1][name]],
                                       key=lambda end: end[0] != "SystemExit")
