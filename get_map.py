@@ -12,8 +12,12 @@ from pathlib import Path
 from ssd import SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import check_same_classes, read_list
+from utils.distributed import (check_alike, check_device, first_ahead, on_first, process_group,
+                               rank, share_tensors)
 from utils.evaluation.map_report import format_results, plot_precision_recall
 from utils.evaluation.voc_ap import VOC_IOU, ClassResult, mean_ap
+from utils.postprocess import Detections
+from utils.training.run_state import fingerprint
 
 
 @dataclass(frozen=True)
@@ -32,27 +36,40 @@ class MapSettings(WeightsSettings):
 
 def main(settings: MapSettings) -> None:
     """Load, measure, report: first on the screen, then in files."""
-    if settings.batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
-    records, list_names = read_list(settings.test_list)
-    detector = SSD(SSDSettings(**shared_fields(settings, SSDSettings)))
-    check_same_classes(detector.class_names, "the weights", list_names, settings.test_list)
-    folder = make_folder(settings.map_out_path)
-    results, detections = detector.evaluate(records, batch_size=settings.batch_size)
-    table = format_results(results, detector.class_names)
-    title = f"{settings.test_list}: {len(records)} images, IoU {VOC_IOU}"
+    with process_group():
+        if settings.batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
+        records, list_names = read_list(settings.test_list)
+        detector = first_ahead(lambda: SSD(SSDSettings(**shared_fields(settings, SSDSettings))))
+        check_device(detector.device)
+        check_same_classes(detector.class_names, "the weights", list_names, settings.test_list)
+        check_alike({"test_list": fingerprint(records), "batch_size": settings.batch_size,
+                     "precision": detector.precision, "classes": detector.class_names,
+                     "network": detector.spec.to_dict()})
+        share_tensors(detector.network.state_dict().values())
+        folder = on_first(lambda: make_folder(settings.map_out_path))
+        results, detections = detector.evaluate(records, batch_size=settings.batch_size)
+        if rank() == 0:
+            report(settings.test_list, detector.class_names, results, detections, folder)
+
+
+def report(test_list: str, class_names: tuple[str, ...], results: list[ClassResult],
+           detections: list[Detections], folder: Path) -> None:
+    """Say what was measured, and write it into files of a folder."""
+    table = format_results(results, class_names)
+    title = f"{test_list}: {len(detections)} images, IoU {VOC_IOU}"
     print(f"{title}\n{table}")
     if not any(len(found.scores) for found in detections):
         print("nothing was found in any image; has the training gone on long enough?")
     area, points = mean_ap(results), mean_ap(results, "ap_11_point")
     print(f"mAP@0.5 {area:.4f} (area), {points:.4f} (11-point)")
-    values = figures(settings.test_list, results, detector.class_names)
+    values = figures(test_list, results, class_names)
     write_files(folder, {
         "results.txt": lambda path: path.write_text(f"{title}\n{table}\n", encoding="utf-8"),
         "results.json": lambda path: path.write_text(
             json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8"),
         "precision_recall.png": lambda path: plot_precision_recall(
-            results, detector.class_names, path)})
+            results, class_names, path)})
     print(f"details in {shorten(folder)}")
 
 

@@ -26,6 +26,7 @@ from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, check_file, check_value, typed_path
 from utils.data.annotations import Record, read_class_names
 from utils.device import evaluating, pick_device, run_in, set_precision
+from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc
 from utils.image import as_rgb_array, boxes_to_pixels, normalise, read_input, stack_inputs
@@ -161,10 +162,26 @@ class SSD:
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
 
         The records have this detector's class numbers; `batch_size` images go through the network
-        at a time. Returns (list of ClassResult by class, list of Detections by image).
+        at a time. Ranks share the batches out, and all of them get the results: (list of
+        ClassResult by class, list of Detections by image).
         """
-        detections, ahead = [], []
         chunks = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
+        found, error = [], None
+        try:
+            found = list(self._detect_chunks(chunks[rank()::world_size()]))
+        except UserError as an_error:
+            error = an_error
+        parts = gather((found, error))
+        for _, error in parts:
+            if error:
+                raise error
+        detections = [found for k in range(len(chunks))
+                      for found in parts[k % len(parts)][0][k // len(parts)]]
+        return evaluate_voc(detections, records, len(self.class_names)), detections
+
+    def _detect_chunks(self, chunks):
+        """Yield the Detections of each list of records, with the thresholds for scoring."""
+        ahead = []
         with ThreadPoolExecutor(READERS) as pool:
             # Each pass starts to read the images of the next one.
             for chunk in tqdm([*chunks, []], desc="mAP", unit="batch", leave=False, disable=None):
@@ -172,8 +189,7 @@ class SSD:
                                          for record in chunk]
                 if current:
                     inputs, sizes = zip(*(future.result() for future in current))
-                    detections += self._detect_inputs(inputs, sizes, SCORING)
-        return evaluate_voc(detections, records, len(self.class_names)), detections
+                    yield self._detect_inputs(inputs, sizes, SCORING)
 
     @torch.inference_mode()
     def _detect_inputs(self, inputs, sizes, thresholds):

@@ -8,7 +8,7 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 # isort: split
 import os
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -27,14 +27,17 @@ from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import keep_freed_memory, pick_device, set_precision
+from utils.distributed import (check_device, join_batch_norm, on_first, process_group, rank,
+                               world_size)
 from utils.evaluation.scoring import score_best, val_map
 from utils.training.board import Board
 from utils.training.checks import check_batch_norm, check_images, check_length, read_lists
 from utils.training.optim import Schedule, make_optimizer
 from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
-                                       hold_folder)
-from utils.training.run_state import (check_data, describe_machine, fingerprint, merge_settings,
-                                      read_run, restoring)
+                                       hold_folder, resume_restarted)
+from utils.training.run_state import (check_data, check_ranks, check_same_everywhere,
+                                      describe_machine, fingerprint, merge_settings, read_run,
+                                      restoring)
 from utils.training.run_loop import restore, run_epochs
 from utils.training.summary import describe_end
 from utils.training.trainer import Objective, Trainer
@@ -109,7 +112,7 @@ class TrainSettings:
     freeze_epochs: int = 0
     # Batch size of those epochs; it may be larger, since less is kept in memory.
     freeze_batch_size: int = 16
-    # Images a step. Lower it when memory runs out; accumulate makes up for it.
+    # Images a step, for each process. Lower it when memory runs out; accumulate makes up for it.
     batch_size: int = 8
     # Batches whose gradients are added up to one step.
     accumulate: int = 1
@@ -186,15 +189,17 @@ class TrainSettings:
 
 
 def main(settings: TrainSettings) -> None:
-    """Train, save, measure."""
-    check_settings(settings)
-    last = settings.resume and find_last(settings.resume, save_dir=settings.save_dir,
-                                         run_name=settings.run_name)
-    if not last:
-        return train(settings)
-    with hold_folder(last.parent):
-        saved = read_run(last)
-        train(resumed_settings(settings, saved, last), saved, last)
+    """Train, save, measure, in one process or in those that torchrun started."""
+    with process_group():
+        check_settings(settings)
+        settings = replace(settings, **on_first(resume_restarted))
+        last = on_first(lambda: settings.resume and find_last(
+            settings.resume, save_dir=settings.save_dir, run_name=settings.run_name))
+        if not last:
+            return train(settings)
+        with hold_folder(last.parent):
+            saved = on_first(lambda: read_run(last))
+            train(resumed_settings(settings, saved, last), saved, last)
 
 
 def resumed_settings(settings: TrainSettings, saved: Checkpoint, last: Path) -> TrainSettings:
@@ -212,27 +217,31 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
     """Train from the beginning, or go on from a last.pth in whose folder nobody else writes."""
     torch.manual_seed(settings.seed)
     device = pick_device(settings.device)
+    check_device(device)
     precision = set_precision(settings.precision, device)
     keep_freed_memory()
     train_records, val_records, class_names = read_lists(
         settings.train_list, settings.val_list, classes_path=settings.classes_path,
         train_on_difficult=settings.train_on_difficult)
     data = {"train": fingerprint(train_records), "val": fingerprint(val_records)}
+    machine = describe_machine(device, precision)
+    check_same_everywhere(asdict(settings) | data | machine)
     if saved:
         check_same_classes(saved.class_names, shorten(last), class_names, settings.train_list)
         check_data(data, saved.run.get("data"), shorten(last))
+        check_ranks(saved.run.get("ranks", 1), shorten(last))
         network = network_of(saved, "this run", shorten(last))
     else:
-        network = build_network(settings, class_names, train_records)
+        network = on_first(lambda: build_network(settings, class_names, train_records))
     trainer = make_trainer(settings, network, train_records, device, precision)
     check_batch_norm(network, trainer.schedule)
-    check_images(val_records, settings.val_list)
+    check_images(val_records[rank()::world_size()], settings.val_list)
     scorer, exact_scorer = (
         SSD(SSDSettings(device=str(device), precision=kind), network=network,
             class_names=class_names) for kind in (precision, "fp32"))
     table = settings_table(settings)
     kept = {"data": data, "defaults": asdict(TrainSettings()),
-            "machine": describe_machine(device, precision)}
+            "machine": machine, "ranks": world_size()}
 
     def make_checkpoint():
         progress = {"epoch": trainer.epoch, "step": trainer.done}
@@ -241,11 +250,12 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
 
     with (nullcontext(last.parent) if saved else claim_folder(
             settings.save_dir, settings.run_name, table, again=bool(settings.resume))) as folder:
-        print(f"settings:\n{table}\nrunning on {device} in {precision}, "
+        processes = f" with {world_size()} processes" if world_size() > 1 else ""
+        print(f"settings:\n{table}\nrunning on {device} in {precision}{processes}, "
               f"results in {shorten(folder)}")
         results = RunFolder(folder, save_period=settings.save_period)
         if saved:
-            restore(trainer, results, saved, kept["machine"],
+            restore(trainer, results, saved, machine,
                     early_stopping=settings.early_stopping)
         else:
             check_length(trainer.schedule)
@@ -296,11 +306,12 @@ def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record]
     """Return the Trainer of a network, which moves to the device; settings end here."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     network.to(device, memory_format=layout)
+    join_batch_norm(network, device)
     optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
                                weight_decay=settings.weight_decay)
     dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],
                                settings.seed)
-    schedule = Schedule(num_images=len(records), kind=settings.schedule,
+    schedule = Schedule(num_images=len(records), kind=settings.schedule, ranks=world_size(),
                         **shared_fields(settings, Schedule))
     objective = Objective(**shared_fields(settings, Objective))
     return Trainer(network, optimizer, dataset, schedule, objective, device=device,

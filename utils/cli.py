@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import io
 import math
 import os
 import re
@@ -17,7 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from utils.streams import open_streams, output_lost, raising_ctrl_c
+from utils.streams import is_second, open_streams, output_lost, raising_ctrl_c
 
 ROOT = Path(__file__).resolve().parent.parent
 # PyTorch, cuDNN, cuBLAS, OpenCV and the C library each say it in their own words.
@@ -41,6 +42,10 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int, text: str = "stopped."):
         super().__init__(text)
         self.number, self.status = number, 128 + number
+
+
+class PeerLeft(Exception):
+    """Another process of the same job ended, so that this one cannot go on either."""
 
 
 def resolve(path: str | os.PathLike) -> Path:
@@ -231,7 +236,7 @@ def _ending(error, settings):
         if isinstance(cause, KeyboardInterrupt):
             return f"\n{str(cause) or 'stopped.'}", getattr(cause, "status", 130)
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, PeerLeft)):
         return describe_error(error), 2
     if is_out_of_memory(error):
         return describe_error(out_of_memory(settings)), 2
@@ -253,7 +258,9 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     settings = status = None
     with raising_ctrl_c():
         try:
-            settings = tyro.cli(settings_class, use_underscores=True)
+            errors = io.StringIO() if is_second("LOCAL_RANK") else sys.stderr
+            with contextlib.redirect_stderr(errors):  # all processes have the same mistyped flags
+                settings = tyro.cli(settings_class, use_underscores=True)
             check_fields(settings)
             main(settings)
         except SystemExit as stop:  # --help or a mistyped flag

@@ -11,6 +11,14 @@ import sys
 SCRIPTS = ("voc_annotation.py", "train.py", "get_map.py", "predict.py")
 
 
+def is_second(number: str = "RANK") -> bool:
+    """Tell whether torchrun started this process beside one that does all the talking.
+
+    "RANK" is its number among all, "LOCAL_RANK" that on this machine.
+    """
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get(number, "0") != "0"
+
+
 class Outlet(io.RawIOBase):
     """Standard output or error that never fails: what cannot be written is dropped.
 
@@ -20,7 +28,8 @@ class Outlet(io.RawIOBase):
     """
 
     def __init__(self, raw: io.RawIOBase):
-        self.raw, self.lost = raw, None  # lost: None, "reader" or "file"
+        self.raw = raw
+        self.lost = None  # or "reader", "file", "second": it is another process that talks
         self.process = os.getpid()  # workers do not say it again
 
     def writable(self):
@@ -30,7 +39,7 @@ class Outlet(io.RawIOBase):
         return self.raw.fileno()
 
     def isatty(self):
-        return self.raw.isatty()
+        return self.raw.isatty() and not is_second()  # no progress bars of several processes
 
     def write(self, data):
         try:
@@ -55,7 +64,9 @@ def open_streams() -> None:
             stream = open(os.devnull, mode)  # noqa: SIM115
         elif mode == "w" and stream is getattr(sys, f"__{name}__"):
             raw = getattr(stream.buffer, "raw", stream.buffer)
-            stream = io.TextIOWrapper(io.BufferedWriter(Outlet(raw)), encoding=stream.encoding)
+            outlet = Outlet(raw)
+            outlet.lost = "second" if name == "stdout" and is_second() else None
+            stream = io.TextIOWrapper(io.BufferedWriter(outlet), encoding=stream.encoding)
         setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
             # Letters that the encoding lacks are escaped; lines arrive when they are printed.
@@ -75,8 +86,9 @@ def stop_at_once(*_) -> None:
 
     An exception would not do: C code that imports NumPy turns it into an error of its own.
     """
-    with contextlib.suppress(OSError):
-        os.write(2, b"\nstopped.\n")
+    if not is_second():
+        with contextlib.suppress(OSError):
+            os.write(2, b"\nstopped.\n")
     os._exit(130)
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.cli import UserError
 from utils.data.augment import apply_geometry, choose_geometry, may_halve_region
+from utils.distributed import rank, world_size
 from utils.image import decode_image, read_bytes, read_header, stack_inputs
 
 WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
@@ -105,22 +106,28 @@ class EpochBatchSampler(Sampler):
     """Batches of (epoch, index) in an order that depends on (seed, epoch) alone.
 
     The last batch is filled up from the start of the epoch's order, so that batch norm never
-    meets a batch of one because of a remainder. `start` batches of the epoch are left out.
+    meets a batch of one because of a remainder. Of several ranks each has every ranks-th batch;
+    `start` of them are left out.
     """
 
-    def __init__(self, num_records, batch_size, seed):
+    def __init__(self, num_records, batch_size, seed, rank=0, ranks=1):
         self.num_records, self.batch_size, self.seed = num_records, batch_size, seed
+        self.rank, self.ranks = rank, ranks
         self.epoch = self.start = 0
 
+    def _places(self):
+        places = range(0, self.num_records, self.batch_size)
+        return places[self.rank::self.ranks][self.start:]
+
     def __len__(self):
-        return -(-self.num_records // self.batch_size) - self.start
+        return len(self._places())
 
     def __iter__(self):
         order = make_rng(Purpose.ORDER, self.seed, self.epoch).permutation(self.num_records)
         if self.num_records > self.batch_size:
             order = np.concatenate([order, order[:-self.num_records % self.batch_size]])
-        for start in range(self.start * self.batch_size, len(order), self.batch_size):
-            yield [(self.epoch, int(k)) for k in order[start:start + self.batch_size]]
+        for place in self._places():
+            yield [(self.epoch, int(k)) for k in order[place:place + self.batch_size]]
 
 
 def collate(samples):
@@ -158,7 +165,8 @@ def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory):
     workers = min(num_workers, os.cpu_count() or 1)
     if workers and not has_shared_memory(workers, batch_size, dataset.spec):
         workers = 0
-    return DataLoader(dataset, batch_sampler=EpochBatchSampler(len(dataset), batch_size, seed),
+    sampler = EpochBatchSampler(len(dataset), batch_size, seed, rank(), world_size())
+    return DataLoader(dataset, batch_sampler=sampler,
                       # of its own, so that the script's random numbers depend on no worker
                       generator=torch.Generator().manual_seed(seed),
                       num_workers=workers, collate_fn=collate, worker_init_fn=start_worker,

@@ -7,6 +7,7 @@ from typing import Any
 
 from utils.cli import UserError, writing
 from utils.data.annotations import Record
+from utils.distributed import rank
 from utils.training.samples import choose_samples, draw_samples
 
 
@@ -27,6 +28,8 @@ class Board:
 
     def show(self, row: dict, *, last: bool) -> None:
         """Show an epoch by its row of the history; `last` is that of the run."""
+        if rank():
+            return
         epoch, image = row["epoch"], None
         try:
             if self.sample_period and (last or epoch % self.sample_period == 0):

@@ -1,6 +1,7 @@
 """What is found out before the first step."""
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # SyncBatchNorm is one too
 from tqdm import tqdm
 
 from utils.cli import UserError, resolve
@@ -54,7 +55,7 @@ def check_images(records: list[Record], list_path: str) -> None:
 
 def check_batch_norm(network: nn.Module, schedule: Schedule) -> None:
     """Raise UserError for batches of one where batch norm meets feature maps of one position."""
-    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.extras.modules())
+    has_batch_norm = any(isinstance(module, _BatchNorm) for module in network.extras.modules())
     if has_batch_norm and 1 in map(schedule.batch_size_in, (0, schedule.epochs - 1)):
         remedy = ("set batch_size and freeze_batch_size to 2 or more" if schedule.num_images > 1
                   else "the train list has one image only: add images")

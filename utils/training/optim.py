@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # SyncBatchNorm is one too
 
 NOMINAL_BATCH = 32  # the learning rate in the settings is for this batch size (paper section 3)
 STEP_SCHEDULE = ((2 / 3, 0.1), (5 / 6, 0.01))  # the paper's 80k and 100k of 120k iterations
@@ -25,6 +26,12 @@ class Schedule:
     kind: Literal["cosine", "step"]
     warmup_steps: int
     min_lr_ratio: float
+    ranks: int = 1  # processes, which have a batch each where one process would accumulate
+
+    @property
+    def batches_a_step(self) -> int:
+        """The batches of a step, of all ranks."""
+        return self.accumulate * self.ranks
 
     def is_frozen(self, epoch: int) -> bool:
         """Tell whether the pretrained layers stand still in an epoch, counted from 0."""
@@ -37,7 +44,7 @@ class Schedule:
 
     def steps_in(self, epoch: int) -> int:
         """Return the optimizer steps of an epoch."""
-        return -(-self.num_images // (self.batch_size_in(epoch) * self.accumulate))
+        return -(-self.num_images // (self.batch_size_in(epoch) * self.batches_a_step))
 
     def total_steps(self) -> int:
         """Return the optimizer steps of the run; closed form, so any number of epochs is quick."""
@@ -54,7 +61,7 @@ class Schedule:
         """Return the learning rate of a step, the first being 0, that lies in `epoch`."""
         factor = lr_factor(step, self.total_steps(), schedule=self.kind,
                            warmup_steps=self.warmup_steps, min_lr_ratio=self.min_lr_ratio)
-        images = self.batch_size_in(epoch) * self.accumulate
+        images = self.batch_size_in(epoch) * self.batches_a_step
         return self.learning_rate * images / NOMINAL_BATCH * factor
 
 
@@ -86,7 +93,7 @@ def make_optimizer(network: nn.Module, *, name: Literal["adamw", "adam", "sgd"],
     # Apart from the rest: fused SGD fails where only some of a group have had gradients so far.
     pretrained = set(getattr(network, "pretrained_layers", nn.Module()).parameters())
     for module in network.modules():
-        norm = isinstance(module, nn.BatchNorm2d)
+        norm = isinstance(module, _BatchNorm)
         for key, parameter in module.named_parameters(recurse=False):
             decays = parameter.ndim > 1 or caffe and key == "weight" and not norm
             lr_mult = 2.0 if caffe and key == "bias" and not norm else 1.0

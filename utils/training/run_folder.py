@@ -12,6 +12,7 @@ from pathlib import Path
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import (Stopped, UserError, check_file, is_out_of_memory, make_folder, resolve,
                        shorten, typeable, typed_path)
+from utils.distributed import launcher, rank, recall, remember, share
 from utils.training.history import plot_history, write_history
 from utils.training.run_state import CannotLearn, finite_number, whole_number
 
@@ -53,15 +54,32 @@ def find_last(resume: str, *, save_dir: str, run_name: str) -> Path | None:
     return None
 
 
+def resume_restarted() -> dict[str, str]:
+    """Return the settings that go on with the run that this torchrun job began, {} at its start."""
+    folder = recall("folder")
+    if folder is None:
+        return {}
+    last = Path(folder) / "last.pth"
+    print(f"torchrun started again: this goes on with the run in {shorten(folder)}")
+    if last.exists():
+        return {"resume": str(last)}
+    return {"resume": "last", "run_name": last.parent.name}
+
+
 @contextlib.contextmanager
 def hold_folder(folder: Path, text: str = "") -> Iterator[None]:
     """Keep a run's folder from a second writer; the lock ends with this process, however it ends.
 
+    Of several ranks the first has it, and a restart of this torchrun job will find the folder.
     Writes `text`, if any, to settings.txt, which is what is locked: nobody else in this process
     may open it. Raises UserError where another process has it.
     """
+    if rank():
+        yield
+        return
     with open(folder / "settings.txt", "a+", encoding="utf-8") as file:
         _lock(file)
+        remember("folder", str(folder.absolute()))
         if text:
             file.truncate(0)
             file.write(text + "\n")
@@ -93,11 +111,15 @@ def claim_folder(save_dir: str, run_name: str, settings_text: str, *, again: boo
                  ) -> Iterator[Path]:
     """Make a run's folder with settings.txt in it, for this run alone, whoever else starts now.
 
+    Rank 0 does, and all ranks get its path.
     A run_name of "" takes date and time, with -2, -3 behind where another run has them. A run that
     leaves no checkpoint leaves no folder; `again` takes one that a killed run left so. Raises
     UserError for a name that another run has, and a place that cannot be written; `check_run_name`
     comes before.
     """
+    if rank():
+        yield share(None)
+        return
     name = run_name or time.strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(1):
         folder = make_folder(Path(save_dir) / (f"{name}-{number}" if number > 1 else name))
@@ -112,7 +134,7 @@ def claim_folder(save_dir: str, run_name: str, settings_text: str, *, again: boo
     try:
         with hold_folder(folder, settings_text):
             held = True
-            yield folder
+            yield share(folder)
     finally:
         if held and not any(folder.glob("*.pth")):
             with contextlib.suppress(OSError):
@@ -137,7 +159,7 @@ def _write_claim(folder, text):
 
 
 class RunFolder:
-    """The checkpoints and figures of a run, written in the order of their worth."""
+    """The checkpoints and figures of a run, written in the order of their worth, by rank 0."""
 
     def __init__(self, path: Path, *, save_period: int):
         self.path, self.save_period = path, save_period
@@ -167,9 +189,12 @@ class RunFolder:
 
     def save_last(self, checkpoint: Checkpoint) -> None:
         """Write last.pth, with all that the run needs to go on; `checkpoint.run` is the rest."""
-        save_checkpoint(self.path / "last.pth",
-                        checkpoint._replace(run=checkpoint.run | self.state_dict()))
+        self._save("last.pth", checkpoint._replace(run=checkpoint.run | self.state_dict()))
         self.checkpoint = checkpoint
+
+    def _save(self, name, checkpoint):
+        if rank() == 0:
+            save_checkpoint(self.path / name, checkpoint)
 
     def save_epoch(self, checkpoint: Checkpoint, row: dict) -> None:
         """Write last.pth, and best.pth too as long as there was no val mAP to choose by.
@@ -179,9 +204,9 @@ class RunFolder:
         self.row, epoch = row, checkpoint.progress["epoch"]
         self.save_last(checkpoint)
         if self.save_period and epoch % self.save_period == 0:
-            save_checkpoint(self.path / f"epoch_{epoch}.pth", checkpoint._replace(run=None))
+            self._save(f"epoch_{epoch}.pth", checkpoint._replace(run=None))
         if self.best_map is None:
-            save_checkpoint(self.path / "best.pth", checkpoint._replace(run=None))
+            self._save("best.pth", checkpoint._replace(run=None))
             self.best_epoch = epoch
 
     def finish_epoch(self, measure: Callable[[], float | None] | None) -> dict:
@@ -195,8 +220,7 @@ class RunFolder:
             val_map = measure() if measure else None
             if val_map is not None and (self.best_map is None or val_map >= self.best_map):
                 progress = self.checkpoint.progress | {"val_map": val_map}
-                save_checkpoint(self.path / "best.pth",
-                                self.checkpoint._replace(progress=progress, run=None))
+                self._save("best.pth", self.checkpoint._replace(progress=progress, run=None))
                 self.best_map, self.best_epoch = val_map, self.row["epoch"]
         finally:
             seconds = round(time.perf_counter() - start, 1)
@@ -208,7 +232,7 @@ class RunFolder:
     def _record(self, row):
         """Add an epoch to the history file and the curves; a line says what cannot be written."""
         self.history.append(row)
-        for write in (write_history, plot_history):
+        for write in (write_history, plot_history) if rank() == 0 else ():
             try:
                 write(self.history, self.path)
             except UserError as error:
@@ -236,7 +260,7 @@ class RunFolder:
                  if progress.get("step") else
                  f"the end of epoch {progress['epoch']}" if progress["epoch"] else "its beginning")
         return (f"{shorten(last)} holds the run up to {place}; to go on:\n"
-                f"python train.py --resume {typeable(last)}")
+                f"{launcher()} train.py --resume {typeable(last)}")
 
     def describe_best(self) -> str:
         """Return which epoch best.pth is, and its val mAP as it was measured then."""

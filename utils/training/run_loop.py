@@ -1,15 +1,16 @@
 """The epochs of a run: trained, saved, measured, until the last one or a signal to stop."""
 
+import signal
 from collections.abc import Callable
-from functools import partial
 
 from utils.checkpoint import Checkpoint
 from utils.cli import Stopped, shorten, typeable
+from utils.distributed import launcher, share, sum_floats
 from utils.training.history import describe_epoch, has_stalled
 from utils.training.run_folder import RunFolder
 from utils.training.run_state import restoring
 from utils.training.stopping import StopSignals
-from utils.training.trainer import Trainer
+from utils.training.trainer import Leaving, Trainer
 
 
 def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: dict, *,
@@ -32,7 +33,7 @@ def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: di
         print(f"going on with the val mAP of epoch {trainer.epoch}")
     elif has_stalled(results.history, early_stopping):
         print(f"{place}: early stopping has ended this run; to go on all the same:\n"
-              f"python train.py --resume {typeable(place)} --early_stopping 0")
+              f"{launcher()} train.py --resume {typeable(place)} --early_stopping 0")
     elif trainer.epoch < trainer.schedule.epochs:
         print(f"going on at step {trainer.done + 1} of epoch {trainer.epoch + 1}")
     else:
@@ -48,8 +49,7 @@ def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[
     `measure` returns val mAP, every eval_period epochs and after the last; save_steps are the
     steps between saves within an epoch, 0 for none; `early_stopping` is the patience of
     `has_stalled`. `show` gets each epoch's row and `last`. `memory_advice` is said where memory
-    runs out.
-    Raises Stopped after a signal, with last.pth saved.
+    runs out. Raises Stopped after a signal, with last.pth saved.
     """
     epochs = trainer.schedule.epochs
     with results.saying_how_to_go_on(memory_advice), StopSignals() as stop:
@@ -57,8 +57,12 @@ def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[
             try:
                 return stop.at_once(work)
             except Stopped:
-                results.save_last(make_checkpoint())
-                raise
+                return None  # the other ranks hear of it in the step that is not done
+
+        def score():
+            if sum_floats([stop.number is not None])[0]:
+                raise Stopped(stop.number or signal.SIGTERM)
+            return stop.at_once(measure)
 
         def after_step():
             if save_steps and trainer.done % save_steps == 0:
@@ -67,10 +71,15 @@ def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[
         over = trainer.epoch == epochs or has_stalled(results.history, early_stopping)
         while results.row or not over:
             # A row is there at the start where the run ended before that epoch was measured.
-            row = results.row or trainer.train_epoch(fetch=fetch, after_step=after_step)
+            try:
+                row = results.row or trainer.train_epoch(fetch=fetch, after_step=after_step)
+            except Leaving:
+                results.save_last(make_checkpoint())
+                share(None)  # nobody says so before it is saved
+                raise Stopped(stop.number or signal.SIGTERM) from None
             results.save_epoch(make_checkpoint(), row)
             due = trainer.epoch == epochs or eval_period and trainer.epoch % eval_period == 0
-            row = results.finish_epoch(partial(stop.at_once, measure) if due and measure else None)
+            row = results.finish_epoch(score if due and measure else None)
             print(describe_epoch(row, epochs, results.best_map))
             over = trainer.epoch == epochs or has_stalled(results.history, early_stopping)
             show(row, last=over)

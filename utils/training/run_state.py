@@ -12,10 +12,16 @@ import torch
 from utils.checkpoint import Checkpoint, parse_checkpoint, tensor_fault
 from utils.cli import UserError, shorten, typeable
 from utils.data.annotations import Record
+from utils.distributed import check_alike, world_size
 from utils.tensor_files import first_line, read_tensor_file
 
 # What Adam and SGD keep of a parameter.
 KEPT = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
+
+
+# What each process of a run may have its own of, on its own machine.
+OWN = {"train_list", "val_list", "classes_path", "model_path", "model_classes_path",
+       "backbone_weights", "num_workers", "resume", "save_dir", "run_name", "threads"}
 
 
 class CannotLearn(UserError):
@@ -62,6 +68,19 @@ def check_data(now: dict[str, list], then: object, place: str) -> None:
         raise UserError(f"{place}: since the run began {' and '.join(changed)} has changed in its "
                         "images, their order or their objects.\nPut the old list back, "
                         f"{_new_run(place)}")
+
+
+def check_same_everywhere(values: dict) -> None:
+    """Raise UserError where processes have other settings or data than rank 0, by {name: value}."""
+    check_alike({name: value for name, value in values.items() if name not in OWN})
+
+
+def check_ranks(then: object, place: str) -> None:
+    """Raise UserError unless as many processes go on with a run as it began with."""
+    if then != world_size():
+        raise UserError(f"{place}: the run began with {then!r:.20} processes, now there are "
+                        f"{world_size()}, and the number is part of what its numbers depend on.\n"
+                        f"Go on with torchrun and as many processes, {_new_run(place)}")
 
 
 def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typed: Container[str],

@@ -9,6 +9,8 @@ from typing import Any
 
 from utils.cli import Stopped
 from utils.data.loader import hear_deaths
+from utils.distributed import world_size
+from utils.streams import is_second
 
 # What Ctrl-C, a scheduler and a terminal that closes send; Windows has no SIGHUP.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -64,5 +66,7 @@ class StopSignals:
         hear_deaths(lambda: lambda *_: None)
         if self.immediate or not first:
             raise Stopped(number)
-        with contextlib.suppress(OSError):  # not print: this may be in the midst of one
-            os.write(2, NOTICE)
+        # torchrun sends SIGTERM when another process has ended, which says why.
+        if number == signal.SIGINT and not is_second() or world_size() == 1:
+            with contextlib.suppress(OSError):  # not print: this may be in the midst of one
+                os.write(2, NOTICE)

@@ -1,9 +1,9 @@
 """One optimizer step and one epoch of SSD training."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 
 import torch
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from utils.cli import shorten
 from utils.data.loader import Batch, DetectionDataset, batches, make_loader
 from utils.device import run_in
+from utils.distributed import batch_norm_alone, share_tensors, sum_floats, sum_gradients
 from utils.image import normalise
 from utils.training.loss import loss_normaliser, multibox_loss
 from utils.training.matching import make_targets
@@ -32,6 +33,10 @@ class Objective:
     negatives_per_positive: float
     background_negatives: int  # hard negatives of an image without positives
     train_on_difficult: bool
+
+
+class Leaving(Exception):
+    """All ranks leave the run before a step: a signal asked one of them to."""
 
 
 class Trainer:
@@ -89,13 +94,13 @@ class Trainer:
                                          for name in self.scaler.state_dict()})
         set_generators(state["generators"], self.device)
 
-    def train_epoch(self, *, fetch: Callable[[Callable], list[Batch]] = lambda work: work(),
+    def train_epoch(self, *, fetch: Callable[[Callable], list[Batch] | None] = lambda work: work(),
                     after_step: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Train for the rest of a pass over the images, all of it where none is done.
 
-        `fetch` is to return what its argument returns, the batches of a step; `after_step` is
-        called after each step but the epoch's last. While they run, the state is whole: they may
-        save it, and what they raise loses nothing.
+        `fetch` is to return what its argument returns, the batches of a step, or None to leave:
+        then Leaving is raised on all ranks. `after_step` is called after each step but the epoch's
+        last. While they run, and at Leaving, the state is whole and may be saved.
 
         Returns a dict of the epoch's number from 1, the learning rate at its end, the mean losses
         of a step, the mean positives of an image, and seconds. Raises UserError for an unreadable
@@ -109,9 +114,12 @@ class Trainer:
         loader.batch_sampler.start = self.done * self.schedule.accumulate
         steps, title = self.schedule.steps_in(epoch), f"epoch {epoch + 1}/{self.schedule.epochs}"
         with tqdm(total=steps, initial=self.done, desc=title, unit="step", disable=None) as bar:
-            groups = self._groups(loader)
+            stream = batches(loader)
             for _ in range(self.done, steps):
-                group = fetch(partial(next, groups))
+                # Fewer in the epoch's last step; of several ranks some may have none there.
+                group = fetch(lambda: list(islice(stream, self.schedule.accumulate)))
+                if group is None and self.schedule.ranks == 1:
+                    raise Leaving  # with nobody else to tell
                 rate = self.schedule.rate(self.step, epoch)
                 set_learning_rate(self.optimizer, rate)
                 for name, value in self.train_step(group).items():
@@ -121,6 +129,7 @@ class Trainer:
                 bar.set_postfix_str(self._status(rate))
                 if self.done < steps:
                     after_step()
+        share_tensors(self.network.buffers())  # batch norm's, to score the same network everywhere
         row = self._finish_epoch(rate)
         self._begin_epoch()
         return row
@@ -136,12 +145,14 @@ class Trainer:
                 "positives": round(self.sums["positives"] / self.sums["images"], 2),
                 "train_seconds": round(self.seconds, 1)}
 
-    def train_step(self, group: list[Batch]) -> dict[str, float]:
-        """Do one optimizer step over a list of batches, as if they were one batch.
+    def train_step(self, group: list[Batch] | None) -> dict[str, float]:
+        """Do one optimizer step over the batches of all ranks, as if they were one batch.
 
-        All targets are made first: the normaliser is that of the whole step. Returns a dict of the
-        step's losses and of its positives, objects and images.
+        `group` has this rank's; None raises Leaving on all ranks. All targets are made first: the
+        normaliser is that of the whole step. Returns a dict of the step's losses and of its
+        positives, objects and images.
         """
+        leaving, group = group is None, group or []
         mining = {"negatives_per_positive": self.objective.negatives_per_positive,
                   "background_negatives": self.objective.background_negatives}
         group = [batch.to(self.device) for batch in group]
@@ -150,15 +161,30 @@ class Trainer:
                                 variances=self.network.spec.variances,
                                 train_on_difficult=self.objective.train_on_difficult)
                    for batch in group]
-        normaliser = max(1.0, sum(loss_normaliser(target.labels, **mining) for target in targets))
-        totals = [0.0, 0.0]
-        for batch, target in zip(group, targets):
-            with run_in(self.precision, self.device):
+        normaliser, num_batches, leaving = sum_floats(
+            [sum(loss_normaliser(target.labels, **mining) for target in targets),
+             len(group), leaving])
+        if leaving:
+            raise Leaving
+        normaliser, totals = max(1.0, normaliser), [0.0, 0.0]
+        for k, (batch, target) in enumerate(zip(group, targets), start=1):
+            all_have_one = k * self.schedule.ranks <= num_batches
+            with (run_in(self.precision, self.device),
+                  nullcontext() if all_have_one else batch_norm_alone(self.network)):
                 loc, conf = self.network(normalise(batch.images, self.network.spec))
             parts = multibox_loss(loc, conf, target, **mining)
             self._check_finite(parts, batch)
             self.scaler.scale((parts.loc + parts.conf) / normaliser).backward()
             totals = [total + part.item() / normaliser for total, part in zip(totals, parts)]
+        sums = sum_floats([*totals, sum(int((target.labels > 0).sum()) for target in targets),
+                           sum(int((batch.labels >= 0).sum()) for batch in group),
+                           sum(len(batch.images) for batch in group)])
+        sum_gradients(self.network.parameters())
+        self._update()
+        return dict(zip(SUMS, [sums[0] + sums[1], *sums]))
+
+    def _update(self):
+        """Do the optimizer's part of a step."""
         self.scaler.unscale_(self.optimizer)
         if self.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_grad_norm)
@@ -168,10 +194,6 @@ class Trainer:
         self.skipped += self.scaler.get_scale() < scale
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return {"loss": sum(totals), "loc": totals[0], "conf": totals[1],
-                "positives": sum(int((target.labels > 0).sum()) for target in targets),
-                "objects": sum(int((batch.labels >= 0).sum()) for batch in group),
-                "images": sum(len(batch.images) for batch in group)}
 
     def _check_finite(self, parts, batch):
         """Stop the run on a loss that is not a number, saying where it came from."""
@@ -203,12 +225,6 @@ class Trainer:
                 self.dataset, size, seed=self.dataset.seed, num_workers=self.num_workers,
                 pin_memory=self.device.type == "cuda")}
         return self.loaders[size]
-
-    def _groups(self, loader) -> Iterator[list[Batch]]:
-        """Yield lists of the batches of one optimizer step."""
-        stream = batches(loader)
-        while group := list(islice(stream, self.schedule.accumulate)):
-            yield group
 
     def _status(self, rate):
         """Return the text behind the progress bar; "left" is for the whole run."""
