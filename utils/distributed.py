@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from utils.cli import PeerLeft, UserError
+from utils.cli import PeerLeft, UserError, is_out_of_memory
 
 MEET_SECONDS = 600  # for all processes to start, on all machines
 
@@ -50,7 +50,7 @@ def process_group() -> Iterator[None]:
         return
     number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend = "gloo"
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and dist.is_nccl_available():  # Windows has none
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
@@ -113,6 +113,8 @@ def _together():
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise PeerLeft(f"rank {rank()} ends because another process of this job has "
                        f"({_reason(error)})") from None
 
@@ -213,9 +215,14 @@ def launcher() -> str:
     """Return what stands before a script's name in the command that starts it as it was now."""
     if world_size() == 1:
         return "python"
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    local = processes_here()
     machines = f"--nnodes={world_size() // local} " if world_size() > local else ""
     return f"torchrun {machines}--nproc_per_node={local}"
+
+
+def processes_here() -> int:
+    """Return the number of processes on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if world_size() > 1 else 1
 
 
 def recall(name: str) -> str | None:

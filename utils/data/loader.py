@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.cli import UserError
 from utils.data.augment import apply_geometry, choose_geometry, may_halve_region
-from utils.distributed import rank, world_size
+from utils.distributed import processes_here, rank, world_size
 from utils.image import decode_image, read_bytes, read_header, stack_inputs
 
 WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
@@ -181,7 +181,7 @@ def has_shared_memory(workers, batch_size, spec):
         return True
     # What is ahead, one being made by each worker, two in the main process, and as much again.
     batches_held = workers * (PREFETCH + 1) + 2
-    need = 2 * batches_held * batch_size * spec.size**2 * 3 + 2**20
+    need = processes_here() * (2 * batches_held * batch_size * spec.size**2 * 3 + 2**20)
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free < need:
         print(f"{SHARED_MEMORY} has {free / 2**20:.0f} MB free, {workers} workers need "
