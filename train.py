@@ -255,8 +255,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
               f"results in {shorten(folder)}")
         results = RunFolder(folder, save_period=settings.save_period)
         if saved:
-            restore(trainer, results, saved, machine,
-                    early_stopping=settings.early_stopping)
+            restore(trainer, results, saved, machine, early_stopping=settings.early_stopping)
         else:
             check_length(trainer.schedule)
         board = Board(folder, scorer, val_records or train_records, num_images=len(train_records),

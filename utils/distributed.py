@@ -202,7 +202,7 @@ def check_device(device: torch.device) -> None:
     """Raise UserError where several processes cannot share the device."""
     if world_size() == 1 or device.type == "cpu":
         return
-    local, count = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    local, count = processes_here(), torch.cuda.device_count()
     if device.type != "cuda" or device.index is not None:
         raise UserError(f'device "{device}" is one for {local} processes; take "auto", which gives '
                         'each a GPU of its own, or "cpu".')

@@ -21,7 +21,6 @@ from utils.training.optim import Schedule, set_frozen, set_learning_rate
 from utils.training.run_state import (CannotLearn, finite_number, generator_states, load_optimizer,
                                       set_generators, whole_number)
 
-
 SUMS = ("loss", "loc", "conf", "positives", "objects", "images")
 
 
