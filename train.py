@@ -31,32 +31,16 @@ from utils.distributed import (check_device, join_batch_norm, on_first, process_
                                world_size)
 from utils.evaluation.scoring import score_best, val_map
 from utils.training.board import Board
-from utils.training.checks import check_batch_norm, check_images, check_length, read_lists
+from utils.training.checks import (LIMITS, check_batch_norm, check_images, check_length,
+                                   read_lists)
 from utils.training.optim import Schedule, make_optimizer
 from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
                                        hold_folder, resume_restarted)
-from utils.training.run_state import (check_data, check_ranks, check_same_everywhere,
-                                      describe_machine, fingerprint, merge_settings, read_run,
-                                      restoring)
+from utils.training.run_state import (MAY_CHANGE, check_basis, check_same_everywhere,
+                                      describe_basis, merge_settings, read_run, restoring)
 from utils.training.run_loop import restore, run_epochs
 from utils.training.summary import describe_end
 from utils.training.trainer import Objective, Trainer
-
-# Lowest and highest value of the numbers below.
-LIMITS = {
-    "input_shape": (1, 4096), "anchors_size": (1, 10_000), "aspect_ratios": (0.01, 100),
-    "epochs": (1, 1_000_000), "freeze_epochs": (0, 1_000_000),
-    "batch_size": (1, 4096), "freeze_batch_size": (1, 4096), "accumulate": (1, 4096),
-    "learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "warmup_steps": (0, 1_000_000),
-    "momentum": (0, 0.9999), "weight_decay": (0, 1), "clip_grad_norm": (0, 1e6),
-    "match_iou": (0.01, 1), "negatives_per_positive": (0, 1000), "background_negatives": (0, 1000),
-    "seed": (0, 2 ** 32 - 1), "eval_period": (0, 1_000_000), "save_period": (0, 1_000_000),
-    "save_steps": (0, 1_000_000_000),
-    "early_stopping": (0, 1_000_000), "sample_period": (0, 1_000_000)}
-# What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
-MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
-              "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
-              "early_stopping", "sample_period"}
 
 
 @dataclass(frozen=True)
@@ -223,13 +207,12 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
     train_records, val_records, class_names = read_lists(
         settings.train_list, settings.val_list, classes_path=settings.classes_path,
         train_on_difficult=settings.train_on_difficult)
-    data = {"train": fingerprint(train_records), "val": fingerprint(val_records)}
-    machine = describe_machine(device, precision)
-    check_same_everywhere(asdict(settings) | data | machine)
+    basis = describe_basis({"train": train_records, "val": val_records}, device, precision,
+                           asdict(TrainSettings()))
+    check_same_everywhere(asdict(settings), basis)
     if saved:
         check_same_classes(saved.class_names, shorten(last), class_names, settings.train_list)
-        check_data(data, saved.run.get("data"), shorten(last))
-        check_ranks(saved.run.get("ranks", 1), shorten(last))
+        check_basis(basis, saved.run, shorten(last))
         network = network_of(saved, "this run", shorten(last))
     else:
         network = on_first(lambda: build_network(settings, class_names, train_records))
@@ -240,13 +223,11 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
         SSD(SSDSettings(device=str(device), precision=kind), network=network,
             class_names=class_names) for kind in (precision, "fp32"))
     table = settings_table(settings)
-    kept = {"data": data, "defaults": asdict(TrainSettings()),
-            "machine": machine, "ranks": world_size()}
 
     def make_checkpoint():
         progress = {"epoch": trainer.epoch, "step": trainer.done}
         return Checkpoint(network.spec, class_names, network.state_dict(),
-                          asdict(settings) | {"resume": ""}, progress, kept | trainer.state_dict())
+                          asdict(settings) | {"resume": ""}, progress, basis | trainer.state_dict())
 
     with (nullcontext(last.parent) if saved else claim_folder(
             settings.save_dir, settings.run_name, table, again=bool(settings.resume))) as folder:
@@ -255,7 +236,8 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
               f"results in {shorten(folder)}")
         results = RunFolder(folder, save_period=settings.save_period)
         if saved:
-            restore(trainer, results, saved, machine, early_stopping=settings.early_stopping)
+            restore(trainer, results, saved, basis["machine"],
+                    early_stopping=settings.early_stopping)
         else:
             check_length(trainer.schedule)
         board = Board(folder, scorer, val_records or train_records, num_images=len(train_records),

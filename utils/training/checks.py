@@ -9,6 +9,17 @@ from utils.data.annotations import Record, check_same_classes, read_class_names,
 from utils.image import as_rgb_array
 from utils.training.optim import Schedule
 
+# Lowest and highest value of train.py's numbers.
+LIMITS = {
+    "input_shape": (1, 4096), "anchors_size": (1, 10_000), "aspect_ratios": (0.01, 100),
+    "epochs": (1, 1_000_000), "freeze_epochs": (0, 1_000_000),
+    "batch_size": (1, 4096), "freeze_batch_size": (1, 4096), "accumulate": (1, 4096),
+    "learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "warmup_steps": (0, 1_000_000),
+    "momentum": (0, 0.9999), "weight_decay": (0, 1), "clip_grad_norm": (0, 1e6),
+    "match_iou": (0.01, 1), "negatives_per_positive": (0, 1000), "background_negatives": (0, 1000),
+    "seed": (0, 2 ** 32 - 1), "eval_period": (0, 1_000_000), "save_period": (0, 1_000_000),
+    "save_steps": (0, 1_000_000_000),
+    "early_stopping": (0, 1_000_000), "sample_period": (0, 1_000_000)}
 ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
 
 

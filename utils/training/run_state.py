@@ -18,7 +18,10 @@ from utils.tensor_files import first_line, read_tensor_file
 # What Adam and SGD keep of a parameter.
 KEPT = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
 
-
+# What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
+MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
+              "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
+              "early_stopping", "sample_period"}
 # What each process of a run may have its own of, on its own machine.
 OWN = {"train_list", "val_list", "classes_path", "model_path", "model_classes_path",
        "backbone_weights", "num_workers", "resume", "save_dir", "run_name", "threads"}
@@ -37,10 +40,17 @@ def read_run(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def describe_machine(device: torch.device, precision: str) -> dict:
-    """Return {name: value} of what the last bits of a training depend on beside its settings."""
-    return {"device": device.type, "precision": precision, "torch": str(torch.__version__),
-            "threads": torch.get_num_threads()}
+def describe_basis(lists: dict[str, list[Record]], device: torch.device, precision: str,
+                   defaults: dict) -> dict:
+    """Return what the numbers of a run depend on beside its settings, as last.pth keeps it.
+
+    `lists` are the records by name of their list, `defaults` those of the settings today. The
+    machine decides the last bits only.
+    """
+    machine = {"device": device.type, "precision": precision, "torch": str(torch.__version__),
+               "threads": torch.get_num_threads()}
+    return {"data": {name: fingerprint(records) for name, records in lists.items()},
+            "machine": machine, "ranks": world_size(), "defaults": defaults}
 
 
 def fingerprint(records: list[Record]) -> list:
@@ -56,8 +66,19 @@ def fingerprint(records: list[Record]) -> list:
     return [len(records), digest.hexdigest()]
 
 
-def check_data(now: dict[str, list], then: object, place: str) -> None:
-    """Raise UserError naming the lists whose fingerprints are not those of the run's beginning."""
+def check_basis(now: dict, then: dict, place: str) -> None:
+    """Raise UserError unless a run goes on with the lists and as many processes as it began with.
+
+    Both are what `describe_basis` returned, `then` from a file: it may lack anything.
+    """
+    _check_data(now["data"], then.get("data"), place)
+    if then.get("ranks", 1) != world_size():
+        raise UserError(f"{place}: the run began with {then['ranks']!r:.20} processes, now there "
+                        f"are {world_size()}, and the number is part of what its numbers depend "
+                        f"on.\nGo on with torchrun and as many processes, {_new_run(place)}")
+
+
+def _check_data(now, then, place):
     changed = []
     for name, figures in now.items():
         before = then.get(name) if isinstance(then, dict) else None
@@ -70,17 +91,10 @@ def check_data(now: dict[str, list], then: object, place: str) -> None:
                         f"{_new_run(place)}")
 
 
-def check_same_everywhere(values: dict) -> None:
-    """Raise UserError where processes have other settings or data than rank 0, by {name: value}."""
+def check_same_everywhere(settings: dict, basis: dict) -> None:
+    """Raise UserError naming the settings, lists or machine that are others than rank 0's."""
+    values = settings | basis["data"] | basis["machine"]
     check_alike({name: value for name, value in values.items() if name not in OWN})
-
-
-def check_ranks(then: object, place: str) -> None:
-    """Raise UserError unless as many processes go on with a run as it began with."""
-    if then != world_size():
-        raise UserError(f"{place}: the run began with {then!r:.20} processes, now there are "
-                        f"{world_size()}, and the number is part of what its numbers depend on.\n"
-                        f"Go on with torchrun and as many processes, {_new_run(place)}")
 
 
 def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typed: Container[str],
