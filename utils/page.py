@@ -16,35 +16,83 @@ style-src 'unsafe-inline'">
 <title>{{ title }}</title>
 <style>
 body{font:15px/1.5 sans-serif;max-width:1080px;margin:1.5em auto;padding:0 1em;color:#222}
-.wide{overflow-x:auto} table{border-collapse:collapse} pre{white-space:pre-wrap}
-td,th{border:1px solid #ccc;padding:2px 8px;text-align:right}
+h1,h2,h3{overflow-wrap:anywhere} .wide{overflow-x:auto} table{border-collapse:collapse}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font:inherit}
+td,th{border:1px solid #ccc;padding:2px 8px;text-align:right;vertical-align:top}
 td:first-child,th:first-child,details td,details th{text-align:left}
-details td{overflow-wrap:anywhere;min-width:6em}
-summary{cursor:pointer} .images{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}
-figure{margin:0;max-width:100%} img{max-width:100%;height:auto;display:block}
+.wide td:first-child{position:sticky;left:0;background:#fff;max-width:16em;overflow-wrap:anywhere}
+details td{overflow-wrap:anywhere;min-width:6em} a{color:inherit}
+summary{cursor:pointer;margin:.4em 0;overflow-wrap:anywhere}
+.images{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}
+figure{margin:0;max-width:100%} img,svg{max-width:100%;height:auto;display:block}
 figcaption{font-size:13px;color:#555;overflow-wrap:anywhere;width:0;min-width:100%}
-@media print{body{max-width:none;font-size:11px} figure,tr{break-inside:avoid}
-h2{break-after:avoid} details::details-content{content-visibility:visible;height:auto}}
+svg{font:10px sans-serif;fill:#555} svg *{vector-effect:non-scaling-stroke} .grid{stroke:#ddd}
+polyline{fill:none;stroke-width:1.5} .c0{stroke:#1f77b4} .c1{stroke:#d62728} .c2{stroke:#2ca02c}
+.mark{stroke:#222;stroke-dasharray:3 3}
+@media print{body{max-width:none;font-size:11px} td,th{padding:1px 4px}
+.wide{overflow:visible} td:first-child{position:static} figure,tr{break-inside:avoid}
+h2,h3,summary{break-after:avoid} details::details-content{content-visibility:visible;height:auto}}
 </style></head><body>
 {% macro table(rows) %}<div class="wide"><table>
 {% for row in rows %}{% set tag = "th" if loop.first else "td" %}
-<tr>{% for cell in row %}<{{ tag }}>{{ cell }}</{{ tag }}>{% endfor %}</tr>
+<tr>{% for cell in row %}
+<{{ tag }}{% if cell.shade %} style="background:rgba(31,119,180,{{ cell.shade }})"{% endif %}>
+{%- if cell.link %}<a href="#{{ cell.link }}">{{ cell }}</a>{% else %}{{ cell }}{% endif -%}
+</{{ tag }}>
+{%- endfor %}</tr>
 {% endfor %}</table></div>{% endmacro %}
+{% macro chart(it) %}<figure><svg width="240" height="170" viewBox="0 0 240 170" role="img"
+ aria-label="{{ it.ylabel }} over {{ it.xlabel }}: {{ it.caption }}">
+{% for k in range(5) %}<path class="grid" d="M30 {{ 10 + 30 * k }}h200M{{ 30 + 50 * k }} 10v120"/>
+<text x="26" y="{{ 133 - 30 * k }}" text-anchor="end">{{ k / 4 if k % 2 == 0 }}</text>
+<text x="{{ 30 + 50 * k }}" y="143" text-anchor="middle">{{ k / 4 if k % 2 == 0 }}</text>
+{% endfor %}
+{% for points in it.lines %}<polyline class="c{{ loop.index0 % 3 }}" points="
+{%- for x, y in points %}{{ "%.1f,%.1f " % (30 + 200 * x, 130 - 120 * y) }}{% endfor %}"/>{% endfor %}
+{% for x in it.marks %}<path class="mark" d="M{{ "%.1f" % (30 + 200 * x) }} 10v120"/>{% endfor %}
+<text x="130" y="160" text-anchor="middle">{{ it.xlabel }}</text>
+<text transform="translate(9 70)rotate(-90)" text-anchor="middle">{{ it.ylabel }}</text>
+</svg><figcaption>{{ it.caption }}</figcaption></figure>{% endmacro %}
+{% macro images(items, id="") %}<div class="images"{% if id %} id="{{ id }}"{% endif %}>
+{% for caption, source in items %}
+<figure><img src="{{ source }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}</div>{% endmacro %}
 <h1>{{ title }}</h1>
 {% for section in sections %}
 <h2>{{ section.heading }}</h2>
-{% if section.rows %}{{ table(section.rows) }}{% endif %}
 {% if section.text %}<pre>{{ section.text }}</pre>{% endif %}
+{% if section.rows %}{{ table(section.rows) }}{% endif %}
 {% for summary, rows in section.lists %}
 <details><summary>{{ summary }}</summary>{{ table(rows) }}</details>
 {% endfor %}
-{% if section.images %}<div class="images">
-{% for caption, source in section.images %}
-<figure><img src="{{ source }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}</div>{% endif %}
+{% if section.charts %}<div class="images">
+{% for item in section.charts %}{{ chart(item) }}{% endfor %}</div>{% endif %}
+{% if section.images %}{{ images(section.images) }}{% endif %}
+{% for id, summary, items in section.galleries %}
+<details open><summary>{{ summary }}</summary>{{ images(items, id) }}</details>
+{% endfor %}
 {% endfor %}
 </body></html>
 """
+
+
+class Cell(str):
+    """A cell of a table that is shaded, 0 to 1, or leads to the gallery of an id."""
+
+    def __new__(cls, text: object, *, shade: float = 0, link: str = "") -> "Cell":
+        cell = super().__new__(cls, text)
+        cell.shade, cell.link = round(shade, 3), link
+        return cell
+
+
+class Chart(NamedTuple):
+    """Lines in a square from 0 to 1, drawn as inline SVG."""
+
+    caption: str
+    xlabel: str
+    ylabel: str
+    lines: list[list[tuple[float, float]]]  # each of points (x, y)
+    marks: list[float] = []  # x of vertical lines
 
 
 class Section(NamedTuple):
@@ -55,6 +103,8 @@ class Section(NamedTuple):
     text: str = ""
     lists: list[tuple[str, list[list[str]]]] = []  # (summary, rows) of tables that open on a click
     images: list[tuple[str, str]] = []  # (caption, data URI)
+    charts: list[Chart] = []
+    galleries: list[tuple[str, str, list[tuple[str, str]]]] = []  # (id, summary, images)
 
 
 def write_page(path, title, sections):
