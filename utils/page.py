@@ -15,19 +15,19 @@ style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-body{font:15px/1.5 sans-serif;max-width:1080px;margin:1.5em auto;padding:0 1em;color:#222}
+body{font:15px/1.5 sans-serif;max-width:1140px;margin:1.5em auto;padding:0 1em;color:#222}
 h1,h2,h3{overflow-wrap:anywhere} .wide{overflow-x:auto} table{border-collapse:collapse}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font:inherit}
 td,th{border:1px solid #ccc;padding:2px 8px;text-align:right;vertical-align:top}
 td:first-child,th:first-child,details td,details th{text-align:left}
-.wide td:first-child{position:sticky;left:0;background:#fff;max-width:16em;overflow-wrap:anywhere}
+.wide td:first-child{position:sticky;left:0;background:#fff;min-width:6em;overflow-wrap:anywhere}
 details td{overflow-wrap:anywhere;min-width:6em} a{color:inherit}
 summary{cursor:pointer;margin:.4em 0;overflow-wrap:anywhere}
 .images{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}
 figure{margin:0;max-width:100%} img,svg{max-width:100%;height:auto;display:block}
 figcaption{font-size:13px;color:#555;overflow-wrap:anywhere;width:0;min-width:100%}
-svg{font:10px sans-serif;fill:#555} svg *{vector-effect:non-scaling-stroke} .grid{stroke:#ddd}
-polyline{fill:none;stroke-width:1.5} .c0{stroke:#1f77b4} .c1{stroke:#d62728} .c2{stroke:#2ca02c}
+svg{font:10px sans-serif;fill:#555} .grid{stroke:#ddd}
+polyline{fill:none;stroke:#1f77b4;stroke-width:1.5}
 .mark{stroke:#222;stroke-dasharray:3 3}
 @media print{body{max-width:none;font-size:11px} td,th{padding:1px 4px}
 .wide{overflow:visible} td:first-child{position:static} figure,tr{break-inside:avoid}
@@ -41,17 +41,17 @@ h2,h3,summary{break-after:avoid} details::details-content{content-visibility:vis
 </{{ tag }}>
 {%- endfor %}</tr>
 {% endfor %}</table></div>{% endmacro %}
-{% macro chart(it) %}<figure><svg width="240" height="170" viewBox="0 0 240 170" role="img"
+{% macro chart(it) %}<figure><svg width="250" height="170" viewBox="0 0 250 170" role="img"
  aria-label="{{ it.ylabel }} over {{ it.xlabel }}: {{ it.caption }}">
-{% for k in range(5) %}<path class="grid" d="M30 {{ 10 + 30 * k }}h200M{{ 30 + 50 * k }} 10v120"/>
-<text x="26" y="{{ 133 - 30 * k }}" text-anchor="end">{{ k / 4 if k % 2 == 0 }}</text>
-<text x="{{ 30 + 50 * k }}" y="143" text-anchor="middle">{{ k / 4 if k % 2 == 0 }}</text>
+{% for k in range(5) %}<path class="grid" d="M40 {{ 10 + 30 * k }}h200M{{ 40 + 50 * k }} 10v120"/>
+<text x="36" y="{{ 133 - 30 * k }}" text-anchor="end">{{ k / 4 if k % 2 == 0 }}</text>
+<text x="{{ 40 + 50 * k }}" y="143" text-anchor="middle">{{ k / 4 if k % 2 == 0 }}</text>
 {% endfor %}
-{% for points in it.lines %}<polyline class="c{{ loop.index0 % 3 }}" points="
-{%- for x, y in points %}{{ "%.1f,%.1f " % (30 + 200 * x, 130 - 120 * y) }}{% endfor %}"/>{% endfor %}
-{% for x in it.marks %}<path class="mark" d="M{{ "%.1f" % (30 + 200 * x) }} 10v120"/>{% endfor %}
-<text x="130" y="160" text-anchor="middle">{{ it.xlabel }}</text>
-<text transform="translate(9 70)rotate(-90)" text-anchor="middle">{{ it.ylabel }}</text>
+<polyline points="
+{%- for x, y in it.line %}{{ "%.0f,%.1f " % (40 + 200 * x, 130 - 120 * y) }}{% endfor %}"/>
+{% if it.mark is not none %}<path class="mark" d="M{{ "%.1f" % (40 + 200 * it.mark) }} 10v120"/>
+{% endif %}<text x="140" y="160" text-anchor="middle">{{ it.xlabel }}</text>
+<text transform="translate(10 70)rotate(-90)" text-anchor="middle">{{ it.ylabel }}</text>
 </svg><figcaption>{{ it.caption }}</figcaption></figure>{% endmacro %}
 {% macro images(items, id="") %}<div class="images"{% if id %} id="{{ id }}"{% endif %}>
 {% for caption, source in items %}
@@ -86,13 +86,13 @@ class Cell(str):
 
 
 class Chart(NamedTuple):
-    """Lines in a square from 0 to 1, drawn as inline SVG."""
+    """A line in a square from 0 to 1, drawn as inline SVG."""
 
     caption: str
     xlabel: str
     ylabel: str
-    lines: list[list[tuple[float, float]]]  # each of points (x, y)
-    marks: list[float] = []  # x of vertical lines
+    line: list[tuple[float, float]]  # points (x, y)
+    mark: float | None = None  # x of a dashed line
 
 
 class Section(NamedTuple):

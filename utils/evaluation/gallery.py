@@ -9,14 +9,20 @@ import numpy as np
 from PIL import Image
 
 from utils.cli import UserError, printable
+from utils.data.annotations import Record
 from utils.draw import draw_boxes
+from utils.evaluation.assignment import Found, Objects
+from utils.evaluation.errors import Confusion, ErrorKind, Errors, cost_of_each
 from utils.image import load_image
 from utils.page import image_uri
 
-SIDE = 300  # pixels of the longer side of a thumbnail
+SIDE = 256  # pixels of the longer side of a thumbnail
 LEAST_WINDOW = 64  # pixels of an image that are shown at least
 AROUND = 2.2  # times the boxes' longer side is what a thumbnail shows
 LARGEST = 7_500_000  # bytes of all thumbnails of a page
+PER_KIND = 8  # examples of a kind of error
+CELLS = 40  # of the confusion matrix that have examples
+OF_CELLS = 96  # examples of all cells together, at most PER_KIND of one
 FOUND, TRUTH = range(2)  # of two colours: red and cyan, which nearly all eyes tell apart
 
 
@@ -24,9 +30,9 @@ class Example(NamedTuple):
     """What one thumbnail shows."""
 
     path: Path
-    boxes_px: np.ndarray  # (N, 4) xyxy, N >= 1; all of them are in view
+    boxes_px: np.ndarray  # (N, 4) xyxy
     kinds: Sequence[int]  # N of FOUND, TRUTH
-    texts: Sequence[str]  # N, one at each box
+    texts: Sequence[str]  # N; boxes with a text, one at least, are in view
     caption: str
 
 
@@ -80,12 +86,16 @@ def draw_example(image: np.ndarray, example: Example) -> Image.Image:
     Lines and letters are as large on a thumbnail of 12 megapixels as on one of a small image.
     """
     height, width = image.shape[:2]
-    x1, y1, x2, y2 = choose_window(example.boxes_px, width, height)
+    named = np.array([bool(text) for text in example.texts])
+    x1, y1, x2, y2 = choose_window(example.boxes_px[named], width, height)
     part = Image.fromarray(image[y1:y2, x1:x2])
     scale = SIDE / max(part.size)
     filter_ = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
     part = part.resize([max(1, round(side * scale)) for side in part.size], filter_)
-    boxes = ((example.boxes_px - (x1, y1, x1, y1)) * scale).clip(0, (*part.size, *part.size))
+    # What else is in view may end outside of it.
+    beyond = np.where(named, 0, SIDE)[:, None]
+    boxes = ((example.boxes_px - (x1, y1, x1, y1)) * scale).clip(
+        -beyond, np.array(part.size * 2) + beyond)
     return draw_boxes(np.asarray(part), boxes, example.kinds, example.texts, 2)
 
 
@@ -100,3 +110,95 @@ def choose_window(boxes_px: np.ndarray, width: int, height: int) -> tuple[int, i
     sides = np.minimum(side, (width, height)).astype(int)
     corner = np.clip((low + high - sides) / 2, 0, (width, height) - sides).astype(int)
     return *corner.tolist(), *(corner + sides).tolist()
+
+
+class Scene(NamedTuple):
+    """What examples are taken from."""
+
+    records: Sequence[Record]
+    class_names: Sequence[str]
+    objects: Objects
+    confusion: Confusion
+
+    def example(self, found: Found, row: int, target: int) -> Example:
+        """Return the Example of a row of `found` and one of the objects, either maybe -1.
+
+        Without a text, what else is true there, or found where an object was lost.
+        """
+        source, at = (found, row) if row >= 0 else (self.objects, target)
+        image = source.image[at]
+        others = self.objects if row >= 0 else self.confusion.found
+        others = others.boxes[others.image == image]
+        parts = [(others, TRUTH if row >= 0 else FOUND, [""] * len(others))]
+        if target >= 0:
+            name = self.class_names[self.objects.labels[target]]
+            parts.append((self.objects.boxes[target, None], TRUTH, [f"true {name}"]))
+        if row >= 0:
+            name = self.class_names[found.labels[row]]
+            parts.append((found.boxes[row, None], FOUND,
+                          [f"found {name} {found.scores[row]:.2f}"]))
+        texts = [text for *_, lines in parts for text in lines]
+        path = self.records[image].path
+        return Example(path, np.concatenate([boxes for boxes, *_ in parts], dtype=np.float64),
+                       [kind for boxes, kind, _ in parts for _ in boxes], texts,
+                       f"{path.name}: {', '.join(filter(None, texts))}")
+
+
+def group_errors(scene: Scene, errors: Errors, costs: dict[ErrorKind, float]) -> list[Group]:
+    """Return the costliest examples of each kind of error.
+
+    False positives by what each costs the AP of its class (`cost_of_each`). Objects missed: those
+    of rare classes cost most; of these the largest, which should have been found.
+    """
+    found, objects, each = errors.assignment.found, scene.objects, cost_of_each(errors)
+    counts = np.bincount(objects.labels, minlength=len(scene.class_names))
+    groups = []
+    for kind in ErrorKind:
+        rows = all_rows = errors.chosen(kind)
+        if kind is ErrorKind.MISSED:
+            rows = rows[np.lexsort((-objects.box_area[rows], counts[objects.labels[rows]]))]
+            pairs = [(-1, row) for row in rows[:PER_KIND]]
+        else:
+            rows = rows[np.argsort(-each[rows], kind="stable")]
+            pairs = [(row, errors.target[row]) for row in rows[:PER_KIND]]
+        summary = (f"{kind.name.capitalize()}: {len(all_rows)}, costing {costs[kind]:.4f}; "
+                   f"{kind.value}")
+        groups.append(Group(kind.name.lower(), summary,
+                            [scene.example(found, *pair) for pair in pairs]))
+    return groups
+
+
+def group_cells(scene: Scene) -> list[Group]:
+    """Return examples of the cells of a confusion matrix, the fullest first, right ones last.
+
+    Of false positives the highest scores, of right ones the lowest, which are nearest to being
+    lost, of objects missed the largest.
+    """
+    objects, confusion, names = scene.objects, scene.confusion, [*scene.class_names, "background"]
+    found, cells, groups = confusion.found, fullest_cells(confusion.matrix), []
+    for true, claimed in cells:
+        if claimed == len(scene.class_names):
+            rows = np.flatnonzero(confusion.lost & (objects.labels == true))
+            rows = rows[np.argsort(-objects.box_area[rows], kind="stable")]
+            pairs = [(-1, row) for row in rows]
+        else:
+            rows = np.flatnonzero((confusion.truth == true) & (found.labels == claimed))
+            sign = 1 if true == claimed else -1
+            rows = rows[np.argsort(sign * found.scores[rows], kind="stable")]
+            pairs = [(row, confusion.matched[row]) for row in rows]
+        shown = min(PER_KIND, max(2, OF_CELLS // len(cells)))
+        groups.append(Group(cell_id(true, claimed),
+                            f"True {names[true]}, found {names[claimed]}: {len(rows)}",
+                            [scene.example(found, *pair) for pair in pairs[:shown]]))
+    return groups
+
+
+def fullest_cells(matrix: np.ndarray) -> list[list[int]]:
+    """Return (true, found) of up to CELLS cells of a confusion matrix, those of errors first."""
+    cells = np.argwhere(matrix).tolist()
+    return sorted(cells, key=lambda cell: (cell[0] == cell[1], -matrix[tuple(cell)]))[:CELLS]
+
+
+def cell_id(true: int, claimed: int) -> str:
+    """Return what a page calls the examples of a cell of the confusion matrix."""
+    return f"cell-{true}-{claimed}"
