@@ -96,7 +96,7 @@ def _fixable(assignment, kind, target):
     lost[assignment.matched[0][~assignment.ignored[0] & (assignment.matched[0] >= 0)]] = False
     mendable = np.isin(kind, [KINDS.index(ErrorKind.CLASSIFICATION),
                               KINDS.index(ErrorKind.LOCALISATION)])
-    rows = np.flatnonzero(mendable & lost[target])
+    rows = np.flatnonzero(mendable & np.append(lost, False)[target])
     rows = rows[np.argsort(-assignment.found.scores[rows], kind="stable")]
     about, first = np.unique(target[rows], return_index=True)
     fixable = np.zeros(len(kind), bool)
