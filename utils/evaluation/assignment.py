@@ -25,6 +25,7 @@ area, or COCO's 101 points for either; classes without objects counted as 0 or 1
 (COCO's `area`) or from boxes.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -157,7 +158,7 @@ def best_overlaps(found: Found, objects: Objects, *, any_class: bool = False):
     """
     best_iou = np.zeros(len(found.image))
     best = np.full(len(found.image), -1, np.int32)
-    for rows, mine, iou in _overlaps(found, objects, any_class=any_class):
+    for rows, mine, iou in overlaps(found, objects, any_class=any_class):
         starts = np.flatnonzero(np.diff(rows, prepend=-1))
         highest = np.maximum.reduceat(iou, starts) if len(rows) else iou
         is_best = np.flatnonzero(iou == np.repeat(highest, np.diff(starts, append=len(rows))))
@@ -181,7 +182,7 @@ def _small(values):
     return values.astype(np.uint16) if len(values) and values.max() < 2 ** 16 else values
 
 
-def _overlaps(found, objects, *, any_class=False, crowds=False, floor=0.0):
+def overlaps(found, objects, *, any_class=False, crowds=False, floor=0.0):
     """Yield (rows of found, rows of objects, IoU) of pairs in one image with IoU > 0 and >= floor.
 
     Pairs stand by rows of found, then of objects. With `crowds` the IoU with a difficult object is
@@ -248,7 +249,7 @@ def match_coco(found: Found, objects: Objects, thresholds, area_ranges,
     rank = _ranks(found.image, found.labels, order)
     low, high = np.array(area_ranges).T[:, :, None]
     counted = ~objects.difficult & (objects.area >= low) & (objects.area <= high)
-    parts = list(_overlaps(found, objects, crowds=True, floor=levels.min()))
+    parts = list(overlaps(found, objects, crowds=True, floor=levels.min()))
     rows, mine, iou = (np.concatenate([part[k] for part in parts]) if parts
                        else np.zeros(0, np.int64) for k in range(3))
     keep = rank[rows] < max_detections
@@ -264,7 +265,7 @@ def match_coco(found: Found, objects: Objects, thresholds, area_ranges,
     matched = np.full((len(levels), len(counted), len(candidates)), -1, np.int32)
     taken = np.zeros((len(levels), len(counted), len(objects.image)), bool)
     bounds = np.flatnonzero(np.diff(turns[rows], prepend=-1, append=-1))
-    for start, stop in zip(bounds[:-1], bounds[1:]):
+    for start, stop in pairwise(bounds):
         part = slice(start, stop)
         free = (iou[part] >= levels[:, None])[:, None] & ~taken[:, :, mine[part]]
         heads = np.flatnonzero(np.diff(rows[part], prepend=-1))
