@@ -25,6 +25,7 @@ area, or COCO's 101 points for either; classes without objects counted as 0 or 1
 (COCO's `area`) or from boxes.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -264,7 +265,7 @@ def match_coco(found: Found, objects: Objects, thresholds, area_ranges,
     matched = np.full((len(levels), len(counted), len(candidates)), -1, np.int32)
     taken = np.zeros((len(levels), len(counted), len(objects.image)), bool)
     bounds = np.flatnonzero(np.diff(turns[rows], prepend=-1, append=-1))
-    for start, stop in zip(bounds[:-1], bounds[1:]):
+    for start, stop in pairwise(bounds):
         part = slice(start, stop)
         free = (iou[part] >= levels[:, None])[:, None] & ~taken[:, :, mine[part]]
         heads = np.flatnonzero(np.diff(rows[part], prepend=-1))

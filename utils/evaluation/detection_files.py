@@ -1,0 +1,288 @@
+"""Detections as files that other tools read: COCO's results JSON, VOC's comp4_det_test_*.txt.
+
+Numbers are written in full, so that what is read back has the same figures to the last digit.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+
+from utils.cli import UserError, read_text, shorten, typed_path
+from utils.data.annotations import Record, plain_name
+from utils.evaluation.assignment import Found, flatten_records
+from utils.image import image_size
+
+DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
+# comp3 or comp4, perhaps somebody's id, the split, the class.
+VOC_FILE = re.compile(r"comp\d(?:_[^_]+)?_det_[^_]+_(.+)\.txt")
+UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*%]')  # in file names, on one system or another
+# COCO numbers its 80 classes 1 to 90.
+COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+
+
+def image_names(records: Sequence[Record]) -> list[str]:
+    """Return a name for each record: its file's, without suffix and folders where that is unique.
+
+    Raises UserError for an image that stands twice in the list.
+    """
+    paths = [record.path for record in records]
+    for names in ([path.stem for path in paths],
+                  [shorten(path.with_suffix("")) for path in paths],
+                  [shorten(path) for path in paths]):
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"{Counter(names).most_common(1)[0][0]} stands twice in the list of images; "
+                    "remove one of the lines.")
+
+
+def image_ids(records: Sequence[Record]) -> list[int]:
+    """Return COCO ids: the file names where all are numbers, as COCO's are, else 1, 2, .."""
+    names = image_names(records)
+    numbers = [int(name) for name in names if re.fullmatch(r"[0-9]{1,15}", name)]
+    return numbers if len(set(numbers)) == len(names) else list(range(1, len(names) + 1))
+
+
+def class_ids(class_names: Sequence[str]) -> list[int]:
+    """Return COCO ids: its own for its 80 classes, else 1, 2, .. in the order of the names."""
+    if len(class_names) == 80 and (class_names[0], class_names[-1]) == ("person", "toothbrush"):
+        return [number for number in range(1, 91) if number not in COCO_GAPS]
+    return list(range(1, len(class_names) + 1))
+
+
+def detection_writers(found: Found, records: Sequence[Record], class_names: Sequence[str]
+                      ) -> dict[str, Callable[[Path], object]]:
+    """Return {name of a file: what writes it} for a set of detections and its ground truth.
+
+    detections.json is COCO's list of results. ground_truth.json has the same ids with the files,
+    names and objects that they stand for, difficult ones as crowds; pycocotools takes the two as
+    they are. A comp4_det_test_<class>.txt has lines of image, score, and a box in VOC's pixels,
+    which count from 1 and include the last one.
+    """
+    images, classes = np.array(image_ids(records), int), np.array(class_ids(class_names))
+    names, boxes = image_names(records), found.boxes.astype(np.float64)
+    scores = found.scores.astype(np.float64)
+
+    def voc_lines(label):
+        mine = np.flatnonzero(found.labels == label)
+        rows = zip(found.image[mine].tolist(), scores[mine].tolist(),
+                   (boxes[mine] + (1, 1, 0, 0)).tolist())
+        return "".join(f"{names[image]} {score!r} {' '.join(map(repr, box))}\n"
+                       for image, score, box in rows)
+
+    def coco_rows():
+        return [{"image_id": image, "category_id": label, "bbox": box, "score": score}
+                for image, label, box, score in zip(
+                    images[found.image].tolist(), classes[found.labels].tolist(),
+                    _xywh(boxes).tolist(), scores.tolist())]
+
+    files = {DETECTIONS: lambda: _json_lines(coco_rows()),
+             GROUND_TRUTH: lambda: json.dumps(_ground_truth(records, images, class_names, classes),
+                                              ensure_ascii=False)}
+    files |= {f"comp4/comp4_det_test_{_file_name(name)}.txt": lambda label=label: voc_lines(label)
+              for label, name in enumerate(class_names)}
+    return {name: lambda path, text=text: path.write_text(text(), encoding="utf-8")
+            for name, text in files.items()}
+
+
+def _ground_truth(records, images, class_names, classes):
+    """Return the records as the values of a COCO annotation file."""
+    objects = flatten_records(records)
+    rows = zip(images[objects.image].tolist(), classes[objects.labels].tolist(),
+               _xywh(objects.boxes.astype(np.float64)).tolist(), objects.area.tolist(),
+               objects.difficult.astype(int).tolist())
+    return {"info": {"description": "ids of detections.json"},
+            "images": [{"id": number, "file_name": shorten(record.path)}
+                       for number, record in zip(images.tolist(), records)],
+            "categories": [{"id": number, "name": name}
+                           for number, name in zip(classes.tolist(), class_names)],
+            "annotations": [{"id": k, "image_id": image, "category_id": label, "bbox": box,
+                             "area": area, "iscrowd": crowd}
+                            for k, (image, label, box, area, crowd) in enumerate(rows, start=1)]}
+
+
+def _json_lines(rows):
+    """Return a JSON list with a line for each row."""
+    return "[" + ",\n".join(map(json.dumps, rows)) + "]\n"
+
+
+def _xywh(boxes):
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+
+
+def _file_name(name):
+    """Return a class name as part of a file name."""
+    return UNSAFE.sub(lambda found: quote(found[0], safe=""), name)
+
+
+class _Row(NamedTuple):
+    """What a row of a file says."""
+
+    place: tuple  # file, "row" or "line", and its number
+    images: int | str  # id or name
+    classes: int | str  # id or name
+    numbers: tuple  # score, xyxy edges, area
+
+
+def read_detections(path: str | Path, records: Sequence[Record], class_names: Sequence[str], *,
+                    ids_path: str | Path = "") -> Found:
+    """Read detections of the records' images from COCO's JSON, or a folder of it or comp4 files.
+
+    Ids in JSON are those of a COCO annotation file `ids_path`, of ground_truth.json beside it, or
+    those that `image_ids` and `class_ids` give; names of images and classes do as well. Raises
+    UserError naming the row for what cannot be right; what only looks odd is a printed note.
+    """
+    path = typed_path(path)
+    if (path / DETECTIONS).is_file():
+        path = path / DETECTIONS
+    images, classes = _names_of(records), {name: k for k, name in enumerate(class_names)}
+    if path.is_dir():
+        rows = _read_voc(path, classes)
+    else:
+        rows = _read_coco(path)
+        beside = path.with_name(GROUND_TRUTH)
+        ids_path = typed_path(ids_path) if ids_path else beside if beside.is_file() else None
+        if ids_path:
+            _add_ids(ids_path, images, classes)
+        else:
+            images |= {number: k for k, number in enumerate(image_ids(records))}
+            classes |= {number: k for k, number in enumerate(class_ids(class_names))}
+    numbers = np.array([row.numbers for row in rows], np.float64).reshape(-1, 6)
+    found = Found(_looked_up(rows, "images", images), _looked_up(rows, "classes", classes),
+                  numbers[:, 0], numbers[:, 1:5], numbers[:, 5])
+    _check_numbers(rows, found)
+    _note_oddities(rows, found, records)
+    return found
+
+
+def _fail(row, text):
+    path, word, number = row.place
+    raise UserError(f"{shorten(path)}, {word} {number}: {text}")
+
+
+def _read_coco(path):
+    """Return the _Rows of a COCO results file."""
+    try:
+        values = json.loads(read_text(path, remedy="detections must name a results file."))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{shorten(path)}: not JSON, or cut short ({error!s:.80}); write it "
+                        "again.") from None
+    if not isinstance(values, list):
+        raise UserError(f"{shorten(path)}: not a list of results (image_id, category_id, bbox, "
+                        "score); an annotation file is none.")
+    rows = []
+    for number, value in enumerate(values, start=1):
+        place = (path, "row", number)
+        try:
+            x, y, width, height = map(float, value["bbox"])
+            numbers = float(value["score"]), x, y, x + width, y + height, width * height
+            rows.append(_Row(place, value["image_id"], value["category_id"], numbers))
+            hash(rows[-1])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            _fail(_Row(place, 0, 0, ()), f"{json.dumps(value):.80} is no result: it needs image_id,"
+                  " category_id, a score, and a bbox of [x, y, width, height].")
+    return rows
+
+
+def _read_voc(folder, classes):
+    """Return the _Rows of the comp4 files in a folder; files of other classes are left out."""
+    files = {path: match[1] for path in sorted(folder.iterdir())
+             if (match := VOC_FILE.fullmatch(path.name))}
+    known = {_file_name(name): name for name in classes}
+    others = [path.name for path, name in files.items() if name not in known]
+    if len(others) == len(files):
+        raise UserError(f"{shorten(folder)}: no {DETECTIONS}, and no comp4_det_test_<class>.txt of "
+                        f"the classes {', '.join(classes):.80}"
+                        + f"; there is {others[0]}." * bool(others))
+    if others:
+        print(f"note: {len(others)} files of other classes are left out, such as {others[0]}")
+    rows = []
+    for path, name in files.items():
+        lines = read_text(path, remedy="").splitlines() if name in known else []
+        for number, line in enumerate(lines, start=1):
+            image, *words = line.strip().rsplit(None, 5) or [""]
+            if not image:
+                continue
+            row = _Row((path, "line", number), image, known[name], ())
+            try:
+                score, x0, y0, x1, y1 = map(float, words)
+            except ValueError:
+                _fail(row, f"{line.strip()!r:.80} is not an image, a score, and a box of xmin ymin "
+                      "xmax ymax.")
+            x0, y0 = x0 - 1, y0 - 1
+            rows.append(row._replace(numbers=(score, x0, y0, x1, y1, (x1 - x0) * (y1 - y0))))
+    return rows
+
+
+def _names_of(records):
+    """Return {each name by which an image may be called: its number}, unless two are called so."""
+    table = {}
+    for number, (name, record) in enumerate(zip(image_names(records), records)):
+        path = record.path
+        for key in {name, path.stem, path.name, shorten(path), str(path)}:
+            table[key] = number if key not in table else None
+    return table
+
+
+def _add_ids(path, images, classes):
+    """Add the ids of a COCO annotation file to tables of names, None for images of no record."""
+    try:
+        values = json.loads(read_text(path, remedy="detections_ids must name a COCO file."))
+        for part, name, table in (("images", "file_name", images), ("categories", "name", classes)):
+            for row in values[part]:
+                if row["id"] in table:
+                    raise UserError(f"{shorten(path)}: id {row['id']!r} stands twice in {part}.")
+                key = plain_name(row[name])
+                table[row["id"]] = table.get(key, table.get(Path(key).name))
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{shorten(path)}: not a COCO annotation file ({type(error).__name__}: "
+                        f"{error!s:.60}).") from None
+
+
+def _looked_up(rows, field, table):
+    """Return the (D,) numbers of images or classes; UserError for the first one not known."""
+    numbers = [table.get(getattr(row, field)) for row in rows]
+    if None in numbers:
+        first = rows[numbers.index(None)]
+        ids = [key for key in table if not isinstance(key, str)] or list(table)
+        _fail(first, f"{getattr(first, field)!r:.60} is none of the {field} of the list "
+              f"({', '.join(map(repr, ids[:3]))}{', ...' * (len(ids) > 3)}); {numbers.count(None)} "
+              f"of {len(rows)} rows are so.\nSet test_list to the list that was detected on, or "
+              "detections_ids to the COCO annotation file whose ids these are.")
+    return np.array(numbers, np.int64)
+
+
+def _check_numbers(rows, found):
+    """Raise UserError for the first score or box that cannot be."""
+    finite, low, high = np.isfinite(found.boxes).all(1), found.boxes[:, :2], found.boxes[:, 2:]
+    for text, wrong in {"the score is not finite": ~np.isfinite(found.scores),
+                        "the box is not finite": ~finite,
+                        "the box has a negative width or height": (high < low).any(1)}.items():
+        if wrong.any():
+            row = rows[int(wrong.argmax())]
+            _fail(row, f"{text} (score, box from and to x and y: {row.numbers[:5]}); "
+                  f"{wrong.sum()} of {len(rows)} rows are so.")
+
+
+def _note_oddities(rows, found, records):
+    """Print notes on boxes that lie outside of their images and on rows that stand twice."""
+    if len(rows) and found.boxes.max() <= 2:
+        print("note: no box reaches beyond 2; boxes must be in pixels, not fractions of the image")
+    sizes = [image_size(record.path) if record.path.is_file() else (np.inf, np.inf)
+             for record in records]
+    outside = ((found.boxes[:, :2] >= np.reshape(sizes, (-1, 2))[found.image]).any(1)
+               | (found.boxes[:, 2:] <= 0).any(1))
+    if outside.any():
+        print(f"note: {outside.sum()} of {len(rows)} boxes lie wholly outside of their images "
+              f"(first {rows[int(outside.argmax())].place[1:]}); boxes must be in pixels of the "
+              "whole image")
+    whole = {(image, label, row.numbers) for image, label, row in zip(
+        found.image.tolist(), found.labels.tolist(), rows)}
+    if len(whole) < len(rows):
+        print(f"note: {len(rows) - len(whole)} of {len(rows)} rows stand twice and count as false "
+              "positives; was a file written into another?")
