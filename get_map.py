@@ -4,24 +4,22 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 
 # isort: split
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from ssd import SSD, SSDSettings, WeightsSettings
+from ssd import SCORING, SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import Record, check_same_classes, read_list
 from utils.distributed import (check_alike, check_device, first_ahead, on_first, process_group,
                                rank, share_tensors)
 from utils.evaluation.advice import advise
-from utils.evaluation.assignment import Found, assign_voc, flatten_detections, flatten_records
-from utils.evaluation.coco_ap import CocoResult, evaluate_coco
+from utils.evaluation.assignment import Found, flatten_detections, flatten_records
+from utils.evaluation.compare import compare_folders
 from utils.evaluation.detection_files import detection_writers, image_ids, read_detections
+from utils.evaluation.map_page import Measurement, as_values, measure, write_report
 from utils.evaluation.map_report import format_results, plot_precision_recall
-from utils.evaluation.voc_ap import (VOC_IOU, ClassResult, best_f1, class_results, mean_ap,
-                                     pooled_result)
+from utils.evaluation.voc_ap import VOC_IOU, mean_ap
 from utils.training.run_state import fingerprint
 
 
@@ -33,8 +31,8 @@ class MapSettings(WeightsSettings):
 
     # A list that voc_annotation.py wrote.
     test_list: str = "2007_test.txt"
-    # Folder for the figures (results.txt, results.json, precision_recall.png) and the detections
-    # (detections.json for COCO's tools with ground_truth.json, comp4/ for VOC's).
+    # Folder for the figures (report.html, results.txt, results.json, precision_recall.png) and the
+    # detections (detections.json for COCO's tools with ground_truth.json, comp4/ for VOC's).
     map_out_path: str = "map_out"
     # Images a pass; lower it when memory runs out.
     batch_size: int = 8
@@ -48,20 +46,19 @@ class MapSettings(WeightsSettings):
     # beside them, else numbers or names as get_map.py writes them.
     detections_ids: str = ""
 
+    # ---- Two measurements ----
 
-class Figures(NamedTuple):
-    """What was measured by every rule."""
-
-    images: int
-    results: list[ClassResult]  # VOC's, by class
-    pooled: ClassResult  # all classes as one
-    coco: CocoResult
-    advice: list[str]  # lines to print
+    # Two folders of results of the same test list, such as map_out_before map_out: nothing is
+    # measured then, it is said what got better and worse from the first to the second.
+    compare: tuple[str, ...] = ()
 
 
 def main(settings: MapSettings) -> None:
     """Detect or read, write, measure, report: first on the screen, then in files."""
     with process_group():
+        if settings.compare:
+            on_first(lambda: print(compare_folders(settings.compare)))
+            return
         if settings.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
         records, names = read_list(settings.test_list)
@@ -73,7 +70,8 @@ def main(settings: MapSettings) -> None:
             found = found or read_detections(settings.detections, records, names,
                                              ids_path=settings.detections_ids)
             faults = write_files(folder, detection_writers(found, records, names))
-            report(settings.test_list, names, measure(found, records, names), folder, faults)
+            it = measure(found, flatten_records(records), names, len(records))
+            report(settings, it, records, folder, faults)
 
 
 def detect(settings: MapSettings, records: list[Record], list_names: tuple[str, ...]) -> Found:
@@ -88,63 +86,37 @@ def detect(settings: MapSettings, records: list[Record], list_names: tuple[str, 
     return flatten_detections(detector.detect_records(records, batch_size=settings.batch_size))
 
 
-def measure(found: Found, records: list[Record], class_names: tuple[str, ...]) -> Figures:
-    """Score detections by the rules of VOC and COCO."""
-    objects = flatten_records(records)
-    assignment = assign_voc(found, objects, VOC_IOU)
-    results, pooled = class_results(assignment, len(class_names)), pooled_result(assignment)
-    return Figures(len(records), results, pooled, evaluate_coco(found, objects, len(class_names)),
-                   advise(assignment, results, pooled, class_names))
-
-
-def report(test_list: str, class_names: tuple[str, ...], figures: Figures, folder: Path,
+def report(settings: MapSettings, it: Measurement, records: list[Record], folder: Path,
            faults: list[str]) -> None:
     """Say what was measured, and write it into files of a folder.
 
     Raises UserError where a file could not be written, or `faults` of earlier ones.
     """
-    results, coco = figures.results, figures.coco.figures()
-    lines = [f"{test_list}: {figures.images} images, IoU {VOC_IOU}",
-             format_results(results, class_names, figures.coco)]
+    coco, title = it.coco.figures(), f"{settings.test_list}: {it.images} images, IoU {VOC_IOU}"
+    lines = [title, format_results(it.results, it.class_names, it.coco)]
     for kind in ("AP", "AR"):
         lines.append("COCO: " + ", ".join(f"{name} {value:.4f}" for name, value in coco.items()
                                           if name.startswith(kind)))
-    text = "\n".join(lines + figures.advice)
+    text = "\n".join(lines + advise(it.assignment, it.results, it.pooled, it.class_names))
     print(text)
-    area, points = mean_ap(results), mean_ap(results, "ap_11_point")
+    area, points = mean_ap(it.results), mean_ap(it.results, "ap_11_point")
     print(f"mAP@0.5 {area:.4f} (area), {points:.4f} (11-point)")
-    values = as_values(test_list, figures, class_names)
+    looking = SSDSettings().confidence
+    values = {"list": settings.test_list} | as_values(it, looking)
+    origin = (f"The detections are those of {settings.detections}." if settings.detections else
+              f"The APs are of all detections above a confidence of {SCORING['confidence']:g}.")
     faults += write_files(folder, {
         "results.txt": lambda path: path.write_text(f"{text}\n", encoding="utf-8"),
         "results.json": lambda path: path.write_text(
             json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8"),
         "precision_recall.png": lambda path: plot_precision_recall(
-            results, class_names, path)})
+            it.results, it.class_names, path),
+        "report.html": lambda path: write_report(
+            path, f"mAP on {title}", it, records, confidence=looking, origin=origin)})
     if faults:
         raise UserError(f"{faults[0]}\n{len(faults)} files are missing; the figures above are "
                         "complete.")
-    print(f"details in {shorten(folder)}")
-
-
-def as_values(test_list: str, figures: Figures, class_names: tuple[str, ...]) -> dict:
-    """Return the figures for programs to read; None stands for what has no objects."""
-    def known(value):
-        return None if math.isnan(value) else value
-
-    def best(result):
-        found = best_f1(result)
-        return found and found._asdict()
-
-    results = figures.results
-    classes = {name: {"ap_area": known(result.ap_area), "ap_11_point": known(result.ap_11_point),
-                      "ap_50_95": known(figures.coco.figure("AP50:95", label)),
-                      "objects": result.num_objects, "detections": result.num_detections,
-                      "best_f1": best(result)}
-               for label, (name, result) in enumerate(zip(class_names, results))}
-    return {"list": test_list, "iou": VOC_IOU, "map_area": known(mean_ap(results)),
-            "map_11_point": known(mean_ap(results, "ap_11_point")),
-            "coco": {name: known(value) for name, value in figures.coco.figures().items()},
-            "best_f1": best(figures.pooled), "classes": classes}
+    print(f"details in {shorten(folder)}, images of the errors in its report.html")
 
 
 def write_files(folder: Path, writers: dict[str, Callable[[Path], object]]) -> list[str]:

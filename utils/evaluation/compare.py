@@ -1,11 +1,15 @@
 """Two measurements of the same images: what changed, and whether it is more than chance."""
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.evaluation.assignment import Assignment, Found, Objects, assign_voc
+from utils.cli import UserError, read_text, resolve, shorten, typed_path
+from utils.data.annotations import Record
+from utils.evaluation.assignment import Assignment, Found, Objects, assign_voc, flatten_records
+from utils.evaluation.detection_files import GROUND_TRUTH, read_detections
 from utils.evaluation.voc_ap import best_f1, class_results, mean_ap, pooled_result
 
 RESAMPLES = 1000
@@ -29,6 +33,47 @@ class Comparison(NamedTuple):
     differences: list[Difference]  # by class, the mean last
     confidences: tuple[float, float]  # with the best F1, at which errors are counted
     errors: np.ndarray  # (2, N) false positives and objects not found of each image
+
+
+def compare_folders(folders: Sequence[str]) -> str:
+    """Compare what get_map.py left in two folders; return the differences as text.
+
+    Raises UserError unless there are two folders with detections of the same ground truth.
+    """
+    if len(folders) != 2:
+        raise UserError(f"compare needs two folders of results, got {len(folders)}.")
+    paths = [typed_path(folder) for folder in folders]
+    (records, names), (others, other_names) = map(_read_truth, paths)
+    if names != other_names or len(records) != len(others) or not all(
+            a.path == b.path and all(map(np.array_equal, a[1:], b[1:]))
+            for a, b in zip(records, others)):
+        raise UserError(f"{shorten(paths[0])} and {shorten(paths[1])} were measured on different "
+                        "test lists; run get_map.py on the same one for both.")
+    found = [read_detections(path, records, names) for path in paths]
+    comparison = compare(*found, flatten_records(records), names, len(records))
+    return (f"from {shorten(paths[0])} to {shorten(paths[1])}: AP at IoU 0.5 (area)\n"
+            + format_comparison(comparison, [record.path.name for record in records]))
+
+
+def _read_truth(folder):
+    """Return (records, class names) of the ground_truth.json in a folder of results."""
+    path = folder / GROUND_TRUTH
+    try:
+        values = json.loads(read_text(path, remedy="Run get_map.py, which writes it."))
+        images = {image["id"]: image["file_name"] for image in values["images"]}
+        classes = {row["id"]: k for k, row in enumerate(values["categories"])}
+        rows = {number: [] for number in images}
+        for row in values["annotations"]:
+            x, y, width, height = row["bbox"]
+            rows[row["image_id"]].append((x, y, x + width, y + height, classes[row["category_id"]],
+                                          row["iscrowd"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{shorten(path)}: not what get_map.py writes ({error!s:.60}); run it "
+                        "again.") from None
+    tables = {number: np.array(mine, np.float64).reshape(-1, 6) for number, mine in rows.items()}
+    return [Record(resolve(images[number]), table[:, :4].astype(np.float32),
+                   table[:, 4].astype(np.int64), table[:, 5] > 0)
+            for number, table in tables.items()], [row["name"] for row in values["categories"]]
 
 
 def compare(first: Found, second: Found, objects: Objects, class_names: Sequence[str],

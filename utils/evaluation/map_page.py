@@ -8,118 +8,153 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.data.annotations import Record
-from utils.evaluation.assignment import Found, Objects
-from utils.evaluation.coco_ap import SIZES, CocoResult
+from utils.evaluation.assignment import Assignment, Found, Objects, assign_voc
+from utils.evaluation.coco_ap import SIZES, CocoResult, evaluate_coco
 from utils.evaluation.errors import (BACKGROUND, FOREGROUND, KINDS, Confusion, ErrorKind, Errors,
                                      confuse, cost_of_errors, find_errors)
 from utils.evaluation.gallery import (Scene, cell_id, draw_groups, fullest_cells,
                                       group_cells, group_errors)
-from utils.evaluation.voc_ap import ClassResult, best_f1, mean_ap
+from utils.evaluation.voc_ap import (VOC_IOU, ClassResult, best_f1, class_results, mean_ap,
+                                     pooled_result)
 from utils.page import Cell, Chart, Section, write_page
 
 POINTS = 200  # of a curve on the page: one a pixel
+CLASS_FIGURES = {"ap_50_95": "AP50:95", "ap_small": "AP small", "ap_medium": "AP medium",
+                 "ap_large": "AP large"}  # of COCO's, by class
 WIDEST = 20  # classes of a confusion matrix that is shown whole
 
 
-class Analysis(NamedTuple):
-    """What goes wrong in a measurement."""
-
-    errors: Errors
-    base: float  # COCO's AP at IoU 0.5
-    costs: dict[ErrorKind, float]  # by how much it would rise
-    confusion: Confusion
-
-
-def analyse(found: Found, objects: Objects, num_classes: int, confidence: float) -> Analysis:
-    """Find the errors, what they cost, and what is confused above a confidence."""
-    errors = find_errors(found, objects)
-    return Analysis(errors, *cost_of_errors(errors, num_classes),
-                    confuse(found, objects, num_classes, confidence))
-
-
-def analysis_figures(analysis: Analysis, class_names: Sequence[str]) -> dict:
-    """Return the figures of an Analysis for programs to read."""
-    kinds = {kind.name.lower(): {"count": len(analysis.errors.chosen(kind)),
-                                 "cost": analysis.costs[kind]} for kind in KINDS}
-    confusion = analysis.confusion
-    return {"errors": {"ap50": analysis.base, "iou_foreground": FOREGROUND,
-                       "iou_background": BACKGROUND, "kinds": kinds},
-            "confusion": {"confidence": confusion.confidence, "iou": FOREGROUND,
-                          "rows": "true", "columns": "found",
-                          "names": [*class_names, "background"],
-                          "matrix": confusion.matrix.tolist()}}
-
-
 class Measurement(NamedTuple):
-    """What was measured by every rule, and by which thresholds."""
+    """What was measured by every rule, and what goes wrong."""
 
     class_names: Sequence[str]
+    images: int
+    assignment: Assignment  # by VOC's rule
     results: list[ClassResult]  # VOC's, by class
     pooled: ClassResult  # all classes as one
     coco: CocoResult
-    confidence: float  # to look at images with
-    scoring_confidence: float  # below which no detections were kept
-    analysis: Analysis  # above the best confidence for all classes
+    errors: Errors
+    ap50: float  # COCO's AP at IoU 0.5
+    costs: dict[ErrorKind, float]  # by how much it would rise
+    confusion: Confusion  # above the confidence with the best F1 of all classes
 
 
-def write_report(path: Path, title: str, it: Measurement, records: Sequence[Record]) -> None:
+def measure(found: Found, objects: Objects, class_names: Sequence[str], images: int
+            ) -> Measurement:
+    """Score detections on a number of images by the rules of VOC and COCO, and sort the errors."""
+    assignment, number = assign_voc(found, objects, VOC_IOU), len(class_names)
+    pooled = pooled_result(assignment)
+    errors, best = find_errors(found, objects), best_f1(pooled)
+    return Measurement(
+        class_names, images, assignment, class_results(assignment, number), pooled,
+        evaluate_coco(found, objects, number), errors, *cost_of_errors(errors, number),
+        confuse(found, objects, number, best.confidence if best else 0.0))
+
+
+def as_values(it: Measurement, confidence: float) -> dict:
+    """Return all figures for programs to read; None stands for what has no meaning.
+
+    `confidence` is the one that images are looked at with.
+    """
+    def known(value):
+        return None if math.isnan(value) else value
+
+    def by_class(label, result):
+        best, names = best_f1(result), ("recall", "precision", "f1")
+        return {"ap_area": known(result.ap_area), "ap_11_point": known(result.ap_11_point),
+                **{key: known(it.coco.figure(name, label)) for key, name in CLASS_FIGURES.items()},
+                "objects": result.num_objects, "detections": result.num_detections,
+                "at_confidence": {"confidence": confidence, **dict(zip(
+                    names, map(known, at_confidence(result, confidence))))},
+                "best_f1": best and best._asdict()}
+
+    best = best_f1(it.pooled)
+    return {"iou": VOC_IOU, "images": it.images, "map_area": known(mean_ap(it.results)),
+            "map_11_point": known(mean_ap(it.results, "ap_11_point")),
+            "coco": {name: known(value) for name, value in it.coco.figures().items()},
+            "best_f1": best and best._asdict(),
+            "classes": {name: by_class(label, result) for label, (name, result) in enumerate(
+                zip(it.class_names, it.results))},
+            "errors": {"ap50": known(it.ap50), "iou_foreground": FOREGROUND,
+                       "iou_background": BACKGROUND,
+                       **{kind.name.lower(): {"count": len(it.errors.chosen(kind)),
+                                              "cost": known(it.costs[kind])} for kind in KINDS}},
+            "confusion": {"confidence": it.confusion.confidence, "iou": FOREGROUND,
+                          "true_by_found": [*it.class_names, "background"],
+                          "matrix": it.confusion.matrix.tolist()}}
+
+
+def at_confidence(result: ClassResult, confidence: float) -> tuple[float, float, float]:
+    """Return (recall, precision, F1) of detections of a class that score more than a confidence.
+
+    nan where that has no meaning.
+    """
+    kept = int((result.scores > confidence).sum())
+    if not result.num_objects:
+        return (math.nan,) * 3
+    if not kept:
+        return 0.0, math.nan, 0.0
+    recall, precision = float(result.recall[kept - 1]), float(result.precision[kept - 1])
+    return recall, precision, 2 * recall * precision / max(recall + precision, 1e-12)
+
+
+def write_report(path: Path, title: str, it: Measurement, records: Sequence[Record], *,
+                 confidence: float, origin: str) -> None:
     """Write the page as one HTML file that needs no other, under 10 MB.
 
-    `records` are those measured on, for their images; UserError where the file cannot be written.
+    `records` are those measured on, for their images; images are looked at above `confidence`;
+    `origin` says which detections these are. UserError where the file cannot be written.
     """
-    analysis, objects = it.analysis, it.analysis.errors.assignment.objects
-    scene = Scene(records, it.class_names, objects, analysis.confusion)
-    galleries = draw_groups([*group_errors(scene, analysis.errors, analysis.costs),
-                             *group_cells(scene)])
-    kinds = len(ErrorKind)
+    scene = Scene(records, it.class_names, it.assignment.objects, it.confusion)
+    groups = [group_errors(scene, it.errors, it.costs), group_cells(scene)]
+    galleries = draw_groups([*groups[0], *groups[1]])
+    best = best_f1(it.pooled)
+    looking = (f"To look at images, a confidence of {best.confidence:g} gives the best F1 of all "
+               f"classes together, {best.f1:.4f} (recall {best.recall:.4f}, precision "
+               f"{best.precision:.4f}); predict.py's own is {confidence:g}." if best else
+               "No object was found.")
     write_page(path, title, [
-        _summary(it, len(records)),
-        Section("Classes", _class_rows(it), charts=_charts(it)),
-        Section("Sizes of objects", _size_rows(it, objects), text=(
+        Section("Summary", _summary_rows(it), text=f"{origin} {looking}"),
+        Section("Classes", _class_rows(it, confidence), charts=_charts(it)),
+        Section("Sizes of objects", _size_rows(it), text=(
             "COCO's AP50:95 by area: small up to 32 x 32 pixels of the image, medium up to 96 x "
             "96, large above.")),
-        Section("Kinds of error", _error_rows(analysis), galleries=galleries[:kinds], text=(
-            f"TIDE's kinds, over all detections. Each costs so much of COCO's AP at IoU "
-            f"{FOREGROUND:g}, which is {_number(analysis.base)}: it would rise by that were this "
-            "kind of error mended alone. The costliest examples are below: cyan is true, red is "
-            "found.")),
-        Section("Confusion matrix", _confusion_rows(analysis.confusion, it.class_names),
-                galleries=galleries[kinds:], text=(
-            f"Detections above a confidence of {analysis.confusion.confidence:g} (the best F1) at "
-            f"IoU {FOREGROUND:g}, rows true, columns found. Row background: found where nothing "
-            "is. Column background: objects not found.")),
-    ])
+        Section("Kinds of error", _error_rows(it), galleries=galleries[:len(groups[0])], text=(
+            f"TIDE's kinds, over all detections. COCO's AP at IoU {FOREGROUND:g} is "
+            f"{_number(it.ap50)}; each kind costs what it would rise by were that kind alone "
+            "mended. The costliest examples are below: cyan is true, red is found.")),
+        Section("Confusion matrix", _confusion_rows(it.confusion, it.class_names),
+                galleries=galleries[len(groups[0]):], text=(
+            f"Detections above a confidence of {it.confusion.confidence:g} (the best F1) at IoU "
+            f"{FOREGROUND:g}, rows true, columns found. Row background: found where nothing is. "
+            "Column background: objects not found."))])
 
 
-def _summary(it, images):
-    """Return the Section of the figures for all classes."""
-    best = at_confidence(it.pooled, it.analysis.confusion.confidence)
+def _summary_rows(it):
+    """Return the table of the figures for all classes."""
     rows = [["figure", "value"],
             ["mAP at IoU 0.5, area under the curve (VOC 2010 and later)", mean_ap(it.results)],
             ["mAP at IoU 0.5, 11 points (VOC 2007)", mean_ap(it.results, "ap_11_point")],
             *([f"COCO's {name}", it.coco.figure(name)]
               for name in ("AP50:95", "AP50", "AP75", "AR 100")),
-            ["images", images], ["objects that count", it.pooled.num_objects],
+            ["images", it.images], ["objects that count", it.pooled.num_objects],
             ["detections", it.pooled.num_detections]]
-    text = (f"The APs take all detections above a confidence of {it.scoring_confidence:g}. To look "
-            f"at images, {best.confidence:g} gives the best F1, {_number(best.f1)}: recall "
-            f"{_number(best.recall)}, precision {_number(best.precision)}.")
-    return Section("Summary", [[name, _number(value)] for name, value in rows], text=text)
+    return [[name, _number(value)] for name, value in rows]
 
 
-def _class_rows(it):
+def _class_rows(it, confidence):
     """Return the table by class, with what the chosen and the best confidence do."""
-    columns = ["recall", "precision", "F1"]
-    rows = [["class", "objects", "detections", "AP area", "AP 11 points", "AP50:95",
-             *(f"{name} at {it.confidence:g}" for name in columns), "best confidence",
-             *(f"{name} there" for name in columns)]]
+    names = ["recall", "precision", "F1"]
+    rows = [["class", "objects", "found", "AP area", "AP 11pt", "AP50:95",
+             *(f"{name} at {confidence:g}" for name in names), "best conf.",
+             *(f"best {name}" for name in names)]]
     for label, (name, result) in enumerate(zip(it.class_names, it.results)):
         best = best_f1(result)
-        there = at_confidence(result, best.confidence if best else math.nan)
         rows.append([name, result.num_objects, result.num_detections, result.ap_area,
                      result.ap_11_point, it.coco.figure("AP50:95", label),
-                     *at_confidence(result, it.confidence)[1:],
-                     f"{best.confidence:g}" if best else "-", *there[1:]])
+                     *at_confidence(result, confidence), *(
+                         [f"{best.confidence:g}", best.recall, best.precision, best.f1]
+                         if best else "----")])
     return [[_number(cell) for cell in row] for row in rows]
 
 
@@ -145,8 +180,9 @@ def _thin(x, y):
     return [(float(x[k]), float(y[k])) for k in (*places, -1)]
 
 
-def _size_rows(it, objects):
+def _size_rows(it):
     """Return AP and number of objects by class and size."""
+    objects = it.assignment.objects
     sizes = [size for size in SIZES if size != "all"]
     rows = [["class", *(f"{size}{what}" for size in sizes for what in (" AP", " objects"))]]
     for label, name in [(None, "all classes"), *enumerate(it.class_names)]:
@@ -160,12 +196,11 @@ def _size_rows(it, objects):
     return rows
 
 
-def _error_rows(analysis):
+def _error_rows(it):
     """Return the table of the kinds of error, each leading to its examples."""
     return [["kind", "number", "costs"], *(
         [Cell(f"{kind.name.lower()}: {kind.value}", link=kind.name.lower()),
-         str(len(analysis.errors.chosen(kind))), _number(analysis.costs[kind])]
-        for kind in KINDS)]
+         str(len(it.errors.chosen(kind))), _number(it.costs[kind])] for kind in KINDS)]
 
 
 def _confusion_rows(confusion, class_names):
@@ -197,15 +232,3 @@ class At(NamedTuple):
     recall: float
     precision: float
     f1: float
-
-
-def at_confidence(result: ClassResult, confidence: float) -> At:
-    """Return what the detections of a class that score more than a confidence find."""
-    kept = int((result.scores > confidence).sum())
-    if not result.num_objects:
-        return At(confidence, *[math.nan] * 3)
-    if not kept:
-        return At(confidence, 0.0, math.nan, 0.0)
-    recall, precision = float(result.recall[kept - 1]), float(result.precision[kept - 1])
-    f1 = 2 * recall * precision / max(recall + precision, 1e-12)
-    return At(confidence, recall, precision, f1)
