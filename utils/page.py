@@ -31,7 +31,8 @@ polyline{fill:none;stroke:#1f77b4;stroke-width:1.5}
 .mark{stroke:#222;stroke-dasharray:3 3}
 @media print{body{max-width:none;font-size:11px} td,th{padding:1px 4px}
 .wide{overflow:visible} td:first-child{position:static} figure,tr{break-inside:avoid}
-h2,h3,summary{break-after:avoid} details::details-content{content-visibility:visible;height:auto}}
+h2,h3,summary{break-after:avoid} details .images img{max-width:228px}
+details::details-content{content-visibility:visible;height:auto}}
 </style></head><body>
 {% macro table(rows) %}<div class="wide"><table>
 {% for row in rows %}{% set tag = "th" if loop.first else "td" %}
