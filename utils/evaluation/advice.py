@@ -55,7 +55,8 @@ def _explain(assignment, total, class_names):
     if (assignment.best_iou >= FITS).sum() * 2 < fits.sum():
         pairs, counts = np.unique(np.stack([found.labels[fits], objects.labels[target[fits]]]),
                                   axis=1, return_counts=True)
-        rows = [(*map(class_names.__getitem__, pairs[:, k]), counts[k]) for k in np.argsort(-counts)]
+        rows = [(class_names[pairs[0, k]], class_names[pairs[1, k]], counts[k])
+                for k in np.argsort(-counts)]
         mixed = [f"{ours} on {theirs} ({count} times)" for ours, theirs, count in rows
                  if ours != theirs]
         return text + ("the boxes fit, the names do not: are the classes those of the training, in "

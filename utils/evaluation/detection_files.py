@@ -60,29 +60,22 @@ def detection_writers(found: Found, records: Sequence[Record], class_names: Sequ
     """Return {name of a file: what writes it} for a set of detections and its ground truth.
 
     detections.json is COCO's list of results. ground_truth.json has the same ids with the files,
-    names and objects that they stand for, difficult ones as crowds; pycocotools takes the two as
-    they are. A comp4_det_test_<class>.txt has lines of image, score, and a box in VOC's pixels,
-    which count from 1 and include the last one.
+    names and objects that they stand for; pycocotools takes the two as they are. A
+    comp4_det_test_<class>.txt has lines of image, score, and a box in VOC's pixels, which count
+    from 1 and include the last one.
     """
-    images, classes = np.array(image_ids(records), int), np.array(class_ids(class_names))
-    names, boxes = image_names(records), found.boxes.astype(np.float64)
-    scores = found.scores.astype(np.float64)
+    names = image_names(records)
+    scores, boxes = found.scores.astype(np.float64), found.boxes.astype(np.float64) + (1, 1, 0, 0)
 
     def voc_lines(label):
         mine = np.flatnonzero(found.labels == label)
-        rows = zip(found.image[mine].tolist(), scores[mine].tolist(),
-                   (boxes[mine] + (1, 1, 0, 0)).tolist())
+        rows = zip(found.image[mine].tolist(), scores[mine].tolist(), boxes[mine].tolist())
         return "".join(f"{names[image]} {score!r} {' '.join(map(repr, box))}\n"
                        for image, score, box in rows)
 
-    def coco_rows():
-        return [{"image_id": image, "category_id": label, "bbox": box, "score": score}
-                for image, label, box, score in zip(
-                    images[found.image].tolist(), classes[found.labels].tolist(),
-                    _xywh(boxes).tolist(), scores.tolist())]
-
-    files = {DETECTIONS: lambda: _json_lines(coco_rows()),
-             GROUND_TRUTH: lambda: json.dumps(_ground_truth(records, images, class_names, classes),
+    files = {DETECTIONS: lambda: "[" + ",\n".join(
+                 map(json.dumps, coco_results(found, records, class_names))) + "]\n",
+             GROUND_TRUTH: lambda: json.dumps(coco_ground_truth(records, class_names),
                                               ensure_ascii=False)}
     files |= {f"comp4/comp4_det_test_{_file_name(name)}.txt": lambda label=label: voc_lines(label)
               for label, name in enumerate(class_names)}
@@ -90,29 +83,38 @@ def detection_writers(found: Found, records: Sequence[Record], class_names: Sequ
             for name, text in files.items()}
 
 
-def _ground_truth(records, images, class_names, classes):
-    """Return the records as the values of a COCO annotation file."""
-    objects = flatten_records(records)
-    rows = zip(images[objects.image].tolist(), classes[objects.labels].tolist(),
-               _xywh(objects.boxes.astype(np.float64)).tolist(), objects.area.tolist(),
-               objects.difficult.astype(int).tolist())
-    return {"info": {"description": "ids of detections.json"},
+def coco_results(found: Found, records: Sequence[Record], class_names: Sequence[str]) -> list[dict]:
+    """Return detections as COCO's results."""
+    return [{"image_id": image, "category_id": label, "bbox": box, "score": score}
+            for image, label, box, score in zip(
+                _numbered(image_ids(records), found.image),
+                _numbered(class_ids(class_names), found.labels), _xywh(found.boxes),
+                found.scores.astype(np.float64).tolist())]
+
+
+def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> dict:
+    """Return records as the values of a COCO annotation file; difficult objects become crowds."""
+    images, classes, objects = image_ids(records), class_ids(class_names), flatten_records(records)
+    rows = zip(_numbered(images, objects.image), _numbered(classes, objects.labels),
+               _xywh(objects.boxes), objects.area.tolist(), objects.difficult.astype(int).tolist())
+    return {"info": {"description": "objects and ids of detections.json"},
             "images": [{"id": number, "file_name": shorten(record.path)}
-                       for number, record in zip(images.tolist(), records)],
+                       for number, record in zip(images, records)],
             "categories": [{"id": number, "name": name}
-                           for number, name in zip(classes.tolist(), class_names)],
+                           for number, name in zip(classes, class_names)],
             "annotations": [{"id": k, "image_id": image, "category_id": label, "bbox": box,
                              "area": area, "iscrowd": crowd}
                             for k, (image, label, box, area, crowd) in enumerate(rows, start=1)]}
 
 
-def _json_lines(rows):
-    """Return a JSON list with a line for each row."""
-    return "[" + ",\n".join(map(json.dumps, rows)) + "]\n"
+def _numbered(ids, numbers):
+    return np.array(ids, int)[numbers].tolist()
 
 
 def _xywh(boxes):
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    """Return xyxy boxes as lists of [x, y, width, height], without loss."""
+    boxes = boxes.astype(np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
 
 
 def _file_name(name):
