@@ -126,8 +126,8 @@ def make_judge(found, records, classes, voc):
     truth.dataset = coco_ground_truth(records, names)
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes(coco_results(flatten_detections(found), records,
-                                                           names)), "bbox")
+        results = list(coco_results(flatten_detections(found), records, names))
+        judge = COCOeval(truth, truth.loadRes(results), "bbox")
     if voc:
         judge.params.iouThrs, judge.params.recThrs = np.array([0.5]), np.arange(11) / 10
         judge.params.areaRng, judge.params.maxDets = judge.params.areaRng[:1], [100]

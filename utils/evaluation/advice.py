@@ -43,7 +43,8 @@ def _explain(assignment, total, class_names):
         return (f"mAP is 0: nothing was found of {total} objects; has the training gone on long "
                 "enough?")
     iou, target = best_overlaps(found, objects, any_class=True)
-    text = (f"why mAP is near 0: {len(found.scores)} detections for {total} objects; best score "
+    text = (f"why mAP is near 0: {len(found.scores)} detections in {len(np.unique(found.image))} "
+            f"images, {total} objects in {len(np.unique(objects.image))}; best score "
             f"{found.scores.max():.3f}; best IoU {assignment.best_iou.max():.3f} with an object of "
             f"the class, {iou.max():.3f} with any\n  ")
     fits = iou >= FITS
