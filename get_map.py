@@ -62,7 +62,8 @@ def main(settings: MapSettings) -> None:
         if settings.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
         records, names = read_list(settings.test_list)
-        folder = on_first(lambda: image_ids(records) and make_folder(settings.map_out_path))
+        image_ids(records)  # refuses an image that stands twice, before the work
+        folder = on_first(lambda: make_folder(settings.map_out_path))
         found = None
         if not settings.detections:
             found = detect(settings, records, names)

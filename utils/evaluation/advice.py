@@ -43,7 +43,8 @@ def _explain(assignment, total, class_names):
         return (f"mAP is 0: nothing was found of {total} objects; has the training gone on long "
                 "enough?")
     iou, target = best_overlaps(found, objects, any_class=True)
-    text = (f"why mAP is near 0: {len(found.scores)} detections for {total} objects; best score "
+    text = (f"why mAP is near 0: {len(found.scores)} detections in {len(np.unique(found.image))} "
+            f"images, {total} objects in {len(np.unique(objects.image))}; best score "
             f"{found.scores.max():.3f}; best IoU {assignment.best_iou.max():.3f} with an object of "
             f"the class, {iou.max():.3f} with any\n  ")
     fits = iou >= FITS
@@ -55,7 +56,8 @@ def _explain(assignment, total, class_names):
     if (assignment.best_iou >= FITS).sum() * 2 < fits.sum():
         pairs, counts = np.unique(np.stack([found.labels[fits], objects.labels[target[fits]]]),
                                   axis=1, return_counts=True)
-        rows = [(*map(class_names.__getitem__, pairs[:, k]), counts[k]) for k in np.argsort(-counts)]
+        rows = [(class_names[pairs[0, k]], class_names[pairs[1, k]], counts[k])
+                for k in np.argsort(-counts)]
         mixed = [f"{ours} on {theirs} ({count} times)" for ours, theirs, count in rows
                  if ours != theirs]
         return text + ("the boxes fit, the names do not: are the classes those of the training, in "

@@ -6,7 +6,8 @@ Numbers are written in full, so that what is read back has the same figures to t
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -60,59 +61,65 @@ def detection_writers(found: Found, records: Sequence[Record], class_names: Sequ
     """Return {name of a file: what writes it} for a set of detections and its ground truth.
 
     detections.json is COCO's list of results. ground_truth.json has the same ids with the files,
-    names and objects that they stand for, difficult ones as crowds; pycocotools takes the two as
-    they are. A comp4_det_test_<class>.txt has lines of image, score, and a box in VOC's pixels,
-    which count from 1 and include the last one.
+    names and objects that they stand for; pycocotools takes the two as they are. A
+    comp4_det_test_<class>.txt has lines of image, score, and a box in VOC's pixels, which count
+    from 1 and include the last one.
     """
-    images, classes = np.array(image_ids(records), int), np.array(class_ids(class_names))
-    names, boxes = image_names(records), found.boxes.astype(np.float64)
-    scores = found.scores.astype(np.float64)
+    names = image_names(records)
+    boxes = found.boxes.astype(np.float64) + (1, 1, 0, 0)
 
     def voc_lines(label):
-        mine = np.flatnonzero(found.labels == label)
-        rows = zip(found.image[mine].tolist(), scores[mine].tolist(),
-                   (boxes[mine] + (1, 1, 0, 0)).tolist())
-        return "".join(f"{names[image]} {score!r} {' '.join(map(repr, box))}\n"
-                       for image, score, box in rows)
+        mine = found.labels == label
+        for image, score, box in zip(*(part[mine].tolist()
+                                       for part in (found.image, found.scores, boxes))):
+            yield f"{names[image]} {score!r} {' '.join(map(repr, box))}\n"
 
-    def coco_rows():
-        return [{"image_id": image, "category_id": label, "bbox": box, "score": score}
-                for image, label, box, score in zip(
-                    images[found.image].tolist(), classes[found.labels].tolist(),
-                    _xywh(boxes).tolist(), scores.tolist())]
+    def coco_lines():
+        for number, row in enumerate(coco_results(found, records, class_names)):
+            yield (",\n" if number else "[") + json.dumps(row)
+        yield "]\n" if len(boxes) else "[]\n"
 
-    files = {DETECTIONS: lambda: _json_lines(coco_rows()),
-             GROUND_TRUTH: lambda: json.dumps(_ground_truth(records, images, class_names, classes),
-                                              ensure_ascii=False)}
-    files |= {f"comp4/comp4_det_test_{_file_name(name)}.txt": lambda label=label: voc_lines(label)
+    files = {DETECTIONS: coco_lines, GROUND_TRUTH: lambda: [
+        json.dumps(coco_ground_truth(records, class_names), ensure_ascii=False)]}
+    files |= {f"comp4/comp4_det_test_{_file_name(name)}.txt": partial(voc_lines, label)
               for label, name in enumerate(class_names)}
-    return {name: lambda path, text=text: path.write_text(text(), encoding="utf-8")
-            for name, text in files.items()}
+    return {name: partial(_write_lines, lines) for name, lines in files.items()}
 
 
-def _ground_truth(records, images, class_names, classes):
-    """Return the records as the values of a COCO annotation file."""
-    objects = flatten_records(records)
-    rows = zip(images[objects.image].tolist(), classes[objects.labels].tolist(),
-               _xywh(objects.boxes.astype(np.float64)).tolist(), objects.area.tolist(),
-               objects.difficult.astype(int).tolist())
-    return {"info": {"description": "ids of detections.json"},
+def _write_lines(lines, path):
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines())
+
+
+def coco_results(found: Found, records: Sequence[Record], class_names: Sequence[str]
+                 ) -> Iterator[dict]:
+    """Yield detections as COCO's results."""
+    images, classes = image_ids(records), class_ids(class_names)
+    for image, label, box, score in zip(found.image.tolist(), found.labels.tolist(),
+                                        _xywh(found.boxes), found.scores.tolist()):
+        yield {"image_id": images[image], "category_id": classes[label], "bbox": box,
+               "score": score}
+
+
+def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> dict:
+    """Return records as the values of a COCO annotation file; difficult objects become crowds."""
+    images, classes, objects = image_ids(records), class_ids(class_names), flatten_records(records)
+    rows = zip(objects.image.tolist(), objects.labels.tolist(), _xywh(objects.boxes),
+               objects.area.tolist(), objects.difficult.tolist())
+    return {"info": {"description": "objects and ids of detections.json"},
             "images": [{"id": number, "file_name": shorten(record.path)}
-                       for number, record in zip(images.tolist(), records)],
+                       for number, record in zip(images, records)],
             "categories": [{"id": number, "name": name}
-                           for number, name in zip(classes.tolist(), class_names)],
-            "annotations": [{"id": k, "image_id": image, "category_id": label, "bbox": box,
-                             "area": area, "iscrowd": crowd}
+                           for number, name in zip(classes, class_names)],
+            "annotations": [{"id": k, "image_id": images[image], "category_id": classes[label],
+                             "bbox": box, "area": area, "iscrowd": int(crowd)}
                             for k, (image, label, box, area, crowd) in enumerate(rows, start=1)]}
 
 
-def _json_lines(rows):
-    """Return a JSON list with a line for each row."""
-    return "[" + ",\n".join(map(json.dumps, rows)) + "]\n"
-
-
 def _xywh(boxes):
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    """Return xyxy boxes as lists of [x, y, width, height], without loss."""
+    boxes = boxes.astype(np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
 
 
 def _file_name(name):
@@ -123,7 +130,7 @@ def _file_name(name):
 class _Row(NamedTuple):
     """What a row of a file says."""
 
-    place: tuple  # file, "row" or "line", and its number
+    place: str  # file and row, for messages
     images: int | str  # id or name
     classes: int | str  # id or name
     numbers: tuple  # score, xyxy edges, area
@@ -160,11 +167,6 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
     return found
 
 
-def _fail(row, text):
-    path, word, number = row.place
-    raise UserError(f"{shorten(path)}, {word} {number}: {text}")
-
-
 def _read_coco(path):
     """Return the _Rows of a COCO results file."""
     try:
@@ -177,15 +179,16 @@ def _read_coco(path):
                         "score); an annotation file is none.")
     rows = []
     for number, value in enumerate(values, start=1):
-        place = (path, "row", number)
+        place = f"{shorten(path)}, row {number}"
         try:
             x, y, width, height = map(float, value["bbox"])
             numbers = float(value["score"]), x, y, x + width, y + height, width * height
             rows.append(_Row(place, value["image_id"], value["category_id"], numbers))
             hash(rows[-1])
         except (KeyError, TypeError, ValueError, OverflowError):
-            _fail(_Row(place, 0, 0, ()), f"{json.dumps(value):.80} is no result: it needs image_id,"
-                  " category_id, a score, and a bbox of [x, y, width, height].")
+            raise UserError(f"{place}: {json.dumps(value):.80} is no result: it needs image_id, "
+                            "category_id, a score, and a bbox of [x, y, width, "
+                            "height].") from None
     return rows
 
 
@@ -208,14 +211,15 @@ def _read_voc(folder, classes):
             image, *words = line.strip().rsplit(None, 5) or [""]
             if not image:
                 continue
-            row = _Row((path, "line", number), image, known[name], ())
+            place = f"{shorten(path)}, line {number}"
             try:
                 score, x0, y0, x1, y1 = map(float, words)
             except ValueError:
-                _fail(row, f"{line.strip()!r:.80} is not an image, a score, and a box of xmin ymin "
-                      "xmax ymax.")
+                raise UserError(f"{place}: {line.strip()!r:.80} is not an image, a score, and a "
+                                "box of xmin ymin xmax ymax.") from None
             x0, y0 = x0 - 1, y0 - 1
-            rows.append(row._replace(numbers=(score, x0, y0, x1, y1, (x1 - x0) * (y1 - y0))))
+            numbers = score, x0, y0, x1, y1, (x1 - x0) * (y1 - y0)
+            rows.append(_Row(place, image, known[name], numbers))
     return rows
 
 
@@ -224,7 +228,7 @@ def _names_of(records):
     table = {}
     for number, (name, record) in enumerate(zip(image_names(records), records)):
         path = record.path
-        for key in {name, path.stem, path.name, shorten(path), str(path)}:
+        for key in dict.fromkeys((name, path.stem, path.name, shorten(path), str(path))):
             table[key] = number if key not in table else None
     return table
 
@@ -234,11 +238,16 @@ def _add_ids(path, images, classes):
     try:
         values = json.loads(read_text(path, remedy="detections_ids must name a COCO file."))
         for part, name, table in (("images", "file_name", images), ("categories", "name", classes)):
+            known = set()
             for row in values[part]:
                 if row["id"] in table:
                     raise UserError(f"{shorten(path)}: id {row['id']!r} stands twice in {part}.")
                 key = plain_name(row[name])
-                table[row["id"]] = table.get(key, table.get(Path(key).name))
+                number = table.get(key, table.get(Path(key).name))
+                if number is not None and number in known:
+                    raise UserError(f"{shorten(path)}: {key} stands twice in {part}.")
+                known.add(number)
+                table[row["id"]] = number
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{shorten(path)}: not a COCO annotation file ({type(error).__name__}: "
                         f"{error!s:.60}).") from None
@@ -249,38 +258,42 @@ def _looked_up(rows, field, table):
     numbers = [table.get(getattr(row, field)) for row in rows]
     if None in numbers:
         first = rows[numbers.index(None)]
-        ids = [key for key in table if not isinstance(key, str)] or list(table)
-        _fail(first, f"{getattr(first, field)!r:.60} is none of the {field} of the list "
-              f"({', '.join(map(repr, ids[:3]))}{', ...' * (len(ids) > 3)}); {numbers.count(None)} "
-              f"of {len(rows)} rows are so.\nSet test_list to the list that was detected on, or "
-              "detections_ids to the COCO annotation file whose ids these are.")
+        value = getattr(first, field)
+        ids = {number: key for key, number in reversed(table.items())
+               if isinstance(key, str) == isinstance(value, str)}
+        ids = [repr(ids[number]) for number in sorted(ids.keys() - {None})]
+        raise UserError(
+            f"{first.place}: {value!r:.60} is none of the {field} of the list "
+            f"({', '.join(ids[:3])}{', ...' * (len(ids) > 3)}); {numbers.count(None)} of "
+            f"{len(rows)} rows are so.\nSet test_list to the list that was detected on, or "
+            "detections_ids to the COCO annotation file whose ids these are.")
     return np.array(numbers, np.int64)
 
 
 def _check_numbers(rows, found):
     """Raise UserError for the first score or box that cannot be."""
     finite, low, high = np.isfinite(found.boxes).all(1), found.boxes[:, :2], found.boxes[:, 2:]
-    for text, wrong in {"the score is not finite": ~np.isfinite(found.scores),
-                        "the box is not finite": ~finite,
-                        "the box has a negative width or height": (high < low).any(1)}.items():
+    for text, wrong in (("score is not finite", ~np.isfinite(found.scores)),
+                        ("box is not finite", ~finite),
+                        ("box has a negative width or height", (high < low).any(1))):
         if wrong.any():
             row = rows[int(wrong.argmax())]
-            _fail(row, f"{text} (score, box from and to x and y: {row.numbers[:5]}); "
-                  f"{wrong.sum()} of {len(rows)} rows are so.")
+            raise UserError(f"{row.place}: the {text} (score, box from and to x and y: "
+                            f"{row.numbers[:5]}); {wrong.sum()} of {len(rows)} rows are so.")
 
 
 def _note_oddities(rows, found, records):
     """Print notes on boxes that lie outside of their images and on rows that stand twice."""
     if len(rows) and found.boxes.max() <= 2:
         print("note: no box reaches beyond 2; boxes must be in pixels, not fractions of the image")
-    sizes = [image_size(record.path) if record.path.is_file() else (np.inf, np.inf)
-             for record in records]
-    outside = ((found.boxes[:, :2] >= np.reshape(sizes, (-1, 2))[found.image]).any(1)
-               | (found.boxes[:, 2:] <= 0).any(1))
+    sizes = np.reshape([image_size(record.path) if record.path.is_file() else (np.inf, np.inf)
+                        for record in records], (-1, 2))[found.image]
+    low, high = found.boxes[:, :2], found.boxes[:, 2:]
+    outside = ((low >= sizes) | (high > 1.1 * sizes) | (high <= 0)).any(1)
     if outside.any():
-        print(f"note: {outside.sum()} of {len(rows)} boxes lie wholly outside of their images "
-              f"(first {rows[int(outside.argmax())].place[1:]}); boxes must be in pixels of the "
-              "whole image")
+        print(f"note: {outside.sum()} of {len(rows)} boxes lie outside of their images or reach far"
+              f" beyond them, first in {rows[int(outside.argmax())].place}; boxes must be in "
+              "pixels of the whole image, in JSON [x, y, width, height]")
     whole = {(image, label, row.numbers) for image, label, row in zip(
         found.image.tolist(), found.labels.tolist(), rows)}
     if len(whole) < len(rows):
