@@ -175,6 +175,8 @@ def test_empty_sets(found, objects):
     base, costs = cost_of_errors(errors, 3)
     assert np.isnan(base) == (not any(not row[2] for row in objects))
     assert len(cost_of_each(errors)) == len(found)
+    if not found and objects:
+        assert (base, costs[ErrorKind.MISSED], sum(costs.values())) == (0, 1, 1)
     matrix = confuse(as_found(found), as_objects(objects), 3, 0.1).matrix
     assert matrix.sum() == sum(not row[2] for row in objects) + (len(found) if not any(
         row[2] for row in objects) else 0)

@@ -114,34 +114,33 @@ def cost_of_errors(errors: Errors, num_classes: int) -> tuple[float, dict[ErrorK
     """
     found, objects = errors.assignment.found, errors.assignment.objects
     counts = np.bincount(objects.labels[errors.assignment.counted], minlength=num_classes)
-    asked = counts > 0
-    right = (errors.assignment.matched[0] >= 0) & ~errors.assignment.ignored[0]
+    order = np.argsort(-found.scores, kind="stable")
+
+    def mean_ap(labels, right, keep, left=counts):
+        rows = order[keep[order]]
+        rows = rows[np.argsort(labels[rows].astype(np.uint16), kind="stable")]
+        hits = np.split(right[rows], np.searchsorted(labels[rows], np.arange(1, num_classes)))
+        values = [_ap(mine, number) for mine, number, asked in zip(hits, left, counts)
+                  if asked and (len(mine) or number)]
+        # Where nothing is left to be found, and nothing is found, nothing is wrong.
+        return float(np.mean(values)) if values else 1.0 if counts.any() else float("nan")
+
     keep = ~errors.assignment.ignored[0]
-    base = _mean_ap(found.scores, found.labels, right, keep, counts, asked)
-    costs = {}
+    right = keep & (errors.assignment.matched[0] >= 0)
+    base, costs = mean_ap(found.labels, right, keep), {}
     for kind in ErrorKind:
         rows = errors.chosen(kind)
-        labels, mended, left, number = found.labels.copy(), right.copy(), keep.copy(), counts
         if kind is ErrorKind.MISSED:
-            number = counts - np.bincount(objects.labels[rows], minlength=num_classes)
+            left = counts - np.bincount(objects.labels[rows], minlength=num_classes)
+            mended = mean_ap(found.labels, right, keep, left)
         else:
-            left[rows] = mended[rows] = errors.fixable[rows]
+            labels, now_right, kept = found.labels.copy(), right.copy(), keep.copy()
+            kept[rows] = now_right[rows] = errors.fixable[rows]
             rows = rows[errors.fixable[rows]]
             labels[rows] = objects.labels[errors.target[rows]]
-        costs[kind] = max(0.0, _mean_ap(found.scores, labels, mended, left, number, asked) - base)
+            mended = mean_ap(labels, now_right, kept)
+        costs[kind] = max(0.0, mended - base)
     return base, costs
-
-
-def _mean_ap(scores, labels, right, keep, counts, asked):
-    """Return the mean of COCO's 101-point AP over the classes asked for."""
-    values = []
-    order = np.argsort(-scores, kind="stable")
-    order = order[keep[order]]
-    for label in np.flatnonzero(asked):
-        hits = right[order[labels[order] == label]]
-        if len(hits) or counts[label]:
-            values.append(_ap(hits, counts[label]))
-    return float(np.mean(values)) if values else float("nan")
 
 
 def _ap(hits, count):
@@ -159,12 +158,12 @@ def cost_of_each(errors: Errors) -> np.ndarray:
     What precision gains at each right detection below it, were it not there: the area under the
     curve before it is made monotone. High scores cost most.
     """
-    found, costs = errors.assignment.found, np.zeros(len(errors.kind))
-    counts = np.bincount(errors.assignment.objects.labels[errors.assignment.counted],
-                         minlength=found.labels.max(initial=0) + 1)
-    for label in np.unique(found.labels):
-        rows = errors.assignment.order[found.labels[errors.assignment.order] == label]
-        rows = rows[~errors.assignment.ignored[0][rows]]
+    assignment, costs = errors.assignment, np.zeros(len(errors.kind))
+    order = assignment.order[~assignment.ignored[0][assignment.order]]
+    labels, starts = np.unique(assignment.found.labels[order], return_index=True)
+    counts = np.bincount(assignment.objects.labels[assignment.counted],
+                         minlength=labels.max(initial=0) + 1)
+    for label, rows in zip(labels, np.split(order, starts[1:])):
         wrong, ranks = errors.kind[rows] >= 0, np.arange(1, len(rows) + 1)
         gains = np.where(wrong, 0, np.cumsum(~wrong) / (ranks * np.maximum(ranks - 1, 1)))
         below = np.cumsum(gains[::-1])[::-1]

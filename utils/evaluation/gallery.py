@@ -23,6 +23,7 @@ LARGEST = 7_500_000  # bytes of all thumbnails of a page
 PER_KIND = 8  # examples of a kind of error
 CELLS = 40  # of the confusion matrix that have examples
 OF_CELLS = 96  # examples of all cells together, at most PER_KIND of one
+LONGEST = 24  # letters of a class name on a thumbnail
 FOUND, TRUTH = range(2)  # of two colours: red and cyan, which nearly all eyes tell apart
 
 
@@ -131,10 +132,10 @@ class Scene(NamedTuple):
         others = others.boxes[others.image == image]
         parts = [(others, TRUTH if row >= 0 else FOUND, [""] * len(others))]
         if target >= 0:
-            name = self.class_names[self.objects.labels[target]]
+            name = _short(self.class_names[self.objects.labels[target]])
             parts.append((self.objects.boxes[target, None], TRUTH, [f"true {name}"]))
         if row >= 0:
-            name = self.class_names[found.labels[row]]
+            name = _short(self.class_names[found.labels[row]])
             parts.append((found.boxes[row, None], FOUND,
                           [f"found {name} {found.scores[row]:.2f}"]))
         texts = [text for *_, lines in parts for text in lines]
@@ -142,6 +143,11 @@ class Scene(NamedTuple):
         return Example(path, np.concatenate([boxes for boxes, *_ in parts], dtype=np.float64),
                        [kind for boxes, kind, _ in parts for _ in boxes], texts,
                        f"{path.name}: {', '.join(filter(None, texts))}")
+
+
+def _short(name):
+    """Return a class name, cut off where letters would become too small for the thumbnail."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST - 1]}…"
 
 
 def group_errors(scene: Scene, errors: Errors, costs: dict[ErrorKind, float]) -> list[Group]:
