@@ -176,7 +176,7 @@ def _read_coco(path):
                         "again.") from None
     if not isinstance(values, list):
         raise UserError(f"{shorten(path)}: not a list of results (image_id, category_id, bbox, "
-                        "score); an annotation file is none.")
+                        "score); is it an annotation file?")
     rows = []
     for number, value in enumerate(values, start=1):
         place = f"{shorten(path)}, row {number}"
