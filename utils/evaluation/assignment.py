@@ -77,26 +77,22 @@ class Assignment(NamedTuple):
 def flatten_detections(detections) -> Found:
     """Return the detections of a set, one with boxes, scores and labels an image, as Found."""
     counts = [len(found.scores) for found in detections]
-    boxes = _joined([found.boxes for found in detections], np.zeros((0, 4), np.float32))
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(it.boxes for it in detections)])
     return Found(np.repeat(np.arange(len(counts)), counts),
-                 _joined([found.labels for found in detections], np.zeros(0, np.int64)),
-                 _joined([found.scores for found in detections], np.zeros(0, np.float32)),
+                 np.concatenate([np.zeros(0, np.int64), *(it.labels for it in detections)]),
+                 np.concatenate([np.zeros(0, np.float32), *(it.scores for it in detections)]),
                  boxes, box_areas(boxes))
 
 
 def flatten_records(records) -> Objects:
     """Return the objects of records as Objects; their area is that of the box."""
     counts = [len(record.labels) for record in records]
-    boxes = _joined([record.boxes_px for record in records], np.zeros((0, 4), np.float32))
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(it.boxes_px for it in records)])
     area = box_areas(boxes)
     return Objects(np.repeat(np.arange(len(counts)), counts),
-                   _joined([record.labels for record in records], np.zeros(0, np.int64)), boxes,
-                   _joined([record.difficult for record in records], np.zeros(0, bool)),
+                   np.concatenate([np.zeros(0, np.int64), *(it.labels for it in records)]), boxes,
+                   np.concatenate([np.zeros(0, bool), *(it.difficult for it in records)]),
                    area, area)
-
-
-def _joined(parts, empty):
-    return np.concatenate(parts) if parts else empty
 
 
 def box_areas(boxes) -> np.ndarray:
@@ -227,7 +223,7 @@ def _iou(found, rows, objects, mine, crowds):
 class CocoMatches(NamedTuple):
     """COCO's matching in several size ranges; only detections that touch an object have a column.
 
-    A thousand of ten thousand detections overlap an object enough: this is what is kept of them.
+    Most of ten million detections touch none: so the matches fit in memory.
     """
 
     order: np.ndarray  # (D,) rows of found by class, in it best score first

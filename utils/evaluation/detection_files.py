@@ -176,7 +176,7 @@ def _read_coco(path):
                         "again.") from None
     if not isinstance(values, list):
         raise UserError(f"{shorten(path)}: not a list of results (image_id, category_id, bbox, "
-                        "score); an annotation file is none.")
+                        "score); is it an annotation file?")
     rows = []
     for number, value in enumerate(values, start=1):
         place = f"{shorten(path)}, row {number}"
@@ -200,8 +200,8 @@ def _read_voc(folder, classes):
     others = [path.name for path, name in files.items() if name not in known]
     if len(others) == len(files):
         raise UserError(f"{shorten(folder)}: no {DETECTIONS}, and no comp4_det_test_<class>.txt of "
-                        f"the classes {', '.join(classes):.80}"
-                        + f"; there is {others[0]}." * bool(others))
+                        f"the classes {', '.join(classes):.80}; there is "
+                        f"{', '.join(others[:2]) or 'no other'}.")
     if others:
         print(f"note: {len(others)} files of other classes are left out, such as {others[0]}")
     rows = []
@@ -272,10 +272,10 @@ def _looked_up(rows, field, table):
 
 def _check_numbers(rows, found):
     """Raise UserError for the first score or box that cannot be."""
-    finite, low, high = np.isfinite(found.boxes).all(1), found.boxes[:, :2], found.boxes[:, 2:]
     for text, wrong in (("score is not finite", ~np.isfinite(found.scores)),
-                        ("box is not finite", ~finite),
-                        ("box has a negative width or height", (high < low).any(1))):
+                        ("box is not finite", ~np.isfinite(found.boxes).all(1)),
+                        ("box has a negative width or height",
+                         (found.boxes[:, 2:] < found.boxes[:, :2]).any(1))):
         if wrong.any():
             row = rows[int(wrong.argmax())]
             raise UserError(f"{row.place}: the {text} (score, box from and to x and y: "
@@ -297,5 +297,4 @@ def _note_oddities(rows, found, records):
     whole = {(image, label, row.numbers) for image, label, row in zip(
         found.image.tolist(), found.labels.tolist(), rows)}
     if len(whole) < len(rows):
-        print(f"note: {len(rows) - len(whole)} of {len(rows)} rows stand twice and count as false "
-              "positives; was a file written into another?")
+        print(f"note: {len(rows) - len(whole)} of {len(rows)} rows stand twice: false positives")
