@@ -169,3 +169,22 @@ def test_lists_of_other_classes_are_refused(measure, folder, tmp_path):
     (tmp_path / "2007_classes.txt").write_text("\n".join(NAMES[::-1]))
     with pytest.raises(UserError, match="number 1 is 'cat' in the first, 'dog'"):
         measure(test_list=str(tmp_path / "2007_test.txt"))
+
+
+def test_the_report_and_the_comparison_of_two_runs(measure, folder, tmp_path):
+    measure()
+    values = json.loads((tmp_path / "map_out" / "results.json").read_text(encoding="utf-8"))
+    text = (tmp_path / "map_out" / "report.html").read_text(encoding="utf-8")
+    assert f"{values['map_area']:.4f}" in text and "confidence of 0.01" in text
+    assert f"{values['errors']['background']['cost']:.4f}" in text and "0.png" in text
+    rows = json.loads((tmp_path / "map_out" / "detections.json").read_text(encoding="utf-8"))
+    rows += [{"image_id": k, "category_id": 1, "bbox": [20, 10, 40, 40], "score": 1}
+             for k in range(3)]  # named by number, the images have their names as ids
+    better = tmp_path / "better.json"
+    better.write_text(json.dumps(rows), encoding="utf-8")
+    measure(map_out_path=str(tmp_path / "better"), detections=str(better))
+    assert "better.json" in (tmp_path / "better" / "report.html").read_text(encoding="utf-8")
+    out = measure(compare=(str(tmp_path / "map_out"), str(tmp_path / "better")), test_list="none")
+    assert "images that got better: 3" in out and "images that got worse: 0" in out
+    with pytest.raises(UserError, match="needs two folders"):
+        measure(compare=("map_out",))

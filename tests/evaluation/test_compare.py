@@ -1,13 +1,18 @@
 """Two measurements compared: against images copied one by one, and cases worked by hand."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_errors import CLASSES, IMAGES, A, B, as_found, as_objects, random_set
 
-from utils.evaluation.assignment import assign_voc
-from utils.evaluation.compare import compare, count_errors, format_comparison, resampled_ap
+from utils.cli import UserError
+from utils.data.annotations import Record
+from utils.evaluation.assignment import assign_voc, flatten_records
+from utils.evaluation.compare import (compare, compare_folders, count_errors, format_comparison,
+                                      resampled_ap)
+from utils.evaluation.detection_files import detection_writers
 from utils.evaluation.voc_ap import evaluate_voc
 
 NAMES = ["cat", "dog", "ö & 车"]
@@ -93,3 +98,57 @@ def test_nothing_found_and_nothing_there():
     assert "no objects" in format_comparison(result, ["a", "b", "c"])
     lost = compare(as_found([(0, 0, 0.9, A)]), none, as_objects([(0, 0, False, A)]), NAMES, 1)
     assert (lost.differences[0].low, lost.differences[0].high) == (-1, -1)
+
+
+def write_folder(path, found, records):
+    """Write what get_map.py leaves of a measurement."""
+    (path / "comp4").mkdir(parents=True)
+    for name, write in detection_writers(found, records, NAMES).items():
+        write(path / name)
+    return str(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders of results on the same images."""
+    found, objects = random_set(0, 0.2)
+    _, tables = by_image(found, objects)
+    records = [Record(tmp_path / f"{k}.jpg", table.boxes_px.astype(np.float32), table.labels,
+                      table.difficult) for k, table in enumerate(tables)]
+    kept = found._replace(labels=np.where(found.image % 3, found.labels, 0))
+    return (write_folder(tmp_path / "a", found, records), write_folder(tmp_path / "b", kept, records),
+            compare(found, kept, flatten_records(records), NAMES, IMAGES))
+
+
+def test_folders_give_what_their_detections_give(folders):
+    first, second, expected = folders
+    assert compare_folders([first, second]).splitlines()[1:] == format_comparison(
+        expected, [str(k) for k in range(IMAGES)]).splitlines()
+    assert compare_folders([first, first]).count("+0.0000 .. +0.0000") == CLASSES + 1
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda text: text[:200], "not what get_map.py writes"),
+    (lambda text: "[]", "not what get_map.py writes"),
+    (lambda text: text.replace('"categories"', '"classes"'), "not what get_map.py writes"),
+    (lambda text: text.replace("3.jpg", "33.jpg"), "different test lists"),
+    (lambda text: text.replace('"iscrowd": 1', '"iscrowd": 0', 1), "different test lists"),
+    (lambda text: text.replace("dog", "cow"), "different test lists")])
+def test_folders_that_cannot_be_compared(folders, spoil, message):
+    first, second, _ = folders
+    truth = Path(second, "ground_truth.json")
+    truth.write_text(spoil(truth.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(UserError, match=message) as error:
+        compare_folders([first, second])
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_one_folder_three_folders_and_none(folders, tmp_path):
+    for wrong in ([folders[0]], [folders[0]] * 3):
+        with pytest.raises(UserError, match="needs two folders"):
+            compare_folders(wrong)
+    with pytest.raises(UserError, match="no such file or folder"):
+        compare_folders([folders[0], str(tmp_path / "gone")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"ground_truth\.json: No such file.* Run get_map\.py"):
+        compare_folders([folders[0], str(tmp_path / "empty")])
