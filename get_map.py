@@ -102,8 +102,7 @@ def report(settings: MapSettings, it: Measurement, records: list[Record], folder
     print(text)
     area, points = mean_ap(it.results), mean_ap(it.results, "ap_11_point")
     print(f"mAP@0.5 {area:.4f} (area), {points:.4f} (11-point)")
-    looking = SSDSettings().confidence
-    values = {"list": settings.test_list} | as_values(it, looking)
+    values = {"list": settings.test_list} | as_values(it, SSDSettings().confidence)
     origin = (f"The detections are those of {settings.detections}." if settings.detections else
               f"The APs are of all detections above a confidence of {SCORING['confidence']:g}.")
     faults += write_files(folder, {
@@ -113,7 +112,7 @@ def report(settings: MapSettings, it: Measurement, records: list[Record], folder
         "precision_recall.png": lambda path: plot_precision_recall(
             it.results, it.class_names, path),
         "report.html": lambda path: write_report(
-            path, f"mAP on {title}", it, records, confidence=looking, origin=origin)})
+            path, f"mAP on {title}", it, values, records=records, origin=origin)})
     if faults:
         raise UserError(f"{faults[0]}\n{len(faults)} files are missing; the figures above are "
                         "complete.")

@@ -116,7 +116,8 @@ def folders(tmp_path):
     records = [Record(tmp_path / f"{k}.jpg", table.boxes_px.astype(np.float32), table.labels,
                       table.difficult) for k, table in enumerate(tables)]
     kept = found._replace(labels=np.where(found.image % 3, found.labels, 0))
-    return (write_folder(tmp_path / "a", found, records), write_folder(tmp_path / "b", kept, records),
+    return (write_folder(tmp_path / "a", found, records),
+            write_folder(tmp_path / "b", kept, records),
             compare(found, kept, flatten_records(records), NAMES, IMAGES))
 
 

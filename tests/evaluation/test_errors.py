@@ -80,7 +80,8 @@ def tidecv_figures(found, objects):
         claims.add_detection(int(image), int(label), float(score), box)
     tide = tidecv.TIDE()
     run = tide.evaluate(truth, claims, mode=tidecv.TIDE.BOX, name="run")
-    return (run.ap / 100, {name: cost / 100 for name, cost in tide.get_main_errors()["run"].items()},
+    costs = tide.get_main_errors()["run"]
+    return (run.ap / 100, {name: cost / 100 for name, cost in costs.items()},
             {kind.short_name: number for kind, number in run.count_errors().items()})
 
 

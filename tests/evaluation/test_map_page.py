@@ -54,8 +54,8 @@ def as_records(folder, objects, images=IMAGES):
 def write(folder, found, objects, names, images=IMAGES):
     """Return (Measurement, text of its page)."""
     it = measure(found, objects, names, images)
-    write_report(folder / "report.html", "mAP on <list>", it, as_records(folder, objects, images),
-                 confidence=0.5, origin="Above 0.01.")
+    write_report(folder / "report.html", "mAP on <list>", it, as_values(it, 0.5),
+                 records=as_records(folder, objects, images), origin="Above 0.01.")
     return it, (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -104,7 +104,7 @@ def test_recall_and_precision_at_a_confidence_are_counts(page):
     for label, result in enumerate(it.results):
         seen = (found.labels == label) & (found.scores > 0.5)
         hits, total = (seen & (matched >= 0)).sum(), (it.assignment.objects.labels == label).sum()
-        recall, precision, f1 = at_confidence(result, 0.5)
+        _, f1, precision, recall = at_confidence(result, 0.5)
         assert (recall, precision) == (hits / total, hits / seen.sum())
         assert f1 == pytest.approx(2 * hits / (total + seen.sum()))
 
@@ -195,7 +195,8 @@ def test_a_browser_says_nothing_and_asks_for_nothing(page, tmp_path):
 def test_the_page_fits_its_window(page, tmp_path):
     """At 400 and 1200 pixels only tables scroll, in boxes of their own, and all images are seen."""
     script = ("<script>onload=()=>{const root=document.documentElement;parent.postMessage(["
-              "innerWidth, innerWidth-root.clientWidth+root.scrollWidth, [...document.images].filter(i=>i.width&&i.naturalWidth).length],'*')}"
+              "innerWidth, innerWidth-root.clientWidth+root.scrollWidth, [...document.images]"
+              ".filter(i=>i.width&&i.naturalWidth).length],'*')}"
               "</script></body>")
     text = re.sub(r"<meta http-equiv.*?>", "", page[2].replace("</body>", script), flags=re.DOTALL)
     (tmp_path / "page.html").write_text(text, encoding="utf-8")

@@ -156,6 +156,8 @@ def format_comparison(comparison: Comparison, image_names: Sequence[str]) -> str
         word = "  better" if it.low > 0 else "  worse" if it.high < 0 else ""
         lines.append(f"{it.name:<{width}}  {it.first:>7.4f} {it.second:>7.4f} "
                      f"{it.second - it.first:>+8.4f}  {it.low:+.4f} .. {it.high:+.4f}{word}")
+    lines.append("errors by image, above a confidence of {:g} in the first, {:g} in the second:"
+                 .format(*comparison.confidences))
     change = comparison.errors[1] - comparison.errors[0]
     for word, sign in (("better", 1), ("worse", -1)):
         order = np.argsort(sign * change, kind="stable")[:SHOWN]

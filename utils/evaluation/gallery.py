@@ -21,8 +21,8 @@ LEAST_WINDOW = 64  # pixels of an image that are shown at least
 AROUND = 2.2  # times the boxes' longer side is what a thumbnail shows
 LARGEST = 7_500_000  # bytes of all thumbnails of a page
 PER_KIND = 8  # examples of a kind of error
-CELLS = 40  # of the confusion matrix that have examples
-OF_CELLS = 96  # examples of all cells together, at most PER_KIND of one
+CELLS = 150  # of the confusion matrix that have examples
+OF_CELLS = 200  # examples of all cells together, at most PER_KIND of one
 LONGEST = 24  # letters of a class name on a thumbnail
 FOUND, TRUTH = range(2)  # of two colours: red and cyan, which nearly all eyes tell apart
 
@@ -192,7 +192,7 @@ def group_cells(scene: Scene) -> list[Group]:
             sign = 1 if true == claimed else -1
             rows = rows[np.argsort(sign * found.scores[rows], kind="stable")]
             pairs = [(row, confusion.matched[row]) for row in rows]
-        shown = min(PER_KIND, max(2, OF_CELLS // len(cells)))
+        shown = min(PER_KIND, max(1, OF_CELLS // len(cells)))
         groups.append(Group(cell_id(true, claimed),
                             f"True {names[true]}, found {names[claimed]}: {len(rows)}",
                             [scene.example(found, *pair) for pair in pairs[:shown]]))

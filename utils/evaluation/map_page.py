@@ -14,8 +14,8 @@ from utils.evaluation.errors import (BACKGROUND, FOREGROUND, KINDS, Confusion, E
                                      confuse, cost_of_errors, find_errors)
 from utils.evaluation.gallery import (Scene, cell_id, draw_groups, fullest_cells,
                                       group_cells, group_errors)
-from utils.evaluation.voc_ap import (VOC_IOU, ClassResult, best_f1, class_results, mean_ap,
-                                     pooled_result)
+from utils.evaluation.voc_ap import (VOC_IOU, BestF1, ClassResult, best_f1, class_results,
+                                     mean_ap, pooled_result)
 from utils.page import Cell, Chart, Section, write_page
 
 POINTS = 200  # of a curve on the page: one a pixel
@@ -60,50 +60,52 @@ def as_values(it: Measurement, confidence: float) -> dict:
         return None if math.isnan(value) else value
 
     def by_class(label, result):
-        best, names = best_f1(result), ("recall", "precision", "f1")
-        return {"ap_area": known(result.ap_area), "ap_11_point": known(result.ap_11_point),
-                **{key: known(it.coco.figure(name, label)) for key, name in CLASS_FIGURES.items()},
-                "objects": result.num_objects, "detections": result.num_detections,
-                "at_confidence": {"confidence": confidence, **dict(zip(
-                    names, map(known, at_confidence(result, confidence))))},
-                "best_f1": best and best._asdict()}
+        figures = {"objects": result.num_objects, "detections": result.num_detections,
+                   "ap_area": result.ap_area, "ap_11_point": result.ap_11_point,
+                   **{key: it.coco.figure(name, label) for key, name in CLASS_FIGURES.items()}}
+        return {**{key: known(value) for key, value in figures.items()},
+                "at_confidence": known_parts(at_confidence(result, confidence)),
+                "best_f1": known_parts(best_f1(result))}
 
-    best = best_f1(it.pooled)
+    def known_parts(at):
+        return at and {key: known(value) for key, value in at._asdict().items()}
+
     return {"iou": VOC_IOU, "images": it.images, "map_area": known(mean_ap(it.results)),
             "map_11_point": known(mean_ap(it.results, "ap_11_point")),
             "coco": {name: known(value) for name, value in it.coco.figures().items()},
-            "best_f1": best and best._asdict(),
+            "best_f1": known_parts(best_f1(it.pooled)),
             "classes": {name: by_class(label, result) for label, (name, result) in enumerate(
                 zip(it.class_names, it.results))},
             "errors": {"ap50": known(it.ap50), "iou_foreground": FOREGROUND,
                        "iou_background": BACKGROUND,
                        **{kind.name.lower(): {"count": len(it.errors.chosen(kind)),
-                                              "cost": known(it.costs[kind])} for kind in KINDS}},
+                                              "cost": it.costs[kind]} for kind in KINDS}},
             "confusion": {"confidence": it.confusion.confidence, "iou": FOREGROUND,
                           "true_by_found": [*it.class_names, "background"],
                           "matrix": it.confusion.matrix.tolist()}}
 
 
-def at_confidence(result: ClassResult, confidence: float) -> tuple[float, float, float]:
-    """Return (recall, precision, F1) of detections of a class that score more than a confidence.
+def at_confidence(result: ClassResult, confidence: float) -> BestF1:
+    """Return what the detections of a class find that score more than a confidence.
 
     nan where that has no meaning.
     """
     kept = int((result.scores > confidence).sum())
     if not result.num_objects:
-        return (math.nan,) * 3
+        return BestF1(confidence, *[math.nan] * 3)
     if not kept:
-        return 0.0, math.nan, 0.0
+        return BestF1(confidence, 0.0, math.nan, 0.0)
     recall, precision = float(result.recall[kept - 1]), float(result.precision[kept - 1])
-    return recall, precision, 2 * recall * precision / max(recall + precision, 1e-12)
+    f1 = 2 * recall * precision / max(recall + precision, 1e-12)
+    return BestF1(confidence, f1, precision, recall)
 
 
-def write_report(path: Path, title: str, it: Measurement, records: Sequence[Record], *,
-                 confidence: float, origin: str) -> None:
+def write_report(path: Path, title: str, it: Measurement, values: dict, *,
+                 records: Sequence[Record], origin: str) -> None:
     """Write the page as one HTML file that needs no other, under 10 MB.
 
-    `records` are those measured on, for their images; images are looked at above `confidence`;
-    `origin` says which detections these are. UserError where the file cannot be written.
+    `values` are those of `as_values`; `records` are those measured on, for their images; `origin`
+    says which detections these are. UserError where the file cannot be written.
     """
     scene = Scene(records, it.class_names, it.assignment.objects, it.confusion)
     groups = [group_errors(scene, it.errors, it.costs), group_cells(scene)]
@@ -111,11 +113,12 @@ def write_report(path: Path, title: str, it: Measurement, records: Sequence[Reco
     best = best_f1(it.pooled)
     looking = (f"To look at images, a confidence of {best.confidence:g} gives the best F1 of all "
                f"classes together, {best.f1:.4f} (recall {best.recall:.4f}, precision "
-               f"{best.precision:.4f}); predict.py's own is {confidence:g}." if best else
-               "No object was found.")
+               f"{best.precision:.4f})." if best else "No object was found.")
     write_page(path, title, [
-        Section("Summary", _summary_rows(it), text=f"{origin} {looking}"),
-        Section("Classes", _class_rows(it, confidence), charts=_charts(it)),
+        Section("Summary", _summary_rows(it, values), text=f"{origin} {looking}"),
+        Section("Classes", _class_rows(values["classes"]), charts=_charts(it), text=(
+            "Recall, precision and F1 at predict.py's confidence, and at the one with the best F1 "
+            "of the class.")),
         Section("Sizes of objects", _size_rows(it), text=(
             "COCO's AP50:95 by area: small up to 32 x 32 pixels of the image, medium up to 96 x "
             "96, large above.")),
@@ -130,31 +133,27 @@ def write_report(path: Path, title: str, it: Measurement, records: Sequence[Reco
             "Column background: objects not found."))])
 
 
-def _summary_rows(it):
+def _summary_rows(it, values):
     """Return the table of the figures for all classes."""
-    rows = [["figure", "value"],
-            ["mAP at IoU 0.5, area under the curve (VOC 2010 and later)", mean_ap(it.results)],
-            ["mAP at IoU 0.5, 11 points (VOC 2007)", mean_ap(it.results, "ap_11_point")],
-            *([f"COCO's {name}", it.coco.figure(name)]
-              for name in ("AP50:95", "AP50", "AP75", "AR 100")),
-            ["images", it.images], ["objects that count", it.pooled.num_objects],
-            ["detections", it.pooled.num_detections]]
-    return [[name, _number(value)] for name, value in rows]
+    rows = {"figure": "value",
+            "mAP at IoU 0.5, area under the curve (VOC 2010 and later)": values["map_area"],
+            "mAP at IoU 0.5, 11 points (VOC 2007)": values["map_11_point"],
+            **{f"COCO's {name}": values["coco"][name]
+               for name in ("AP50:95", "AP50", "AP75", "AR 100")},
+            "images": it.images, "objects that count": it.pooled.num_objects,
+            "detections": it.pooled.num_detections}
+    return [[name, _number(value)] for name, value in rows.items()]
 
 
-def _class_rows(it, confidence):
+def _class_rows(classes):
     """Return the table by class, with what the chosen and the best confidence do."""
-    names = ["recall", "precision", "F1"]
     rows = [["class", "objects", "found", "AP area", "AP 11pt", "AP50:95",
-             *(f"{name} at {confidence:g}" for name in names), "best conf.",
-             *(f"best {name}" for name in names)]]
-    for label, (name, result) in enumerate(zip(it.class_names, it.results)):
-        best = best_f1(result)
-        rows.append([name, result.num_objects, result.num_detections, result.ap_area,
-                     result.ap_11_point, it.coco.figure("AP50:95", label),
-                     *at_confidence(result, confidence), *(
-                         [f"{best.confidence:g}", best.recall, best.precision, best.f1]
-                         if best else "----")])
+             *["confidence", "F1", "precision", "recall"] * 2]]
+    for name, of in classes.items():
+        figures = [of[key] for key in ("objects", "detections", "ap_area", "ap_11_point",
+                                       "ap_50_95")]
+        rows.append([name, *figures, *of["at_confidence"].values(),
+                     *(of["best_f1"].values() if of["best_f1"] else [None] * 4)])
     return [[_number(cell) for cell in row] for row in rows]
 
 
@@ -176,6 +175,7 @@ def _charts(it):
 
 def _thin(x, y):
     """Return the first point of a curve in each pixel of its x, and the last one of all."""
+    x = np.clip(x, 0, 1)  # scores of others may be of another range
     places = np.flatnonzero(np.diff(np.round(x * POINTS), prepend=-1))
     return [(float(x[k]), float(y[k])) for k in (*places, -1)]
 
@@ -219,16 +219,7 @@ def _confusion_rows(confusion, class_names):
 
 
 def _number(value):
-    """Return a number for people, a dash where there is none; texts as they are."""
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4f}"
-    return str(value)
-
-
-class At(NamedTuple):
-    """What a confidence does to a class; nan where that has no meaning."""
-
-    confidence: float
-    recall: float
-    precision: float
-    f1: float
+    """Return a figure for people, a dash where it has no meaning; texts as they are."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
