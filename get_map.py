@@ -108,7 +108,8 @@ def report(test_list: str, class_names: tuple[str, ...], figures: Figures, folde
     lines = [f"{test_list}: {figures.images} images, IoU {VOC_IOU}",
              format_results(results, class_names, figures.coco)]
     for kind in ("AP", "AR"):
-        lines.append("COCO: " + ", ".join(f"{name} {value:.4f}" for name, value in coco.items()
+        lines.append("COCO: " + ", ".join(f"{name} {value:.4f}".replace("nan", "-")
+                                          for name, value in coco.items()
                                           if name.startswith(kind)))
     text = "\n".join(lines + figures.advice)
     print(text)
