@@ -96,7 +96,8 @@ def report(settings: MapSettings, it: Measurement, records: list[Record], folder
     coco, title = it.coco.figures(), f"{settings.test_list}: {it.images} images, IoU {VOC_IOU}"
     lines = [title, format_results(it.results, it.class_names, it.coco)]
     for kind in ("AP", "AR"):
-        lines.append("COCO: " + ", ".join(f"{name} {value:.4f}" for name, value in coco.items()
+        lines.append("COCO: " + ", ".join(f"{name} {value:.4f}".replace("nan", "-")
+                                          for name, value in coco.items()
                                           if name.startswith(kind)))
     text = "\n".join(lines + advise(it.assignment, it.results, it.pooled, it.class_names))
     print(text)

@@ -78,33 +78,31 @@ def processor():
 
 
 def make_set(settings, rng, *, once):
-    """Return (list of Detections, list of Record): near and far, right and wrong, of all sizes.
+    """Return (list of Detections, list of Record) with boxes near and far, right and wrong.
 
-    An image has 0 to 14 objects; with `once` a class is among them at most once.
+    Images have 7 objects on average; with `once` a class is among them at most once.
     """
     found, records = [], []
-    counts = rng.multinomial(settings.detections, np.full(settings.images, 1 / settings.images))
-    for count in counts:
-        number = int(rng.integers(0, 15))
-        labels = (rng.permutation(settings.classes)[:number] if once
-                  else rng.integers(settings.classes, size=number))
+    count = settings.detections // settings.images
+    for number in range(settings.images):
+        labels = np.flatnonzero(rng.random(settings.classes) < 7 / settings.classes)
+        if not once:
+            labels = rng.integers(settings.classes, size=len(labels))
         boxes = random_boxes(rng, len(labels))
         near = rng.integers(len(labels), size=count * 6 // 10 if len(labels) else 0)
-        sides = np.tile(boxes[near, 2:] - boxes[near, :2], 2)
-        guesses = np.concatenate([boxes[near] + rng.normal(0, 0.08, sides.shape) * sides,
-                                  random_boxes(rng, count - len(near))])
+        noise = rng.normal(0, 0.08, (len(near), 4)) * np.tile(boxes[near, 2:] - boxes[near, :2], 2)
+        far = count - len(near)
+        guesses = np.concatenate([boxes[near] + noise, random_boxes(rng, far)])
         guesses[:, 2:] = np.maximum(guesses[:, 2:], guesses[:, :2] + 1)
-        classes = np.concatenate([labels[near], rng.integers(settings.classes,
-                                                             size=count - len(near))])
-        found.append(Detections(guesses.astype(np.float32),
-                                rng.random(count, np.float32), classes))
-        records.append(Record(Path(f"{len(records) + 1}.jpg"), boxes.astype(np.float32), labels,
+        classes = np.concatenate([labels[near], rng.integers(settings.classes, size=far)])
+        found.append(Detections(guesses.astype(np.float32), rng.random(count, np.float32), classes))
+        records.append(Record(Path(f"{number + 1}.jpg"), boxes.astype(np.float32), labels,
                               np.zeros(len(labels), bool)))
     return found, records
 
 
 def random_boxes(rng, number):
-    """Return (number, 4) boxes with sides of 12 to 250 pixels."""
+    """Return (number, 4) boxes with sides of 12 to 240 pixels."""
     low = rng.uniform(0, 400, (number, 2))
     return np.concatenate([low, low + 12 * 20 ** rng.random((number, 2))], 1)
 
@@ -113,8 +111,8 @@ def ours(found, records, classes, voc):
     """Return the figures of this project: VOC's 11-point mAP, or COCO's twelve."""
     if voc:
         return [mean_ap(evaluate_voc(found, records, classes), "ap_11_point")]
-    result = evaluate_coco(flatten_detections(found), flatten_records(records), classes)
-    return list(result.figures().values())
+    found, objects = flatten_detections(found), flatten_records(records)
+    return list(evaluate_coco(found, objects, classes).figures().values())
 
 
 def make_judge(found, records, classes, voc):
@@ -141,7 +139,8 @@ def theirs(judge, voc):
         judge.evaluate()
         judge.accumulate()
         if voc:
-            return [judge.eval["precision"].mean()]
+            precision = judge.eval["precision"]
+            return [precision[precision > -1].mean()]
         judge.summarize()
         return judge.stats
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from utils.cli import UserError, read_text, shorten, typed_path
+from utils.cli import UserError, check_file, read_text, shorten, typed_path
 from utils.data.annotations import Record, plain_name
 from utils.evaluation.assignment import Found, flatten_records
 from utils.image import image_size
@@ -151,11 +151,11 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
     if path.is_dir():
         rows = _read_voc(path, classes)
     else:
-        rows = _read_coco(path)
+        rows = _read_coco(check_file(path))
         beside = path.with_name(GROUND_TRUTH)
         ids_path = typed_path(ids_path) if ids_path else beside if beside.is_file() else None
         if ids_path:
-            _add_ids(ids_path, images, classes)
+            _add_ids(check_file(ids_path), images, classes)
         else:
             images |= {number: k for k, number in enumerate(image_ids(records))}
             classes |= {number: k for k, number in enumerate(class_ids(class_names))}
