@@ -129,8 +129,8 @@ def box_at(scale):
 def test_boxes_are_drawn_after_shrinking():
     """12 megapixels look like a tenth of a megapixel, lines and letters included."""
     thumbnails = [draw_example(np.full((300 * scale, 400 * scale, 3), 90, np.uint8),
-                               Example(None, box_at(scale), [TRUTH, FOUND], ["true a", "found b"],
-                                       "")) for scale in (1, 10)]
+                               Example(None, box_at(scale), [TRUTH, FOUND], ["true a", "found b"]))
+                  for scale in (1, 10)]
     assert thumbnails[0].size == thumbnails[1].size and max(thumbnails[0].size) == gallery.SIDE
     assert thumbnails[0].tobytes() == thumbnails[1].tobytes()
     assert len(thumbnails[0].getcolors()) > 10  # letters
@@ -150,7 +150,7 @@ def test_windows_lie_in_the_image_around_the_boxes(boxes):
 def test_what_cannot_be_shown_is_counted(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
-    examples = [Example(tmp_path / name, box_at(1)[:1], [FOUND], ["x"], name)
+    examples = [Example(tmp_path / name, box_at(1)[:1], [FOUND], ["x"])
                 for name in ("a.png", "gone.png", "a.png", "a.png")]
     ((id_, summary, items),) = draw_groups([Group("g", "G", examples)])
     assert (id_, summary, len(items)) == (

@@ -14,7 +14,7 @@ from utils.evaluation.voc_ap import best_f1, class_results, mean_ap, pooled_resu
 
 RESAMPLES = 1000
 AT_ONCE = 4_000_000  # weights of detections; bounds the memory
-SHOWN = 10  # images that got better, and worse
+SHOWN = 20  # images that got better, and worse
 
 
 class Difference(NamedTuple):

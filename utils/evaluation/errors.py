@@ -32,7 +32,6 @@ class Errors(NamedTuple):
     assignment: Assignment  # by COCO's rule at IoU 0.5
     kind: np.ndarray  # (D,) int8 index into KINDS, -1 for right and ignored detections
     target: np.ndarray  # (D,) the object that a false positive is about, or -1
-    iou: np.ndarray  # (D,) float64 with that object
     fixable: np.ndarray  # (D,) bool: it would be the one that finds its target
     missed: np.ndarray  # (G,) bool
 
@@ -67,8 +66,7 @@ def find_errors(found: Found, objects: Objects) -> Errors:
     rows, mine = rows.astype(int), mine.astype(int)
     same = found.labels[rows] == objects.labels[mine]
     (own_iou, own), (other_iou, other) = (
-        _best(rows[part], mine[part], iou[part], len(wrong))
-        for part in (same, ~same))
+        _best(rows[part], mine[part], iou[part], len(wrong)) for part in (same, ~same))
     tests = {ErrorKind.LOCALISATION: (own_iou >= BACKGROUND) & (own_iou < FOREGROUND),
              ErrorKind.CLASSIFICATION: other_iou >= FOREGROUND,
              ErrorKind.DUPLICATE: own_iou >= FOREGROUND,
@@ -78,8 +76,7 @@ def find_errors(found: Found, objects: Objects) -> Errors:
     on_other = np.isin(kind, [KINDS.index(ErrorKind.CLASSIFICATION), KINDS.index(ErrorKind.BOTH)])
     target = np.where(on_other, other, own)
     target[kind == KINDS.index(ErrorKind.BACKGROUND)] = -1
-    fixable, missed = _fixable(assignment, kind, target)
-    return Errors(assignment, kind, target, np.where(on_other, other_iou, own_iou), fixable, missed)
+    return Errors(assignment, kind, target, *_fixable(assignment, kind, target))
 
 
 def _best(rows, mine, iou, number):

@@ -34,7 +34,10 @@ class Example(NamedTuple):
     boxes_px: np.ndarray  # (N, 4) xyxy
     kinds: Sequence[int]  # N of FOUND, TRUTH
     texts: Sequence[str]  # N; boxes with a text, one at least, are in view
-    caption: str
+
+    @property
+    def caption(self) -> str:
+        return printable(f"{self.path.name}: {', '.join(filter(None, self.texts))}")
 
 
 class Group(NamedTuple):
@@ -65,7 +68,7 @@ def draw_groups(groups: Sequence[Group]) -> list[tuple[str, str, list[tuple[str,
             uri = drawn.get(id(example), "")
             if uri and len(uri) <= room:
                 room -= len(uri)
-                items.append((printable(example.caption), uri))
+                items.append((example.caption, uri))
         lacking = len(group.examples) - len(items)
         note = f"; {lacking} left out (unreadable, or too large a page)" if lacking else ""
         galleries.append((group.id, group.summary + note, items))
@@ -126,23 +129,20 @@ class Scene(NamedTuple):
 
         Without a text, what else is true there, or found where an object was lost.
         """
-        source, at = (found, row) if row >= 0 else (self.objects, target)
-        image = source.image[at]
-        others = self.objects if row >= 0 else self.confusion.found
-        others = others.boxes[others.image == image]
-        parts = [(others, TRUTH if row >= 0 else FOUND, [""] * len(others))]
+        image = found.image[row] if row >= 0 else self.objects.image[target]
+        others, kind = (self.objects, TRUTH) if row >= 0 else (self.confusion.found, FOUND)
+        boxes = [*others.boxes[others.image == image]]
+        kinds, texts = [kind] * len(boxes), [""] * len(boxes)
         if target >= 0:
-            name = _short(self.class_names[self.objects.labels[target]])
-            parts.append((self.objects.boxes[target, None], TRUTH, [f"true {name}"]))
+            boxes.append(self.objects.boxes[target])
+            kinds.append(TRUTH)
+            texts.append(f"true {_short(self.class_names[self.objects.labels[target]])}")
         if row >= 0:
+            boxes.append(found.boxes[row])
+            kinds.append(FOUND)
             name = _short(self.class_names[found.labels[row]])
-            parts.append((found.boxes[row, None], FOUND,
-                          [f"found {name} {found.scores[row]:.2f}"]))
-        texts = [text for *_, lines in parts for text in lines]
-        path = self.records[image].path
-        return Example(path, np.concatenate([boxes for boxes, *_ in parts], dtype=np.float64),
-                       [kind for boxes, kind, _ in parts for _ in boxes], texts,
-                       f"{path.name}: {', '.join(filter(None, texts))}")
+            texts.append(f"found {name} {found.scores[row]:.2f}")
+        return Example(self.records[image].path, np.array(boxes, np.float64), kinds, texts)
 
 
 def _short(name):

@@ -93,11 +93,10 @@ def at_confidence(result: ClassResult, confidence: float) -> BestF1:
     kept = int((result.scores > confidence).sum())
     if not result.num_objects:
         return BestF1(confidence, *[math.nan] * 3)
-    if not kept:
-        return BestF1(confidence, 0.0, math.nan, 0.0)
-    recall, precision = float(result.recall[kept - 1]), float(result.precision[kept - 1])
+    recall, precision = (float(curve[kept - 1]) if kept else 0.0
+                         for curve in (result.recall, result.precision))
     f1 = 2 * recall * precision / max(recall + precision, 1e-12)
-    return BestF1(confidence, f1, precision, recall)
+    return BestF1(confidence, f1, precision if kept else math.nan, recall)
 
 
 def write_report(path: Path, title: str, it: Measurement, values: dict, *,
@@ -108,8 +107,7 @@ def write_report(path: Path, title: str, it: Measurement, values: dict, *,
     says which detections these are. UserError where the file cannot be written.
     """
     scene = Scene(records, it.class_names, it.assignment.objects, it.confusion)
-    groups = [group_errors(scene, it.errors, it.costs), group_cells(scene)]
-    galleries = draw_groups([*groups[0], *groups[1]])
+    galleries = draw_groups([*group_errors(scene, it.errors, it.costs), *group_cells(scene)])
     best = best_f1(it.pooled)
     looking = (f"To look at images, a confidence of {best.confidence:g} gives the best F1 of all "
                f"classes together, {best.f1:.4f} (recall {best.recall:.4f}, precision "
@@ -122,12 +120,12 @@ def write_report(path: Path, title: str, it: Measurement, values: dict, *,
         Section("Sizes of objects", _size_rows(it), text=(
             "COCO's AP50:95 by area: small up to 32 x 32 pixels of the image, medium up to 96 x "
             "96, large above.")),
-        Section("Kinds of error", _error_rows(it), galleries=galleries[:len(groups[0])], text=(
+        Section("Kinds of error", _error_rows(it), galleries=galleries[:len(KINDS)], text=(
             f"TIDE's kinds, over all detections. COCO's AP at IoU {FOREGROUND:g} is "
             f"{_number(it.ap50)}; each kind costs what it would rise by were that kind alone "
             "mended. The costliest examples are below: cyan is true, red is found.")),
         Section("Confusion matrix", _confusion_rows(it.confusion, it.class_names),
-                galleries=galleries[len(groups[0]):], text=(
+                galleries=galleries[len(KINDS):], text=(
             f"Detections above a confidence of {it.confusion.confidence:g} (the best F1) at IoU "
             f"{FOREGROUND:g}, rows true, columns found. Row background: found where nothing is. "
             "Column background: objects not found."))])
