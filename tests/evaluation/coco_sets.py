@@ -1,4 +1,4 @@
-"""Sets of detections for pycocotools and for this project: with crowds, ties and boxes of no area."""
+"""Sets of detections for pycocotools and for this project: crowds, ties, boxes of no area."""
 
 import contextlib
 import io

@@ -163,7 +163,7 @@ def test_ids_that_look_like_names(records, tmp_path):
 
 @pytest.mark.parametrize("change, message", [
     (lambda it: it["images"].append(it["images"][0]), "id 'i0' or .* stands twice"),
-    (lambda it: it["images"].append(it["images"][0] | {"id": 5}), "5 or .*image 0.jpg stands twice"),
+    (lambda it: it["images"].append(it["images"][0] | {"id": 5}), "5 or .*image 0.jpg stands"),
     (lambda it: it.pop("categories"), "not a COCO annotation file"),
     (lambda it: it["images"].append(3), "not a COCO annotation file"),
 ])
