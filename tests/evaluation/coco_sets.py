@@ -1,4 +1,4 @@
-"""Sets of detections for pycocotools and for this project: random ones, and such as trip rules up."""
+"""Sets of detections for pycocotools and for this project: crowds, ties, boxes of no area."""
 
 import contextlib
 import io

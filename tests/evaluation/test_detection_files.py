@@ -1,4 +1,4 @@
-"""Files of detections: written and read back, read by pycocotools, and what is wrong with others'."""
+"""Files of detections: written, read back, read by pycocotools; those of others, and bad ones."""
 
 import contextlib
 import io
@@ -12,8 +12,8 @@ from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.evaluation.assignment import Found, assign_voc, flatten_detections, flatten_records
 from utils.evaluation.coco_ap import evaluate_coco
-from utils.evaluation.detection_files import (class_ids, detection_writers, image_ids, image_names,
-                                              read_detections)
+from utils.evaluation.detection_files import (class_ids, coco_ground_truth, detection_writers,
+                                              image_ids, image_names, read_detections)
 from utils.evaluation.voc_ap import class_results
 from utils.postprocess import Detections
 
@@ -80,6 +80,10 @@ def test_pycocotools_reads_the_files_and_finds_the_same(records, tmp_path):
     assert ours["AP50:95"] > 0
     assert [image["file_name"] for image in truth.dataset["images"]] == [
         str(record.path) for record in records]
+    Image.new("RGB", (96, 64)).save(records[2].path)  # sizes are told where images are at hand
+    sizes = [(image.get("width"), image.get("height"))
+             for image in coco_ground_truth(records, CLASSES)["images"]]
+    assert sizes == [(96, 64) if k == 2 else (None, None) for k in range(12)]
 
 
 def test_comp4_has_the_pixels_of_voc(tmp_path):
@@ -87,7 +91,8 @@ def test_comp4_has_the_pixels_of_voc(tmp_path):
     found = Found(np.array([0]), np.array([0]), np.array([0.5]), np.array([[0, 4, 10.5, 8.0]]),
                   np.array([42.0]))
     write(tmp_path, found, make_records(tmp_path, ["000007.jpg"]), ("cat", "dog", "owl"))
-    assert (tmp_path / "comp4/comp4_det_test_cat.txt").read_text() == "000007 0.5 1.0 5.0 10.5 8.0\n"
+    text = (tmp_path / "comp4/comp4_det_test_cat.txt").read_text()
+    assert text == "000007 0.5 1.0 5.0 10.5 8.0\n"
     assert (tmp_path / "comp4/comp4_det_test_dog.txt").read_text() == ""
 
 
@@ -130,10 +135,10 @@ def test_ids_and_names_that_other_projects_write(changes, records, tmp_path):
     assert found.boxes[0].tolist() == [1.5, 2, 11.5, 22] and found.area.tolist() == [200, 211.75]
 
 
-def annotation(records, **changes):
+def annotation(records):
     return {"images": [{"id": f"i{k}", "file_name": f"their/folder/{record.path.name}"}
                        for k, record in enumerate(records)],
-            "categories": [{"id": 7 - k, "name": name} for k, name in enumerate(CLASSES)], **changes}
+            "categories": [{"id": 7 - k, "name": name} for k, name in enumerate(CLASSES)]}
 
 
 def test_ids_of_another_annotation_file(records, tmp_path):
@@ -145,9 +150,20 @@ def test_ids_of_another_annotation_file(records, tmp_path):
     assert read(tmp_path, rows, records).image.tolist() == [3]
 
 
+def test_ids_that_look_like_names(records, tmp_path):
+    """An id is an id, even where another image has that name."""
+    values = annotation(records)
+    for k, row in enumerate(values["images"]):
+        row["id"] = records[(k + 1) % 12].path.stem
+    (tmp_path / "ids.json").write_text(json.dumps(values))
+    found = read(tmp_path, [ROWS[0] | {"image_id": "image 1", "category_id": 6}], records,
+                 ids_path=tmp_path / "ids.json")
+    assert found.image.tolist() == [0]
+
+
 @pytest.mark.parametrize("change, message", [
-    (lambda it: it["images"].append(it["images"][0]), "id 'i0' stands twice in images"),
-    (lambda it: it["images"].append(it["images"][0] | {"id": 5}), "image 0.jpg stands twice"),
+    (lambda it: it["images"].append(it["images"][0]), "id 'i0' or .* stands twice"),
+    (lambda it: it["images"].append(it["images"][0] | {"id": 5}), "5 or .*image 0.jpg stands"),
     (lambda it: it.pop("categories"), "not a COCO annotation file"),
     (lambda it: it["images"].append(3), "not a COCO annotation file"),
 ])
@@ -167,7 +183,7 @@ def test_annotation_files_that_do_not_help(change, message, records, tmp_path):
     ([ROWS[0] | {"score": 10 ** 400}], "no result"), ([{"image_id": 1}], "no result"),
     ([*ROWS, ROWS[0] | {"image_id": 99}], r"row 3: 99 is none of the images of the list \(1, 2, "),
     ([ROWS[0] | {"image_id": "other"}], r"'other' is none of .*\('image 0', 'image 1',.*1 of 1"),
-    ([ROWS[0] | {"category_id": 0}], r"0 is none of the classes of the list \(1, 2, 3\)"),
+    ([ROWS[0] | {"category_id": 0}], r"0 is none of the classes of the list \(1, 2, 3, "),
     ([ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is none .*\('red cell', "),
     ([*ROWS, ROWS[0] | {"score": float("nan")}], "row 3: the score is not finite"),
     ([ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "the box is not finite"),
@@ -195,7 +211,7 @@ def test_odd_results_are_noted(rows, note, records, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["comp4_det_test_cat.txt", "comp3_det_val_cat.txt",
                                   "comp4_8f2c-11_det_test_cat.txt"])
 def test_comp4_files_of_others(name, records, tmp_path, capsys):
-    (tmp_path / name).write_text("image 3 0.25 1 1 10 20\r\n\nimage 0 1e-3 2.5 3 4 5 \n")
+    (tmp_path / name).write_text("image 3 0.25 1 1 10 20\r\nimage 0 1e-3 2.5 3 4 5 \n\n")
     (tmp_path / "comp4_det_test_bird.txt").write_text("nonsense")
     found = read_detections(tmp_path, records, ("dog", "cat"))
     assert (found.image.tolist(), found.labels.tolist()) == ([3, 0], [1, 1])
@@ -205,7 +221,7 @@ def test_comp4_files_of_others(name, records, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name, line, message", [
-    ("comp4_det_test_dog.txt", "image 1 0.5 1 1 9 9", r"no comp4_det_test_<class>.txt of the .*dog"),
+    ("comp4_det_test_dog.txt", "image 1 0.5 1 1 9 9", "no comp4_det_test_<class>.*dog"),
     ("notes.txt", "", "no comp4_det_test_<class>.txt"),
     ("comp4_det_test_cat.txt", "1 0.5 1 1 9", "line 1: .* is not an image"),
     ("comp4_det_test_cat.txt", "image 1 x 1 1 9 9", "line 1: .* is not an image"),

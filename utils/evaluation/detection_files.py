@@ -3,6 +3,7 @@
 Numbers are written in full, so that what is read back has the same figures to the last digit.
 """
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -60,10 +61,9 @@ def detection_writers(found: Found, records: Sequence[Record], class_names: Sequ
                       ) -> dict[str, Callable[[Path], object]]:
     """Return {name of a file: what writes it} for a set of detections and its ground truth.
 
-    detections.json is COCO's list of results. ground_truth.json has the same ids with the files,
-    names and objects that they stand for; pycocotools takes the two as they are. A
-    comp4_det_test_<class>.txt has lines of image, score, and a box in VOC's pixels, which count
-    from 1 and include the last one.
+    pycocotools takes detections.json, a list of results, and ground_truth.json, the objects and
+    what the ids stand for, as they are. A comp4_det_test_<class>.txt has lines of image, score, and
+    a box in VOC's pixels, which count from 1 and include the last one.
     """
     names = image_names(records)
     boxes = found.boxes.astype(np.float64) + (1, 1, 0, 0)
@@ -103,17 +103,24 @@ def coco_results(found: Found, records: Sequence[Record], class_names: Sequence[
 
 def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> dict:
     """Return records as the values of a COCO annotation file; difficult objects become crowds."""
-    images, classes, objects = image_ids(records), class_ids(class_names), flatten_records(records)
-    rows = zip(objects.image.tolist(), objects.labels.tolist(), _xywh(objects.boxes),
-               objects.area.tolist(), objects.difficult.tolist())
+    images, classes, it = image_ids(records), class_ids(class_names), flatten_records(records)
+    rows = zip(it.image.tolist(), it.labels.tolist(), _xywh(it.boxes), it.area.tolist(),
+               it.difficult.tolist())
     return {"info": {"description": "objects and ids of detections.json"},
-            "images": [{"id": number, "file_name": shorten(record.path)}
+            "images": [{"id": number, "file_name": shorten(record.path),
+                        **dict(zip(("width", "height"), _size(record) or ()))}
                        for number, record in zip(images, records)],
             "categories": [{"id": number, "name": name}
                            for number, name in zip(classes, class_names)],
             "annotations": [{"id": k, "image_id": images[image], "category_id": classes[label],
                              "bbox": box, "area": area, "iscrowd": int(crowd)}
                             for k, (image, label, box, area, crowd) in enumerate(rows, start=1)]}
+
+
+def _size(record):
+    """Return (width, height) of an image, None where it is not here or cannot be read."""
+    with contextlib.suppress(UserError):
+        return image_size(record.path)
 
 
 def _xywh(boxes):
@@ -141,8 +148,8 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
     """Read detections of the records' images from COCO's JSON, or a folder of it or comp4 files.
 
     Ids in JSON are those of a COCO annotation file `ids_path`, of ground_truth.json beside it, or
-    those that `image_ids` and `class_ids` give; names of images and classes do as well. Raises
-    UserError naming the row for what cannot be right; what only looks odd is a printed note.
+    of `image_ids` and `class_ids`; names do as well. UserError naming the row for what cannot be
+    right; what only looks odd is a printed note.
     """
     path = typed_path(path)
     if (path / DETECTIONS).is_file():
@@ -186,9 +193,8 @@ def _read_coco(path):
             rows.append(_Row(place, value["image_id"], value["category_id"], numbers))
             hash(rows[-1])
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise UserError(f"{place}: {json.dumps(value):.80} is no result: it needs image_id, "
-                            "category_id, a score, and a bbox of [x, y, width, "
-                            "height].") from None
+            raise UserError(f"{place}: {json.dumps(value):.80} is no result; it needs image_id, "
+                            "category_id, score and bbox, [x, y, width, height].") from None
     return rows
 
 
@@ -200,19 +206,16 @@ def _read_voc(folder, classes):
     others = [path.name for path, name in files.items() if name not in known]
     if len(others) == len(files):
         raise UserError(f"{shorten(folder)}: no {DETECTIONS}, and no comp4_det_test_<class>.txt of "
-                        f"the classes {', '.join(classes):.80}; there is "
-                        f"{', '.join(others[:2]) or 'no other'}.")
+                        f"the classes {', '.join(classes):.80}, but {others[:2]}.")
     if others:
         print(f"note: {len(others)} files of other classes are left out, such as {others[0]}")
     rows = []
     for path, name in files.items():
-        lines = read_text(path, remedy="").splitlines() if name in known else []
+        lines = read_text(path, remedy="").rstrip().splitlines() if name in known else []
         for number, line in enumerate(lines, start=1):
-            image, *words = line.strip().rsplit(None, 5) or [""]
-            if not image:
-                continue
             place = f"{shorten(path)}, line {number}"
             try:
+                image, *words = line.strip().rsplit(None, 5)
                 score, x0, y0, x1, y1 = map(float, words)
             except ValueError:
                 raise UserError(f"{place}: {line.strip()!r:.80} is not an image, a score, and a "
@@ -238,16 +241,15 @@ def _add_ids(path, images, classes):
     try:
         values = json.loads(read_text(path, remedy="detections_ids must name a COCO file."))
         for part, name, table in (("images", "file_name", images), ("categories", "name", classes)):
-            known = set()
+            ids, known = {}, set()
             for row in values[part]:
-                if row["id"] in table:
-                    raise UserError(f"{shorten(path)}: id {row['id']!r} stands twice in {part}.")
                 key = plain_name(row[name])
                 number = table.get(key, table.get(Path(key).name))
-                if number is not None and number in known:
-                    raise UserError(f"{shorten(path)}: {key} stands twice in {part}.")
-                known.add(number)
-                table[row["id"]] = number
+                if row["id"] in ids or number in known:
+                    raise UserError(f"{shorten(path)}: id {row['id']!r} or {key} stands twice.")
+                known |= {number} - {None}
+                ids[row["id"]] = number
+            table.update(ids)
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{shorten(path)}: not a COCO annotation file ({type(error).__name__}: "
                         f"{error!s:.60}).") from None
@@ -259,23 +261,22 @@ def _looked_up(rows, field, table):
     if None in numbers:
         first = rows[numbers.index(None)]
         value = getattr(first, field)
-        ids = {number: key for key, number in reversed(table.items())
-               if isinstance(key, str) == isinstance(value, str)}
-        ids = [repr(ids[number]) for number in sorted(ids.keys() - {None})]
+        ids = {number: repr(key) for key, number in reversed(table.items())
+               if isinstance(key, str) == isinstance(value, str) and number is not None}
         raise UserError(
             f"{first.place}: {value!r:.60} is none of the {field} of the list "
-            f"({', '.join(ids[:3])}{', ...' * (len(ids) > 3)}); {numbers.count(None)} of "
-            f"{len(rows)} rows are so.\nSet test_list to the list that was detected on, or "
+            f"({', '.join(ids[number] for number in sorted(ids)[:3])}, ...); {numbers.count(None)} "
+            f"of {len(rows)} rows are so.\nSet test_list to the list that was detected on, or "
             "detections_ids to the COCO annotation file whose ids these are.")
     return np.array(numbers, np.int64)
 
 
 def _check_numbers(rows, found):
     """Raise UserError for the first score or box that cannot be."""
+    low, high = found.boxes[:, :2], found.boxes[:, 2:]
     for text, wrong in (("score is not finite", ~np.isfinite(found.scores)),
                         ("box is not finite", ~np.isfinite(found.boxes).all(1)),
-                        ("box has a negative width or height",
-                         (found.boxes[:, 2:] < found.boxes[:, :2]).any(1))):
+                        ("box has a negative width or height", (high < low).any(1))):
         if wrong.any():
             row = rows[int(wrong.argmax())]
             raise UserError(f"{row.place}: the {text} (score, box from and to x and y: "
@@ -286,14 +287,13 @@ def _note_oddities(rows, found, records):
     """Print notes on boxes that lie outside of their images and on rows that stand twice."""
     if len(rows) and found.boxes.max() <= 2:
         print("note: no box reaches beyond 2; boxes must be in pixels, not fractions of the image")
-    sizes = np.reshape([image_size(record.path) if record.path.is_file() else (np.inf, np.inf)
-                        for record in records], (-1, 2))[found.image]
+    sizes = np.reshape([_size(record) or (np.inf, np.inf) for record in records],
+                       (-1, 2))[found.image]
     low, high = found.boxes[:, :2], found.boxes[:, 2:]
     outside = ((low >= sizes) | (high > 1.1 * sizes) | (high <= 0)).any(1)
     if outside.any():
         print(f"note: {outside.sum()} of {len(rows)} boxes lie outside of their images or reach far"
-              f" beyond them, first in {rows[int(outside.argmax())].place}; boxes must be in "
-              "pixels of the whole image, in JSON [x, y, width, height]")
+              f" out, first {rows[int(outside.argmax())].place}; JSON has [x, y, width, height]")
     whole = {(image, label, row.numbers) for image, label, row in zip(
         found.image.tolist(), found.labels.tolist(), rows)}
     if len(whole) < len(rows):
