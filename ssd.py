@@ -162,8 +162,16 @@ class SSD:
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
 
         The records have this detector's class numbers; `batch_size` images go through the network
-        at a time. Ranks share the batches out, and all of them get the results: (list of
-        ClassResult by class, list of Detections by image).
+        at a time. All ranks get the results: (list of ClassResult by class, list of Detections by
+        image).
+        """
+        detections = self.detect_records(records, batch_size=batch_size)
+        return evaluate_voc(detections, records, len(self.class_names)), detections
+
+    def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
+        """Find what counts for scoring in the images of records, on all ranks.
+
+        Ranks share the batches out, and all of them get the Detections of each image.
         """
         chunks = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
         found, error = [], None
@@ -175,9 +183,8 @@ class SSD:
         for _, error in parts:
             if error:
                 raise error
-        detections = [found for k in range(len(chunks))
-                      for found in parts[k % len(parts)][0][k // len(parts)]]
-        return evaluate_voc(detections, records, len(self.class_names)), detections
+        return [found for k in range(len(chunks))
+                for found in parts[k % len(parts)][0][k // len(parts)]]
 
     def _detect_chunks(self, chunks):
         """Yield the Detections of each list of records, with the thresholds for scoring."""

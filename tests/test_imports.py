@@ -15,7 +15,8 @@ ORDER = {
                   "image_check doctor prior_fit dataset_report augment loader demo_data",
     "utils.training": "matching loss optim checks history summary samples board run_state "
                       "run_folder stopping trainer run_loop",
-    "utils.evaluation": "voc_ap map_report scoring",
+    "utils.evaluation": "assignment voc_ap coco_ap detection_files errors gallery map_report "
+                        "map_page advice compare scoring",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
             "transfer build",
 }

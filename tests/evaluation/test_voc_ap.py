@@ -97,7 +97,7 @@ def random_set(seed, images=40, classes=3, tied=False):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("threshold", [0.5, 0.75])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75, 1.0])
 def test_ap_equals_the_voc_kit(seed, tied, threshold):
     detections, objects = random_set(seed, tied=tied)
     results = evaluate_voc(
@@ -111,9 +111,9 @@ def test_ap_equals_the_voc_kit(seed, tied, threshold):
              for score, box, own in rows if own == label],
             [[(box, hard) for box, own, hard in rows if own == label] for rows in objects],
             threshold)
-        assert 0 < area < 1
-        assert result.ap_area == pytest.approx(area)
-        assert result.ap_11_point == pytest.approx(points)
+        assert 0 < area < 1 or threshold == 1
+        assert result.ap_area == pytest.approx(area, rel=0, abs=1e-12)
+        assert result.ap_11_point == pytest.approx(points, rel=0, abs=1e-12)
 
 
 def test_edges_have_the_overlap_of_inclusive_pixels():

@@ -4,7 +4,8 @@ import math
 import os
 from collections.abc import Sequence
 
-from utils.evaluation.voc_ap import ClassResult, mean_ap
+from utils.evaluation.coco_ap import CocoResult
+from utils.evaluation.voc_ap import ClassResult, best_f1, mean_ap
 from utils.page import new_figure, plain_text, save_figure
 
 
@@ -23,18 +24,25 @@ def plot_precision_recall(results: Sequence[ClassResult], class_names: Sequence[
     save_figure(figure, path, dpi=100)
 
 
-def format_results(results: Sequence[ClassResult], class_names: Sequence[str]) -> str:
-    """Return a table of AP by class and the mean, as text."""
+def format_results(results: Sequence[ClassResult], class_names: Sequence[str],
+                   coco: CocoResult | None = None) -> str:
+    """Return a table by class, as text: AP, COCO's if given, counts, and the best F1 and where."""
     width = max(5, *map(len, class_names))
-    lines = [f"{'class':<{width}}  {'AP area':>8} {'AP 11pt':>8} {'objects':>8} {'found':>8}"]
-    for name, result in zip(class_names, results):
-        lines.append(f"{name:<{width}}  {_number(result.ap_area)} {_number(result.ap_11_point)} "
-                     f"{result.num_objects:>8} {result.num_detections:>8}")
-    lines.append(f"{'mean':<{width}}  {_number(mean_ap(results))} "
-                 f"{_number(mean_ap(results, 'ap_11_point'))}")
-    return "\n".join(lines)
+    rows = [[name, result.ap_area, result.ap_11_point,
+             *([coco.figure("AP50:95", label)] if coco else []),
+             result.num_objects, result.num_detections, *(best_f1(result) or (math.nan,) * 2)[:2]]
+            for label, (name, result) in enumerate(zip(class_names, results))]
+    titles = ["AP area", "AP 11pt", *(["AP50:95"] if coco else []), "objects", "found",
+              "conf.", "best F1"]
+    rows.append(["mean", mean_ap(results), mean_ap(results, "ap_11_point"),
+                 *([coco.figure("AP50:95")] if coco else [])])
+    return "\n".join([f"{'class':<{width}} {''.join(f'{title:>9}' for title in titles)}",
+                      *(f"{name:<{width}} {''.join(map(_number, values))}"
+                        for name, *values in rows)])
 
 
 def _number(value):
-    """Return an AP in 8 columns, a dash for a class without objects."""
-    return f"{'-':>8}" if math.isnan(value) else f"{value:>8.4f}"
+    """Return a figure in 9 columns, a dash where it has no meaning."""
+    if isinstance(value, int):
+        return f"{value:>9}"
+    return f"{'-':>9}" if math.isnan(value) else f"{value:>9.4f}"

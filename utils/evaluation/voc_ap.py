@@ -1,13 +1,14 @@
 """Average precision as PASCAL VOC defines it, on arrays: no files, no plots."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.boxes import pairwise_iou
+from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detections,
+                                         flatten_records)
 
 VOC_IOU = 0.5
-WRONG, RIGHT, IGNORED = range(3)  # verdicts on a detection
 
 
 class ClassResult(NamedTuple):
@@ -22,12 +23,17 @@ class ClassResult(NamedTuple):
     recall: np.ndarray  # (D,); empty without objects
 
 
-def evaluate_voc(detections, records, num_classes, *, iou_threshold=VOC_IOU):
-    """Score detections the way the VOC development kit does.
+class BestF1(NamedTuple):
+    """The confidence at which F1, the harmonic mean of precision and recall, is highest."""
 
-    By class over the whole set, highest score first: a detection is right if the object it
-    overlaps most has at least `iou_threshold` with it and was not found before. Detections of
-    difficult objects count neither way.
+    confidence: float  # three decimals, just below the score: boxes must be above it
+    f1: float
+    precision: float
+    recall: float
+
+
+def evaluate_voc(detections, records, num_classes, *, iou_threshold=VOC_IOU):
+    """Score detections the way the VOC development kit does (see assignment.py).
 
     Args:
         detections: one an image, with NumPy fields boxes (N, 4) xyxy, scores (N,), labels (N,).
@@ -39,53 +45,55 @@ def evaluate_voc(detections, records, num_classes, *, iou_threshold=VOC_IOU):
     Returns:
         list of num_classes ClassResult.
     """
-    return [_evaluate_class(detections, records, label, iou_threshold)
-            for label in range(num_classes)]
+    if len(detections) != len(records):
+        raise ValueError(f"{len(detections)} images of detections, {len(records)} records")
+    return class_results(assign_voc(flatten_detections(detections), flatten_records(records),
+                                    iou_threshold), num_classes)
+
+
+def class_results(assignment: Assignment, num_classes: int, *, row: int = 0) -> list[ClassResult]:
+    """Return the ClassResult of each class at one of an assignment's thresholds."""
+    bounds = np.searchsorted(assignment.found.labels[assignment.order], np.arange(num_classes + 1))
+    objects = np.bincount(assignment.objects.labels[assignment.counted], minlength=num_classes)
+    return [_result(assignment, assignment.order[start:stop], int(total), row)
+            for start, stop, total in zip(bounds[:-1], bounds[1:], objects)]
+
+
+def pooled_result(assignment: Assignment, *, row: int = 0) -> ClassResult:
+    """Return the ClassResult of all classes taken as one: what one confidence for all does."""
+    order = assignment.order[np.argsort(-assignment.found.scores[assignment.order], kind="stable")]
+    return _result(assignment, order, int(assignment.counted.sum()), row)
+
+
+def _result(assignment, order, num_objects, row):
+    """Return the ClassResult of some detections, best score first, and a number of objects."""
+    kept = order[~assignment.ignored[row, order]]
+    precision, recall = precision_recall(assignment.matched[row, kept] >= 0, num_objects)
+    aps = [rule(precision, recall) if num_objects else float("nan")
+           for rule in (area_under_curve, eleven_points)]
+    return ClassResult(*aps, num_objects, len(order), assignment.found.scores[kept], precision,
+                       recall)
+
+
+def best_f1(result: ClassResult) -> BestF1 | None:
+    """Return where F1 is highest; None for a class without objects or none of them found.
+
+    Detections of equal score come and go together. Of equal F1 the highest confidence counts.
+    """
+    scores, precision, recall = result.scores, result.precision, result.recall
+    if not recall.any():
+        return None
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
+    f1 = 2 * precision[last] * recall[last] / np.maximum(precision[last] + recall[last], 1e-12)
+    best = last[f1.argmax()]
+    return BestF1((math.ceil(float(scores[best]) * 1000) - 1) / 1000, float(f1.max()),
+                  float(precision[best]), float(recall[best]))
 
 
 def mean_ap(results, field="ap_area"):
     """Return the mean AP over the classes that have objects; nan where none has."""
     values = [getattr(result, field) for result in results if result.num_objects]
     return float(np.mean(values)) if values else float("nan")
-
-
-def _evaluate_class(detections, records, label, iou_threshold):
-    scores, verdicts, num_objects = [np.zeros(0)], [np.zeros(0, dtype=int)], 0
-    for found, record in zip(detections, records, strict=True):
-        mine, truth = found.labels == label, record.labels == label
-        num_objects += int((~record.difficult[truth]).sum())
-        order = np.argsort(-found.scores[mine], kind="stable")
-        scores.append(found.scores[mine][order])
-        verdicts.append(_judge(found.boxes[mine][order], record.boxes_px[truth],
-                               record.difficult[truth], iou_threshold))
-    scores, verdicts = np.concatenate(scores), np.concatenate(verdicts)
-    order = np.argsort(-scores, kind="stable")
-    order = order[verdicts[order] != IGNORED]
-    precision, recall = precision_recall(verdicts[order] == RIGHT, num_objects)
-    aps = [rule(precision, recall) if num_objects else float("nan")
-           for rule in (area_under_curve, eleven_points)]
-    return ClassResult(*aps, num_objects, len(scores), scores[order], precision, recall)
-
-
-def _judge(boxes, truth, difficult, iou_threshold):
-    """Return WRONG, RIGHT or IGNORED for each detection of a class in an image, best score first.
-
-    Which detection takes an object depends on the order inside the image only, so it can be
-    settled image by image.
-    """
-    verdicts = np.full(len(boxes), WRONG)
-    if len(truth) == 0:
-        return verdicts
-    iou = pairwise_iou(np.asarray(boxes, np.float64), np.asarray(truth, np.float64))
-    taken = np.zeros(len(truth), dtype=bool)
-    for k, best in enumerate(iou.argmax(1)):
-        if iou[k, best] < iou_threshold:
-            continue
-        if difficult[best]:
-            verdicts[k] = IGNORED
-        elif not taken[best]:
-            verdicts[k], taken[best] = RIGHT, True
-    return verdicts
 
 
 def precision_recall(right, num_objects):
@@ -112,5 +120,5 @@ def area_under_curve(precision, recall):
 
 def eleven_points(precision, recall):
     """Return the mean of the best precision at recall >= 0, 0.1, .. 1 (VOC 2007)."""
-    return float(np.mean([precision[recall >= level].max(initial=0)
-                          for level in np.arange(11) / 10]))
+    highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return float(np.mean(highest[np.searchsorted(recall, np.arange(11) / 10)]))

@@ -1,0 +1,234 @@
+"""Files of detections: written, read back, read by pycocotools; those of others, and bad ones."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.cli import UserError
+from utils.data.annotations import Record
+from utils.evaluation.assignment import Found, assign_voc, flatten_detections, flatten_records
+from utils.evaluation.coco_ap import evaluate_coco
+from utils.evaluation.detection_files import (class_ids, coco_ground_truth, detection_writers,
+                                              image_ids, image_names, read_detections)
+from utils.evaluation.voc_ap import class_results
+from utils.postprocess import Detections
+
+CLASSES = ("red cell", "a/b%", "Äpfel")
+ROWS = [{"image_id": 1, "category_id": 1, "bbox": [1.5, 2, 10, 20], "score": 0.9},
+        {"image_id": 2, "category_id": 3, "bbox": [0, 0, 30.25, 7], "score": 0.4}]
+
+
+def make_records(folder, names):
+    """Return Records of image files that do not exist, with an object of each class."""
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 40, (len(names), 3, 2))
+    boxes = np.concatenate([low, low + rng.uniform(15, 40, low.shape)], 2).astype(np.float32)
+    return [Record(folder / name, box, np.arange(3), np.array([False, False, k % 3 == 0]))
+            for k, (name, box) in enumerate(zip(names, boxes))]
+
+
+def guess(records):
+    """Return detections near the objects of records, with scores that tie."""
+    rng = np.random.default_rng(1)
+    return flatten_detections([Detections(
+        (np.tile(record.boxes_px, (3, 1)) + rng.normal(0, 3, (9, 4))).astype(np.float32),
+        rng.integers(1, 9, 9).astype(np.float32) / 7, rng.integers(0, 3, 9)) for record in records])
+
+
+def write(folder, found, records, names=CLASSES):
+    for name, writer in detection_writers(found, records, names).items():
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        writer(folder / name)
+    return folder
+
+
+@pytest.fixture
+def records(tmp_path):
+    return make_records(tmp_path, [f"image {k}.jpg" for k in range(12)])
+
+
+@pytest.mark.parametrize("form", [".", "detections.json", "comp4"])
+def test_what_is_read_back_has_the_same_figures(form, records, tmp_path):
+    found = guess(records)
+    again = read_detections(write(tmp_path / "out", found, records) / form, records, CLASSES)
+    for figures in (lambda it: evaluate_coco(it, flatten_records(records), 3).figures(),
+                    lambda it: class_results(assign_voc(it, flatten_records(records)), 3)):
+        np.testing.assert_equal(figures(again), figures(found))
+    order, same = (np.lexsort((it.scores, it.boxes[:, 0], it.labels, it.image))
+                   for it in (found, again))
+    for name in Found._fields:
+        assert (getattr(found, name)[order] == getattr(again, name)[same]).all()
+
+
+def test_pycocotools_reads_the_files_and_finds_the_same(records, tmp_path):
+    coco = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+    found = guess(records)
+    write(tmp_path, found, records)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco.COCO(str(tmp_path / "ground_truth.json"))
+        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    ours = evaluate_coco(found, flatten_records(records), 3).figures()
+    assert np.nan_to_num(list(ours.values()), nan=-1).tolist() == judge.stats.tolist()
+    assert ours["AP50:95"] > 0
+    assert [image["file_name"] for image in truth.dataset["images"]] == [
+        str(record.path) for record in records]
+    Image.new("RGB", (96, 64)).save(records[2].path)  # sizes are told where images are at hand
+    sizes = [(image.get("width"), image.get("height"))
+             for image in coco_ground_truth(records, CLASSES)["images"]]
+    assert sizes == [(96, 64) if k == 2 else (None, None) for k in range(12)]
+
+
+def test_comp4_has_the_pixels_of_voc(tmp_path):
+    """As the kit reads them: the first pixel is 1, the last one belongs to the box."""
+    found = Found(np.array([0]), np.array([0]), np.array([0.5]), np.array([[0, 4, 10.5, 8.0]]),
+                  np.array([42.0]))
+    write(tmp_path, found, make_records(tmp_path, ["000007.jpg"]), ("cat", "dog", "owl"))
+    text = (tmp_path / "comp4/comp4_det_test_cat.txt").read_text()
+    assert text == "000007 0.5 1.0 5.0 10.5 8.0\n"
+    assert (tmp_path / "comp4/comp4_det_test_dog.txt").read_text() == ""
+
+
+@pytest.mark.parametrize("files, names, ids", [
+    (["000139.jpg", "000008.jpg"], ["000139", "000008"], [139, 8]),
+    (["2007_000027.jpg", "8.jpg"], ["2007_000027", "8"], [1, 2]),
+    (["01.jpg", "1.jpg"], ["01", "1"], [1, 2]),
+    (["a/1.jpg", "b/1.jpg"], ["/r/a/1", "/r/b/1"], [1, 2]),
+    (["a/1.jpg", "a/1.png"], ["/r/a/1.jpg", "/r/a/1.png"], [1, 2]),
+])
+def test_names_and_ids_of_images(files, names, ids, tmp_path):
+    records = make_records(tmp_path, files)
+    assert [name.replace(str(tmp_path), "/r") for name in image_names(records)] == names
+    assert image_ids(records) == ids
+
+
+def test_coco_classes_have_the_ids_of_coco():
+    names = ["person", *map(str, range(78)), "toothbrush"]
+    ids = class_ids(names)
+    assert (ids[0], ids[11], ids[12], ids[-1], len(set(ids))) == (1, 13, 14, 90, 80)
+    assert class_ids(names[1:]) == list(range(1, 80))
+
+
+def test_an_image_twice_in_the_list_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"b\.jpg stands twice"):
+        image_names(make_records(tmp_path, ["a.jpg", "b.jpg", "b.jpg"]))
+
+
+def read(tmp_path, rows, records, **ids):
+    (tmp_path / "r.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
+    return read_detections(tmp_path / "r.json", records, CLASSES, **ids)
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"image_id": "image 0"}, {"image_id": "image 0.jpg"}, {"category_id": "red cell"},
+    {"image_id": 1.0}, {"segmentation": []}])
+def test_ids_and_names_that_other_projects_write(changes, records, tmp_path):
+    found = read(tmp_path, [ROWS[0] | changes, ROWS[1]], records)
+    assert (found.image.tolist(), found.labels.tolist()) == ([0, 1], [0, 2])
+    assert found.boxes[0].tolist() == [1.5, 2, 11.5, 22] and found.area.tolist() == [200, 211.75]
+
+
+def annotation(records):
+    return {"images": [{"id": f"i{k}", "file_name": f"their/folder/{record.path.name}"}
+                       for k, record in enumerate(records)],
+            "categories": [{"id": 7 - k, "name": name} for k, name in enumerate(CLASSES)]}
+
+
+def test_ids_of_another_annotation_file(records, tmp_path):
+    (tmp_path / "ids.json").write_text(json.dumps(annotation(records)))
+    rows = [ROWS[0] | {"image_id": "i3", "category_id": 6}]
+    found = read(tmp_path, rows, records, ids_path=tmp_path / "ids.json")
+    assert (found.image.tolist(), found.labels.tolist()) == ([3], [1])
+    (tmp_path / "ground_truth.json").write_text(json.dumps(annotation(records)))
+    assert read(tmp_path, rows, records).image.tolist() == [3]
+
+
+def test_ids_that_look_like_names(records, tmp_path):
+    """An id is an id, even where another image has that name."""
+    values = annotation(records)
+    for k, row in enumerate(values["images"]):
+        row["id"] = records[(k + 1) % 12].path.stem
+    (tmp_path / "ids.json").write_text(json.dumps(values))
+    found = read(tmp_path, [ROWS[0] | {"image_id": "image 1", "category_id": 6}], records,
+                 ids_path=tmp_path / "ids.json")
+    assert found.image.tolist() == [0]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda it: it["images"].append(it["images"][0]), "id 'i0' or .* stands twice"),
+    (lambda it: it["images"].append(it["images"][0] | {"id": 5}), "5 or .*image 0.jpg stands"),
+    (lambda it: it.pop("categories"), "not a COCO annotation file"),
+    (lambda it: it["images"].append(3), "not a COCO annotation file"),
+])
+def test_annotation_files_that_do_not_help(change, message, records, tmp_path):
+    values = annotation(records)
+    change(values)
+    (tmp_path / "ids.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, ROWS, records, ids_path=tmp_path / "ids.json")
+
+
+@pytest.mark.parametrize("rows, message", [
+    (json.dumps(ROWS)[:-9], r"not JSON, or cut short"), ("", "not JSON"), ("[" * 9999, "not JSON"),
+    ({"annotations": ROWS}, "not a list of results"),
+    ([*ROWS, 3], "row 3: 3 is no result"), ([ROWS[0] | {"bbox": [1, 2, 3]}], "row 1: .*no result"),
+    ([ROWS[0] | {"score": None}], "no result"), ([ROWS[0] | {"image_id": [1]}], "no result"),
+    ([ROWS[0] | {"score": 10 ** 400}], "no result"), ([{"image_id": 1}], "no result"),
+    ([*ROWS, ROWS[0] | {"image_id": 99}], r"row 3: 99 is none of the images of the list \(1, 2, "),
+    ([ROWS[0] | {"image_id": "other"}], r"'other' is none of .*\('image 0', 'image 1',.*1 of 1"),
+    ([ROWS[0] | {"category_id": 0}], r"0 is none of the classes of the list \(1, 2, 3, "),
+    ([ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is none .*\('red cell', "),
+    ([*ROWS, ROWS[0] | {"score": float("nan")}], "row 3: the score is not finite"),
+    ([ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "the box is not finite"),
+    ([ROWS[0] | {"bbox": [5, 5, 3, -1]}], "the box has a negative width or height"),
+])
+def test_results_that_cannot_be_scored(rows, message, records, tmp_path):
+    with pytest.raises(UserError, match=message) as error:
+        read(tmp_path, rows, records)
+    assert len(str(error.value).splitlines()) <= 2 and "r.json" in str(error.value)
+
+
+@pytest.mark.parametrize("rows, note", [
+    ([*ROWS, ROWS[0] | {"bbox": [500, 0, 5, 5]}], "1 of 3 boxes lie outside .*row 3"),
+    ([*ROWS, ROWS[0] | {"bbox": [-50, 0, 5, 5]}], "1 of 3 boxes lie outside"),
+    ([ROWS[0] | {"bbox": [50, 20, 60, 40]}], "1 of 1 boxes lie outside"),  # corners, not sizes
+    ([ROWS[0] | {"bbox": [0.1, 0.1, 0.5, 0.5]}], "no box reaches beyond 2"),
+    (ROWS + ROWS, "2 of 4 rows stand twice"), (ROWS, "^$"), ([], "^$")])
+def test_odd_results_are_noted(rows, note, records, tmp_path, capsys):
+    Image.new("RGB", (96, 64)).save(records[0].path)
+    import re
+    assert len(read(tmp_path, rows, records).scores) == len(rows)
+    assert re.search(note, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["comp4_det_test_cat.txt", "comp3_det_val_cat.txt",
+                                  "comp4_8f2c-11_det_test_cat.txt"])
+def test_comp4_files_of_others(name, records, tmp_path, capsys):
+    (tmp_path / name).write_text("image 3 0.25 1 1 10 20\r\nimage 0 1e-3 2.5 3 4 5 \n\n")
+    (tmp_path / "comp4_det_test_bird.txt").write_text("nonsense")
+    found = read_detections(tmp_path, records, ("dog", "cat"))
+    assert (found.image.tolist(), found.labels.tolist()) == ([3, 0], [1, 1])
+    assert found.boxes.tolist() == [[0, 0, 10, 20], [1.5, 2, 4, 5]]
+    assert found.area.tolist() == [200, 7.5]
+    assert "note: 1 files of other classes are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, line, message", [
+    ("comp4_det_test_dog.txt", "image 1 0.5 1 1 9 9", "no comp4_det_test_<class>.*dog"),
+    ("notes.txt", "", "no comp4_det_test_<class>.txt"),
+    ("comp4_det_test_cat.txt", "1 0.5 1 1 9", "line 1: .* is not an image"),
+    ("comp4_det_test_cat.txt", "image 1 x 1 1 9 9", "line 1: .* is not an image"),
+    ("comp4_det_test_cat.txt", "image 99 0.5 1 1 9 9", "line 1: 'image 99' is none of the images"),
+    ("comp4_det_test_cat.txt", "image 1 nan 1 1 9 9", "line 1: the score is not finite"),
+])
+def test_comp4_files_that_cannot_be_scored(name, line, message, records, tmp_path):
+    (tmp_path / name).write_text(line)
+    with pytest.raises(UserError, match=message):
+        read_detections(tmp_path, records, ("cat",))
