@@ -14,6 +14,7 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -23,7 +24,6 @@ from utils.evaluation.assignment import flatten_detections, flatten_records
 from utils.evaluation.coco_ap import evaluate_coco
 from utils.evaluation.detection_files import coco_ground_truth, coco_results
 from utils.evaluation.voc_ap import evaluate_voc, mean_ap
-from utils.postprocess import Detections
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def processor():
 
 
 def make_set(settings, rng, *, once):
-    """Return (list of Detections, list of Record) with boxes near and far, right and wrong.
+    """Return (list of detections, list of Record) with boxes near and far, right and wrong.
 
     Images have 7 objects on average; with `once` a class is among them at most once.
     """
@@ -95,7 +95,8 @@ def make_set(settings, rng, *, once):
         guesses = np.concatenate([boxes[near] + noise, random_boxes(rng, far)])
         guesses[:, 2:] = np.maximum(guesses[:, 2:], guesses[:, :2] + 1)
         classes = np.concatenate([labels[near], rng.integers(settings.classes, size=far)])
-        found.append(Detections(guesses.astype(np.float32), rng.random(count, np.float32), classes))
+        found.append(SimpleNamespace(boxes=guesses.astype(np.float32), labels=classes,
+                                     scores=rng.random(count, np.float32)))
         records.append(Record(Path(f"{number + 1}.jpg"), boxes.astype(np.float32), labels,
                               np.zeros(len(labels), bool)))
     return found, records

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from utils.evaluation.coco_ap import evaluate_coco
 from utils.evaluation.detection_files import (class_ids, coco_ground_truth, detection_writers,
                                               image_ids, image_names, read_detections)
 from utils.evaluation.voc_ap import class_results
-from utils.postprocess import Detections
 
 CLASSES = ("red cell", "a/b%", "Äpfel")
 ROWS = [{"image_id": 1, "category_id": 1, "bbox": [1.5, 2, 10, 20], "score": 0.9},
@@ -34,9 +34,10 @@ def make_records(folder, names):
 def guess(records):
     """Return detections near the objects of records, with scores that tie."""
     rng = np.random.default_rng(1)
-    return flatten_detections([Detections(
-        (np.tile(record.boxes_px, (3, 1)) + rng.normal(0, 3, (9, 4))).astype(np.float32),
-        rng.integers(1, 9, 9).astype(np.float32) / 7, rng.integers(0, 3, 9)) for record in records])
+    return flatten_detections([SimpleNamespace(
+        boxes=(np.tile(record.boxes_px, (3, 1)) + rng.normal(0, 3, (9, 4))).astype(np.float32),
+        scores=rng.integers(1, 9, 9).astype(np.float32) / 7, labels=rng.integers(0, 3, 9))
+        for record in records])
 
 
 def write(folder, found, records, names=CLASSES):
