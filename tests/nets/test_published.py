@@ -29,7 +29,7 @@ def case(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "file.pth"
     state = fill_state_dict(fixture_keys(fixture), int(fixture["seed"]))
     torch.save({"model": state} if request.param == "lufficc-512" else state, path)
-    settings = SSDSettings(device="cpu", confidence=float(fixture["confidence"]),
+    settings = SSDSettings(device="cpu", precision="fp32", confidence=float(fixture["confidence"]),
                            nms_iou=float(fixture["nms_iou"]), model_path=str(path),
                            weights_family=FAMILIES[request.param])
     yield fixture, SSD(settings)
