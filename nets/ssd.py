@@ -96,7 +96,7 @@ def _feature_maps(x, layers, taps, extras, extras_per_source):
 def _predict(heads, sources, numbers):
     """Return (B, P, numbers) of heads whose maps are (B, A * numbers, H, W)."""
     maps = [head(source).permute(0, 2, 3, 1) for head, source in zip(heads, sources)]
-    return torch.cat([x.reshape(len(x), -1, numbers) for x in maps], 1).float()
+    return torch.cat([x.reshape(x.shape[0], -1, numbers) for x in maps], 1).float()
 
 
 def feature_grids(backbone: str, size: int, resnet_pool_padding: int = 1) -> tuple[int, ...]:
