@@ -3,7 +3,7 @@
 `SSD.export` is what people and predict.py call:
 
     SSD.export(path, *, outputs="detections", precision="fp32", train_list="2007_train.txt",
-               val_list="2007_val.txt", max_loss=1.0, force=False) -> str   # a line on the file
+               val_list="2007_val.txt", max_loss=1.0, force=False)
 
 The file (opset 18, any batch, weights inside) takes `images`: uint8 (B, S, S, 3) RGB, resized and
 no more; float32 grey levels where the spec resizes in float32. `outputs` says what it gives, boxes
@@ -17,7 +17,6 @@ detections  boxes (N, 4), scores (N,), labels (N,) int64 from 0, image_index (N,
 """
 
 import functools
-import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from nets.onnx_runtime import OUTPUT_NAMES, Outputs, describe, input_dtype
+from nets.onnx_runtime import OUTPUT_NAMES, Outputs, describe, input_dtype, optional
 from nets.runtime import inference_copy
 from nets.ssd import SSDNet
 from utils.cli import UserError
@@ -107,7 +106,7 @@ def _write_nms(boxes, scores, most: int, iou: float, confidence: float):
 
 
 def export_network(network: SSDNet, class_names: Sequence[str], path: Path, *, outputs: Outputs,
-                   thresholds: Mapping[str, float], family: str) -> None:
+                   thresholds: Mapping[str, float]) -> None:
     """Write an SSDNet, which is left as it is, as an ONNX file.
 
     Args:
@@ -116,7 +115,6 @@ def export_network(network: SSDNet, class_names: Sequence[str], path: Path, *, o
         path: the file to write; its folder is there.
         outputs: see the top of this file.
         thresholds: confidence, nms_iou, max_per_class, max_per_image of `select`.
-        family: whose weights they are, for the record.
 
     Raises UserError for an unknown choice, and where PyTorch or a package is missing or too old.
     """
@@ -136,8 +134,9 @@ def export_network(network: SSDNet, class_names: Sequence[str], path: Path, *, o
             dynamic_shapes=({0: "batch"},), custom_translation_table=table)
     for node in program.model.graph:  # the exporter's notes name the files of this computer
         node.metadata_props.clear()
-    program.model.metadata_props.update(describe(spec, class_names, outputs=outputs,
-                                                 thresholds=dict(thresholds), family=family))
+    program.model.metadata_props.update(describe(
+        spec, class_names, outputs=outputs, thresholds=thresholds, family=network.family,
+        precision="fp32"))
     program.save(str(path), external_data=False)
 
 
@@ -146,7 +145,4 @@ def _check_packages():
         raise UserError(f"exporting needs PyTorch {'.'.join(map(str, NEEDED_TORCH))} or newer, "
                         f"this is {torch.__version__}; pip install -U torch torchvision")
     for name in ("onnx", "onnxscript"):
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise UserError(f"exporting needs {name}; pip install onnx onnxscript") from None
+        optional(name, "exporting needs more packages; pip install onnx onnxscript")

@@ -33,8 +33,10 @@ class SSDNet(nn.Module):
 
     State-dict names are the field's usual ones: `vgg.N` (or `mobilenet.*`, `resnet.*`),
     `L2Norm.weight`, `extras.N`, `loc.k`, `conf.k`. `num_classes` is C, background included; the
-    grids of `spec` must be those of the network.
+    grids of `spec` must be those of the network. `family` says whose weights it got.
     """
+
+    family = "this project"
 
     def __init__(self, num_classes: int, spec: SSDSpec):
         super().__init__()
