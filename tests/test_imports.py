@@ -17,7 +17,7 @@ ORDER = {
                       "run_folder stopping trainer run_loop",
     "utils.evaluation": "voc_ap map_report scoring",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
-            "transfer build runtime onnx_runtime export quantise",
+            "transfer build runtime onnx_runtime quantise export",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {
