@@ -34,7 +34,7 @@ from nets.onnx_runtime import (OUTPUT_NAMES, Outputs, describe, input_dtype, ope
 from nets.quantise import quantise
 from nets.runtime import Runtime, folded_copy
 from nets.ssd import SSDNet
-from utils.cli import UserError, make_folder, resolve, shorten, writing
+from utils.cli import UserError, check_file, make_folder, resolve, shorten, writing
 from utils.image import normalise
 from utils.postprocess import decode_scores
 
@@ -141,6 +141,8 @@ def export(network: SSDNet, class_names: Sequence[str], path: str | os.PathLike,
                             f"got {value!r}.")
     if path.suffix.lower() != ".onnx":
         raise UserError(f"{path}: an exported file must end in .onnx.")
+    if path.exists():
+        check_file(path)  # a folder cannot be replaced
     _check_packages()
     make_folder(path.parent)
     with TemporaryDirectory() as folder, writing(path) as part:
