@@ -103,10 +103,10 @@ class _Cast(nn.Module):
 
 
 class _PackedConv(nn.Module):
-    """A convolution and the ReLU or ReLU6 after it, as one step for inputs of the first one's shape.
+    """A convolution and the ReLU or ReLU6 after it, in one step.
 
-    For these oneDNN lays the weights out once, not at each call. By the operators that PyTorch's
-    compiler makes of such layers, here without a compiler.
+    For inputs of the first one's shape oneDNN lays the weights out once, not at each call: by the
+    operators that PyTorch's compiler makes of such layers, without a compiler.
     """
 
     def __init__(self, conv, activation):

@@ -94,8 +94,8 @@ def suppress(boxes, scores, mask, nms_iou, limits):
     ranked = scores.argsort(descending=True, stable=True)  # best first; then by class and prior
     grouped = labels[ranked].argsort(stable=True)  # by class, best first: places in `ranked`
     order = ranked[grouped]
-    own = [part.split(labels.bincount().tolist()) for part in (boxes[order], scores[order], grouped)]
-    kept = [grouped[:0]]
+    counts, kept = labels.bincount().tolist(), [grouped[:0]]
+    own = [part.split(counts) for part in (boxes[order], scores[order], grouped)]
     for class_boxes, class_scores, places in zip(*own):
         best = slice(max_per_class or None)
         if len(places):
