@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nets.runtime import TorchRuntime
 from ssd import SCORING, SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import Record, check_same_classes, read_list
@@ -83,7 +84,8 @@ def detect(settings: MapSettings, records: list[Record], list_names: tuple[str, 
     check_alike({"test_list": fingerprint(records), "batch_size": settings.batch_size,
                  "precision": detector.precision, "classes": detector.class_names,
                  "network": detector.spec.to_dict()})
-    share_tensors(detector.network.state_dict().values())
+    if isinstance(detector.runtime, TorchRuntime):  # each process reads an .onnx by itself
+        share_tensors(detector.network.state_dict().values())
     return flatten_detections(detector.detect_records(records, batch_size=settings.batch_size))
 
 

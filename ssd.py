@@ -6,6 +6,7 @@
     detector.detect_image("img/street.jpg").show()
 """
 
+import copy
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,17 +20,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from nets.build import read_network
+from nets.export import ExportPrecision, export
 from nets.families import FAMILIES
+from nets.onnx_runtime import Outputs, RuntimeName, open_exported
+from nets.quantise import CALIBRATED
 from nets.runtime import Runtime, TorchRuntime
 from nets.ssd import SSDNet
 from utils.ahead import ahead, batched
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, check_file, check_value, typed_path
-from utils.data.annotations import Record, read_class_names
+from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
 from utils.device import pick_device, set_precision
 from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
-from utils.evaluation.voc_ap import ClassResult, evaluate_voc
+from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import as_rgb_array, boxes_to_pixels, read_input
 from utils.postprocess import Detections, select
 
@@ -50,8 +54,9 @@ class WeightsSettings:
 
     # ---- Weights ----
 
-    # A best.pth or last.pth, or a published file (see the README); "coco" downloads torchvision's
-    # model of 80 everyday classes; "" takes the newest best.pth under save_dir.
+    # A best.pth or last.pth, an .onnx of SSD.export, or a published file (see the README); "coco"
+    # downloads torchvision's model of 80 everyday classes; "" takes the newest best.pth under
+    # save_dir.
     model_path: str = ""
     # Where train.py leaves its results.
     save_dir: str = "logs"
@@ -68,6 +73,8 @@ class WeightsSettings:
     device: str = "auto"
     # "fp32" gives the same numbers everywhere; bf16 and fp16 are faster where hardware has them.
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    # What runs .onnx files. "auto": OpenVINO on Intel's processors and in bf16, else ONNX Runtime.
+    runtime: RuntimeName = "auto"
 
 
 @dataclass(frozen=True)
@@ -213,6 +220,46 @@ class SSD:
         save_checkpoint(path, Checkpoint(self.spec, self.class_names, self.network.state_dict(),
                                          {}, {}))
 
+    def export(self, path: str | os.PathLike, *, outputs: Outputs = "detections",
+               precision: ExportPrecision = "fp32", train_list: str = "2007_train.txt",
+               val_list: str = "2007_val.txt", max_loss: float = 1.0, force: bool = False) -> None:
+        """Write the detector as an .onnx file (see nets/export.py) and print what it is.
+
+        Args:
+            path: the file; `model_path` of SSDSettings takes it.
+            outputs: what the file gives; in "detections" with this detector's thresholds.
+            precision: "int8" runs faster and finds a little less; how much is measured.
+            train_list, val_list: of voc_annotation.py, for int8: images of the first tell the
+                range of activations, those of the second how much mAP is lost.
+            max_loss: points of mAP@0.5 that int8 may lose; above, nothing is written.
+            force: write it all the same.
+
+        Raises UserError for a bad choice, list or path, a missing package, and too much lost.
+        """
+        check_value("max_loss", max_loss, float, (0, 100))
+        train, val = (self._own_records(name) if precision == "int8" else []
+                      for name in (train_list, val_list))
+        chosen = train[::math.ceil(len(train) / CALIBRATED) or 1]
+        inputs = (read_input(record.path, self.spec)[0] for record in tqdm(
+            chosen, desc="int8", unit="image", leave=False, disable=None))
+        thresholds = SCORING | {"confidence": self.settings.confidence,
+                                "nms_iou": self.settings.nms_iou}
+
+        def score(runtime):
+            scored = copy.copy(self)
+            scored.runtime = runtime
+            return mean_ap(scored.evaluate(val)[0])
+
+        export(self.network, self.class_names, path, outputs=outputs, precision=precision,
+               thresholds=thresholds, inputs=inputs, score=score,
+               max_loss=math.inf if force else max_loss)
+
+    def _own_records(self, list_path):
+        """Return the records of a list that has this detector's classes."""
+        records, names = read_list(list_path)
+        check_same_classes(self.class_names, "the weights", names, list_path)
+        return records
+
     def evaluate(self, records: list[Record], *, batch_size: int = 8
                  ) -> tuple[list[ClassResult], list[Detections]]:
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
@@ -297,15 +344,17 @@ def _load(settings) -> Runtime:
         raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}.\nTrain "
                         "with voc_annotation.py and train.py, or set model_path = \"coco\" or to "
                         "a file.")
-    device = pick_device(settings.device)
-    if str(path).lower().endswith(".onnx"):
-        from nets.export import open_exported
-        return open_exported(path, device=device)
-    precision = set_precision(settings.precision, device)
     given = read_class_names(settings.classes_path) if settings.classes_path else None
-    network, names = read_network(path, family=settings.weights_family, class_names=given)
-    if given and given != names:
+    if str(path).lower().endswith(".onnx"):
+        runtime = open_exported(path, device=settings.device, precision=settings.precision,
+                                runtime=settings.runtime)
+    else:
+        device = pick_device(settings.device)
+        precision = set_precision(settings.precision, device)
+        network, names = read_network(path, family=settings.weights_family, class_names=given)
+        runtime = TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True,
+                               compiled=settings.compile)
+    if given and given != runtime.class_names:
         print(f"note: {settings.classes_path} differs from the classes in the weights, which "
-              f"are used: {', '.join(names)}")
-    return TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True,
-                        compiled=settings.compile)
+              f"are used: {', '.join(runtime.class_names)}")
+    return runtime

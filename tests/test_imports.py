@@ -18,7 +18,7 @@ ORDER = {
     "utils.evaluation": "assignment voc_ap coco_ap detection_files errors gallery map_report "
                         "map_page advice compare scoring",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
-            "transfer build runtime",
+            "transfer build runtime onnx_runtime quantise export",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {
