@@ -12,11 +12,11 @@ from pathlib import Path
 from ssd import SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import check_same_classes, read_list
+from utils.detections import Detections
 from utils.distributed import (check_alike, check_device, first_ahead, on_first, process_group,
                                rank, share_tensors)
 from utils.evaluation.map_report import format_results, plot_precision_recall
 from utils.evaluation.voc_ap import VOC_IOU, ClassResult, mean_ap
-from utils.postprocess import Detections
 from utils.training.run_state import fingerprint
 
 

@@ -25,12 +25,13 @@ from nets.ssd import SSDNet
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, check_file, check_value, typed_path
 from utils.data.annotations import Record, read_class_names
+from utils.detections import Detections
 from utils.device import evaluating, pick_device, run_in, set_precision
 from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc
 from utils.image import as_rgb_array, boxes_to_pixels, normalise, read_input, stack_inputs
-from utils.postprocess import Detections, postprocess
+from utils.postprocess import postprocess
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
@@ -201,7 +202,7 @@ class SSD:
         limits = {"confidence": self.settings.confidence, "nms_iou": self.settings.nms_iou}
         found = postprocess(loc, conf, self.network.priors, self.spec, **limits | thresholds)
         return [Detections(boxes_to_pixels(boxes.cpu().numpy(), width, height, self.spec),
-                           scores.cpu().numpy(), labels.cpu().numpy())
+                           scores.cpu().numpy(), labels.cpu().numpy(), self.class_names)
                 for (boxes, scores, labels), (width, height) in zip(found, sizes)]
 
 
