@@ -1,8 +1,9 @@
-"""Find objects in images: name them or type a path, get each image with its boxes.
+"""Find objects in images, videos and cameras; or look into a detector.
 
-    python predict.py a.jpg b.jpg photos    # these images, and all images of a folder
-    python predict.py                       # asks for images until you type q
-    python predict.py --mode dir_predict    # all images of img/
+    python predict.py a.jpg photos clip.mp4      # images, folders, videos
+    python predict.py                            # asks for images until you type q
+    python predict.py --mode video --video_path 0      # the first camera, until you type q
+    python predict.py --mode heatmap a.jpg       # where each class scores
 """
 
 import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
@@ -12,80 +13,89 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.request import url2pathname
 
 import tyro
+from PIL import Image
 from tqdm import tqdm
 
 from ssd import SSD, SSDSettings
-from utils.cli import (UserError, check_file, describe_error, make_folder, printable, resolve,
-                       run, shorten, typed_path, writing)
-from utils.draw import draw_detections
-from utils.image import IMAGE_SUFFIXES, load_image
+from utils.cli import (UserError, describe_error, make_folder, printable, resolve, run, shorten,
+                       typed_path)
+from utils.detections import Detections
+from utils.distributed import check_device, first_ahead, gather, process_group, rank, world_size
+from utils.media.frames import Finder, Frame, Source, in_threads, read_frames
+from utils.media.outputs import ImageFormat, Outputs, coco_results, write_csv, write_json
+
+MAX_PIXELS = 5e7  # of the images of a pass
 
 
 @dataclass(frozen=True)
 class PredictSettings(SSDSettings):
-    """What to look at, and where the drawn images go."""
+    """What to look at, and what is kept of it."""
 
     # ---- What to do ----
 
-    # Images and folders of images to look at; without any, the mode decides.
+    # Images, videos, folders of both (with sub-folders), numbers of cameras; without any, the
+    # mode decides.
     images: tyro.conf.Positional[tuple[str, ...]] = ()
-    # predict asks for one image after another; dir_predict takes a whole folder.
-    mode: Literal["predict", "dir_predict"] = "predict"
+    # predict asks for one image after another; dir_predict takes a whole folder; video a file or a
+    # camera; fps measures the speed; heatmap shows where each class scores; export writes an
+    # .onnx file; summary lists the layers.
+    mode: Literal["predict", "dir_predict", "video", "fps", "heatmap", "export",
+                  "summary"] = "predict"
     # The folder of dir_predict.
     dir_origin_path: str = "img"
-    # Drawn images are saved here as PNG, under the whole name of the original: a.jpg.png.
-    dir_save_path: str = "img_out"
-    # True also opens the drawn image, where there is a display; of a single image only.
+    # The file of video, or the number of a camera: 0 is the first.
+    video_path: str = "0"
+    # Images, or frames of a file, that go through the network at a time; of fps, those tried.
+    batch_size: int = 8
+    # True also opens the drawn image of a single file, or a window of a video, where there is a
+    # display; q closes the window.
     show: bool = True
+
+    # ---- What is kept ----
+
+    # Everything is written here, in sub-folders as they were, under the whole name of the
+    # original: a.jpg.jpg, clip.avi.mp4.
+    dir_save_path: str = "img_out"
+    # Images and videos with the boxes drawn.
+    draw: bool = True
+    # Of drawings and crops; png is exact, and takes 20 times as long to write.
+    image_format: ImageFormat = "jpg"
+    # Each object as a file in crops/, named by image, class and score.
+    crop: bool = False
+    # Print the objects of each class: of each image, and in all.
+    count: bool = False
+    # A .json beside each drawing, and all objects in coco_results.json.
+    save_json: bool = False
+    # All objects in detections.csv.
+    save_csv: bool = False
 
 
 def main(settings: PredictSettings) -> None:
     """Load the detector once, then look at what was named, at a folder, or at what is typed."""
-    paths = [path for name in settings.images for path in images_in(name) or [Path(name)]]
-    if not paths and settings.mode == "dir_predict":
-        origin = resolve(settings.dir_origin_path)
-        if os.path.realpath(origin) == os.path.realpath(resolve(settings.dir_save_path)):
-            raise UserError(f"{origin}: drawings would be taken for images; choose another "
-                            "dir_save_path than dir_origin_path.")
-        paths = images_in(origin)
-        if not paths:
-            raise UserError(f"{origin}: no folder with images ({', '.join(IMAGE_SUFFIXES)}); "
-                            "set dir_origin_path.")
-    viewer = Viewer(SSD(settings), make_folder(settings.dir_save_path),
-                    show=settings.show and has_display() and len(paths) < 2)
-    if paths:
-        look_at_all(paths, viewer)
-    else:
-        ask(viewer)
-
-
-def images_in(name: str | Path) -> list[Path]:
-    """Return the images of a folder, sorted; none where it is no folder."""
-    with contextlib.suppress(UserError):
-        folder = typed_path(name)
-        if folder.is_dir():
-            return sorted(path for path in folder.iterdir()
-                          if path.suffix.lower() in IMAGE_SUFFIXES)
-    return []
-
-
-def look_at_all(paths: list[Path], viewer: "Viewer") -> None:
-    """Draw images; what cannot be read is reported and passed over.
-
-    Raises UserError, so that the script ends with status 2, only where none could be drawn.
-    """
-    done = sum(viewer.look_at(path, typed_path)
-               for path in tqdm(paths, unit="image", disable=None))
-    print(f"{done} of {len(paths)} images drawn into {shorten(viewer.folder)}")
-    if not done:
-        raise UserError("none of the images could be drawn.")
+    if settings.batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
+    with process_group():
+        detector = first_ahead(lambda: SSD(settings))
+        check_device(detector.device)
+        viewer = Viewer(detector, settings)
+        names = settings.images or {"dir_predict": (settings.dir_origin_path,),
+                                    "video": (settings.video_path,)}.get(settings.mode, ())
+        if names:
+            viewer.look_at_all(names)
+        elif world_size() > 1:
+            raise UserError("several processes need to be told what to look at: torchrun "
+                            "predict.py folder")
+        else:
+            ask(viewer)
 
 
 def ask(viewer: "Viewer") -> None:
@@ -95,14 +105,16 @@ def ask(viewer: "Viewer") -> None:
             text = input("image (q to stop): ")
         except EOFError:
             print()
-            return
+            break
         if text.strip().lower() in ("q", "quit", "exit"):
-            return
+            break
         if text.strip():
-            viewer.look_at(text, pasted_path)
+            with contextlib.suppress(UserError):
+                viewer.look_at(viewer.finder.find(pasted_path(text)))
+    viewer.write_tables(viewer.outputs.rows)
 
 
-def pasted_path(text: str) -> Path:
+def pasted_path(text: str) -> Path | str:
     """Return the path in a typed or dropped line: quoted, escaped, or a file:// address."""
     plain = re.sub(r"^(['\"])(.*)\1$", r"\2", text.strip())
     if plain.startswith("file://"):
@@ -110,62 +122,149 @@ def pasted_path(text: str) -> Path:
     for form in (text, plain, re.sub(r"\\(.)", r"\1", plain)):
         with contextlib.suppress(UserError):
             return typed_path(form)
-    return typed_path(plain)
+    return plain
 
 
 class Viewer:
-    """Looks at one image after another; saves each with its boxes in a folder, opens it on show."""
+    """Frames in, detections, outputs; keeps count of what was seen and what failed."""
 
-    def __init__(self, detector: SSD, folder: Path, *, show: bool):
-        self.detector, self.folder, self.show = detector, folder, show
-        self.origins = {}  # drawing -> the image it was made of
+    def __init__(self, detector: SSD, settings: PredictSettings):
+        self.detector, self.settings = detector, settings
+        self.folder = make_folder(settings.dir_save_path)
+        self.failures = {}  # place or name -> what went wrong
+        self.seen, self.most = Counter(), Counter()  # objects of each class: in all, in one frame
+        self.finder = Finder(self.folder, self.failed)
+        self.outputs = Outputs(self.folder, self.failed, draw=settings.draw, crop=settings.crop,
+                               save_json=settings.save_json, image_format=settings.image_format)
 
-    def look_at(self, name: str | Path, find: Callable[[str | Path], Path]) -> bool:
-        """Find a file, detect, print, draw, save; report what cannot be read or written."""
-        try:
-            self._look_at(check_file(find(name)))
-        except UserError as error:
+    def failed(self, source: Source | str, error: UserError) -> None:
+        """Report what cannot be read or written, once of each source; the rest goes on."""
+        name = source if isinstance(source, str) else source.place.as_posix()
+        if name not in self.failures:
+            self.failures[name] = str(error)
             tqdm.write(describe_error(error))
-            return False
-        return True
 
-    def _look_at(self, path):
-        if path.parent.resolve() == self.folder.resolve():
-            raise UserError(f"{path}: lies among the drawings; choose another dir_save_path.")
-        image = load_image(path)
-        detections = self.detector.detect(image)
-        drawn = draw_detections(image, detections, self.detector.class_names)
-        target = self._target(path)
-        with writing(target) as part:
-            drawn.save(part, format="png")
-        tqdm.write(f"{printable(path.name)}: {self._describe(image, detections)}\n"
-                   f"  saved {printable(shorten(target))}")
-        if self.show:
-            drawn.show()
+    def look_at_all(self, names: Iterable[str]) -> None:
+        """Look at everything that is named, this process at its share; sum up at the end.
 
-    def _target(self, path):
-        """Return the drawing's path, which no other image of this run or letter case has."""
-        # The original's whole name: a.jpg and a.png must not overwrite each other.
-        target, count = self.folder / f"{path.name}.png", 1
-        while self.origins.setdefault(str(target).casefold(), path) != path:
-            count += 1
-            target = self.folder / f"{path.name}.{count}.png"
-        return target
+        Raises UserError, so that the script ends with status 2, where anything failed.
+        """
+        sources = list(dict.fromkeys(source for name in names for source in self.finder.find(name)))
+        try:
+            self.look_at(sources[rank()::world_size()], num_sources=len(sources))
+        finally:
+            if world_size() == 1:  # what was found before Ctrl-C is kept
+                self.write_tables(self.outputs.rows)
+        parts = gather((self.failures, self.outputs.rows, self.seen, self.most))
+        if rank() == 0:
+            failures, rows, seen, most = ([part[k] for part in parts] for k in range(4))
+            self.failures = {name: text for part in failures for name, text in part.items()}
+            if world_size() > 1:
+                self.write_tables([row for part in rows for row in part])
+            self.sum_up(sources, sum(seen, Counter()), Counter(
+                {name: max(part[name] for part in most) for part in most for name in part}))
 
-    def _describe(self, image, detections):
-        """Return lines that say what was found, best first, or the best box that was not."""
-        names = self.detector.class_names
-        if len(detections.scores):
-            lines = [f"{len(detections.scores)} found"]
-            for box, score, label in zip(*detections):
-                edges = " ".join(f"{edge:.0f}" for edge in box)
-                lines.append(f"  {names[label]:<16} {score:.2f}  at {edges}")
-            return "\n".join(lines)
-        best = self.detector.detect_batch([image], confidence=0.0, max_per_image=1)[0]
-        if not len(best.scores):
-            return "nothing found\n  no box has any score"
-        return (f"nothing found\n  the best box has score {best.scores[0]:.2f} "
-                f"({names[best.labels[0]]}), confidence is {self.detector.settings.confidence:g}")
+    def sum_up(self, sources: list[Source], seen: Counter, most: Counter) -> None:
+        """Say what was done; UserError where something failed or nothing was there to look at."""
+        places = {source.place.as_posix() for source in sources}
+        total = len(places | set(self.failures))
+        print(f"{len(places - set(self.failures))} of {total} "
+              f"{'files' if any(source.is_video for source in sources) else 'images'} done; "
+              f"see {shorten(self.folder)}")
+        if self.settings.count:
+            print("in all: " + ", ".join(f"{name} {number} (at most {most[name]} in one image)"
+                                         for name, number in seen.most_common()) or "nothing")
+        if not total:
+            raise UserError("no images or videos there; name some, or set dir_origin_path.")
+        if self.failures:
+            names = ", ".join(map(printable, list(self.failures)[:20]))
+            raise UserError(f"{len(self.failures)} of {total} failed: {names}"
+                            + (", ..." if len(self.failures) > 20 else ""))
+
+    def look_at(self, sources: list[Source], *, num_sources: int = 1) -> None:
+        """Detect, draw, write and print; what fails is reported."""
+        results = in_threads(lambda pair: (*pair, self.outputs.add(*pair)),
+                             self._detect(read_frames(sources, self.failed)), threads=1, depth=2)
+        videos = any(source.is_video for source in sources)
+        try:
+            with closing(results):
+                for frame, found, drawn in tqdm(results, unit="frame" if videos else "image",
+                                                total=None if videos else len(sources),
+                                                disable=None if len(sources) > 1 or videos
+                                                else True):
+                    self._count(found)
+                    if frame.number is None:
+                        self._say(frame, found, detailed=num_sources == 1)
+                    if not self._show(frame, drawn, alone=num_sources == 1):
+                        break
+        finally:
+            self.outputs.close()
+
+    def _detect(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detections]]:
+        """Yield each frame with its Detections; several go through the network at a time."""
+        batch, pixels = [], 0
+        for frame in frames:
+            batch.append(frame)
+            pixels += frame.image.size / 3
+            live = isinstance(frame.source.path, int)
+            if live or len(batch) == self.settings.batch_size or pixels > MAX_PIXELS:
+                yield from zip(batch, self.detector.detect_batch([f.image for f in batch]))
+                batch, pixels = [], 0
+        yield from zip(batch, self.detector.detect_batch([f.image for f in batch]))
+
+    def _count(self, found):
+        counts = Counter(found.names)
+        self.seen += counts
+        self.most |= counts
+
+    def _say(self, frame, found, *, detailed):
+        """Print a line for an image, or all that was found in it."""
+        name = frame.source.place.as_posix()
+        counts = ", ".join(f"{name} {number}" for name, number in found.counts().items())
+        text = repr(found) if len(found) else f"nothing found{self._best(frame) * detailed}"
+        if not detailed:
+            text = text.splitlines()[0]
+        if self.settings.count and counts:
+            text += f"\n  {counts}" if detailed else f": {counts}"
+        tqdm.write(f"{printable(name)}: {text}")
+        if detailed and self.settings.draw and name not in self.failures:
+            target = self.folder / f"{name}.{self.settings.image_format}"
+            tqdm.write(f"  saved {printable(shorten(target))}")
+
+    def _best(self, frame):
+        """Return a line on the best box that was not found."""
+        best = self.detector.detect_batch([frame.image], confidence=0.0, max_per_image=1)[0]
+        if not len(best):
+            return "\n  no box has any score"
+        return (f"\n  the best box has score {best.scores[0]:.2f} ({best.names[0]}), "
+                f"confidence is {self.settings.confidence:g}")
+
+    def _show(self, frame, drawn, *, alone):
+        """Show an image or frame where it is wanted; False where the user closes the window."""
+        if not (alone and self.settings.show and has_display()):
+            return True
+        if frame.number is None:
+            Image.fromarray(drawn).show()
+            return True
+        import cv2
+
+        try:
+            cv2.imshow(str(frame.source.place), drawn[..., ::-1])
+            return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
+        except cv2.error:  # an OpenCV without windows
+            return True
+
+    def write_tables(self, rows: list[dict]) -> None:
+        """Write the files on all images together."""
+        for wanted, name, write in (
+                (self.settings.save_json, "coco_results.json",
+                 lambda path: write_json(path, coco_results(rows))),
+                (self.settings.save_csv, "detections.csv", lambda path: write_csv(path, rows))):
+            if wanted:
+                try:
+                    write(self.folder / name)
+                except UserError as error:
+                    self.failed(name, error)
 
 
 def has_display() -> bool:

@@ -16,6 +16,7 @@ ORDER = {
     "utils.training": "matching loss optim checks history summary samples board run_state "
                       "run_folder stopping trainer run_loop",
     "utils.evaluation": "voc_ap map_report scoring",
+    "utils.media": "frames outputs",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
             "transfer build",
 }
@@ -26,6 +27,7 @@ KNOWS = {
     "utils.training": ("utils", "utils.data.annotations", "utils.data.augment",
                        "utils.data.loader"),
     "utils.evaluation": ("utils", "utils.data.annotations", "utils.data.loader"),
+    "utils.media": ("utils",),
     "nets": ("utils",),
 }
 SCRIPTS = [path.stem for path in sorted(REPO.glob("*.py"))]
