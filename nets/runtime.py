@@ -1,0 +1,122 @@
+"""What runs the network: images in, boxes and scores out, whatever is behind it."""
+
+import copy
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from nets.ssd import SSDNet
+from utils.device import Precision, evaluating, run_in
+from utils.image import normalise
+from utils.postprocess import decode_scores
+from utils.spec import SSDSpec
+
+
+class Runtime(Protocol):
+    """A network ready to look at images, from several threads too.
+
+    Attributes:
+        spec: everything that its weights depend on.
+        class_names: K names, without background.
+        device: where its outputs lie.
+        precision: in which it computes, for people: "fp32", "bf16", "fp16", "int8".
+        name: what runs it, for people: "PyTorch", "ONNX Runtime".
+    """
+
+    spec: SSDSpec
+    class_names: tuple[str, ...]
+    device: torch.device
+    precision: str
+    name: str
+
+    def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_scores` makes them.
+
+        `images` is a NumPy array or tensor (B, S, S, 3), RGB grey levels not normalised, uint8;
+        float32 where the spec resizes in float32, as `read_input` gives it.
+        """
+        ...
+
+
+class TorchRuntime:
+    """Runs an SSDNet by PyTorch; a Runtime.
+
+    Args:
+        network: on its device.
+        class_names: its classes, without background.
+        precision: as set_precision returns it.
+        owned: nobody else uses the network. Then a copy of it is made at the first call that has
+            batch norm folded in, its weights channels last and in the precision; changes to the
+            network after that are not seen. Else the network is used as it is, and left so.
+    """
+
+    name = "PyTorch"
+
+    def __init__(self, network: SSDNet, class_names: Sequence[str], *, precision: Precision,
+                 owned: bool):
+        self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
+        self.device, self.precision, self.owned = network.priors.device, precision, owned
+        self._copy, self._lock = None, threading.Lock()
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """As Runtime."""
+        images = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2)  # channels last
+        batch = normalise(images, self.spec)
+        if self.owned:
+            loc, conf = self._fast()(batch.to(_DTYPES[self.precision]))
+        else:
+            with evaluating(self.network), run_in(self.precision, self.device):
+                loc, conf = self.network(batch)
+        return decode_scores(loc, conf, self.network.priors, self.spec)
+
+    def _fast(self):
+        """Return the copy that runs, made once."""
+        with self._lock:
+            if self._copy is None:
+                self._copy = inference_copy(self.network, self.precision)
+        return self._copy
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _Cast(nn.Module):
+    """Runs a module in float32 and gives back another dtype."""
+
+    def __init__(self, module, dtype):
+        super().__init__()
+        self.module, self.dtype = module, dtype
+
+    def forward(self, x):
+        return self.module(x).to(self.dtype)
+
+
+def inference_copy(network: SSDNet, precision: Precision) -> nn.Module:
+    """Return a copy that gives the same outputs, to rounding, and cannot be trained.
+
+    Batch norm is folded into the convolutions before it, weights lie channels last, in the
+    precision; L2Norm stays in float32.
+    """
+    network = copy.deepcopy(network).eval()
+    for module in list(network.modules()):
+        _fold_batch_norm(module)
+    dtype = _DTYPES[precision]
+    network.to(dtype=dtype, memory_format=torch.channels_last)
+    network.L2Norm = _Cast(network.L2Norm.float(), dtype)
+    return network.requires_grad_(False)
+
+
+def _fold_batch_norm(module):
+    """Fold each batch norm that directly follows a convolution among a module's children."""
+    children = list(module.named_children())
+    for (name, child), (next_name, following) in pairwise(children):
+        if isinstance(child, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(child, following))
+            setattr(module, next_name, nn.Identity())
