@@ -13,9 +13,9 @@ import contextlib
 import os
 import re
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,14 +26,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from ssd import SSD, SSDSettings
+from utils.ahead import ahead
 from utils.cli import (UserError, describe_error, make_folder, printable, resolve, run, shorten,
                        typed_path)
 from utils.detections import Detections
 from utils.distributed import check_device, first_ahead, gather, process_group, rank, world_size
-from utils.media.frames import Finder, Frame, Source, in_threads, read_frames
+from utils.media.frames import Finder, Frame, Source, read_frames
 from utils.media.outputs import ImageFormat, Outputs, coco_results, write_csv, write_json
-
-MAX_PIXELS = 5e7  # of the images of a pass
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class PredictSettings(SSDSettings):
     # The file of video, or the number of a camera: 0 is the first.
     video_path: str = "0"
     # Images, or frames of a file, that go through the network at a time; of fps, those tried.
-    batch_size: int = 8
+    batch_size: int = 4
     # True also opens the drawn image of a single file, or a window of a video, where there is a
     # display; q closes the window.
     show: bool = True
@@ -183,15 +182,15 @@ class Viewer:
 
     def look_at(self, sources: list[Source], *, num_sources: int = 1) -> None:
         """Detect, draw, write and print; what fails is reported."""
-        results = in_threads(lambda pair: (*pair, self.outputs.add(*pair)),
-                             self._detect(read_frames(sources, self.failed)), threads=1, depth=2)
         videos = any(source.is_video for source in sources)
         try:
-            with closing(results):
-                for frame, found, drawn in tqdm(results, unit="frame" if videos else "image",
-                                                total=None if videos else len(sources),
-                                                disable=None if len(sources) > 1 or videos
-                                                else True):
+            with ThreadPoolExecutor(1) as writer:
+                results = ahead(writer, lambda pair: (*pair, self.outputs.add(*pair)),
+                                self._detect(read_frames(sources, self.failed)), 2)
+                for frame, found, drawn in tqdm(
+                        results, unit="frame" if videos else "image", leave=False,
+                        total=None if videos else len(sources),
+                        disable=None if videos or len(sources) > 1 else True):
                     self._count(found)
                     if frame.number is None:
                         self._say(frame, found, detailed=num_sources == 1)
@@ -202,15 +201,22 @@ class Viewer:
 
     def _detect(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detections]]:
         """Yield each frame with its Detections; several go through the network at a time."""
-        batch, pixels = [], 0
-        for frame in frames:
-            batch.append(frame)
-            pixels += frame.image.size / 3
-            live = isinstance(frame.source.path, int)
-            if live or len(batch) == self.settings.batch_size or pixels > MAX_PIXELS:
-                yield from zip(batch, self.detector.detect_batch([f.image for f in batch]))
-                batch, pixels = [], 0
-        yield from zip(batch, self.detector.detect_batch([f.image for f in batch]))
+        taken = deque()
+
+        def images():
+            for frame in frames:
+                taken.append(frame)
+                yield frame.source.path if frame.image is None else frame.image
+
+        settings = self.settings
+        keep = settings.draw or settings.crop or settings.show
+        for _, image, found in self.detector.detect_stream(
+                images(), batch_size=settings.batch_size, keep_images=keep):
+            frame = taken.popleft()
+            if isinstance(found, UserError):
+                self.failed(frame.source, found)
+            else:
+                yield frame._replace(image=image), found
 
     def _count(self, found):
         counts = Counter(found.names)
@@ -233,7 +239,7 @@ class Viewer:
 
     def _best(self, frame):
         """Return a line on the best box that was not found."""
-        best = self.detector.detect_batch([frame.image], confidence=0.0, max_per_image=1)[0]
+        best = self.detector.detect_batch([frame.source.path], confidence=0.0, max_per_image=1)[0]
         if not len(best):
             return "\n  no box has any score"
         return (f"\n  the best box has score {best.scores[0]:.2f} ({best.names[0]}), "

@@ -10,9 +10,9 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -32,10 +32,11 @@ from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc
 from utils.image import as_rgb_array, boxes_to_pixels, read_input
-from utils.postprocess import select
+from utils.postprocess import NmsRule, select
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
-SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
+SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200,
+           "nms": "class", "classes": ()}
 READERS = 2  # threads that read images ahead of the network
 # Lowest and highest value of thresholds.
 LIMITS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),
@@ -81,13 +82,19 @@ class SSDSettings(WeightsSettings):
     confidence: float = 0.5
     # Of two boxes of one class that overlap more than this (IoU), the weaker one is dropped.
     nms_iou: float = 0.45
+    # What drops what: "class", boxes of one class; "agnostic", boxes of any class, for objects that
+    # are of one class alone; "soft" lowers scores instead, for crowds.
+    nms: NmsRule = "class"
+    # Names of the classes to look for; without any, all of them.
+    classes: tuple[str, ...] = ()
 
 
 class SSD:
     """A detector ready to use.
 
     Args:
-        settings: SSDSettings.
+        settings: SSDSettings, or the path of a file with weights.
+        changes: fields of SSDSettings in place of those: SSD("best.pth", confidence=0.3).
         network: an SSDNet in memory; then no file is read. It is used as it is and left as it was
             found: device, memory layout, train or eval mode. Changes to it are seen.
         class_names: names for that network.
@@ -98,10 +105,15 @@ class SSD:
         ValueError: a network on another device than the settings', or without class names.
     """
 
-    def __init__(self, settings: SSDSettings = SSDSettings(), *, network: SSDNet | None = None,
-                 class_names: Sequence[str] | None = None):
+    def __init__(self, settings: SSDSettings | str | os.PathLike = SSDSettings(), *,
+                 network: SSDNet | None = None, class_names: Sequence[str] | None = None,
+                 **changes: Any):
+        if isinstance(settings, (str, os.PathLike)):
+            settings = SSDSettings(model_path=os.fspath(settings))
         if not isinstance(settings, SSDSettings):
-            raise TypeError(f"expected SSDSettings(model_path=...), got {type(settings).__name__}")
+            raise TypeError(f"expected a path or SSDSettings(model_path=...), got "
+                            f"{type(settings).__name__}")
+        settings = replace(settings, **changes)
         check_fields(settings, LIMITS)
         self.settings = settings
         if network is None:
@@ -112,6 +124,7 @@ class SSD:
                                         precision=set_precision(settings.precision, device))
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
+        self._numbers(settings.classes)
 
     @property
     def network(self) -> SSDNet:
@@ -142,8 +155,8 @@ class SSD:
     def detect_batch(self, images: Iterable[ImageInput], **thresholds: float) -> list[Detections]:
         """Find objects in several images, of any sizes, with one pass of the network.
 
-        `thresholds` are confidence, nms_iou, max_per_class, max_per_image, in place of the
-        settings'. Takes a list of what `detect` takes, and returns a list of what it returns.
+        `thresholds` are confidence, nms_iou, max_per_class, max_per_image, nms, classes, in place
+        of the settings'. Takes a list of what `detect` takes, and returns a list of what it returns.
         """
         _check_call(images, thresholds)
         images = [_find(image) for image in images]
@@ -242,17 +255,29 @@ class SSD:
     def _detect_inputs(self, inputs, sizes, thresholds):
         """Turn resized images and the (width, height) they had into Detections in pixels."""
         boxes, scores = self.runtime(np.stack(inputs))
-        limits = {"confidence": self.settings.confidence, "nms_iou": self.settings.nms_iou}
-        found = select(boxes, scores, self.spec, **limits | thresholds)
+        rules = {name: getattr(self.settings, name)
+                 for name in ("confidence", "nms_iou", "nms", "classes")} | thresholds
+        rules["classes"] = self._numbers(rules["classes"])
+        found = select(boxes, scores, self.spec, **rules)
         return [Detections(boxes_to_pixels(boxes.numpy(), width, height, self.spec),
                            scores.numpy(), labels.numpy(), self.class_names)
                 for (boxes, scores, labels), (width, height) in zip(found, sizes)]
 
 
+    def _numbers(self, names):
+        """Return the numbers of classes; UserError for a name that is none of them."""
+        for name in names:
+            if name not in self.class_names:
+                raise UserError(f"classes: {name!r} is none of the detector's: "
+                                f"{', '.join(self.class_names[:30])}.")
+        return [self.class_names.index(name) for name in names]
+
+
 def _check_call(images, thresholds):
     """Raise UserError for thresholds, TypeError for images that cannot be."""
     for name, value in thresholds.items():
-        check_value(name, value, int if "max" in name else float, LIMITS.get(name))
+        if name in LIMITS:
+            check_value(name, value, int if "max" in name else float, LIMITS[name])
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
             images, "__iter__"):
         raise TypeError(f"expected a list of images, got {type(images).__name__}")
@@ -282,6 +307,8 @@ def _load(settings) -> Runtime:
         raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}.\nTrain "
                         "with voc_annotation.py and train.py, or set model_path = \"coco\" or to "
                         "a file.")
+    if os.path.isfile(path):  # where one stands; else in the repo
+        path = os.path.abspath(path)
     device = pick_device(settings.device)
     if str(path).lower().endswith(".onnx"):
         from nets.export import open_exported

@@ -1,27 +1,24 @@
-"""Images, folders, videos and cameras as one stream of frames, read ahead in threads."""
+"""Images, folders, videos and cameras as one stream of frames."""
 
 import math
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from functools import partial
-from itertools import groupby, repeat
+from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from utils.ahead import ahead
 from utils.cli import UserError, check_file, typed_path
-from utils.image import DECODE_ERRORS, IMAGE_SUFFIXES, load_image
+from utils.image import DECODE_ERRORS, IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv",
                   ".ts", ".mts", ".m2ts", ".3gp", ".ogv")
-READERS = 2  # threads that read images
-AHEAD = 4  # images or frames read before they are needed
+AHEAD = 4  # frames read before they are needed
 RATE = 25.0  # frames a second where the source does not say
 # OpenCV's FFmpeg writes faults of a video to the screen, without its name.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -39,7 +36,7 @@ class Frame(NamedTuple):
     """An image to look at, alone or of a video."""
 
     source: Source
-    image: np.ndarray  # (H, W, 3) uint8 RGB
+    image: np.ndarray | None  # (H, W, 3) uint8 RGB; None: lies in the file
     number: int | None = None  # in its video, from 0
     rate: float = RATE  # frames a second
 
@@ -109,37 +106,16 @@ def _is_animated(path):
         return False
 
 
-def in_threads(work: Callable, items: Iterable, *, threads: int, depth: int) -> Iterator[Any]:
-    """Yield work(item) of each item, in order, done in threads up to `depth` items ahead."""
-    pool, waiting = ThreadPoolExecutor(threads), deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def read_frames(sources: Iterable[Source], failed: Failed) -> Iterator[Frame]:
-    """Yield the frames of all sources in order; `failed` hears of what cannot be read."""
-    for is_video, group in groupby(sources, lambda source: source.is_video):
-        if is_video:
-            for source in group:
-                yield from _video_frames(source, failed)
+    """Yield the frames of all sources in order; `failed` hears of videos that cannot be read.
+
+    Those of videos are read ahead in a thread; images are left to `SSD.detect_stream`.
+    """
+    for source in sources:
+        if source.is_video:
+            yield from _video_frames(source, failed)
         else:
-            frames = in_threads(partial(_image_frame, failed=failed), group, threads=READERS,
-                                depth=AHEAD)
-            yield from (frame for frame in frames if frame)
-
-
-def _image_frame(source, failed):
-    try:
-        return Frame(source, load_image(check_file(source.path)))
-    except UserError as error:
-        return failed(source, error)
+            yield Frame(source, None)
 
 
 def _video_frames(source, failed):
@@ -154,8 +130,8 @@ def _video_frames(source, failed):
     count, rate = (video.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
     rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else RATE
     try:
-        with closing(in_threads(lambda _: _next_image(video), repeat(None), threads=1,
-                                depth=AHEAD if is_file else 1)) as images:
+        with ThreadPoolExecutor(1) as reader:
+            images = ahead(reader, lambda _: _next_image(video), repeat(None), AHEAD * is_file)
             for number, image in enumerate(images):
                 if image is None:
                     break

@@ -13,6 +13,7 @@ import numpy as np
 from utils.cli import UserError, make_folder, writing
 from utils.detections import Detections
 from utils.draw import draw_detections
+from utils.image import image_size
 from utils.media.frames import Failed, Frame
 
 QUALITY = 95  # of JPEG files
@@ -37,9 +38,13 @@ class Outputs:
         self.video = self.writer = None  # the Source that is being written
         self.frames = []  # of the video, for its JSON
 
-    def add(self, frame: Frame, found: Detections) -> np.ndarray:
-        """Draw and write; return the drawn image, (H, W, 3) uint8 RGB."""
-        drawn = np.asarray(draw_detections(frame.image, found, found.class_names))
+    def add(self, frame: Frame, found: Detections) -> np.ndarray | None:
+        """Draw and write; return the drawn image, (H, W, 3) uint8 RGB.
+
+        None where the frame has no image; then only tables are written.
+        """
+        drawn = None if frame.image is None else np.asarray(
+            draw_detections(frame.image, found, found.class_names))
         try:
             self._write(frame, found, drawn)
         except UserError as error:
@@ -61,7 +66,8 @@ class Outputs:
             self._add_to_video(frame, drawn)
             return
         if self.save_json:
-            height, width = frame.image.shape[:2]
+            width, height = (image_size(frame.source.path) if frame.image is None else
+                             frame.image.shape[1::-1])
             write_json(f"{path}.json", {"image": str(frame.source.path), "width": width,
                                         "height": height, "objects": objects})
         if self.draw:
@@ -131,7 +137,7 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 def write_json(path: str | Path, values: Any) -> None:
     """Write plain values as JSON; UserError where the file cannot be written."""
     with writing(Path(path)) as part:
-        part.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
+        part.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 
 
 def write_csv(path: Path, rows: Iterable[dict]) -> None:
