@@ -10,29 +10,29 @@ import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest 
 
 # isort: split
 import contextlib
-import os
+import functools
 import re
-import sys
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.request import url2pathname
 
+import numpy as np
+import torch
 import tyro
-from PIL import Image
-from tqdm import tqdm
 
+from nets.inspection import heat_map, measure_speed, summarise
 from ssd import SSD, SSDSettings
-from utils.ahead import ahead
 from utils.cli import (UserError, describe_error, make_folder, printable, resolve, run, shorten,
                        typed_path)
-from utils.detections import Detections
-from utils.distributed import check_device, first_ahead, gather, process_group, rank, world_size
-from utils.media.frames import Finder, Frame, Source, read_frames
-from utils.media.outputs import ImageFormat, Outputs, coco_results, write_csv, write_json
+from utils.distributed import check_device, first_ahead, on_first, process_group, world_size
+from utils.draw import draw_heat
+from utils.image import image_size
+from utils.media.frames import Finder
+from utils.media.outputs import ImageFormat
+from utils.media.viewer import Viewer
+
+FPS_SECONDS = 3  # for each batch size
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ class PredictSettings(SSDSettings):
     dir_origin_path: str = "img"
     # The file of video, or the number of a camera: 0 is the first.
     video_path: str = "0"
-    # Images, or frames of a file, that go through the network at a time; of fps, those tried.
+    # Images, or frames of a file, that go through the network at a time.
     batch_size: int = 4
+    # Those that fps tries.
+    batch_sizes: tuple[int, ...] = (1, 4, 16)
     # True also opens the drawn image of a single file, or a window of a video, where there is a
     # display; q closes the window.
     show: bool = True
@@ -77,6 +79,16 @@ class PredictSettings(SSDSettings):
     # All objects in detections.csv.
     save_csv: bool = False
 
+    # ---- Export ----
+
+    # The .onnx file; "" puts it beside the weights.
+    export_path: str = ""
+    # "detections": boxes after NMS, with the thresholds above; "boxes" and their scores before it;
+    # "raw": loc and conf.
+    export_outputs: Literal["detections", "boxes", "raw"] = "detections"
+    # "int8" is calibrated on train_list and checked on val_list.
+    export_precision: Literal["fp32", "int8"] = "fp32"
+
 
 def main(settings: PredictSettings) -> None:
     """Load the detector once, then look at what was named, at a folder, or at what is typed."""
@@ -85,11 +97,19 @@ def main(settings: PredictSettings) -> None:
     with process_group():
         detector = first_ahead(lambda: SSD(settings))
         check_device(detector.device)
-        viewer = Viewer(detector, settings)
-        names = settings.images or {"dir_predict": (settings.dir_origin_path,),
-                                    "video": (settings.video_path,)}.get(settings.mode, ())
+        look_into = {"summary": summary, "fps": fps, "export": export}.get(settings.mode)
+        if look_into:
+            on_first(lambda: look_into(detector, settings))
+            return
+        viewer = Viewer(detector, make_folder(settings.dir_save_path), **{
+            name: getattr(settings, name) for name in (
+                "batch_size", "show", "count", "draw", "crop", "save_json", "save_csv",
+                "image_format")})
+        names = settings.images or {"predict": (), "video": (settings.video_path,)}.get(
+            settings.mode, (settings.dir_origin_path,))
         if names:
-            viewer.look_at_all(names)
+            heat = functools.partial(heat_sheet, detector) if settings.mode == "heatmap" else None
+            viewer.look_at_all(names, heat=heat)
         elif world_size() > 1:
             raise UserError("several processes need to be told what to look at: torchrun "
                             "predict.py folder")
@@ -97,7 +117,37 @@ def main(settings: PredictSettings) -> None:
             ask(viewer)
 
 
-def ask(viewer: "Viewer") -> None:
+def heat_sheet(detector: SSD, image: np.ndarray) -> np.ndarray:
+    """Return a drawn sheet, (H, W, 3) uint8, that shows where each class scores."""
+    return np.asarray(draw_heat(image, heat_map(detector.runtime, image), detector.class_names))
+
+
+def summary(detector: SSD, settings: PredictSettings) -> None:
+    """Print the layers of the network."""
+    print(summarise(detector.network))
+
+
+def fps(detector: SSD, settings: PredictSettings) -> None:
+    """Print how long each stage takes, on the first image that is named or lies in the folder."""
+    names = settings.images or (settings.dir_origin_path,)
+    finder = Finder(resolve(settings.dir_save_path), lambda _, error: print(describe_error(error)))
+    paths = [source.path for name in names for source in finder.find(name) if not source.is_video]
+    if not paths or not settings.batch_sizes or min(settings.batch_sizes) < 1:
+        raise UserError("fps needs an image, named or in dir_origin_path, and batch_sizes from 1.")
+    size = "x".join(map(str, image_size(paths[0])))
+    print(f"{printable(shorten(paths[0]))}, {size}; {detector.runtime.name} in "
+          f"{detector.precision} on {detector.device}, {torch.get_num_threads()} threads")
+    print(measure_speed(detector.runtime, paths[0], settings.batch_sizes, seconds=FPS_SECONDS,
+                        confidence=settings.confidence, nms_iou=settings.nms_iou))
+
+
+def export(detector: SSD, settings: PredictSettings) -> None:
+    """Write an .onnx file, and check it on the val list where it is quantised."""
+    print(detector.export(settings.export_path or Path(settings.model_path).with_suffix(".onnx"),
+                          outputs=settings.export_outputs, precision=settings.export_precision))
+
+
+def ask(viewer: Viewer) -> None:
     """Ask for images until the user stops; a bad path or file is reported and asked again."""
     while True:
         try:
@@ -110,7 +160,7 @@ def ask(viewer: "Viewer") -> None:
         if text.strip():
             with contextlib.suppress(UserError):
                 viewer.look_at(viewer.finder.find(pasted_path(text)))
-    viewer.write_tables(viewer.outputs.rows)
+    viewer.write_tables()
 
 
 def pasted_path(text: str) -> Path | str:
@@ -122,161 +172,6 @@ def pasted_path(text: str) -> Path | str:
         with contextlib.suppress(UserError):
             return typed_path(form)
     return plain
-
-
-class Viewer:
-    """Frames in, detections, outputs; keeps count of what was seen and what failed."""
-
-    def __init__(self, detector: SSD, settings: PredictSettings):
-        self.detector, self.settings = detector, settings
-        self.folder = make_folder(settings.dir_save_path)
-        self.failures = {}  # place or name -> what went wrong
-        self.seen, self.most = Counter(), Counter()  # objects of each class: in all, in one frame
-        self.finder = Finder(self.folder, self.failed)
-        self.outputs = Outputs(self.folder, self.failed, draw=settings.draw, crop=settings.crop,
-                               save_json=settings.save_json, image_format=settings.image_format)
-
-    def failed(self, source: Source | str, error: UserError) -> None:
-        """Report what cannot be read or written, once of each source; the rest goes on."""
-        name = source if isinstance(source, str) else source.place.as_posix()
-        if name not in self.failures:
-            self.failures[name] = str(error)
-            tqdm.write(describe_error(error))
-
-    def look_at_all(self, names: Iterable[str]) -> None:
-        """Look at everything that is named, this process at its share; sum up at the end.
-
-        Raises UserError, so that the script ends with status 2, where anything failed.
-        """
-        sources = list(dict.fromkeys(source for name in names for source in self.finder.find(name)))
-        try:
-            self.look_at(sources[rank()::world_size()], num_sources=len(sources))
-        finally:
-            if world_size() == 1:  # what was found before Ctrl-C is kept
-                self.write_tables(self.outputs.rows)
-        parts = gather((self.failures, self.outputs.rows, self.seen, self.most))
-        if rank() == 0:
-            failures, rows, seen, most = ([part[k] for part in parts] for k in range(4))
-            self.failures = {name: text for part in failures for name, text in part.items()}
-            if world_size() > 1:
-                self.write_tables([row for part in rows for row in part])
-            self.sum_up(sources, sum(seen, Counter()), Counter(
-                {name: max(part[name] for part in most) for part in most for name in part}))
-
-    def sum_up(self, sources: list[Source], seen: Counter, most: Counter) -> None:
-        """Say what was done; UserError where something failed or nothing was there to look at."""
-        places = {source.place.as_posix() for source in sources}
-        total = len(places | set(self.failures))
-        print(f"{len(places - set(self.failures))} of {total} "
-              f"{'files' if any(source.is_video for source in sources) else 'images'} done; "
-              f"see {shorten(self.folder)}")
-        if self.settings.count:
-            print("in all: " + ", ".join(f"{name} {number} (at most {most[name]} in one image)"
-                                         for name, number in seen.most_common()) or "nothing")
-        if not total:
-            raise UserError("no images or videos there; name some, or set dir_origin_path.")
-        if self.failures:
-            names = ", ".join(map(printable, list(self.failures)[:20]))
-            raise UserError(f"{len(self.failures)} of {total} failed: {names}"
-                            + (", ..." if len(self.failures) > 20 else ""))
-
-    def look_at(self, sources: list[Source], *, num_sources: int = 1) -> None:
-        """Detect, draw, write and print; what fails is reported."""
-        videos = any(source.is_video for source in sources)
-        try:
-            with ThreadPoolExecutor(1) as writer:
-                results = ahead(writer, lambda pair: (*pair, self.outputs.add(*pair)),
-                                self._detect(read_frames(sources, self.failed)), 2)
-                for frame, found, drawn in tqdm(
-                        results, unit="frame" if videos else "image", leave=False,
-                        total=None if videos else len(sources),
-                        disable=None if videos or len(sources) > 1 else True):
-                    self._count(found)
-                    if frame.number is None:
-                        self._say(frame, found, detailed=num_sources == 1)
-                    if not self._show(frame, drawn, alone=num_sources == 1):
-                        break
-        finally:
-            self.outputs.close()
-
-    def _detect(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Detections]]:
-        """Yield each frame with its Detections; several go through the network at a time."""
-        taken = deque()
-
-        def images():
-            for frame in frames:
-                taken.append(frame)
-                yield frame.source.path if frame.image is None else frame.image
-
-        settings = self.settings
-        keep = settings.draw or settings.crop or settings.show
-        for _, image, found in self.detector.detect_stream(
-                images(), batch_size=settings.batch_size, keep_images=keep):
-            frame = taken.popleft()
-            if isinstance(found, UserError):
-                self.failed(frame.source, found)
-            else:
-                yield frame._replace(image=image), found
-
-    def _count(self, found):
-        counts = Counter(found.names)
-        self.seen += counts
-        self.most |= counts
-
-    def _say(self, frame, found, *, detailed):
-        """Print a line for an image, or all that was found in it."""
-        name = frame.source.place.as_posix()
-        counts = ", ".join(f"{name} {number}" for name, number in found.counts().items())
-        text = repr(found) if len(found) else f"nothing found{self._best(frame) * detailed}"
-        if not detailed:
-            text = text.splitlines()[0]
-        if self.settings.count and counts:
-            text += f"\n  {counts}" if detailed else f": {counts}"
-        tqdm.write(f"{printable(name)}: {text}")
-        if detailed and self.settings.draw and name not in self.failures:
-            target = self.folder / f"{name}.{self.settings.image_format}"
-            tqdm.write(f"  saved {printable(shorten(target))}")
-
-    def _best(self, frame):
-        """Return a line on the best box that was not found."""
-        best = self.detector.detect_batch([frame.source.path], confidence=0.0, max_per_image=1)[0]
-        if not len(best):
-            return "\n  no box has any score"
-        return (f"\n  the best box has score {best.scores[0]:.2f} ({best.names[0]}), "
-                f"confidence is {self.settings.confidence:g}")
-
-    def _show(self, frame, drawn, *, alone):
-        """Show an image or frame where it is wanted; False where the user closes the window."""
-        if not (alone and self.settings.show and has_display()):
-            return True
-        if frame.number is None:
-            Image.fromarray(drawn).show()
-            return True
-        import cv2
-
-        try:
-            cv2.imshow(str(frame.source.place), drawn[..., ::-1])
-            return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-        except cv2.error:  # an OpenCV without windows
-            return True
-
-    def write_tables(self, rows: list[dict]) -> None:
-        """Write the files on all images together."""
-        for wanted, name, write in (
-                (self.settings.save_json, "coco_results.json",
-                 lambda path: write_json(path, coco_results(rows))),
-                (self.settings.save_csv, "detections.csv", lambda path: write_csv(path, rows))):
-            if wanted:
-                try:
-                    write(self.folder / name)
-                except UserError as error:
-                    self.failed(name, error)
-
-
-def has_display() -> bool:
-    """Tell whether a window can be opened."""
-    return sys.platform in ("win32", "darwin") or bool(
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 if __name__ == "__main__":

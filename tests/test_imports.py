@@ -16,9 +16,9 @@ ORDER = {
     "utils.training": "matching loss optim checks history summary samples board run_state "
                       "run_folder stopping trainer run_loop",
     "utils.evaluation": "voc_ap map_report scoring",
-    "utils.media": "frames outputs",
+    "utils.media": "frames outputs viewer",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
-            "transfer build runtime",
+            "transfer build runtime inspection",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {
