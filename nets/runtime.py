@@ -75,16 +75,20 @@ class TorchRuntime:
         images = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2)  # channels last
         batch = normalise(images, self.spec)
         if self.owned:
-            return self._fast()(batch.to(_DTYPES[self.precision]))
+            return self._run_copy(batch)
         with evaluating(self.network), run_in(self.precision, self.device):
             return self.network(batch)
 
-    def _fast(self):
-        """Return the copy that runs, made once."""
+    def _run_copy(self, batch):
+        """Run the copy, which the first call makes and packs."""
+        batch = batch.to(_DTYPES[self.precision])
         with self._lock:
             if self._copy is None:
-                self._copy = inference_copy(self.network, self.precision)
-        return self._copy
+                network = inference_copy(self.network, self.precision)
+                outputs = network(batch)
+                self._copy = network
+                return outputs
+        return self._copy(batch)
 
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -98,7 +102,34 @@ class _Cast(nn.Module):
         self.module, self.dtype = module, dtype
 
     def forward(self, x):
-        return self.module(x).to(self.dtype)
+        return self.module(x.float()).to(self.dtype)
+
+
+class _PackedConv(nn.Module):
+    """A convolution and the ReLU or ReLU6 after it, as one step for inputs of the first one's shape.
+
+    For these oneDNN lays the weights out once, not at each call. By the operators that PyTorch's
+    compiler makes of such layers, here without a compiler.
+    """
+
+    def __init__(self, conv, activation):
+        super().__init__()
+        self.plain = nn.Sequential(conv, activation)
+        self.numbers = conv.padding, conv.stride, conv.dilation, conv.groups
+        self.after = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}.get(
+            type(activation), ("none", []))
+        self.shape = self.weight = None
+
+    def forward(self, x):
+        conv = self.plain[0]
+        if self.shape is None:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+                conv.weight, *self.numbers, x.shape)
+            self.shape = x.shape
+        if x.shape != self.shape:
+            return self.plain(x)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, conv.bias, *self.numbers,
+                                                       *self.after, "")
 
 
 def inference_copy(network: SSDNet, precision: Precision) -> nn.Module:
@@ -107,19 +138,41 @@ def inference_copy(network: SSDNet, precision: Precision) -> nn.Module:
     Batch norm is folded into the convolutions before it, weights lie channels last, in the
     precision; L2Norm stays in float32.
     """
-    network = copy.deepcopy(network).eval()
-    for module in list(network.modules()):
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    modules, dtype = list(network.modules()), _DTYPES[precision]
+    for module in modules:
         _fold_batch_norm(module)
-    dtype = _DTYPES[precision]
     network.to(dtype=dtype, memory_format=torch.channels_last)
     network.L2Norm = _Cast(network.L2Norm.float(), dtype)
-    return network.requires_grad_(False)
+    if _can_pack(network.priors.device, dtype):
+        for module in modules:
+            _pack(module)
+    return network
 
 
 def _fold_batch_norm(module):
     """Fold each batch norm that directly follows a convolution among a module's children."""
-    children = list(module.named_children())
-    for (name, child), (next_name, following) in pairwise(children):
+    for (name, child), (next_name, following) in pairwise(list(module.named_children())):
         if isinstance(child, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(child, following))
             setattr(module, next_name, nn.Identity())
+
+
+def _can_pack(device, dtype):
+    """Tell whether this PyTorch has `_PackedConv`'s calls for the device and dtype."""
+    ops = torch.ops.mkldnn
+    return (device.type == "cpu" and torch.backends.mkldnn.is_available()
+            and hasattr(ops, "_convolution_pointwise") and (
+                dtype == torch.float32 or ops._is_mkldnn_bf16_supported()))
+
+
+def _pack(module):
+    """Pack the convolutions among a module's children, with what follows them in a chain."""
+    children = [(name, child) for name, child in module.named_children()
+                if not isinstance(child, nn.Identity)]
+    for (name, child), (next_name, following) in pairwise([*children, ("", None)]):
+        if isinstance(child, nn.Conv2d):
+            merges = isinstance(module, nn.Sequential) and type(following) in (nn.ReLU, nn.ReLU6)
+            setattr(module, name, _PackedConv(child, following if merges else nn.Identity()))
+            if merges:
+                setattr(module, next_name, nn.Identity())
