@@ -6,12 +6,16 @@
     detector.detect_image("img/street.jpg").show()
 """
 
+import copy
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -19,24 +23,27 @@ from PIL import Image
 from tqdm import tqdm
 
 from nets.build import read_network
+from nets.export import export_network
 from nets.families import FAMILIES
+from nets.onnx_runtime import Outputs, RuntimeName, open_exported
+from nets.quantise import CALIBRATED, quantise
 from nets.runtime import Runtime, TorchRuntime
 from nets.ssd import SSDNet
 from utils.ahead import ahead, batched
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from utils.cli import UserError, check_fields, check_file, check_value, typed_path
-from utils.data.annotations import Record, read_class_names
+from utils.cli import (UserError, check_fields, check_file, check_value, make_folder, resolve,
+                       shorten, typed_path, writing)
+from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
 from utils.detections import Detections
 from utils.device import pick_device, set_precision
 from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
-from utils.evaluation.voc_ap import ClassResult, evaluate_voc
+from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import as_rgb_array, boxes_to_pixels, read_input
 from utils.postprocess import NmsRule, select
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
-SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200,
-           "nms": "class", "classes": ()}
+SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
 READERS = 2  # threads that read images ahead of the network
 # Lowest and highest value of thresholds.
 LIMITS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),
@@ -52,8 +59,9 @@ class WeightsSettings:
 
     # ---- Weights ----
 
-    # A best.pth or last.pth, or a published file (see the README); "coco" downloads torchvision's
-    # model of 80 everyday classes; "" takes the newest best.pth under save_dir.
+    # A best.pth or last.pth, a published file (see the README), or an .onnx of --mode export; "coco"
+    # downloads torchvision's model of 80 everyday classes; "" takes the newest best.pth under
+    # save_dir.
     model_path: str = ""
     # Where train.py leaves its results.
     save_dir: str = "logs"
@@ -70,6 +78,8 @@ class WeightsSettings:
     device: str = "auto"
     # "fp32" gives the same numbers everywhere; bf16 and fp16 are faster where hardware has them.
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
+    # What runs .onnx files. "auto": OpenVINO on Intel's processors and in bf16, else ONNX Runtime.
+    runtime: RuntimeName = "auto"
 
 
 @dataclass(frozen=True)
@@ -218,6 +228,67 @@ class SSD:
         save_checkpoint(path, Checkpoint(self.spec, self.class_names, self.network.state_dict(),
                                          {}, {}))
 
+    def export(self, path: str | os.PathLike, *, outputs: Outputs = "detections",
+               precision: Literal["fp32", "int8"] = "fp32", train_list: str = "2007_train.txt",
+               val_list: str = "2007_val.txt", max_loss: float = 1.0, force: bool = False) -> None:
+        """Write the detector as an .onnx file (see nets/export.py) and print what it is.
+
+        Args:
+            path: the file; `model_path` of SSDSettings takes it.
+            outputs: what the file gives; in "detections" with this detector's thresholds.
+            precision: "int8" runs faster and finds a little less; how much is measured.
+            train_list, val_list: of voc_annotation.py, for int8: images of the first tell the
+                range of activations, those of the second how much mAP is lost.
+            max_loss: points of mAP@0.5 that int8 may lose; above, nothing is written.
+            force: write it all the same.
+
+        Raises UserError for a bad choice, list or path, a missing package, and too much lost.
+        """
+        path = resolve(path)
+        check_value("max_loss", max_loss, float, (0, 100))
+        if path.suffix.lower() != ".onnx" or precision not in ("fp32", "int8"):
+            raise UserError(f'an export is an .onnx file in "fp32" or "int8", not {path.name} in '
+                            f"{precision!r}.")
+        lists = [self._own_records(name) for name in (train_list, val_list)
+                 ] if precision == "int8" else ()
+        make_folder(path.parent)
+        thresholds = SCORING | {"confidence": self.settings.confidence,
+                                "nms_iou": self.settings.nms_iou}
+        with TemporaryDirectory() as folder, writing(path) as part:
+            part.touch()  # before the work, to see that it can be written
+            made = Path(folder, "fp32.onnx")
+            export_network(self.network, self.class_names, made, outputs=outputs,
+                           thresholds=thresholds)
+            if lists:
+                made = self._quantised(made, *lists, max_loss=100 if force else max_loss)
+            shutil.copyfile(made, part)
+        print(f"exported: {shorten(path)}: {precision}, {outputs}, "
+              f"{path.stat().st_size / 2 ** 20:.0f} MiB")
+
+    def _own_records(self, list_path):
+        """Return the records of a list that has this detector's classes."""
+        records, names = read_list(list_path)
+        check_same_classes(self.class_names, "the detector", names, list_path)
+        return records
+
+    def _quantised(self, path, train, val, *, max_loss):
+        """Return the int8 file of an exported one; UserError where it loses more mAP."""
+        target = path.with_name("int8.onnx")
+        chosen = train[::math.ceil(len(train) / CALIBRATED)]
+        quantise(path, target, (read_input(record.path, self.spec)[0] for record in tqdm(
+            chosen, desc="int8", unit="image", leave=False, disable=None)))
+        scored = copy.copy(self)
+        maps = []
+        for file in (path, target):
+            scored.runtime = open_exported(file, runtime="onnxruntime")
+            maps.append(100 * mean_ap(scored.evaluate(val)[0]))
+        loss = maps[0] - maps[1]
+        print(f"val mAP@0.5: fp32 {maps[0]:.2f}, int8 {maps[1]:.2f}: {loss:.2f} points lost")
+        if not loss <= max_loss:
+            raise UserError(f"int8 loses {loss:.2f} points of mAP@0.5 on {len(val)} images, more "
+                            f"than max_loss {max_loss:g}; nothing was written. force writes it.")
+        return target
+
     def evaluate(self, records: list[Record], *, batch_size: int = 8
                  ) -> tuple[list[ClassResult], list[Detections]]:
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
@@ -244,7 +315,7 @@ class SSD:
         """Yield the Detections of each list of records, with the thresholds for scoring."""
         paths = [record.path for chunk in chunks for record in chunk]
         found = self.detect_stream(paths, batch_size=max(map(len, chunks), default=1),
-                                   keep_images=False, **SCORING)
+                                   keep_images=False, nms="class", classes=(), **SCORING)
         for chunk in tqdm(chunks, desc="mAP", unit="batch", leave=False, disable=None):
             detections = [next(found)[2] for _ in chunk]
             for error in detections:
@@ -262,7 +333,6 @@ class SSD:
         return [Detections(boxes_to_pixels(boxes.numpy(), width, height, self.spec),
                            scores.numpy(), labels.numpy(), self.class_names)
                 for (boxes, scores, labels), (width, height) in zip(found, sizes)]
-
 
     def _numbers(self, names):
         """Return the numbers of classes; UserError for a name that is none of them."""
@@ -309,14 +379,16 @@ def _load(settings) -> Runtime:
                         "a file.")
     if os.path.isfile(path):  # where one stands; else in the repo
         path = os.path.abspath(path)
-    device = pick_device(settings.device)
-    if str(path).lower().endswith(".onnx"):
-        from nets.export import open_exported
-        return open_exported(path, device=device)
-    precision = set_precision(settings.precision, device)
     given = read_class_names(settings.classes_path) if settings.classes_path else None
-    network, names = read_network(path, family=settings.weights_family, class_names=given)
-    if given and given != names:
+    if str(path).lower().endswith(".onnx"):
+        runtime = open_exported(path, device=settings.device, precision=settings.precision,
+                                runtime=settings.runtime)
+    else:
+        device = pick_device(settings.device)
+        precision = set_precision(settings.precision, device)
+        network, names = read_network(path, family=settings.weights_family, class_names=given)
+        runtime = TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)
+    if given and given != runtime.class_names:
         print(f"note: {settings.classes_path} differs from the classes in the weights, which "
-              f"are used: {', '.join(names)}")
-    return TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)
+              f"are used: {', '.join(runtime.class_names)}")
+    return runtime

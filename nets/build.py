@@ -81,6 +81,7 @@ def network_of(checkpoint: Checkpoint, family: str, place: str) -> SSDNet:
     network = SSDNet(len(names) + 1, spec)
     # As a plain dict without version, PyTorch lets it lack the counters of batch norm.
     network.load_state_dict(dict(checkpoint.state_dict))
+    network.family = family
     print(f"weights: {place}: {family}, {spec.summary()}, {len(names)} classes")
     return network
 

@@ -33,8 +33,10 @@ class SSDNet(nn.Module):
 
     State-dict names are the field's usual ones: `vgg.N` (or `mobilenet.*`, `resnet.*`),
     `L2Norm.weight`, `extras.N`, `loc.k`, `conf.k`. `num_classes` is C, background included; the
-    grids of `spec` must be those of the network.
+    grids of `spec` must be those of the network. `family` says whose weights it got.
     """
+
+    family = "this project"
 
     def __init__(self, num_classes: int, spec: SSDSpec):
         super().__init__()
@@ -96,7 +98,7 @@ def _feature_maps(x, layers, taps, extras, extras_per_source):
 def _predict(heads, sources, numbers):
     """Return (B, P, numbers) of heads whose maps are (B, A * numbers, H, W)."""
     maps = [head(source).permute(0, 2, 3, 1) for head, source in zip(heads, sources)]
-    return torch.cat([x.reshape(len(x), -1, numbers) for x in maps], 1).float()
+    return torch.cat([x.reshape(x.shape[0], -1, numbers) for x in maps], 1).float()
 
 
 def feature_grids(backbone: str, size: int, resnet_pool_padding: int = 1) -> tuple[int, ...]:
