@@ -81,13 +81,18 @@ class PredictSettings(SSDSettings):
 
     # ---- Export ----
 
-    # The .onnx file; "" puts it beside the weights.
-    export_path: str = ""
+    # The file that is written; model_path takes it.
+    export_path: str = "model_data/ssd.onnx"
     # "detections": boxes after NMS, with the thresholds above; "boxes" and their scores before it;
     # "raw": loc and conf.
     export_outputs: Literal["detections", "boxes", "raw"] = "detections"
-    # "int8" is calibrated on train_list and checked on val_list.
+    # "int8" is calibrated on images of train_list and scored on val_list.
     export_precision: Literal["fp32", "int8"] = "fp32"
+    train_list: str = "2007_train.txt"
+    val_list: str = "2007_val.txt"
+    # Points of mAP@0.5 that int8 may lose; above, nothing is written unless force says so.
+    max_loss: float = 1.0
+    force: bool = False
 
 
 def main(settings: PredictSettings) -> None:
@@ -97,7 +102,8 @@ def main(settings: PredictSettings) -> None:
     with process_group():
         detector = first_ahead(lambda: SSD(settings))
         check_device(detector.device)
-        look_into = {"summary": summary, "fps": fps, "export": export}.get(settings.mode)
+        look_into = {"summary": summary, "fps": fps, "export": export}.get(
+            settings.mode)
         if look_into:
             on_first(lambda: look_into(detector, settings))
             return
@@ -142,9 +148,10 @@ def fps(detector: SSD, settings: PredictSettings) -> None:
 
 
 def export(detector: SSD, settings: PredictSettings) -> None:
-    """Write an .onnx file, and check it on the val list where it is quantised."""
-    print(detector.export(settings.export_path or Path(settings.model_path).with_suffix(".onnx"),
-                          outputs=settings.export_outputs, precision=settings.export_precision))
+    """Write an .onnx file, and say what int8 loses on the val list."""
+    detector.export(settings.export_path, outputs=settings.export_outputs,
+                    precision=settings.export_precision, train_list=settings.train_list,
+                    val_list=settings.val_list, max_loss=settings.max_loss, force=settings.force)
 
 
 def ask(viewer: Viewer) -> None:

@@ -41,7 +41,7 @@ def summarise(network: SSDNet) -> str:
         lines.append(f"{name:<34}{type(module).__name__:<14}{str(tuple(shape)):<22}"
                      f"{_count(module):>12,}{flops / 1e6:>12,.1f}")
     return "\n".join([*lines, f"{len(rows)} layers, {_count(network):,} parameters, "
-                      f"{counter.get_total_flops() / 1e9:.2f} GFLOPs for an image of {size}x{size}, "
+                      f"{counter.get_total_flops() / 1e9:.2f} GFLOPs for {size}x{size} pixels, "
                       f"{len(network.priors):,} priors"])
 
 

@@ -140,7 +140,8 @@ def draw_heat(image: np.ndarray, heat: np.ndarray, class_names: Sequence[str]) -
     order = heat.max((1, 2)).argsort()[::-1][:MOST_HEAT]
     columns, line = math.ceil(math.sqrt(len(order))), 24
     height, width = tile.shape[:2]
-    sheet = Image.new("RGB", (columns * width, -(-len(order) // columns) * (height + line)), "white")
+    rows = -(-len(order) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * (height + line)), "white")
     for k, label in enumerate(order):
         share = cv2.resize(heat[label], (width, height)).clip(0, 1)[..., None]
         colours = cv2.applyColorMap(np.uint8(share * 255), cv2.COLORMAP_JET)[..., ::-1]

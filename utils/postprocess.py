@@ -9,8 +9,8 @@ import torchvision
 from utils.boxes import decode, pairwise_iou
 from utils.spec import SSDSpec
 
-# What suppresses what: boxes of one class each other, of any class, or (soft-NMS, Bodla et al. 2017,
-# linear) those of one class take a share of the other's score, which may then be too low.
+# What suppresses what: a box others of its class, or of any class; or it takes a share of the scores
+# of its class, which may then be too low (soft-NMS, Bodla et al. 2017, linear).
 NmsRule = Literal["class", "agnostic", "soft"]
 EXAMINED = 4  # candidates looked at first for each detection that may be kept
 
