@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -348,6 +348,8 @@ def _check_call(images, thresholds):
     for name, value in thresholds.items():
         if name in LIMITS:
             check_value(name, value, int if "max" in name else float, LIMITS[name])
+        elif name == "nms" and value not in get_args(NmsRule):
+            raise UserError(f"nms must be one of {', '.join(get_args(NmsRule))}, got {value!r}.")
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
             images, "__iter__"):
         raise TypeError(f"expected a list of images, got {type(images).__name__}")
