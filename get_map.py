@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nets.runtime import TorchRuntime
 from ssd import SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import check_same_classes, read_list
@@ -46,7 +47,8 @@ def main(settings: MapSettings) -> None:
         check_alike({"test_list": fingerprint(records), "batch_size": settings.batch_size,
                      "precision": detector.precision, "classes": detector.class_names,
                      "network": detector.spec.to_dict()})
-        share_tensors(detector.network.state_dict().values())
+        if isinstance(detector.runtime, TorchRuntime):  # each process reads an .onnx by itself
+            share_tensors(detector.network.state_dict().values())
         folder = on_first(lambda: make_folder(settings.map_out_path))
         results, detections = detector.evaluate(records, batch_size=settings.batch_size)
         if rank() == 0:

@@ -9,13 +9,10 @@
 import copy
 import math
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,16 +20,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from nets.build import read_network
-from nets.export import export_network
+from nets.export import ExportPrecision, export
 from nets.families import FAMILIES
 from nets.onnx_runtime import Outputs, RuntimeName, open_exported
-from nets.quantise import CALIBRATED, quantise
+from nets.quantise import CALIBRATED
 from nets.runtime import Runtime, TorchRuntime
 from nets.ssd import SSDNet
 from utils.ahead import ahead, batched
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from utils.cli import (UserError, check_fields, check_file, check_value, make_folder, resolve,
-                       shorten, typed_path, writing)
+from utils.cli import UserError, check_fields, check_file, check_value, typed_path
 from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
 from utils.detections import Detections
 from utils.device import pick_device, set_precision
@@ -59,7 +55,7 @@ class WeightsSettings:
 
     # ---- Weights ----
 
-    # A best.pth or last.pth, a published file (see the README), or an .onnx of --mode export; "coco"
+    # A best.pth or last.pth, an .onnx of SSD.export, or a published file (see the README); "coco"
     # downloads torchvision's model of 80 everyday classes; "" takes the newest best.pth under
     # save_dir.
     model_path: str = ""
@@ -229,7 +225,7 @@ class SSD:
                                          {}, {}))
 
     def export(self, path: str | os.PathLike, *, outputs: Outputs = "detections",
-               precision: Literal["fp32", "int8"] = "fp32", train_list: str = "2007_train.txt",
+               precision: ExportPrecision = "fp32", train_list: str = "2007_train.txt",
                val_list: str = "2007_val.txt", max_loss: float = 1.0, force: bool = False) -> None:
         """Write the detector as an .onnx file (see nets/export.py) and print what it is.
 
@@ -244,50 +240,29 @@ class SSD:
 
         Raises UserError for a bad choice, list or path, a missing package, and too much lost.
         """
-        path = resolve(path)
         check_value("max_loss", max_loss, float, (0, 100))
-        if path.suffix.lower() != ".onnx" or precision not in ("fp32", "int8"):
-            raise UserError(f'an export is an .onnx file in "fp32" or "int8", not {path.name} in '
-                            f"{precision!r}.")
-        lists = [self._own_records(name) for name in (train_list, val_list)
-                 ] if precision == "int8" else ()
-        make_folder(path.parent)
+        train, val = (self._own_records(name) if precision == "int8" else []
+                      for name in (train_list, val_list))
+        chosen = train[::math.ceil(len(train) / CALIBRATED) or 1]
+        inputs = (read_input(record.path, self.spec)[0] for record in tqdm(
+            chosen, desc="int8", unit="image", leave=False, disable=None))
         thresholds = SCORING | {"confidence": self.settings.confidence,
                                 "nms_iou": self.settings.nms_iou}
-        with TemporaryDirectory() as folder, writing(path) as part:
-            part.touch()  # before the work, to see that it can be written
-            made = Path(folder, "fp32.onnx")
-            export_network(self.network, self.class_names, made, outputs=outputs,
-                           thresholds=thresholds)
-            if lists:
-                made = self._quantised(made, *lists, max_loss=100 if force else max_loss)
-            shutil.copyfile(made, part)
-        print(f"exported: {shorten(path)}: {precision}, {outputs}, "
-              f"{path.stat().st_size / 2 ** 20:.0f} MiB")
+
+        def score(runtime):
+            scored = copy.copy(self)
+            scored.runtime = runtime
+            return mean_ap(scored.evaluate(val)[0])
+
+        export(self.network, self.class_names, path, outputs=outputs, precision=precision,
+               thresholds=thresholds, inputs=inputs, score=score,
+               max_loss=math.inf if force else max_loss)
 
     def _own_records(self, list_path):
         """Return the records of a list that has this detector's classes."""
         records, names = read_list(list_path)
-        check_same_classes(self.class_names, "the detector", names, list_path)
+        check_same_classes(self.class_names, "the weights", names, list_path)
         return records
-
-    def _quantised(self, path, train, val, *, max_loss):
-        """Return the int8 file of an exported one; UserError where it loses more mAP."""
-        target = path.with_name("int8.onnx")
-        chosen = train[::math.ceil(len(train) / CALIBRATED)]
-        quantise(path, target, (read_input(record.path, self.spec)[0] for record in tqdm(
-            chosen, desc="int8", unit="image", leave=False, disable=None)))
-        scored = copy.copy(self)
-        maps = []
-        for file in (path, target):
-            scored.runtime = open_exported(file, runtime="onnxruntime")
-            maps.append(100 * mean_ap(scored.evaluate(val)[0]))
-        loss = maps[0] - maps[1]
-        print(f"val mAP@0.5: fp32 {maps[0]:.2f}, int8 {maps[1]:.2f}: {loss:.2f} points lost")
-        if not loss <= max_loss:
-            raise UserError(f"int8 loses {loss:.2f} points of mAP@0.5 on {len(val)} images, more "
-                            f"than max_loss {max_loss:g}; nothing was written. force writes it.")
-        return target
 
     def evaluate(self, records: list[Record], *, batch_size: int = 8
                  ) -> tuple[list[ClassResult], list[Detections]]:

@@ -17,41 +17,49 @@ detections  boxes (N, 4), scores (N,), labels (N,) int64 from 0, image_index (N,
 """
 
 import functools
+import os
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from tempfile import TemporaryDirectory
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import nn
 
-from nets.onnx_runtime import OUTPUT_NAMES, Outputs, describe, input_dtype, optional
-from nets.runtime import inference_copy
+from nets.onnx_runtime import (OUTPUT_NAMES, Outputs, describe, input_dtype, open_exported,
+                               optional)
+from nets.quantise import quantise
+from nets.runtime import Runtime, folded_copy
 from nets.ssd import SSDNet
-from utils.cli import UserError
+from utils.cli import UserError, make_folder, resolve, shorten, writing
 from utils.image import normalise
 from utils.postprocess import decode_scores
 
 OPSET = 18
+ExportPrecision = Literal["fp32", "int8"]
 NEEDED_TORCH = (2, 9)  # before it the exporter has other arguments
 
 
 class _Exported(nn.Module):
     """Grey levels in, one of the choices of outputs out; NMS by the keywords of `select`."""
 
-    def __init__(self, network, spec, outputs, thresholds):
+    def __init__(self, network, outputs, thresholds):
         super().__init__()
-        self.network, self.spec, self.outputs, self.thresholds = network, spec, outputs, thresholds
+        self.network, self.outputs, self.thresholds = network, outputs, thresholds
 
     def forward(self, images):
-        loc, conf = self.network(normalise(images.permute(0, 3, 1, 2), self.spec))
+        spec = self.network.spec
+        loc, conf = self.network(normalise(images.permute(0, 3, 1, 2), spec))
         if self.outputs == "raw":
             return loc, conf
-        boxes, scores = decode_scores(loc, conf, self.network.priors, self.spec)
+        boxes, scores = decode_scores(loc, conf, self.network.priors, spec)
         if self.outputs == "boxes":
             return boxes, scores
         found = _select_in_graph(boxes, scores, **self.thresholds)
-        clip = self.spec.box_clip == "after_nms"
+        clip = spec.box_clip == "after_nms"
         return found[0].clamp(0, 1) if clip else found[0], *found[1:], boxes, scores
 
 
@@ -95,7 +103,7 @@ def _nms_operator():
     def _(boxes, scores, most, iou, confidence):
         return boxes.new_empty((torch.library.get_ctx().new_dynamic_size(), 3), dtype=torch.int64)
 
-    return nms
+    return torch.ops.ssd.nms.default
 
 
 def _write_nms(boxes, scores, most: int, iou: float, confidence: float):
@@ -105,39 +113,45 @@ def _write_nms(boxes, scores, most: int, iou: float, confidence: float):
                                 op.Constant(value_floats=[confidence]))
 
 
-def export_network(network: SSDNet, class_names: Sequence[str], path: Path, *, outputs: Outputs,
-                   thresholds: Mapping[str, float]) -> None:
-    """Write an SSDNet, which is left as it is, as an ONNX file.
+def export(network: SSDNet, class_names: Sequence[str], path: str | os.PathLike, *,
+           thresholds: Mapping[str, float], outputs: Outputs = "detections",
+           precision: ExportPrecision = "fp32", inputs: Iterable[np.ndarray] = (),
+           score: Callable[[Runtime], float] | None = None, max_loss: float = 1.0) -> None:
+    """Write an SSDNet, which is left as it is, as an ONNX file; print what it became.
 
     Args:
         network: on any device, in any mode.
         class_names: without background.
-        path: the file to write; its folder is there.
-        outputs: see the top of this file.
+        path: an .onnx file, replaced at the end; its folder is made.
         thresholds: confidence, nms_iou, max_per_class, max_per_image of `select`.
+        outputs: see the top of this file.
+        precision: "int8" is measured, and needs the rest.
+        inputs: as `quantise` takes them.
+        score: gives the mAP of a Runtime, in 0..1.
+        max_loss: points of 100 that it may lose; where int8 loses more, nothing is written.
 
-    Raises UserError for an unknown choice, and where PyTorch or a package is missing or too old.
+    Raises UserError for a bad choice or path, too much lost, and where PyTorch or a package is
+    missing or too old.
     """
-    if outputs not in get_args(Outputs):
-        raise UserError(f"outputs must be one of {', '.join(get_args(Outputs))}, got {outputs!r}.")
+    path = resolve(path)
+    for name, value, choices in (("outputs", outputs, get_args(Outputs)),
+                                 ("precision", precision, get_args(ExportPrecision))):
+        if value not in choices:
+            raise UserError(f"{name} of an export must be one of {', '.join(choices)}; "
+                            f"got {value!r}.")
+    if path.suffix.lower() != ".onnx":
+        raise UserError(f"{path}: an exported file must end in .onnx.")
     _check_packages()
-    spec = network.spec
-    model = _Exported(inference_copy(network, "fp32").cpu(), spec, outputs, dict(thresholds))
-    # A batch of 1 would be taken for a batch that is always 1.
-    example = torch.zeros(2, spec.size, spec.size, 3, dtype=input_dtype(spec))
-    with warnings.catch_warnings():  # of PyTorch's exporter about itself
-        warnings.simplefilter("ignore")
-        table = {torch.ops.ssd.nms.default: _write_nms} if _nms_operator() else {}
-        program = torch.onnx.export(
-            model.eval(), (example,), dynamo=True, verbose=False, opset_version=OPSET,
-            input_names=["images"], output_names=list(OUTPUT_NAMES[outputs]),
-            dynamic_shapes=({0: "batch"},), custom_translation_table=table)
-    for node in program.model.graph:  # the exporter's notes name the files of this computer
-        node.metadata_props.clear()
-    program.model.metadata_props.update(describe(
-        spec, class_names, outputs=outputs, thresholds=thresholds, family=network.family,
-        precision="fp32"))
-    program.save(str(path), external_data=False)
+    make_folder(path.parent)
+    with TemporaryDirectory() as folder, writing(path) as part:
+        part.touch()  # before the work, to see that it can be written
+        made = Path(folder, "fp32.onnx")
+        _write(network, class_names, made, outputs, thresholds)
+        if precision == "int8":
+            made = _checked_int8(made, inputs, score, max_loss)
+        shutil.copyfile(made, part)
+    print(f"exported: {shorten(path)}: {precision}, {outputs}, "
+          f"{path.stat().st_size / 2 ** 20:.1f} MiB")
 
 
 def _check_packages():
@@ -145,4 +159,38 @@ def _check_packages():
         raise UserError(f"exporting needs PyTorch {'.'.join(map(str, NEEDED_TORCH))} or newer, "
                         f"this is {torch.__version__}; pip install -U torch torchvision")
     for name in ("onnx", "onnxscript"):
-        optional(name, "exporting needs more packages; pip install onnx onnxscript")
+        optional(name, "exporting needs more packages; pip install onnx onnxscript onnxruntime")
+
+
+def _write(network, class_names, path, outputs, thresholds):
+    """Write the fp32 file."""
+    spec = network.spec
+    model = _Exported(folded_copy(network).cpu(), outputs, thresholds)
+    # A batch of 1 would be taken for a batch that is always 1.
+    example = torch.zeros(2, spec.size, spec.size, 3, dtype=input_dtype(spec))
+    with warnings.catch_warnings():  # of PyTorch's exporter about itself
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model.eval(), (example,), dynamo=True, verbose=False, opset_version=OPSET,
+            input_names=["images"], output_names=OUTPUT_NAMES[outputs],
+            dynamic_shapes=({0: "batch"},),
+            custom_translation_table={_nms_operator(): _write_nms})
+    for node in program.model.graph:  # the exporter's notes name the files of this computer
+        node.metadata_props.clear()
+    program.model.metadata_props.update(describe(
+        spec, class_names, outputs=outputs, thresholds=thresholds, family=network.family))
+    program.save(path, external_data=False)
+
+
+def _checked_int8(path, inputs, score, max_loss):
+    """Return the int8 file of an exported one; UserError where it finds too much less."""
+    target = path.with_name("int8.onnx")
+    quantise(path, target, inputs)
+    before, after = (100 * score(open_exported(file, runtime="onnxruntime"))
+                     for file in (path, target))
+    loss = before - after
+    print(f"mAP@0.5 on the val list: fp32 {before:.2f}, int8 {after:.2f}, {loss:.2f} points lost")
+    if not loss <= max_loss:
+        raise UserError(f"int8 loses {loss:.2f} points of mAP, max_loss is {max_loss:g}; nothing "
+                        "was written. force writes it all the same.")
+    return target

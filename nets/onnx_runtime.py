@@ -32,11 +32,11 @@ CPU = torch.device("cpu")
 
 
 def describe(spec: SSDSpec, class_names: Sequence[str], *, outputs: Outputs,
-             thresholds: Mapping[str, float], family: str, precision: str) -> dict[str, str]:
+             thresholds: Mapping[str, float], family: str) -> dict[str, str]:
     """Return what stands in the file's metadata, each value as JSON."""
     values = {"format": FORMAT, "spec": spec.to_dict(), "class_names": list(class_names),
               "outputs": outputs, "thresholds": dict(thresholds), "family": family,
-              "precision": precision}
+              "precision": "fp32"}
     return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
 
 

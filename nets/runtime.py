@@ -132,16 +132,22 @@ class _PackedConv(nn.Module):
                                                        *self.after, "")
 
 
+def folded_copy(network: SSDNet) -> SSDNet:
+    """Return a copy in eval mode that has batch norm folded into the convolutions before it."""
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in list(network.modules()):
+        _fold_batch_norm(module)
+    return network
+
+
 def inference_copy(network: SSDNet, precision: Precision) -> nn.Module:
     """Return a copy that gives the same outputs, to rounding, and cannot be trained.
 
     Batch norm is folded into the convolutions before it, weights lie channels last, in the
     precision; L2Norm stays in float32.
     """
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    network = folded_copy(network)
     modules, dtype = list(network.modules()), _DTYPES[precision]
-    for module in modules:
-        _fold_batch_norm(module)
     network.to(dtype=dtype, memory_format=torch.channels_last)
     network.L2Norm = _Cast(network.L2Norm.float(), dtype)
     if _can_pack(network.priors.device, dtype):

@@ -18,7 +18,7 @@ ORDER = {
     "utils.evaluation": "voc_ap map_report scoring",
     "utils.media": "frames outputs viewer",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
-             "transfer build runtime onnx_runtime export quantise inspection",
+             "transfer build runtime onnx_runtime quantise export inspection",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {
