@@ -159,13 +159,13 @@ def test_ctrl_c_in_a_video(folder, tmp_path):
     for _ in range(3000):
         still.write(np.zeros((240, 320, 3), np.uint8))
     still.release()
-    process = start(folder, tmp_path / "long.avi", out=tmp_path / "out", stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT)
-    drawn, end = tmp_path / "out" / "long.avi.mp4", time.monotonic() + 60
+    process = start(folder, tmp_path / "long.avi", "--batch_size", 1, out=tmp_path / "out",
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    drawn, end = tmp_path / "out" / "long.avi.mp4", time.monotonic() + 200
     while not (drawn.exists() and drawn.stat().st_size > 3000) and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out = process.communicate(timeout=30)[0].decode()
+    out = process.communicate(timeout=200)[0].decode()
     assert process.returncode == 130 and "stopped." in out and "Traceback" not in out
     video = cv2.VideoCapture(str(drawn))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -71,7 +71,9 @@ class Viewer:
         parts = gather((self.failures, self.outputs.rows, self.seen, self.most))
         if world_size() > 1:
             self.failures = {name: text for part in parts for name, text in part[0].items()}
-            self.outputs.rows = [row for part in parts for row in part[1]]
+            order = {source.place.as_posix(): k for k, source in enumerate(sources)}
+            self.outputs.rows = sorted((row for part in parts for row in part[1]),
+                                       key=lambda row: order[row["image"]])
             self.seen = sum((part[2] for part in parts), Counter())
             for part in parts:
                 self.most |= part[3]
