@@ -15,7 +15,7 @@ from tiny_detector import NAMES, photo
 from utils.cli import UserError
 from utils.detections import Detections
 from utils.media.frames import Finder, Frame, Source, read_frames
-from utils.media.outputs import Outputs, coco_results
+from utils.media.outputs import Outputs, coco_results, write_image
 from utils.media.viewer import Viewer
 
 FOUND = Detections(np.array([[10, 8, 30, 40], [-5, 50, 200, 70]], np.float32),
@@ -162,6 +162,13 @@ def test_png_is_exact(tmp_path):
     outputs = Outputs(tmp_path, pytest.fail, image_format="png")
     outputs.add(Frame(Source(tmp_path / "a", tmp_path / "a"), image), FOUND[:0])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), image)
+
+
+def test_an_image_that_jpeg_cannot_hold(tmp_path):
+    with pytest.raises(UserError, match='65501x2 pixels are too many.*image_format "png"'):
+        write_image(tmp_path / "a.jpg", np.zeros((2, 65501, 3), np.uint8))
+    write_image(tmp_path / "a.png", np.zeros((2, 65501, 3), np.uint8))
+    assert Image.open(tmp_path / "a.png").size == (65501, 2)
 
 
 def bad_files(folder):

@@ -17,6 +17,7 @@ from utils.image import image_size
 from utils.media.frames import Failed, Frame
 
 QUALITY = 95  # of JPEG files
+MAX_JPEG = 65_500  # pixels a side that OpenCV writes
 COLUMNS = ("image", "frame", "class", "label", "score", "x1", "y1", "x2", "y2")
 ImageFormat = Literal["jpg", "png"]
 
@@ -124,12 +125,12 @@ class Outputs:
 def write_image(path: str | Path, image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB by the suffix of the path; UserError where it cannot be."""
     path = Path(path)
-    options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY] if path.suffix == ".jpg" else []
-    try:
-        data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
-    except cv2.error:
-        raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels are too many for a "
-                        f"{path.suffix[1:]} file; choose another image_format.") from None
+    is_jpeg = path.suffix == ".jpg"
+    if is_jpeg and max(image.shape) > MAX_JPEG:
+        raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels are too many for a JPEG "
+                        'file; choose image_format "png".')
+    data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+                        [cv2.IMWRITE_JPEG_QUALITY, QUALITY] * is_jpeg)[1]
     with writing(path) as part:
         part.write_bytes(data)
 
