@@ -156,13 +156,15 @@ def draw_heat(image: np.ndarray, heat: np.ndarray, class_names: Sequence[str]) -
 def _place_plates(boxes, size, extents, edge=2):
     """Return [x1, y1, x2, y2] of a plate for each text, inside the image where it fits at all.
 
-    Above, below or in its box, wherever it covers the least of the plates of later boxes.
+    Above, below or in its box, or a line further off, wherever it covers the least of the plates of
+    later boxes; of equals the first.
     """
     plates = []
     for (x1, y1, x2, y2), (left, top, right, bottom) in zip(boxes[::-1], extents[::-1]):
         sides = np.array([right - left, bottom - top]) + 2 * edge
         corners = np.array([(x, y) for x in (x1, x2 - sides[0])
-                            for y in (y1 - sides[1], y2, y1, y2 - sides[1])])
+                            for y in (y1 - sides[1], y2, y1, y2 - sides[1])]
+                           + [(x1, y) for y in (y1 - 2 * sides[1], y2 + sides[1])])
         corners = corners.clip(0, (np.array(size) - sides).clip(0)).round()
         options = np.concatenate([corners, corners + sides], 1)
         covered = pairwise_intersection(options, np.array(plates).reshape(-1, 4)).sum(1)
