@@ -1,108 +1,176 @@
-"""Find objects in images: name them or type a path, get each image with its boxes.
+"""Find objects in images, videos and cameras; or look into a detector.
 
-    python predict.py a.jpg b.jpg photos    # these images, and all images of a folder
-    python predict.py                       # asks for images until you type q
-    python predict.py --mode dir_predict    # all images of img/
+    python predict.py a.jpg photos clip.mp4      # images, folders, videos
+    python predict.py                            # asks for images until you type q
+    python predict.py --mode video --video_path 0      # the first camera, until you type q
+    python predict.py --mode heatmap a.jpg       # where each class scores
 """
 
 import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
 
 # isort: split
 import contextlib
-import os
+import functools
 import re
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.request import url2pathname
 
+import numpy as np
+import torch
 import tyro
-from tqdm import tqdm
 
+from nets.inspection import heat_map, measure_speed, summarise
 from ssd import SSD, SSDSettings
-from utils.cli import (UserError, check_file, describe_error, make_folder, printable, resolve,
-                       run, shorten, typed_path, writing)
-from utils.draw import draw_detections
-from utils.image import IMAGE_SUFFIXES, load_image
+from utils.cli import (UserError, describe_error, make_folder, printable, resolve, run, shorten,
+                       typed_path)
+from utils.distributed import check_device, first_ahead, on_first, process_group, world_size
+from utils.draw import draw_heat
+from utils.image import image_size
+from utils.media.frames import Finder
+from utils.media.outputs import ImageFormat
+from utils.media.viewer import Viewer
+
+FPS_SECONDS = 3  # for each batch size
 
 
 @dataclass(frozen=True)
 class PredictSettings(SSDSettings):
-    """What to look at, and where the drawn images go."""
+    """What to look at, and what is kept of it."""
 
     # ---- What to do ----
 
-    # Images and folders of images to look at; without any, the mode decides.
+    # Images, videos, folders of both (with sub-folders), numbers of cameras; without any, the
+    # mode decides.
     images: tyro.conf.Positional[tuple[str, ...]] = ()
-    # predict asks for one image after another; dir_predict takes a whole folder.
-    mode: Literal["predict", "dir_predict"] = "predict"
+    # predict asks for one image after another; dir_predict takes a whole folder; video a file or a
+    # camera; fps measures the speed; heatmap shows where each class scores; export writes an
+    # .onnx file; summary lists the layers.
+    mode: Literal["predict", "dir_predict", "video", "fps", "heatmap", "export",
+                  "summary"] = "predict"
     # The folder of dir_predict.
     dir_origin_path: str = "img"
-    # Drawn images are saved here as PNG, under the whole name of the original: a.jpg.png.
-    dir_save_path: str = "img_out"
-    # True also opens the drawn image, where there is a display; of a single image only.
+    # The file of video, or the number of a camera: 0 is the first.
+    video_path: str = "0"
+    # Images, or frames of a file, that go through the network at a time.
+    batch_size: int = 4
+    # Those that fps tries.
+    batch_sizes: tuple[int, ...] = (1, 4, 16)
+    # True also opens the drawn image of a single file, or a window of a video, where there is a
+    # display; q closes the window.
     show: bool = True
+
+    # ---- What is kept ----
+
+    # Everything is written here, in sub-folders as they were, under the whole name of the
+    # original: a.jpg.jpg, clip.avi.mp4.
+    dir_save_path: str = "img_out"
+    # Images and videos with the boxes drawn.
+    draw: bool = True
+    # Of drawings and crops; png is exact, and takes 20 times as long to write.
+    image_format: ImageFormat = "jpg"
+    # Each object as a file in crops/, named by image, class and score.
+    crop: bool = False
+    # Print the objects of each class: of each image, and in all.
+    count: bool = False
+    # A .json beside each drawing, and all objects in coco_results.json.
+    save_json: bool = False
+    # All objects in detections.csv.
+    save_csv: bool = False
+
+    # ---- Export ----
+
+    # The file that is written; model_path takes it.
+    export_path: str = "model_data/ssd.onnx"
+    # "detections": boxes after NMS, with the thresholds above; "boxes" and their scores before it;
+    # "raw": loc and conf.
+    export_outputs: Literal["detections", "boxes", "raw"] = "detections"
+    # "int8" is calibrated on images of train_list and scored on val_list.
+    export_precision: Literal["fp32", "int8"] = "fp32"
+    train_list: str = "2007_train.txt"
+    val_list: str = "2007_val.txt"
+    # Points of mAP@0.5 that int8 may lose; above, nothing is written unless force says so.
+    max_loss: float = 1.0
+    force: bool = False
 
 
 def main(settings: PredictSettings) -> None:
     """Load the detector once, then look at what was named, at a folder, or at what is typed."""
-    paths = [path for name in settings.images for path in images_in(name) or [Path(name)]]
-    if not paths and settings.mode == "dir_predict":
-        origin = resolve(settings.dir_origin_path)
-        if os.path.realpath(origin) == os.path.realpath(resolve(settings.dir_save_path)):
-            raise UserError(f"{origin}: drawings would be taken for images; choose another "
-                            "dir_save_path than dir_origin_path.")
-        paths = images_in(origin)
-        if not paths:
-            raise UserError(f"{origin}: no folder with images ({', '.join(IMAGE_SUFFIXES)}); "
-                            "set dir_origin_path.")
-    viewer = Viewer(SSD(settings), make_folder(settings.dir_save_path),
-                    show=settings.show and has_display() and len(paths) < 2)
-    if paths:
-        look_at_all(paths, viewer)
-    else:
-        ask(viewer)
+    if settings.batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
+    with process_group():
+        detector = first_ahead(lambda: SSD(settings))
+        check_device(detector.device)
+        look_into = {"summary": summary, "fps": fps, "export": export}.get(
+            settings.mode)
+        if look_into:
+            on_first(lambda: look_into(detector, settings))
+            return
+        viewer = Viewer(detector, make_folder(settings.dir_save_path), **{
+            name: getattr(settings, name) for name in (
+                "batch_size", "show", "count", "draw", "crop", "save_json", "save_csv",
+                "image_format")})
+        names = settings.images or {"predict": (), "video": (settings.video_path,)}.get(
+            settings.mode, (settings.dir_origin_path,))
+        if names:
+            heat = functools.partial(heat_sheet, detector) if settings.mode == "heatmap" else None
+            viewer.look_at_all(names, heat=heat)
+        elif world_size() > 1:
+            raise UserError("several processes need to be told what to look at: torchrun "
+                            "predict.py folder")
+        else:
+            ask(viewer)
 
 
-def images_in(name: str | Path) -> list[Path]:
-    """Return the images of a folder, sorted; none where it is no folder."""
-    with contextlib.suppress(UserError):
-        folder = typed_path(name)
-        if folder.is_dir():
-            return sorted(path for path in folder.iterdir()
-                          if path.suffix.lower() in IMAGE_SUFFIXES)
-    return []
+def heat_sheet(detector: SSD, image: np.ndarray) -> np.ndarray:
+    """Return a drawn sheet, (H, W, 3) uint8, that shows where each class scores."""
+    return np.asarray(draw_heat(image, heat_map(detector.runtime, image), detector.class_names))
 
 
-def look_at_all(paths: list[Path], viewer: "Viewer") -> None:
-    """Draw images; what cannot be read is reported and passed over.
-
-    Raises UserError, so that the script ends with status 2, only where none could be drawn.
-    """
-    done = sum(viewer.look_at(path, typed_path)
-               for path in tqdm(paths, unit="image", disable=None))
-    print(f"{done} of {len(paths)} images drawn into {shorten(viewer.folder)}")
-    if not done:
-        raise UserError("none of the images could be drawn.")
+def summary(detector: SSD, settings: PredictSettings) -> None:
+    """Print the layers of the network."""
+    print(summarise(detector.network))
 
 
-def ask(viewer: "Viewer") -> None:
+def fps(detector: SSD, settings: PredictSettings) -> None:
+    """Print how long each stage takes, on the first image that is named or lies in the folder."""
+    names = settings.images or (settings.dir_origin_path,)
+    finder = Finder(resolve(settings.dir_save_path), lambda _, error: print(describe_error(error)))
+    paths = [source.path for name in names for source in finder.find(name) if not source.is_video]
+    if not paths or not settings.batch_sizes or min(settings.batch_sizes) < 1:
+        raise UserError("fps needs an image, named or in dir_origin_path, and batch_sizes from 1.")
+    size = "x".join(map(str, image_size(paths[0])))
+    print(f"{printable(shorten(paths[0]))}, {size}; {detector.runtime.name} in "
+          f"{detector.precision} on {detector.device}, {torch.get_num_threads()} threads")
+    print(measure_speed(detector.runtime, paths[0], settings.batch_sizes, seconds=FPS_SECONDS,
+                        confidence=settings.confidence, nms_iou=settings.nms_iou))
+
+
+def export(detector: SSD, settings: PredictSettings) -> None:
+    """Write an .onnx file, and say what int8 loses on the val list."""
+    detector.export(settings.export_path, outputs=settings.export_outputs,
+                    precision=settings.export_precision, train_list=settings.train_list,
+                    val_list=settings.val_list, max_loss=settings.max_loss, force=settings.force)
+
+
+def ask(viewer: Viewer) -> None:
     """Ask for images until the user stops; a bad path or file is reported and asked again."""
     while True:
         try:
             text = input("image (q to stop): ")
         except EOFError:
             print()
-            return
+            break
         if text.strip().lower() in ("q", "quit", "exit"):
-            return
+            break
         if text.strip():
-            viewer.look_at(text, pasted_path)
+            with contextlib.suppress(UserError):
+                viewer.look_at(viewer.finder.find(pasted_path(text)))
+    viewer.write_tables()
 
 
-def pasted_path(text: str) -> Path:
+def pasted_path(text: str) -> Path | str:
     """Return the path in a typed or dropped line: quoted, escaped, or a file:// address."""
     plain = re.sub(r"^(['\"])(.*)\1$", r"\2", text.strip())
     if plain.startswith("file://"):
@@ -110,68 +178,7 @@ def pasted_path(text: str) -> Path:
     for form in (text, plain, re.sub(r"\\(.)", r"\1", plain)):
         with contextlib.suppress(UserError):
             return typed_path(form)
-    return typed_path(plain)
-
-
-class Viewer:
-    """Looks at one image after another; saves each with its boxes in a folder, opens it on show."""
-
-    def __init__(self, detector: SSD, folder: Path, *, show: bool):
-        self.detector, self.folder, self.show = detector, folder, show
-        self.origins = {}  # drawing -> the image it was made of
-
-    def look_at(self, name: str | Path, find: Callable[[str | Path], Path]) -> bool:
-        """Find a file, detect, print, draw, save; report what cannot be read or written."""
-        try:
-            self._look_at(check_file(find(name)))
-        except UserError as error:
-            tqdm.write(describe_error(error))
-            return False
-        return True
-
-    def _look_at(self, path):
-        if path.parent.resolve() == self.folder.resolve():
-            raise UserError(f"{path}: lies among the drawings; choose another dir_save_path.")
-        image = load_image(path)
-        detections = self.detector.detect(image)
-        drawn = draw_detections(image, detections, self.detector.class_names)
-        target = self._target(path)
-        with writing(target) as part:
-            drawn.save(part, format="png")
-        tqdm.write(f"{printable(path.name)}: {self._describe(image, detections)}\n"
-                   f"  saved {printable(shorten(target))}")
-        if self.show:
-            drawn.show()
-
-    def _target(self, path):
-        """Return the drawing's path, which no other image of this run or letter case has."""
-        # The original's whole name: a.jpg and a.png must not overwrite each other.
-        target, count = self.folder / f"{path.name}.png", 1
-        while self.origins.setdefault(str(target).casefold(), path) != path:
-            count += 1
-            target = self.folder / f"{path.name}.{count}.png"
-        return target
-
-    def _describe(self, image, detections):
-        """Return lines that say what was found, best first, or the best box that was not."""
-        names = self.detector.class_names
-        if len(detections.scores):
-            lines = [f"{len(detections.scores)} found"]
-            for box, score, label in zip(*detections):
-                edges = " ".join(f"{edge:.0f}" for edge in box)
-                lines.append(f"  {names[label]:<16} {score:.2f}  at {edges}")
-            return "\n".join(lines)
-        best = self.detector.detect_batch([image], confidence=0.0, max_per_image=1)[0]
-        if not len(best.scores):
-            return "nothing found\n  no box has any score"
-        return (f"nothing found\n  the best box has score {best.scores[0]:.2f} "
-                f"({names[best.labels[0]]}), confidence is {self.detector.settings.confidence:g}")
-
-
-def has_display() -> bool:
-    """Tell whether a window can be opened."""
-    return sys.platform in ("win32", "darwin") or bool(
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return plain
 
 
 if __name__ == "__main__":

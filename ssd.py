@@ -11,9 +11,9 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -30,12 +30,13 @@ from utils.ahead import ahead, batched
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, check_file, check_value, typed_path
 from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
+from utils.detections import Detections
 from utils.device import pick_device, set_precision
 from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import as_rgb_array, boxes_to_pixels, read_input
-from utils.postprocess import Detections, select
+from utils.postprocess import NmsRule, select
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
@@ -87,6 +88,11 @@ class SSDSettings(WeightsSettings):
     confidence: float = 0.5
     # Of two boxes of one class that overlap more than this (IoU), the weaker one is dropped.
     nms_iou: float = 0.45
+    # What drops what: "class", boxes of one class; "agnostic", boxes of any class, for objects that
+    # are of one class alone; "soft" lowers scores instead, for crowds.
+    nms: NmsRule = "class"
+    # Names of the classes to look for; without any, all of them.
+    classes: tuple[str, ...] = ()
 
     # ---- Speed ----
 
@@ -102,7 +108,8 @@ class SSD:
     """A detector ready to use.
 
     Args:
-        settings: SSDSettings.
+        settings: SSDSettings, or the path of a file with weights.
+        changes: fields of SSDSettings in place of those: SSD("best.pth", confidence=0.3).
         network: an SSDNet in memory; then no file is read. It is used as it is and left as it was
             found: device, memory layout, train or eval mode. Changes to it are seen.
         class_names: names for that network.
@@ -113,10 +120,15 @@ class SSD:
         ValueError: a network on another device than the settings', or without class names.
     """
 
-    def __init__(self, settings: SSDSettings = SSDSettings(), *, network: SSDNet | None = None,
-                 class_names: Sequence[str] | None = None):
+    def __init__(self, settings: SSDSettings | str | os.PathLike = SSDSettings(), *,
+                 network: SSDNet | None = None, class_names: Sequence[str] | None = None,
+                 **changes: Any):
+        if isinstance(settings, (str, os.PathLike)):
+            settings = SSDSettings(model_path=os.fspath(settings))
         if not isinstance(settings, SSDSettings):
-            raise TypeError(f"expected SSDSettings(model_path=...), got {type(settings).__name__}")
+            raise TypeError(f"expected a path or SSDSettings(model_path=...), got "
+                            f"{type(settings).__name__}")
+        settings = replace(settings, **changes)
         check_fields(settings, LIMITS)
         self.settings = settings
         if network is None:
@@ -127,6 +139,7 @@ class SSD:
                                         precision=set_precision(settings.precision, device))
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
+        self._numbers(settings.classes)
 
     @property
     def network(self) -> SSDNet:
@@ -157,8 +170,8 @@ class SSD:
     def detect_batch(self, images: Iterable[ImageInput], **thresholds: float) -> list[Detections]:
         """Find objects in several images, of any sizes, with one pass of the network.
 
-        `thresholds` are confidence, nms_iou, max_per_class, max_per_image, in place of the
-        settings'. Takes a list of what `detect` takes, and returns a list of what it returns.
+        `thresholds` are confidence, nms_iou, max_per_class, max_per_image, nms, classes, in place
+        of the settings'. Takes a list of what `detect` takes, and returns a list of what it returns.
         """
         _check_call(images, thresholds)
         images = [_find(image) for image in images]
@@ -293,7 +306,7 @@ class SSD:
         """Yield the Detections of each list of records, with the thresholds for scoring."""
         paths = [record.path for chunk in chunks for record in chunk]
         found = self.detect_stream(paths, batch_size=max(map(len, chunks), default=1),
-                                   keep_images=False, **SCORING)
+                                   keep_images=False, nms="class", classes=(), **SCORING)
         for chunk in tqdm(chunks, desc="mAP", unit="batch", leave=False, disable=None):
             detections = [next(found)[2] for _ in chunk]
             for error in detections:
@@ -304,17 +317,30 @@ class SSD:
     def _detect_inputs(self, inputs, sizes, thresholds):
         """Turn resized images and the (width, height) they had into Detections in pixels."""
         boxes, scores = self.runtime(np.stack(inputs))
-        limits = {"confidence": self.settings.confidence, "nms_iou": self.settings.nms_iou}
-        found = select(boxes, scores, self.spec, **limits | thresholds)
+        rules = {name: getattr(self.settings, name)
+                 for name in ("confidence", "nms_iou", "nms", "classes")} | thresholds
+        rules["classes"] = self._numbers(rules["classes"])
+        found = select(boxes, scores, self.spec, **rules)
         return [Detections(boxes_to_pixels(boxes.numpy(), width, height, self.spec),
-                           scores.numpy(), labels.numpy())
+                           scores.numpy(), labels.numpy(), self.class_names)
                 for (boxes, scores, labels), (width, height) in zip(found, sizes)]
+
+    def _numbers(self, names):
+        """Return the numbers of classes; UserError for a name that is none of them."""
+        for name in names:
+            if name not in self.class_names:
+                raise UserError(f"classes: {name!r} is none of the detector's: "
+                                f"{', '.join(self.class_names[:30])}.")
+        return [self.class_names.index(name) for name in names]
 
 
 def _check_call(images, thresholds):
     """Raise UserError for thresholds, TypeError for images that cannot be."""
     for name, value in thresholds.items():
-        check_value(name, value, int if "max" in name else float, LIMITS.get(name))
+        if name in LIMITS:
+            check_value(name, value, int if "max" in name else float, LIMITS[name])
+        elif name == "nms" and value not in get_args(NmsRule):
+            raise UserError(f"nms must be one of {', '.join(get_args(NmsRule))}, got {value!r}.")
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
             images, "__iter__"):
         raise TypeError(f"expected a list of images, got {type(images).__name__}")
@@ -344,6 +370,8 @@ def _load(settings) -> Runtime:
         raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}.\nTrain "
                         "with voc_annotation.py and train.py, or set model_path = \"coco\" or to "
                         "a file.")
+    if os.path.isfile(path):  # where one stands; else in the repo
+        path = os.path.abspath(path)
     given = read_class_names(settings.classes_path) if settings.classes_path else None
     if str(path).lower().endswith(".onnx"):
         runtime = open_exported(path, device=settings.device, precision=settings.precision,

@@ -72,14 +72,17 @@ class TorchRuntime:
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As Runtime."""
+        return decode_scores(*self.raw(images), self.network.priors, self.spec)
+
+    @torch.inference_mode()
+    def raw(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return loc (B, P, 4) and conf (B, P, C) of the images."""
         images = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2)  # channels last
         batch = normalise(images, self.spec)
         if self.owned:
-            loc, conf = self._run_copy(batch)
-        else:
-            with evaluating(self.network), run_in(self.precision, self.device):
-                loc, conf = self.network(batch)
-        return decode_scores(loc, conf, self.network.priors, self.spec)
+            return self._run_copy(batch)
+        with evaluating(self.network), run_in(self.precision, self.device):
+            return self.network(batch)
 
     def _run_copy(self, batch):
         """Run the copy, which the first call makes and packs."""

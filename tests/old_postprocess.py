@@ -4,7 +4,7 @@ import torch
 import torchvision
 
 from utils.boxes import decode
-from utils.postprocess import Detections
+from utils.postprocess import Kept
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_
         max_per_image: detections kept of an image, best first; 0 keeps all.
 
     Returns:
-        list of B Detections; labels start at 0 with the first class that is not background.
+        list of B Kept; labels start at 0 with the first class that is not background.
     """
     scores = conf.float().softmax(-1)[..., 1:]  # (B, P, C - 1)
     boxes = decode(loc.float(), priors_cxcywh, spec.variances, spec.log_size_clamp)
@@ -33,7 +33,7 @@ def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_
     for image_boxes, image_scores in zip(boxes, scores):
         kept = suppress(image_boxes, image_scores, confidence, nms_iou, max_per_class)
         order = kept.scores.argsort(descending=True, stable=True)[:max_per_image or None]
-        kept = Detections(*(part[order] for part in kept))
+        kept = Kept(*(part[order] for part in kept))
         if spec.box_clip == "after_nms":
             kept = kept._replace(boxes=kept.boxes.clamp(0, 1))
         found.append(kept)
@@ -43,7 +43,7 @@ def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_
 def suppress(boxes, scores, confidence, nms_iou, max_per_class):
     """Suppress non-maxima of each class in one image; the rest as in `postprocess`.
 
-    From (P, 4) xyxy boxes and (P, K) scores, K classes without background, come Detections
+    From (P, 4) xyxy boxes and (P, K) scores, K classes without background, come Kept
     grouped by class, not yet sorted across classes.
     """
     parts = [(boxes[:0], scores[:0].amax(1), scores[:0].argmax(1))]
@@ -55,4 +55,4 @@ def suppress(boxes, scores, confidence, nms_iou, max_per_class):
         keep = torchvision.ops.nms(boxes[candidates], scores[candidates, label], nms_iou)
         kept = candidates[keep]
         parts.append((boxes[kept], scores[kept, label], torch.full_like(kept, label)))
-    return Detections(*(torch.cat(part) for part in zip(*parts)))
+    return Kept(*(torch.cat(part) for part in zip(*parts)))

@@ -66,9 +66,21 @@ def test_settings_made_in_python_are_checked(detector, changes, message):
         SSD(replace(SSDSettings(), **changes), network=detector.network, class_names=NAMES)
 
 
-def test_a_path_in_place_of_settings(detector):
-    with pytest.raises(TypeError, match=r"SSDSettings\(model_path=.*got str"):
-        SSD("best.pth")
+def test_first_argument_and_keywords(detector, tmp_path):
+    with pytest.raises(TypeError, match=r"path or SSDSettings\(model_path=.*got int"):
+        SSD(3)
+    with pytest.raises(TypeError, match="confidense"):
+        SSD("best.pth", confidense=0.3)
+    with pytest.raises(UserError, match="nowhere.pth"):
+        SSD(tmp_path / "nowhere.pth")
+    with pytest.raises(UserError, match="classes: 'cow' is none of the detector's: cat, dog"):
+        SSD(network=detector.network, class_names=NAMES, classes=("cow",))
+    with pytest.raises(UserError, match="'cow' is none"):
+        detector.detect_batch([random_image()], classes=("cow",))
+    with pytest.raises(UserError, match="nms must be one of"):
+        detector.detect_batch([random_image()], nms="hard")
+    with pytest.raises(UserError, match="nms must be one of"):
+        SSD(network=detector.network, class_names=NAMES, nms="hard")
 
 
 @pytest.mark.parametrize("thresholds", [

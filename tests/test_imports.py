@@ -9,16 +9,17 @@ REPO = Path(__file__).resolve().parent.parent
 
 # Packages in the order of their imports, and the files of each in the order of theirs.
 ORDER = {
-    "utils": "streams cli ahead device distributed spec boxes priors postprocess resize image draw "
-             "tensor_files checkpoint page",
+    "utils": "streams cli ahead detections device distributed spec boxes priors postprocess resize "
+             "image draw tensor_files checkpoint page",
     "utils.data": "annotations sources voc coco yolo csv_table splits layouts decoder "
                   "image_check doctor prior_fit dataset_report augment loader demo_data",
     "utils.training": "matching loss optim checks history summary samples board run_state "
                       "run_folder stopping trainer run_loop",
     "utils.evaluation": "assignment voc_ap coco_ap detection_files errors gallery map_report "
                         "map_page advice compare scoring",
+    "utils.media": "frames outputs viewer",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
-            "transfer build runtime onnx_runtime quantise export",
+             "transfer build runtime onnx_runtime quantise export inspection",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {
@@ -27,6 +28,7 @@ KNOWS = {
     "utils.training": ("utils", "utils.data.annotations", "utils.data.augment",
                        "utils.data.loader"),
     "utils.evaluation": ("utils", "utils.data.annotations", "utils.data.loader"),
+    "utils.media": ("utils",),
     "nets": ("utils",),
 }
 SCRIPTS = [path.stem for path in sorted(REPO.glob("*.py"))]

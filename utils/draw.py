@@ -2,18 +2,23 @@
 
 import colorsys
 import functools
+import importlib.util
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.boxes import pairwise_intersection
 
 # Ships with matplotlib, so that Latin, Greek and Cyrillic names can be drawn on every machine.
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-PLATE_EDGE = 2  # pixels between a text and the edge of its plate
+# Importing matplotlib for its folder alone would take longer than all the drawing.
+FONT = Path(importlib.util.find_spec("matplotlib").origin).with_name("mpl-data").joinpath(
+    "fonts", "ttf", "DejaVuSans.ttf")
+PLATE_EDGE = 1 / 8  # between a text and the edge of its plate, of the height of letters
+MOST_HEAT = 12  # classes that a heat map shows
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G, B (ITU-R BT.601)
 
 
@@ -23,7 +28,7 @@ _say_once = functools.cache(print)
 def find_font(text):
     """Return the path of a font with all letters of a text; FONT where none here has them."""
     wanted = frozenset(ord(letter) for letter in text if letter.isprintable())
-    return FONT if wanted <= _letters(FONT) else _find_other_font(wanted)
+    return FONT if text.isascii() or wanted <= _letters(FONT) else _find_other_font(wanted)
 
 
 @functools.cache
@@ -90,23 +95,30 @@ def draw_boxes(image, boxes_px, labels, texts, num_classes):
     for (x1, y1, x2, y2), colour, _ in shown:
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=width)
     shown = [item for item in shown if item[2]]
-    height, room = max(11, round(sum(canvas.size) / 90)), canvas.width - 2 * PLATE_EDGE
+    height = max(11, round(sum(canvas.size) / 90))
+    edge = max(2, round(height * PLATE_EDGE))
+    room = canvas.width - 2 * edge
     fonts = [_fitting_font(text, height, room) for *_, text in shown]
     extents = [pen.textbbox((0, 0), text, font) for font, (*_, text) in zip(fonts, shown)]
-    plates = _place_plates([box for box, *_ in shown], canvas.size, extents)
+    plates = _place_plates([box for box, *_ in shown], canvas.size, extents, edge)
     for plate, (left, top, *_), font, (_, colour, text) in zip(plates, extents, fonts, shown):
         x, y, right, bottom = plate
         pen.rectangle((x, y, right - 1, bottom - 1), fill=colour)
-        pen.text((x + PLATE_EDGE - left, y + PLATE_EDGE - top), text, font=font,
+        pen.text((x + edge - left, y + edge - top), text, font=font,
                  fill="black" if np.dot(colour, LUMINANCE) > 140 else "white")
     return canvas
 
 
 def _fitting_font(text, height, room):
     """Return the font of a text, smaller than `height` pixels where `room` is too narrow."""
-    font = ImageFont.truetype(find_font(text), height)
+    font = _font(find_font(text), height)
     share = max(room, 1) / max(font.getlength(text), 1)
     return font if share >= 1 else font.font_variant(size=max(7, int(height * share)))
+
+
+@functools.cache
+def _font(path, height):
+    return ImageFont.truetype(path, height)
 
 
 def write_line(canvas, text, place, *, height, room):
@@ -115,16 +127,44 @@ def write_line(canvas, text, place, *, height, room):
     ImageDraw.Draw(canvas).text((place[0], place[1] + height / 2), text, "black", font, "lm")
 
 
-def _place_plates(boxes, size, extents):
+def draw_heat(image: np.ndarray, heat: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """Return a sheet that shows where each class scores, the classes with the best scores first.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        heat: (K, h, w) float32 scores in [0, 1] over the image.
+        class_names: K names.
+    """
+    scale = min(1, 640 / max(image.shape[:2]))
+    tile = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    order = heat.max((1, 2)).argsort()[::-1][:MOST_HEAT]
+    columns, line = math.ceil(math.sqrt(len(order))), 24
+    height, width = tile.shape[:2]
+    rows = -(-len(order) // columns)
+    sheet = Image.new("RGB", (columns * width, rows * (height + line)), "white")
+    for k, label in enumerate(order):
+        share = cv2.resize(heat[label], (width, height)).clip(0, 1)[..., None]
+        colours = cv2.applyColorMap(np.uint8(share * 255), cv2.COLORMAP_JET)[..., ::-1]
+        place = k % columns * width, k // columns * (height + line)
+        mixed = tile * (0.7 - 0.5 * share) + colours * (0.2 + 0.4 * share)
+        sheet.paste(Image.fromarray(np.uint8(mixed.clip(0, 255))), (place[0], place[1] + line))
+        write_line(sheet, f"{class_names[label]}: up to {heat[label].max():.2f}",
+                   (place[0] + 4, place[1]), height=line, room=width - 8)
+    return sheet
+
+
+def _place_plates(boxes, size, extents, edge=2):
     """Return [x1, y1, x2, y2] of a plate for each text, inside the image where it fits at all.
 
-    Above, below or in its box, wherever it covers the least of the plates of later boxes.
+    Above, below or in its box, or a line further off, wherever it covers the least of the plates of
+    later boxes; of equals the first.
     """
     plates = []
     for (x1, y1, x2, y2), (left, top, right, bottom) in zip(boxes[::-1], extents[::-1]):
-        sides = np.array([right - left, bottom - top]) + 2 * PLATE_EDGE
+        sides = np.array([right - left, bottom - top]) + 2 * edge
         corners = np.array([(x, y) for x in (x1, x2 - sides[0])
-                            for y in (y1 - sides[1], y2, y1, y2 - sides[1])])
+                            for y in (y1 - sides[1], y2, y1, y2 - sides[1])]
+                           + [(x1, y) for y in (y1 - 2 * sides[1], y2 + sides[1])])
         corners = corners.clip(0, (np.array(size) - sides).clip(0)).round()
         options = np.concatenate([corners, corners + sides], 1)
         covered = pairwise_intersection(options, np.array(plates).reshape(-1, 4)).sum(1)

@@ -1,20 +1,24 @@
 """Raw network outputs to detections."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 import torchvision
 
-from utils.boxes import decode
+from utils.boxes import decode, pairwise_iou
 from utils.spec import SSDSpec
 
+# What suppresses what: a box others of its class, or of any class; or it takes a share of the scores
+# of its class, which may then be too low (soft-NMS, Bodla et al. 2017, linear).
+NmsRule = Literal["class", "agnostic", "soft"]
 EXAMINED = 4  # candidates looked at first for each detection that may be kept
 
 
-class Detections(NamedTuple):
-    """The objects found in one image, highest score first."""
+class Kept(NamedTuple):
+    """What is kept of one image's outputs, highest score first; `Detections` are made of it."""
 
-    boxes: torch.Tensor  # (N, 4) float32 xyxy, fractions of the network input unless said otherwise
+    boxes: torch.Tensor  # (N, 4) float32 xyxy, fractions of the network input
     scores: torch.Tensor  # (N,) float32 in (0, 1)
     labels: torch.Tensor  # (N,) int64 index into class_names
 
@@ -41,7 +45,8 @@ def decode_scores(loc: torch.Tensor, conf: torch.Tensor, priors_cxcywh: torch.Te
 
 @torch.no_grad()
 def select(boxes: torch.Tensor, scores: torch.Tensor, spec: SSDSpec, *, confidence: float,
-           nms_iou: float, max_per_class: int = 400, max_per_image: int = 200) -> list[Detections]:
+           nms_iou: float, max_per_class: int = 400, max_per_image: int = 200,
+           nms: NmsRule = "class", classes: Sequence[int] = ()) -> list[Kept]:
     """Threshold and suppress (paper section 3.1, Caffe `DetectionOutput`).
 
     Args:
@@ -51,14 +56,24 @@ def select(boxes: torch.Tensor, scores: torch.Tensor, spec: SSDSpec, *, confiden
         nms_iou: of two boxes of one class with IoU above this, the lower score goes.
         max_per_class: candidates of each class that enter the suppression, best first; 0: all.
         max_per_image: detections kept of an image, best first; 0 keeps all.
+        nms: the rule; "soft" changes scores.
+        classes: those to look for, before anything is suppressed; (): all.
 
     Returns:
-        list of B Detections on the CPU. Equal scores come by class, then by prior.
+        list of B Kept on the CPU. Equal scores come by class, then by prior.
     """
     found = []
+    if classes:
+        wanted = torch.zeros_like(scores[0, 0])
+        wanted[list(classes)] = 1
+        scores = scores * wanted
     for image_boxes, image_scores in zip(boxes, scores):
-        kept = _select(image_boxes, image_scores, confidence, nms_iou,
-                       (max_per_class, max_per_image))
+        limits = max_per_class, max_per_image
+        if nms == "class":
+            kept = _select(image_boxes, image_scores, confidence, nms_iou, limits)
+        else:
+            kept = _suppress_otherwise(image_boxes, image_scores, confidence, nms_iou,
+                                       (*limits, nms))
         if spec.box_clip == "after_nms":
             kept = kept._replace(boxes=kept.boxes.clamp(0, 1))
         found.append(kept)
@@ -101,4 +116,35 @@ def suppress(boxes, scores, mask, nms_iou, limits):
         if len(places):
             kept.append(places[torchvision.ops.nms(class_boxes[best], class_scores[best], nms_iou)])
     chosen = ranked[torch.cat(kept).sort().values[:max_per_image or None]]
-    return Detections(boxes[chosen], scores[chosen], labels[chosen])
+    return Kept(boxes[chosen], scores[chosen], labels[chosen])
+
+
+def _suppress_otherwise(boxes, scores, confidence, nms_iou, limits):
+    """Select from one image's boxes and scores by another rule than "class"."""
+    max_per_class, max_per_image, nms = limits
+    above = scores > confidence
+    if 0 < max_per_class < len(scores):
+        above &= scores >= scores.topk(max_per_class, 0).values[-1]
+    labels, priors = above.t().nonzero(as_tuple=True)
+    boxes, scores, labels = (x.cpu() for x in (boxes[priors], scores[priors, labels], labels))
+    if nms == "agnostic":
+        chosen = torchvision.ops.nms(boxes, scores, nms_iou)
+    else:
+        scores = scores.clone()
+        for label in labels.unique():
+            own = labels == label
+            scores[own] = _soften(boxes[own], scores[own], confidence, nms_iou)
+        chosen = scores.argsort(descending=True, stable=True)
+        chosen = chosen[scores[chosen] > confidence]
+    chosen = chosen[:max_per_image or None]
+    return Kept(boxes[chosen], scores[chosen], labels[chosen])
+
+
+def _soften(boxes, scores, confidence, nms_iou):
+    """Return the scores of one class by soft-NMS; 0 for what falls to `confidence`."""
+    iou, left, final = pairwise_iou(boxes, boxes), scores.clone(), torch.zeros_like(scores)
+    while left.max() > confidence:
+        best = int(left.argmax())
+        final[best], left[best] = left[best], 0
+        left *= torch.where(iou[best] > nms_iou, 1 - iou[best], 1)
+    return final

@@ -13,8 +13,8 @@ from ssd import SSD
 from utils.data.annotations import Record
 from utils.data.augment import AUGMENTATIONS, Geometry, apply_geometry
 from utils.data.loader import DetectionDataset
+from utils.detections import Detections
 from utils.image import decode_image, load_image, read_header, read_input, resize_to_input
-from utils.postprocess import Detections
 from utils.resize import average_cells
 from utils.spec import RESIZES, SSDSpec
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from utils.data.annotations import Record
+from utils.detections import Detections
 from utils.draw import class_colour
-from utils.postprocess import Detections
 from utils.training import checks
 from utils.training.board import Board
 from utils.training.history import has_stalled, plot_history, smooth

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from utils.detections import Detections
 from utils.draw import FONT, _place_plates, class_colour, draw_boxes, draw_detections
-from utils.postprocess import Detections
 
 NAMES = ("cat", "traffic light", "Ампель ö")
 

@@ -1,0 +1,109 @@
+"""Looks into a network: its layers, where it scores, how long it takes."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from nets.runtime import Runtime, TorchRuntime
+from nets.ssd import SSDNet
+from utils.device import evaluating
+from utils.image import input_rect, read_input
+from utils.postprocess import decode_scores, select
+
+
+def summarise(network: SSDNet) -> str:
+    """Return a table of layers: name, kind, output for one image, parameters, MFLOPs; and sums.
+
+    A multiplication and an addition are 2 FLOPs; operators other than convolutions count none.
+    """
+    rows, hooks = [], []
+    for name, module in network.named_modules():
+        if not len(list(module.children())):
+            hooks.append(module.register_forward_hook(
+                lambda module, _, output, name=name: rows.append((name, module, output.shape))))
+    size = network.spec.size
+    counter = FlopCounterMode(display=False)
+    try:
+        with evaluating(network), torch.no_grad(), counter:
+            network(torch.zeros(1, 3, size, size, device=network.priors.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    counts = counter.get_flop_counts()
+    lines = [f"{'layer':<34}{'kind':<14}{'output':<22}{'parameters':>12}{'MFLOPs':>12}"]
+    for name, module, shape in rows:
+        flops = sum(counts.get(f"{type(network).__name__}.{name}", {}).values())
+        lines.append(f"{name:<34}{type(module).__name__:<14}{str(tuple(shape)):<22}"
+                     f"{_count(module):>12,}{flops / 1e6:>12,.1f}")
+    return "\n".join([*lines, f"{len(rows)} layers, {_count(network):,} parameters, "
+                      f"{counter.get_total_flops() / 1e9:.2f} GFLOPs for {size}x{size} pixels, "
+                      f"{len(network.priors):,} priors"])
+
+
+def _count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def heat_map(runtime: Runtime, image: np.ndarray) -> np.ndarray:
+    """Return (K, h, w) float32: the best score of each class around each place of an image.
+
+    `image` is (H, W, 3) uint8 RGB; h and w are its sides in the network input. In every cell of a
+    feature map the best prior counts, and of all maps the best.
+    """
+    spec, start = runtime.spec, 0
+    array, (width, height) = read_input(image, spec)
+    scores = runtime(array[None])[1][0].cpu()  # (P, K)
+    maps = []
+    for grid, count in zip(spec.grids, spec.priors_per_cell):
+        end = start + grid * grid * count
+        cells = scores[start:end].reshape(grid, grid, count, -1).amax(2).permute(2, 0, 1)
+        maps.append(F.interpolate(cells[None], (spec.size, spec.size), mode="bilinear")[0])
+        start = end
+    x0, y0, x1, y1 = input_rect(width, height, spec)
+    return torch.stack(maps).amax(0)[:, y0:y1, x0:x1].numpy()
+
+
+def measure_speed(runtime: Runtime, path: Path, batch_sizes: Sequence[int], *, seconds: float,
+                  **thresholds: float) -> str:
+    """Return a table of the time that each stage takes: median and 95th percentile by batch size.
+
+    Args:
+        path: an image file; a batch is as many times the same one.
+        seconds: for each batch size, a first pass that is not counted apart.
+        thresholds: keywords of `select`.
+    """
+    lines = [f"{'batch':>6}  {'load':>14}  {'network':>14}  {'decode + NMS':>14}  "
+             f"{'all':>14}  images/s   (ms: median / 95th percentile)"]
+    for size in batch_sizes:
+        times, end = [], None
+        while end is None or time.perf_counter() < end or len(times) < 3:
+            stages = _time_stages(runtime, [path] * size, thresholds)
+            if end is None:  # the first one sets things up
+                end = time.perf_counter() + seconds
+            else:
+                times.append([*stages, sum(stages)])
+        middle, high = np.percentile(np.array(times) * 1000, (50, 95), axis=0)
+        cells = "  ".join(f"{a:>6.1f} /{b:>6.1f}" for a, b in zip(middle, high))
+        lines.append(f"{size:>6}  {cells}  {size / middle[-1] * 1000:>8.1f}")
+    return "\n".join(lines)
+
+
+def _time_stages(runtime, paths, thresholds):
+    """Return the seconds that reading, the network, and decoding with NMS took."""
+    marks = [time.perf_counter()]
+    inputs = np.stack([read_input(path, runtime.spec)[0] for path in paths])
+    marks.append(time.perf_counter())
+    is_torch = isinstance(runtime, TorchRuntime)  # an exported file may decode by itself
+    outputs = runtime.raw(inputs) if is_torch else runtime(inputs)
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize(runtime.device)
+    marks.append(time.perf_counter())
+    if is_torch:
+        outputs = decode_scores(*outputs, runtime.network.priors, runtime.spec)
+    select(*outputs, runtime.spec, **thresholds)
+    return np.diff([*marks, time.perf_counter()]).tolist()

@@ -1,0 +1,77 @@
+"""What users get of an image: unpacking, picking, tables, notebooks, other libraries."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_detector import NAMES, photo, tiny_detector
+
+from ssd import SSD
+from utils.detections import Detections
+
+BOXES = np.array([[1, 2, 30.126, 40], [5, 6, 70, 80], [0, 0, 9, 9]], np.float32)
+FOUND = Detections(BOXES, np.array([0.9, 0.8, 0.25], np.float32), np.array([1, 0, 1]),
+                   ("cat", "<b>dog"))
+NONE = FOUND[:0]
+
+
+def test_it_unpacks_counts_and_picks():
+    boxes, scores, labels = FOUND
+    assert boxes is FOUND.boxes and scores is FOUND.scores and labels is FOUND.labels
+    assert len(FOUND) == 3 and not NONE and FOUND.names == ["<b>dog", "cat", "<b>dog"]
+    assert FOUND.counts() == {"<b>dog": 2, "cat": 1} and NONE.counts() == {}
+    sure = FOUND[FOUND.scores > 0.5]
+    assert sure.names == ["<b>dog", "cat"] and sure.class_names == FOUND.class_names
+    assert FOUND[-1].boxes.tolist() == [[0, 0, 9, 9]]
+    assert Detections(*FOUND).names == ["1", "0", "1"]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(FOUND)).boxes, BOXES)
+
+
+def test_tables():
+    assert FOUND.rows()[0] == {"class": "<b>dog", "label": 1, "score": 0.9, "x1": 1.0, "y1": 2.0,
+                               "x2": 30.13, "y2": 40.0}
+    assert repr(FOUND).splitlines()[:2] == ["3 found", "  <b>dog           0.90  at 1 2 30 40"]
+    html = FOUND._repr_html_()
+    assert "&lt;b&gt;dog" in html and "<b>dog" not in html and html.count("<tr>") == 4
+    assert repr(NONE) == "0 found" and "<td>" not in NONE._repr_html_()
+    many = Detections(*(np.repeat(part, 10, 0) for part in FOUND), FOUND.class_names)
+    assert repr(many).endswith("and 18 more") and len(repr(many).splitlines()) == 14
+
+
+def test_pandas():
+    pytest.importorskip("pandas")
+    table = FOUND.to_pandas()
+    assert table.groupby("class").score.max().to_dict() == {"<b>dog": 0.9, "cat": 0.8}
+    assert list(NONE.to_pandas().columns) == list(table.columns)
+
+
+@pytest.mark.parametrize("found", [FOUND, NONE], ids=["some", "none"])
+def test_supervision_takes_the_fields(found):
+    sv = pytest.importorskip("supervision")
+    taken = sv.Detections(found.boxes, confidence=found.scores, class_id=found.labels,
+                          data={"class_name": np.array(found.names)})
+    assert len(taken) == len(found)
+    if len(found):
+        np.testing.assert_allclose(taken.area[1], 65 * 74)
+        drawn = sv.BoxAnnotator().annotate(np.zeros((99, 99, 3), np.uint8), taken)
+        assert drawn.any() and len(taken[taken.class_id == 1]) == 2
+
+
+def test_one_line_in_a_notebook(tmp_path, monkeypatch):
+    tiny_detector().save(tmp_path / "best.pth")
+    photo(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    detector = SSD("best.pth", confidence=0.3, device="cpu")
+    assert detector.settings.confidence == 0.3 and detector.class_names == NAMES
+    found = detector.detect("a.png")
+    assert len(found) and set(found.names) <= set(NAMES)
+    for part, dtype in zip(found, (np.float32, np.float32, np.int64)):
+        assert type(part) is np.ndarray and part.dtype == dtype
+    shown = Image.open(io.BytesIO(detector.detect_image("a.png")._repr_png_()))
+    assert shown.size == (96, 64)
+    assert not any(isinstance(value, torch.Tensor) for value in vars(found).values())
+    (only,) = detector.detect_batch(["a.png"], classes=("dog",))
+    assert set(only.names) == {"dog"}

@@ -1,0 +1,81 @@
+"""Class-agnostic NMS, soft-NMS and the class filter, against loops and by hand."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from utils.postprocess import select
+from utils.spec import SSDSpec
+
+
+def outputs(seed, priors=60, classes=3):
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(1, priors, 2, generator=generator) * 0.5
+    boxes = torch.cat([low, low + 0.1 + torch.rand(1, priors, 2, generator=generator) * 0.4], 2)
+    return boxes, torch.rand(1, priors, classes, generator=generator)
+
+
+def kept(boxes, scores, **rules):
+    return select(boxes, scores, SSDSpec(), **{"confidence": 0.3, "nms_iou": 0.4, **rules})[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agnostic_equals_nms_without_classes(seed):
+    boxes, scores = outputs(seed)
+    found = kept(boxes, scores, nms="agnostic")
+    priors, labels = (scores[0] > 0.3).nonzero(as_tuple=True)
+    flat = scores[0, priors, labels]
+    keep = torchvision.ops.nms(boxes[0, priors], flat, 0.4)
+    assert torch.equal(found.scores, flat[keep]) and torch.equal(found.labels, labels[keep])
+    assert torch.equal(found.boxes, boxes[0, priors[keep]])
+    assert len(found.scores) < len(kept(boxes, scores).scores)
+
+
+def naive_soft(boxes, scores, nms_iou, confidence):
+    """Return [(score, prior)] of one class, as the paper's figure 2 has it, linear."""
+    left = {k: float(score) for k, score in enumerate(scores) if score > confidence}
+    final = []
+    while left:
+        best = max(left, key=left.get)
+        if left[best] <= confidence:
+            break
+        final.append((left.pop(best), best))
+        for k in left:
+            iou = float(torchvision.ops.box_iou(boxes[best:best + 1], boxes[k:k + 1]))
+            if iou > nms_iou:
+                left[k] *= 1 - iou
+    return final
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_soft_equals_the_loop(seed):
+    boxes, scores = outputs(seed)
+    found = kept(boxes, scores, nms="soft")
+    expected = sorted(((score, label, prior) for label in range(3) for score, prior in
+                       naive_soft(boxes[0], scores[0, :, label], 0.4, 0.3)), reverse=True)
+    np.testing.assert_allclose(found.scores, [score for score, *_ in expected], rtol=1e-5)
+    assert found.labels.tolist() == [label for _, label, _ in expected]
+    assert torch.equal(found.boxes, boxes[0, [prior for *_, prior in expected]])
+
+
+def test_by_hand():
+    boxes = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 0.5], [0, 0, 0.5, 1]]])  # IoU 0.5, 0.5, 1/3
+    scores = torch.tensor([[[0.9, 0], [0.8, 0], [0, 0.7]]])
+    assert kept(boxes, scores).scores.tolist() == pytest.approx([0.9, 0.7])
+    assert kept(boxes, scores, nms="agnostic").scores.tolist() == pytest.approx([0.9])
+    assert kept(boxes, scores, nms="soft").scores.tolist() == pytest.approx([0.9, 0.7, 0.4])
+    # What is not looked for suppresses nothing.
+    found = kept(boxes, scores, nms="agnostic", classes=[1])
+    assert found.labels.tolist() == [1] and found.scores.tolist() == pytest.approx([0.7])
+
+
+@pytest.mark.parametrize("nms", ["class", "agnostic", "soft"])
+def test_limits_and_nothing(nms):
+    boxes, scores = outputs(0)
+    assert len(kept(boxes, scores, nms=nms, max_per_image=3).scores) == 3
+    assert len(kept(boxes, scores, nms=nms, max_per_class=1).scores) <= 3
+    assert not len(kept(boxes, scores * 0, nms=nms).scores)
+    assert not len(kept(boxes, scores, nms=nms, confidence=1.0).scores)
+    found = kept(boxes, scores, nms=nms, classes=[0, 2])
+    assert set(found.labels.tolist()) == {0, 2}
