@@ -29,8 +29,9 @@ from utils.device import evaluating, pick_device, run_in, set_precision
 from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc
-from utils.image import as_rgb_array, boxes_to_pixels, normalise, read_input, stack_inputs
+from utils.image import as_rgb_array, boxes_to_pixels, normalise, stack_inputs
 from utils.postprocess import Detections, postprocess
+from utils.tiling import detect_windows, read_to_detect
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
@@ -144,7 +145,7 @@ class SSD:
         images = [_find(image) for image in images]
         if not images:
             return []
-        inputs, sizes = zip(*(read_input(image, self.spec) for image in images))
+        inputs, sizes = zip(*(read_to_detect(image, self.spec) for image in images))
         return self._detect_inputs(inputs, sizes, thresholds)
 
     def detect_image(self, image: ImageInput) -> Image.Image:
@@ -185,24 +186,30 @@ class SSD:
         with ThreadPoolExecutor(READERS) as pool:
             # Each pass starts to read the images of the next one.
             for chunk in tqdm([*chunks, []], desc="mAP", unit="batch", leave=False, disable=None):
-                current, ahead = ahead, [pool.submit(read_input, record.path, self.spec)
+                current, ahead = ahead, [pool.submit(read_to_detect, record.path, self.spec)
                                          for record in chunk]
                 if current:
                     inputs, sizes = zip(*(future.result() for future in current))
                     yield self._detect_inputs(inputs, sizes, SCORING)
 
-    @torch.inference_mode()
     def _detect_inputs(self, inputs, sizes, thresholds):
-        """Turn resized images and the (width, height) they had into Detections in pixels."""
+        """Turn what `read_to_detect` returned of images into Detections in pixels."""
+        limits = {"confidence": self.settings.confidence, "nms_iou": self.settings.nms_iou}
+        limits |= thresholds
+        if self.spec.tile:
+            return detect_windows(inputs, self.spec, self._detect_pass, limits)
+        return [found._replace(boxes=boxes_to_pixels(found.boxes, width, height, self.spec))
+                for found, (width, height) in zip(self._detect_pass(inputs, limits), sizes)]
+
+    @torch.inference_mode()
+    def _detect_pass(self, inputs, limits):
+        """Return Detections of network inputs, as NumPy arrays in fractions of the input."""
         batch = normalise(stack_inputs(inputs).to(self.device), self.spec)
         eval_mode = nullcontext() if self.owns_network else evaluating(self.network)
         with eval_mode, run_in(self.precision, self.device):
             loc, conf = self.network(batch)
-        limits = {"confidence": self.settings.confidence, "nms_iou": self.settings.nms_iou}
-        found = postprocess(loc, conf, self.network.priors, self.spec, **limits | thresholds)
-        return [Detections(boxes_to_pixels(boxes.cpu().numpy(), width, height, self.spec),
-                           scores.cpu().numpy(), labels.cpu().numpy())
-                for (boxes, scores, labels), (width, height) in zip(found, sizes)]
+        found = postprocess(loc, conf, self.network.priors, self.spec, **limits)
+        return [Detections(*(part.cpu().numpy() for part in parts)) for parts in found]
 
 
 def _find(image):

@@ -30,6 +30,7 @@ from utils.device import keep_freed_memory, pick_device, set_precision
 from utils.distributed import (check_device, join_batch_norm, on_first, process_group, rank,
                                world_size)
 from utils.evaluation.scoring import score_best, val_map
+from utils.spec import TILES
 from utils.training.board import Board
 from utils.training.checks import check_batch_norm, check_images, check_length, read_lists
 from utils.training.optim import Schedule, make_optimizer
@@ -44,7 +45,8 @@ from utils.training.trainer import Objective, Trainer
 
 # Lowest and highest value of the numbers below.
 LIMITS = {
-    "input_shape": (1, 4096), "anchors_size": (1, 10_000), "aspect_ratios": (0.01, 100),
+    "input_shape": (1, 4096), "tile": (0, TILES[1]), "anchors_size": (1, 10_000),
+    "aspect_ratios": (0.01, 100),
     "epochs": (1, 1_000_000), "freeze_epochs": (0, 1_000_000),
     "batch_size": (1, 4096), "freeze_batch_size": (1, 4096), "accumulate": (1, 4096),
     "learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "warmup_steps": (0, 1_000_000),
@@ -79,6 +81,11 @@ class TrainSettings:
     # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
     # smaller objects and has 2.9 times the pixels to compute.
     input_shape: tuple[int, int] = (300, 300)
+    # For small objects in large images: windows of this many pixels of the image are looked at, one
+    # random one of each image an epoch in training, all of them in detection and for val mAP
+    # (raise eval_period where that takes long). 0 looks at images as a whole. voc_annotation.py
+    # says when to set it and to what; of a model_path 0 takes what that was trained with.
+    tile: int = 0
     # Sides of the priors in pixels of the input, one a map and one more, as in the paper's
     # (30, 60, 111, 162, 213, 264, 315), which () takes. Smaller first numbers for small objects.
     anchors_size: tuple[float, ...] = ()
@@ -293,11 +300,12 @@ def build_network(settings: TrainSettings, class_names: tuple[str, ...],
                            backbone_weights=settings.backbone_weights,
                            anchors_size=settings.anchors_size,
                            aspect_ratios=settings.aspect_ratios,
-                           letterbox=settings.letterbox_image,
+                           letterbox=settings.letterbox_image, tile=settings.tile,
                            image_paths=[record.path for record in records])
     path = settings.model_classes_path
     return continued_network(settings.model_path, class_names, family=settings.weights_family,
-                             old_names=read_class_names(path) if path else None)
+                             old_names=read_class_names(path) if path else None,
+                             tile=settings.tile)
 
 
 def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record],

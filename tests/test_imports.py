@@ -9,7 +9,7 @@ REPO = Path(__file__).resolve().parent.parent
 
 # Packages in the order of their imports, and the files of each in the order of theirs.
 ORDER = {
-    "utils": "streams cli device distributed spec boxes priors postprocess resize image draw "
+    "utils": "streams cli device distributed spec boxes priors postprocess resize image tiling draw "
              "tensor_files checkpoint page",
     "utils.data": "annotations sources voc coco yolo csv_table splits layouts decoder "
                   "image_check doctor prior_fit dataset_report augment loader demo_data",

@@ -7,6 +7,8 @@ import torchvision
 
 from utils.boxes import decode
 
+MAX_PER_IMAGE = 200  # the paper's
+
 
 class Detections(NamedTuple):
     """The objects found in one image, highest score first."""
@@ -18,7 +20,7 @@ class Detections(NamedTuple):
 
 @torch.no_grad()
 def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_class=400,
-                max_per_image=200):
+                max_per_image=MAX_PER_IMAGE):
     """Decode, threshold and suppress (paper section 3.1, Caffe `DetectionOutput`), in float32.
 
     Args:
