@@ -7,7 +7,7 @@ import torchvision
 
 from utils.boxes import decode
 
-MAX_PER_IMAGE = 200  # the paper's
+MAX_PER_CLASS, MAX_PER_IMAGE = 400, 200  # the paper's
 
 
 class Detections(NamedTuple):
@@ -19,7 +19,7 @@ class Detections(NamedTuple):
 
 
 @torch.no_grad()
-def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_class=400,
+def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_class=MAX_PER_CLASS,
                 max_per_image=MAX_PER_IMAGE):
     """Decode, threshold and suppress (paper section 3.1, Caffe `DetectionOutput`), in float32.
 

@@ -13,7 +13,7 @@ import torchvision
 
 from utils.boxes import area, pairwise_intersection
 from utils.image import as_rgb_array, boxes_to_pixels, read_input, resize_to_input
-from utils.postprocess import MAX_PER_IMAGE, Detections
+from utils.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Detections
 from utils.spec import SSDSpec
 
 WINDOWS_A_PASS = 16  # through the network; bounds the memory, however large the image
@@ -105,7 +105,6 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
     `look` takes network inputs and limits, those of `postprocess`, and returns Detections, as NumPy
     arrays in fractions of the input. Returns those of each image in pixels, best first.
     """
-    cap = {"max_per_image": limits.get("max_per_image", MAX_PER_IMAGE)}
     windows = [(k, window) for k, image in enumerate(images)
                for window in window_grid(*image.shape[1::-1], spec.tile)[0]]
     found = [[] for _ in images]
@@ -117,12 +116,14 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
         for (k, window), (boxes, scores, labels) in zip(group, seen):
             boxes_px = boxes_to_pixels(boxes, spec.tile, spec.tile, spec) + np.tile(window[:2], 2)
             found[k].append(Detections(boxes_px.astype(np.float32), scores, labels))
-    return [merge_windows(parts, image.shape[1::-1], spec, nms_iou=limits["nms_iou"], **cap)
+    caps = {name: value for name, value in limits.items() if name != "confidence"}
+    return [merge_windows(parts, image.shape[1::-1], spec, **caps)
             for parts, image in zip(found, images)]
 
 
 def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDSpec, *,
-                  nms_iou: float, max_per_image: int) -> Detections:
+                  nms_iou: float, max_per_class: int = MAX_PER_CLASS,
+                  max_per_image: int = MAX_PER_IMAGE) -> Detections:
     """Merge the Detections of all windows of an image of (width, height) `size`.
 
     A box counts in the window whose own part has its centre: no neighbour sees more of it. NMS
@@ -131,7 +132,7 @@ def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDS
 
     Args:
         found: one for each of `window_grid`, as NumPy arrays with boxes in pixels of the image.
-        nms_iou, max_per_image: as in `postprocess`.
+        nms_iou, max_per_class, max_per_image: as in `postprocess`, of the image as a whole.
     """
     windows, own = window_grid(*size, spec.tile)
     numbers = np.repeat(np.arange(len(found)), [len(part.scores) for part in found])
@@ -143,9 +144,9 @@ def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDS
     mine = ((centres >= low) & (centres <= high)).all(1)
     inner = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < size], 1)
     cut = (inner[numbers] & (abs(boxes - windows[numbers]) <= spec.tile * EDGE)).any(1)
-    kept = []
-    for label in np.unique(labels[mine]):
-        group = (mine & (labels == label)).nonzero()[0]
+    order, kept = np.argsort(-scores, kind="stable"), []
+    for label in np.unique(labels):
+        group = order[(mine & (labels == label))[order]][:max_per_class or None]
         group = group[torchvision.ops.nms(*map(torch.from_numpy, (boxes[group], scores[group])),
                                           nms_iou).numpy()]
         kept.append(group[~_whole_elsewhere(boxes[group], scores[group], cut[group],
