@@ -61,8 +61,8 @@ def draw_window(boxes_px: np.ndarray, size: Sequence[int], tile: int,
     if len(boxes_px) and rng.random() >= RANDOM_SHARE:
         box = boxes_px[rng.integers(len(boxes_px))].astype(float)
         centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]).clip(None, tile) / 2
-        low, high = centre + half - tile, centre - half
-    corner = np.rint(low + rng.random(2) * (high - low)).clip(0, room).astype(int)
+        low, high = (centre + half - tile).clip(0, room), (centre - half).clip(0, room)
+    corner = np.rint(low + rng.random(2) * (high - low)).astype(int)
     return np.concatenate([corner, corner + tile])
 
 
@@ -126,9 +126,9 @@ def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDS
                   max_per_image: int = MAX_PER_IMAGE) -> Detections:
     """Merge the Detections of all windows of an image of (width, height) `size`.
 
-    A box counts in the window whose own part has its centre: no neighbour sees more of it. NMS
-    goes over all windows, then boxes that a border cut go where another window saw the object
-    whole. Objects larger than the overlap may come cut, those larger than a window in parts.
+    A box counts in the window whose own part has its centre: no neighbour sees more of it. Boxes
+    that a border cut go where another window saw the object whole, then NMS is over all windows.
+    Objects larger than the overlap may come cut, those larger than a window in parts.
 
     Args:
         found: one for each of `window_grid`, as NumPy arrays with boxes in pixels of the image.
@@ -141,16 +141,15 @@ def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDS
         boxes = boxes.clip(0, np.array(size * 2, np.float32))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     low, high = own[numbers, :2] - spec.tile * SLACK, own[numbers, 2:] + spec.tile * SLACK
-    mine = ((centres >= low) & (centres <= high)).all(1)
+    mine = ((centres >= low) & (centres <= high) & (boxes[:, 2:] > boxes[:, :2])).all(1)
     inner = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < size], 1)
     cut = (inner[numbers] & (abs(boxes - windows[numbers]) <= spec.tile * EDGE)).any(1)
     order, kept = np.argsort(-scores, kind="stable"), []
     for label in np.unique(labels):
         group = order[(mine & (labels == label))[order]][:max_per_class or None]
-        group = group[torchvision.ops.nms(*map(torch.from_numpy, (boxes[group], scores[group])),
-                                          nms_iou).numpy()]
-        kept.append(group[~_whole_elsewhere(boxes[group], scores[group], cut[group],
-                                            numbers[group])])
+        group = group[~_whole_elsewhere(boxes[group], scores[group], cut[group], numbers[group])]
+        kept.append(group[torchvision.ops.nms(
+            *map(torch.from_numpy, (boxes[group], scores[group])), nms_iou).numpy()])
     kept = np.concatenate([np.zeros(0, int), *kept])
     best = kept[np.argsort(-scores[kept], kind="stable")][:max_per_image or None]
     return Detections(boxes[best], scores[best], labels[best])
