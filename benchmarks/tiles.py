@@ -50,7 +50,7 @@ def main(settings: TileSettings) -> None:
         records = [draw_image(folder / f"{name}{k}.jpg", np.random.default_rng((number, k)),
                               settings) for k in range(count)]
         (folder / f"{name}.txt").write_text(list_text(records, CLASS_NAMES))
-    records, lines = read_list(folder / "test.txt")[0], []
+    records = read_list(folder / "test.txt")[0]
     for tile in settings.tiles:
         train(TrainSettings(
             train_list=str(folder / "train.txt"), val_list="", save_dir=settings.folder,
@@ -58,13 +58,12 @@ def main(settings: TileSettings) -> None:
             backbone_weights=settings.backbone_weights, epochs=settings.epochs,
             freeze_epochs=settings.epochs, freeze_batch_size=8,
             learning_rate=settings.learning_rate, sample_period=0))
-        detector, start = SSD(SSDSettings(save_dir=settings.folder)), time.perf_counter()
+        detector = SSD(SSDSettings(save_dir=settings.folder, precision="auto"))
+        start = time.perf_counter()
         value = mean_ap(detector.evaluate(records)[0])
         seconds = (time.perf_counter() - start) / len(records)
         looks = len(window_grid(*settings.image_size, tile)[0]) if tile else 1
-        lines.append(f"tile {tile:>4}: mAP@0.5 {value:.4f}, {looks:>3} windows and {seconds:.2f} s "
-                     "an image")
-    print("\n".join(lines))
+        print(f"tile {tile}: mAP@0.5 {value:.4f}, {looks} windows and {seconds:.2f} s an image")
 
 
 def draw_image(path: Path, rng: np.random.Generator, settings: TileSettings) -> Record:
