@@ -8,34 +8,35 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from nets.build import read_network
 from nets.families import FAMILIES
+from nets.runtime import Runtime, TorchRuntime
 from nets.ssd import SSDNet
+from utils.ahead import ahead, batched
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, check_file, check_value, typed_path
 from utils.data.annotations import Record, read_class_names
-from utils.device import evaluating, pick_device, run_in, set_precision
+from utils.device import pick_device, set_precision
 from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc
-from utils.image import as_rgb_array, boxes_to_pixels, normalise, stack_inputs
-from utils.postprocess import Detections, postprocess
+from utils.image import as_rgb_array, boxes_to_pixels
+from utils.postprocess import Detections, select
 from utils.tiling import detect_windows, read_to_detect
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
-READERS = 2  # threads that read image files ahead of the network
+READERS = 2  # threads that read images ahead of the network
 # Lowest and highest value of thresholds.
 LIMITS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),
           "max_per_image": (0, math.inf)}
@@ -103,15 +104,22 @@ class SSD:
             raise TypeError(f"expected SSDSettings(model_path=...), got {type(settings).__name__}")
         check_fields(settings, LIMITS)
         self.settings = settings
-        self.owns_network = network is None
-        if self.owns_network:
-            self.device = pick_device(settings.device)
-            network, class_names = _load(settings)
-            network = network.to(self.device, memory_format=torch.channels_last).eval()
+        if network is None:
+            self.runtime = _load(settings)
         else:
-            self.device = _device_of(network, settings, class_names)
-        self.precision = set_precision(settings.precision, self.device)
-        self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
+            device = _device_of(network, settings, class_names)
+            self.runtime = TorchRuntime(network, class_names, owned=False,
+                                        precision=set_precision(settings.precision, device))
+        self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
+        self.device, self.precision = self.runtime.device, self.runtime.precision
+
+    @property
+    def network(self) -> SSDNet:
+        """The network that PyTorch runs; UserError where something else runs an exported one."""
+        if not isinstance(self.runtime, TorchRuntime):
+            raise UserError(f"{self.settings.model_path}: {self.runtime.name} runs this file; for "
+                            "the network itself, take the checkpoint that it was exported from.")
+        return self.runtime.network
 
     def detect(self, image: ImageInput) -> Detections:
         """Find objects in one image.
@@ -134,19 +142,60 @@ class SSD:
     def detect_batch(self, images: Iterable[ImageInput], **thresholds: float) -> list[Detections]:
         """Find objects in several images, of any sizes, with one pass of the network.
 
+        Where the weights know a `tile`, images are looked at window by window instead.
         `thresholds` are confidence, nms_iou, max_per_class, max_per_image, in place of the
         settings'. Takes a list of what `detect` takes, and returns a list of what it returns.
         """
-        for name, value in thresholds.items():
-            check_value(name, value, int if "max" in name else float, LIMITS.get(name))
-        if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
-                images, "__iter__"):
-            raise TypeError(f"expected a list of images, got {type(images).__name__}")
+        _check_call(images, thresholds)
         images = [_find(image) for image in images]
         if not images:
             return []
         inputs, sizes = zip(*(read_to_detect(image, self.spec) for image in images))
         return self._detect_inputs(inputs, sizes, thresholds)
+
+    def detect_stream(self, images: Iterable[ImageInput], *, batch_size: int = 4,
+                      keep_images: bool = True, **thresholds: float
+                      ) -> Iterator[tuple[ImageInput, np.ndarray | None, Detections | UserError]]:
+        """Find objects in any number of images, which are read and looked at ahead of the caller.
+
+        Args:
+            images: any iterable of what `detect` takes; taken in the calling thread, some
+                3 * `batch_size` images before their results.
+            batch_size: images in one pass of the network.
+            keep_images: whether the images themselves are wanted, to draw on; False is faster for
+                large JPEG files.
+            thresholds: those of `detect_batch`.
+
+        Yields:
+            (source as it was given, (H, W, 3) uint8 RGB array or None, Detections), in order. An
+            image that cannot be read has a UserError in place of its Detections.
+        """
+        _check_call(images, thresholds)
+        # Of large images few are held at a time: their windows fill the passes.
+        return self._stream(images, 1 if self.spec.tile else batch_size, keep_images, thresholds)
+
+    def _stream(self, images, batch_size, keep_images, thresholds):
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as runner:
+            read = ahead(readers, partial(self._read, keep_image=keep_images), images, batch_size)
+            for batch in ahead(runner, partial(self._detect_read, thresholds=thresholds),
+                               batched(read, batch_size), 1):
+                yield from batch
+
+    def _read(self, source, keep_image):
+        """Return (source, array or None, (input, size) or UserError)."""
+        try:
+            image = _find(source)
+            array = as_rgb_array(image) if keep_image else None
+            return source, array, read_to_detect(image if array is None else array, self.spec)
+        except UserError as error:
+            return source, None, error
+
+    def _detect_read(self, batch, thresholds):
+        """Put Detections in the place of what `_read` read."""
+        inputs = [read for *_, read in batch if not isinstance(read, UserError)]
+        found = iter(self._detect_inputs(*zip(*inputs), thresholds) if inputs else ())
+        return [(source, array, read if isinstance(read, UserError) else next(found))
+                for source, array, read in batch]
 
     def detect_image(self, image: ImageInput) -> Image.Image:
         """Return the image with the objects found drawn on it, as a PIL image."""
@@ -182,15 +231,15 @@ class SSD:
 
     def _detect_chunks(self, chunks):
         """Yield the Detections of each list of records, with the thresholds for scoring."""
-        ahead = []
-        with ThreadPoolExecutor(READERS) as pool:
-            # Each pass starts to read the images of the next one.
-            for chunk in tqdm([*chunks, []], desc="mAP", unit="batch", leave=False, disable=None):
-                current, ahead = ahead, [pool.submit(read_to_detect, record.path, self.spec)
-                                         for record in chunk]
-                if current:
-                    inputs, sizes = zip(*(future.result() for future in current))
-                    yield self._detect_inputs(inputs, sizes, SCORING)
+        paths = [record.path for chunk in chunks for record in chunk]
+        found = self.detect_stream(paths, batch_size=max(map(len, chunks), default=1),
+                                   keep_images=False, **SCORING)
+        for chunk in tqdm(chunks, desc="mAP", unit="batch", leave=False, disable=None):
+            detections = [next(found)[2] for _ in chunk]
+            for error in detections:
+                if isinstance(error, UserError):
+                    raise error
+            yield detections
 
     def _detect_inputs(self, inputs, sizes, thresholds):
         """Turn what `read_to_detect` returned of images into Detections in pixels."""
@@ -201,15 +250,19 @@ class SSD:
         return [found._replace(boxes=boxes_to_pixels(found.boxes, width, height, self.spec))
                 for found, (width, height) in zip(self._detect_pass(inputs, limits), sizes)]
 
-    @torch.inference_mode()
     def _detect_pass(self, inputs, limits):
-        """Return Detections of network inputs, as NumPy arrays in fractions of the input."""
-        batch = normalise(stack_inputs(inputs).to(self.device), self.spec)
-        eval_mode = nullcontext() if self.owns_network else evaluating(self.network)
-        with eval_mode, run_in(self.precision, self.device):
-            loc, conf = self.network(batch)
-        found = postprocess(loc, conf, self.network.priors, self.spec, **limits)
-        return [Detections(*(part.cpu().numpy() for part in parts)) for parts in found]
+        """Return the Detections of one pass, as NumPy arrays in fractions of the input."""
+        found = select(*self.runtime(np.stack(inputs)), self.spec, **limits)
+        return [Detections(*(part.numpy() for part in parts)) for parts in found]
+
+
+def _check_call(images, thresholds):
+    """Raise UserError for thresholds, TypeError for images that cannot be."""
+    for name, value in thresholds.items():
+        check_value(name, value, int if "max" in name else float, LIMITS.get(name))
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
+            images, "__iter__"):
+        raise TypeError(f"expected a list of images, got {type(images).__name__}")
 
 
 def _find(image):
@@ -229,16 +282,21 @@ def _device_of(network, settings, class_names):
     return device
 
 
-def _load(settings):
-    """Read the network and the class names that the settings ask for, and say which."""
+def _load(settings) -> Runtime:
+    """Return the Runtime of the file that the settings ask for, and say which it is."""
     path = settings.model_path or newest_checkpoint(settings.save_dir)
     if not path:
         raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}.\nTrain "
                         "with voc_annotation.py and train.py, or set model_path = \"coco\" or to "
                         "a file.")
+    device = pick_device(settings.device)
+    if str(path).lower().endswith(".onnx"):
+        from nets.export import open_exported
+        return open_exported(path, device=device)
+    precision = set_precision(settings.precision, device)
     given = read_class_names(settings.classes_path) if settings.classes_path else None
     network, names = read_network(path, family=settings.weights_family, class_names=given)
     if given and given != names:
         print(f"note: {settings.classes_path} differs from the classes in the weights, which "
               f"are used: {', '.join(names)}")
-    return network, names
+    return TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)

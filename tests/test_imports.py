@@ -9,15 +9,15 @@ REPO = Path(__file__).resolve().parent.parent
 
 # Packages in the order of their imports, and the files of each in the order of theirs.
 ORDER = {
-    "utils": "streams cli device distributed spec boxes priors postprocess resize image tiling draw "
-             "tensor_files checkpoint page",
+    "utils": "streams cli ahead device distributed spec boxes priors postprocess resize image "
+             "tiling draw tensor_files checkpoint page",
     "utils.data": "annotations sources voc coco yolo csv_table splits layouts decoder "
                   "image_check doctor prior_fit dataset_report augment loader demo_data",
     "utils.training": "matching loss optim checks history summary samples board run_state "
                       "run_folder stopping trainer run_loop",
     "utils.evaluation": "voc_ap map_report scoring",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
-            "transfer build",
+            "transfer build runtime",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {

@@ -6,8 +6,10 @@ import torch
 import torchvision
 
 from utils.boxes import decode
+from utils.spec import SSDSpec
 
 MAX_PER_CLASS, MAX_PER_IMAGE = 400, 200  # the paper's
+EXAMINED = 4  # candidates looked at first for each detection that may be kept
 
 
 class Detections(NamedTuple):
@@ -18,52 +20,87 @@ class Detections(NamedTuple):
     labels: torch.Tensor  # (N,) int64 index into class_names
 
 
-@torch.no_grad()
-def postprocess(loc, conf, priors_cxcywh, spec, *, confidence, nms_iou, max_per_class=MAX_PER_CLASS,
-                max_per_image=MAX_PER_IMAGE):
-    """Decode, threshold and suppress (paper section 3.1, Caffe `DetectionOutput`), in float32.
+def decode_scores(loc: torch.Tensor, conf: torch.Tensor, priors_cxcywh: torch.Tensor,
+                  spec: SSDSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode offsets and class scores, in float32; the exported graph has this in it.
 
     Args:
-        loc: (B, P, 4) float tensor, raw offsets.
-        conf: (B, P, C) float tensor, raw class scores, background first.
+        loc: (B, P, 4) float, raw offsets.
+        conf: (B, P, C) float, raw class scores, background first.
         priors_cxcywh: (P, 4) float32.
-        spec: SSDSpec, for the variances, the clamp and the clip rule.
-        confidence: softmax scores must be above this.
+        spec: for the variances, the clamp and the clip rule.
+
+    Returns:
+        boxes (B, P, 4) xyxy in fractions of the input, clipped where the spec clips before NMS,
+        and softmax scores (B, P, K) of the K = C - 1 classes without background.
+    """
+    boxes = decode(loc.float(), priors_cxcywh, spec.variances, spec.log_size_clamp)
+    if spec.box_clip == "before_nms":
+        boxes = boxes.clamp(0, 1)
+    return boxes, conf.float().softmax(-1)[..., 1:]
+
+
+@torch.no_grad()
+def select(boxes: torch.Tensor, scores: torch.Tensor, spec: SSDSpec, *, confidence: float,
+           nms_iou: float, max_per_class: int = MAX_PER_CLASS,
+           max_per_image: int = MAX_PER_IMAGE) -> list[Detections]:
+    """Threshold and suppress (paper section 3.1, Caffe `DetectionOutput`).
+
+    Args:
+        boxes, scores: (B, P, 4) and (B, P, K) of `decode_scores`, on any device.
+        spec: for the clip rule.
+        confidence: scores must be above this.
         nms_iou: of two boxes of one class with IoU above this, the lower score goes.
         max_per_class: candidates of each class that enter the suppression, best first; 0: all.
         max_per_image: detections kept of an image, best first; 0 keeps all.
 
     Returns:
-        list of B Detections; labels start at 0 with the first class that is not background.
+        list of B Detections on the CPU. Equal scores come by class, then by prior.
     """
-    scores = conf.float().softmax(-1)[..., 1:]  # (B, P, C - 1)
-    boxes = decode(loc.float(), priors_cxcywh, spec.variances, spec.log_size_clamp)
-    if spec.box_clip == "before_nms":
-        boxes = boxes.clamp(0, 1)
     found = []
     for image_boxes, image_scores in zip(boxes, scores):
-        kept = suppress(image_boxes, image_scores, confidence, nms_iou, max_per_class)
-        order = kept.scores.argsort(descending=True, stable=True)[:max_per_image or None]
-        kept = Detections(*(part[order] for part in kept))
+        kept = _select(image_boxes, image_scores, confidence, nms_iou,
+                       (max_per_class, max_per_image))
         if spec.box_clip == "after_nms":
             kept = kept._replace(boxes=kept.boxes.clamp(0, 1))
         found.append(kept)
     return found
 
 
-def suppress(boxes, scores, confidence, nms_iou, max_per_class):
-    """Suppress non-maxima of each class in one image; the rest as in `postprocess`.
+def _select(boxes, scores, confidence, nms_iou, limits):
+    """Select from one image's (P, 4) boxes and (P, K) scores.
 
-    From (P, 4) xyxy boxes and (P, K) scores, K classes without background, come Detections
-    grouped by class, not yet sorted across classes.
+    What a detection suppresses scores less. So where the best candidates leave as many as may be
+    kept, the others need not be looked at.
     """
-    parts = [(boxes[:0], scores[:0].amax(1), scores[:0].argmax(1))]
-    # Most classes have no candidate: asking for all maxima at once skips them cheaply.
-    for label in (scores.amax(0) > confidence).nonzero()[:, 0].tolist():
-        candidates = (scores[:, label] > confidence).nonzero()[:, 0]
-        order = scores[candidates, label].argsort(descending=True, stable=True)
-        candidates = candidates[order[:max_per_class or None]]
-        keep = torchvision.ops.nms(boxes[candidates], scores[candidates, label], nms_iou)
-        kept = candidates[keep]
-        parts.append((boxes[kept], scores[kept, label], torch.full_like(kept, label)))
-    return Detections(*(torch.cat(part) for part in zip(*parts)))
+    max_per_class, max_per_image = limits
+    above = scores > confidence
+    number = EXAMINED * max_per_image
+    if 0 < number < len(scores):
+        # At least this many scores are not below that of the last of as many priors.
+        least = scores.amax(1).topk(number).values[-1]
+        if least > confidence:
+            kept = suppress(boxes, scores, scores >= least, nms_iou, limits)
+            if len(kept.scores) == max_per_image:
+                return kept
+    if 0 < max_per_class < len(scores):
+        above &= scores >= scores.topk(max_per_class, 0).values[-1]
+    return suppress(boxes, scores, above, nms_iou, limits)
+
+
+def suppress(boxes, scores, mask, nms_iou, limits):
+    """Suppress non-maxima of each class among the candidates that a (P, K) mask tells."""
+    max_per_class, max_per_image = limits
+    labels, priors = mask.t().nonzero(as_tuple=True)
+    scores, boxes, labels = (part.cpu() for part in (scores[priors, labels], boxes[priors], labels))
+    ranked = scores.argsort(descending=True, stable=True)  # best first; then by class and prior
+    grouped = labels[ranked].argsort(stable=True)  # by class, best first: places in `ranked`
+    order = ranked[grouped]
+    counts, kept = labels.bincount().tolist(), [grouped[:0]]
+    own = [part.split(counts) for part in (boxes[order], scores[order], grouped)]
+    for class_boxes, class_scores, places in zip(*own):
+        best = slice(max_per_class or None)
+        if len(places):
+            kept.append(places[torchvision.ops.nms(class_boxes[best], class_scores[best], nms_iou)])
+    chosen = ranked[torch.cat(kept).sort().values[:max_per_image or None]]
+    return Detections(boxes[chosen], scores[chosen], labels[chosen])

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import torch
+from old_postprocess import postprocess
 from tiny_ssd import SIDE, SPEC, TinySSD
 
 from utils.data.annotations import Record
@@ -10,7 +11,7 @@ from utils.data.demo_data import CLASS_NAMES, draw_scene
 from utils.data.loader import Sample, collate
 from utils.evaluation.voc_ap import evaluate_voc, mean_ap
 from utils.image import normalise
-from utils.postprocess import Detections, postprocess
+from utils.postprocess import Detections
 from utils.training.optim import Schedule, make_optimizer, set_learning_rate
 from utils.training.trainer import Objective, Trainer
 

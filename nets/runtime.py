@@ -1,0 +1,175 @@
+"""What runs the network: images in, boxes and scores out, whatever is behind it."""
+
+import copy
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from nets.ssd import SSDNet
+from utils.device import Precision, evaluating, run_in
+from utils.image import normalise
+from utils.postprocess import decode_scores
+from utils.spec import SSDSpec
+
+
+class Runtime(Protocol):
+    """A network ready to look at images, from several threads too.
+
+    Attributes:
+        spec: everything that its weights depend on.
+        class_names: K names, without background.
+        device: where its outputs lie.
+        precision: in which it computes, for people: "fp32", "bf16", "fp16", "int8".
+        name: what runs it, for people: "PyTorch", "ONNX Runtime".
+    """
+
+    spec: SSDSpec
+    class_names: tuple[str, ...]
+    device: torch.device
+    precision: str
+    name: str
+
+    def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_scores` makes them.
+
+        `images` is a NumPy array or tensor (B, S, S, 3), RGB grey levels not normalised, uint8;
+        float32 where the spec resizes in float32, as `read_input` gives it.
+        """
+        ...
+
+
+class TorchRuntime:
+    """Runs an SSDNet by PyTorch; a Runtime.
+
+    Args:
+        network: on its device.
+        class_names: its classes, without background.
+        precision: as set_precision returns it.
+        owned: nobody else uses the network. Then a copy of it is made at the first call that has
+            batch norm folded in, its weights channels last and in the precision; changes to the
+            network after that are not seen. Else the network is used as it is, and left so.
+    """
+
+    name = "PyTorch"
+
+    def __init__(self, network: SSDNet, class_names: Sequence[str], *, precision: Precision,
+                 owned: bool):
+        self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
+        self.device, self.precision, self.owned = network.priors.device, precision, owned
+        self._copy, self._lock = None, threading.Lock()
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """As Runtime."""
+        images = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2)  # channels last
+        batch = normalise(images, self.spec)
+        if self.owned:
+            loc, conf = self._run_copy(batch)
+        else:
+            with evaluating(self.network), run_in(self.precision, self.device):
+                loc, conf = self.network(batch)
+        return decode_scores(loc, conf, self.network.priors, self.spec)
+
+    def _run_copy(self, batch):
+        """Run the copy, which the first call makes and packs."""
+        batch = batch.to(_DTYPES[self.precision])
+        with self._lock:
+            if self._copy is None:
+                network = inference_copy(self.network, self.precision)
+                outputs = network(batch)
+                self._copy = network
+                return outputs
+        return self._copy(batch)
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _Cast(nn.Module):
+    """Runs a module in float32 and gives back another dtype."""
+
+    def __init__(self, module, dtype):
+        super().__init__()
+        self.module, self.dtype = module, dtype
+
+    def forward(self, x):
+        return self.module(x.float()).to(self.dtype)
+
+
+class _PackedConv(nn.Module):
+    """A convolution and the ReLU or ReLU6 after it, in one step.
+
+    For inputs of the first one's shape oneDNN lays the weights out once, not at each call: by the
+    operators that PyTorch's compiler makes of such layers, without a compiler.
+    """
+
+    def __init__(self, conv, activation):
+        super().__init__()
+        self.plain = nn.Sequential(conv, activation)
+        self.numbers = conv.padding, conv.stride, conv.dilation, conv.groups
+        self.after = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}.get(
+            type(activation), ("none", []))
+        self.shape = self.weight = None
+
+    def forward(self, x):
+        conv = self.plain[0]
+        if self.shape is None:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+                conv.weight, *self.numbers, x.shape)
+            self.shape = x.shape
+        if x.shape != self.shape:
+            return self.plain(x)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, conv.bias, *self.numbers,
+                                                       *self.after, "")
+
+
+def inference_copy(network: SSDNet, precision: Precision) -> nn.Module:
+    """Return a copy that gives the same outputs, to rounding, and cannot be trained.
+
+    Batch norm is folded into the convolutions before it, weights lie channels last, in the
+    precision; L2Norm stays in float32.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    modules, dtype = list(network.modules()), _DTYPES[precision]
+    for module in modules:
+        _fold_batch_norm(module)
+    network.to(dtype=dtype, memory_format=torch.channels_last)
+    network.L2Norm = _Cast(network.L2Norm.float(), dtype)
+    if _can_pack(network.priors.device, dtype):
+        for module in modules:
+            _pack(module)
+    return network
+
+
+def _fold_batch_norm(module):
+    """Fold each batch norm that directly follows a convolution among a module's children."""
+    for (name, child), (next_name, following) in pairwise(list(module.named_children())):
+        if isinstance(child, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(child, following))
+            setattr(module, next_name, nn.Identity())
+
+
+def _can_pack(device, dtype):
+    """Tell whether this PyTorch has `_PackedConv`'s calls for the device and dtype."""
+    ops = torch.ops.mkldnn
+    return (device.type == "cpu" and torch.backends.mkldnn.is_available()
+            and hasattr(ops, "_convolution_pointwise") and (
+                dtype == torch.float32 or ops._is_mkldnn_bf16_supported()))
+
+
+def _pack(module):
+    """Pack the convolutions among a module's children, with what follows them in a chain."""
+    children = [(name, child) for name, child in module.named_children()
+                if not isinstance(child, nn.Identity)]
+    for (name, child), (next_name, following) in pairwise([*children, ("", None)]):
+        if isinstance(child, nn.Conv2d):
+            merges = isinstance(module, nn.Sequential) and type(following) in (nn.ReLU, nn.ReLU6)
+            setattr(module, name, _PackedConv(child, following if merges else nn.Identity()))
+            if merges:
+                setattr(module, next_name, nn.Identity())
