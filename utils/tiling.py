@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torchvision
 
-from utils.boxes import area, pairwise_intersection
+from utils.boxes import pairwise_iou
 from utils.image import as_rgb_array, boxes_to_pixels, read_input, resize_to_input
 from utils.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Detections
 from utils.spec import SSDSpec
@@ -23,7 +23,7 @@ RANDOM_SHARE = 0.25  # of training windows that lie anywhere, the rest around ob
 OVERLAP = 1 / 4
 SLACK = 1 / 32  # how far over the middle of an overlap a centre may lie for its box to count
 EDGE = 1 / 50  # a box this near a border between windows is taken to be cut by it
-MOSTLY = 0.7  # share of a cut box that lies in the whole one of the same object
+ALIKE = 0.5  # IoU, in what two windows have in common, of boxes of one object
 
 
 def window_grid(width: int, height: int, tile: int) -> tuple[np.ndarray, np.ndarray]:
@@ -126,9 +126,9 @@ def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDS
                   max_per_image: int = MAX_PER_IMAGE) -> Detections:
     """Merge the Detections of all windows of an image of (width, height) `size`.
 
-    A box counts in the window whose own part has its centre: no neighbour sees more of it. Boxes
-    that a border cut go where another window saw the object whole, then NMS is over all windows.
-    Objects larger than the overlap may come cut, those larger than a window in parts.
+    A box counts in the window whose own part has its centre: no neighbour sees more of it. So an
+    object up to the overlap's size counts once, and whole. Boxes of larger ones that a border cut
+    are joined to what other windows show of them. Then NMS is over all windows.
 
     Args:
         found: one for each of `window_grid`, as NumPy arrays with boxes in pixels of the image.
@@ -143,11 +143,12 @@ def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDS
     low, high = own[numbers, :2] - spec.tile * SLACK, own[numbers, 2:] + spec.tile * SLACK
     mine = ((centres >= low) & (centres <= high) & (boxes[:, 2:] > boxes[:, :2])).all(1)
     inner = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < size], 1)
-    cut = (inner[numbers] & (abs(boxes - windows[numbers]) <= spec.tile * EDGE)).any(1)
+    cut = (inner[numbers] & (abs(boxes - windows[numbers]) <= spec.tile * EDGE))
     order, kept = np.argsort(-scores, kind="stable"), []
     for label in np.unique(labels):
         group = order[(mine & (labels == label))[order]][:max_per_class or None]
-        group = group[~_whole_elsewhere(boxes[group], scores[group], cut[group], numbers[group])]
+        boxes[group], best = _join(boxes[group], cut[group], numbers[group], windows)
+        group = group[best]
         kept.append(group[torchvision.ops.nms(
             *map(torch.from_numpy, (boxes[group], scores[group])), nms_iou).numpy()])
     kept = np.concatenate([np.zeros(0, int), *kept])
@@ -155,11 +156,24 @@ def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDS
     return Detections(boxes[best], scores[best], labels[best])
 
 
-def _whole_elsewhere(boxes, scores, cut, numbers):
-    """Tell which cut boxes lie for the most part in one that another window saw whole."""
-    rows = cut.nonzero()[0]
-    inside = pairwise_intersection(boxes[rows], boxes) / area(boxes[rows])[:, None]
-    whole = ~cut & (numbers != numbers[rows, None]) & (scores >= scores[rows, None] / 2)
-    gone = np.zeros(len(boxes), bool)
-    gone[rows] = ((inside >= MOSTLY) & whole).any(1)
-    return gone
+def _join(boxes, cut, numbers, windows):
+    """Join boxes of one class, best first, that agree on what the windows of both of them show.
+
+    Returns the (N, 4) boxes, and which are the best of their object: each has those of its edges
+    that were cut, by (N, 4) `cut`, where the others of its object reach farthest.
+    """
+    view = windows[numbers]
+    shown = boxes[:, None].clip(view[:, [0, 1, 0, 1]], view[:, [2, 3, 2, 3]])  # i in the window of j
+    alike = pairwise_iou(shown[:, :, None], shown.swapaxes(0, 1)[:, :, None])[..., 0, 0] >= ALIKE
+    is_cut = cut.any(1)
+    alike &= (is_cut[:, None] | is_cut) & (numbers[:, None] != numbers)
+    joined, best = boxes.copy(), np.ones(len(boxes), bool)
+    for k in alike.any(1).nonzero()[0]:
+        if best[k]:
+            group = np.arange(len(boxes)) == k
+            while (alike[group].any(0) & ~group).any():
+                group |= alike[group].any(0)
+            farthest = np.append(boxes[group, :2].min(0), boxes[group, 2:].max(0))
+            joined[k] = np.where(cut[k], farthest, boxes[k])
+            best[group] = np.arange(len(boxes))[group] == k
+    return joined, best
