@@ -143,7 +143,8 @@ def merge_windows(found: Sequence[Detections], size: tuple[int, int], spec: SSDS
     low, high = own[numbers, :2] - spec.tile * SLACK, own[numbers, 2:] + spec.tile * SLACK
     mine = ((centres >= low) & (centres <= high) & (boxes[:, 2:] > boxes[:, :2])).all(1)
     inner = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < size], 1)
-    cut = (inner[numbers] & (abs(boxes - windows[numbers]) <= spec.tile * EDGE))
+    inside = (boxes - windows[numbers]) * (1, 1, -1, -1)  # pixels from the borders
+    cut = inner[numbers] & (inside <= spec.tile * EDGE)
     order, kept = np.argsort(-scores, kind="stable"), []
     for label in np.unique(labels):
         group = order[(mine & (labels == label))[order]][:max_per_class or None]
