@@ -36,7 +36,8 @@ from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import as_rgb_array, boxes_to_pixels, read_input
-from utils.postprocess import NmsRule, select
+from utils.postprocess import Kept, NmsRule, select
+from utils.tiling import detect_windows, read_to_detect
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
@@ -170,14 +171,15 @@ class SSD:
     def detect_batch(self, images: Iterable[ImageInput], **thresholds: float) -> list[Detections]:
         """Find objects in several images, of any sizes, with one pass of the network.
 
+        Where the weights know a `tile`, images are looked at window by window instead.
         `thresholds` are confidence, nms_iou, max_per_class, max_per_image, nms, classes, in place
-        of the settings'. Takes a list of what `detect` takes, and returns a list of what it returns.
+        of the settings'. Takes a list of what `detect` takes, returns a list of what it returns.
         """
         _check_call(images, thresholds)
         images = [_find(image) for image in images]
         if not images:
             return []
-        inputs, sizes = zip(*(read_input(image, self.spec) for image in images))
+        inputs, sizes = zip(*(read_to_detect(image, self.spec) for image in images))
         return self._detect_inputs(inputs, sizes, thresholds)
 
     def detect_stream(self, images: Iterable[ImageInput], *, batch_size: int = 4,
@@ -198,7 +200,8 @@ class SSD:
             image that cannot be read has a UserError in place of its Detections.
         """
         _check_call(images, thresholds)
-        return self._stream(images, batch_size, keep_images, thresholds)
+        # Of large images few are held at a time: their windows fill the passes.
+        return self._stream(images, 1 if self.spec.tile else batch_size, keep_images, thresholds)
 
     def _stream(self, images, batch_size, keep_images, thresholds):
         with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as runner:
@@ -212,7 +215,7 @@ class SSD:
         try:
             image = _find(source)
             array = as_rgb_array(image) if keep_image else None
-            return source, array, read_input(image if array is None else array, self.spec)
+            return source, array, read_to_detect(image if array is None else array, self.spec)
         except UserError as error:
             return source, None, error
 
@@ -315,15 +318,21 @@ class SSD:
             yield detections
 
     def _detect_inputs(self, inputs, sizes, thresholds):
-        """Turn resized images and the (width, height) they had into Detections in pixels."""
-        boxes, scores = self.runtime(np.stack(inputs))
+        """Turn what `read_to_detect` returned of images into Detections in pixels."""
         rules = {name: getattr(self.settings, name)
                  for name in ("confidence", "nms_iou", "nms", "classes")} | thresholds
         rules["classes"] = self._numbers(rules["classes"])
-        found = select(boxes, scores, self.spec, **rules)
-        return [Detections(boxes_to_pixels(boxes.numpy(), width, height, self.spec),
-                           scores.numpy(), labels.numpy(), self.class_names)
-                for (boxes, scores, labels), (width, height) in zip(found, sizes)]
+        if self.spec.tile:
+            found = detect_windows(inputs, self.spec, self._detect_pass, rules)
+        else:
+            found = [kept._replace(boxes=boxes_to_pixels(kept.boxes, width, height, self.spec))
+                     for kept, (width, height) in zip(self._detect_pass(inputs, rules), sizes)]
+        return [Detections(*kept, self.class_names) for kept in found]
+
+    def _detect_pass(self, inputs, rules):
+        """Return what is kept of one pass, as NumPy arrays in fractions of the input."""
+        found = select(*self.runtime(np.stack(inputs)), self.spec, **rules)
+        return [Kept(*(part.numpy() for part in kept)) for kept in found]
 
     def _numbers(self, names):
         """Return the numbers of classes; UserError for a name that is none of them."""

@@ -63,6 +63,11 @@ class TrainSettings:
     # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
     # smaller objects and has 2.9 times the pixels to compute.
     input_shape: tuple[int, int] = (300, 300)
+    # For small objects in large images: windows of this many pixels of the image are looked at, one
+    # random one of each image an epoch in training, all of them in detection and for val mAP
+    # (raise eval_period where that takes long). 0 looks at images as a whole. voc_annotation.py
+    # says when to set it and to what; of a model_path 0 takes what that was trained with.
+    tile: int = 0
     # Sides of the priors in pixels of the input, one a map and one more, as in the paper's
     # (30, 60, 111, 162, 213, 264, 315), which () takes. Smaller first numbers for small objects.
     anchors_size: tuple[float, ...] = ()
@@ -275,11 +280,12 @@ def build_network(settings: TrainSettings, class_names: tuple[str, ...],
                            backbone_weights=settings.backbone_weights,
                            anchors_size=settings.anchors_size,
                            aspect_ratios=settings.aspect_ratios,
-                           letterbox=settings.letterbox_image,
+                           letterbox=settings.letterbox_image, tile=settings.tile,
                            image_paths=[record.path for record in records])
     path = settings.model_classes_path
     return continued_network(settings.model_path, class_names, family=settings.weights_family,
-                             old_names=read_class_names(path) if path else None)
+                             old_names=read_class_names(path) if path else None,
+                             tile=settings.tile)
 
 
 def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record],

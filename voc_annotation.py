@@ -22,7 +22,8 @@ from train import TrainSettings
 from utils.cli import UserError, make_folder, resolve, run, shorten
 from utils.data.annotations import list_text, nearest_name, read_class_names, write_together
 from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
-                                       format_table, objects_at_input, plot_boxes, write_html)
+                                       format_table, objects_at_input, plot_boxes, suggest_tile,
+                                       write_html)
 from utils.data.doctor import Doctor, check_classes, check_splits
 from utils.data.image_check import inspect_images
 from utils.data.layouts import read_parts
@@ -30,6 +31,9 @@ from utils.data.prior_fit import suggest_priors
 from utils.data.sources import Annotation, Problem, ProblemKind
 from utils.data.splits import RECORD, SPLITS, fill_splits, voc_splits
 from utils.data.voc import read_voc
+
+# Windows are advised where they cover this much more of the objects than better priors alone.
+TILE_GAIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class AnnotationSettings:
 
     input_shape: tuple[int, int] = TrainSettings.input_shape
     backbone: Literal[tuple(BACKBONES)] = TrainSettings.backbone
+    tile: int = TrainSettings.tile
     letterbox_image: bool = TrainSettings.letterbox_image
     anchors_size: tuple[float, ...] = TrainSettings.anchors_size
     aspect_ratios: tuple[float, ...] = TrainSettings.aspect_ratios
@@ -107,7 +112,7 @@ def main(settings):
     images = [item.image for key, item in annotations.items() if key in used and item.image]
     facts = inspect_images(images, num_threads=min(8, os.cpu_count() or 1), progress=partial(
         tqdm, total=len(set(images)), desc="images", disable=None))
-    doctor = Doctor(class_names, facts, settings.input_shape[0])
+    doctor = Doctor(class_names, facts, settings.input_shape[0], settings.tile)
     doctor.problems += faults
     lists = {name: [record for key in keys if key in annotations
                     and (record := doctor.record(annotations[key]))]
@@ -190,7 +195,7 @@ def specs_to_examine(settings):
     """Return the SSDSpec that train.py would train, and the one with the paper's priors."""
     try:
         spec = paper = build_spec(settings.backbone, settings.input_shape[0],
-                                  letterbox=settings.letterbox_image)
+                                  letterbox=settings.letterbox_image, tile=settings.tile)
         if settings.anchors_size:
             spec = replace(spec, anchors_size=settings.anchors_size)
         if settings.aspect_ratios:
@@ -208,8 +213,15 @@ def report(settings, doctor, lists, class_names, specs):
     text, figures = "", []
     if len(boxes):
         tables["Priors"] = coverage_table(boxes, labels, class_names, spec, match_iou)
-        found = suggest_priors(boxes, spec, paper, match_iou=match_iou, seed=settings.seed)
-        text, figures = suggestion_text(found), plot_boxes(boxes, spec)
+        figures = plot_boxes(boxes, spec)
+        search = partial(suggest_priors, match_iou=match_iou, seed=settings.seed)
+        found = search(boxes, spec, paper)
+        tile, share, windows = suggest_tile(lists, doctor.facts, spec, match_iou)
+        if not spec.tile and share > found.after + TILE_GAIN:
+            text = tile_text(tile, share, windows, found.before)
+            spec, paper = replace(spec, tile=tile), replace(paper, tile=tile)
+            found = search(objects_at_input(lists, doctor.facts, spec)[0], spec, paper)
+        text += suggestion_text(found)
     for heading, rows in tables.items():
         print(f"\n{heading}\n{format_table(rows)}")
     print(text)
@@ -226,6 +238,14 @@ def report(settings, doctor, lists, class_names, specs):
         print(f"report: {shorten(path)}\n")
     except UserError as error:  # the lists matter more
         print(f"no report: {error}\n")
+
+
+def tile_text(tile, share, windows, before):
+    """Return the advice to look at windows, in the form that train.py takes."""
+    return (f"small objects in large images: windows cover {share:.1%} of the objects instead of "
+            f"{before:.1%}, for train.py:\n  tile = {tile}\n  (detection then looks at "
+            f"{windows:.0f} windows of an average image, which takes as many times as long)\n"
+            "with it, ")
 
 
 def suggestion_text(found):

@@ -19,7 +19,8 @@ from utils.tensor_files import MAX_UNPACKED
 
 def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights: str = "imagenet",
                 anchors_size: Sequence[float] = (), aspect_ratios: Sequence[float] = (),
-                letterbox: bool = False, image_paths: Sequence[str | Path] = ()) -> SSDNet:
+                letterbox: bool = False, tile: int = 0,
+                image_paths: Sequence[str | Path] = ()) -> SSDNet:
     """Return a network to train, its backbone filled; print where its weights come from.
 
     Args:
@@ -29,6 +30,7 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         backbone_weights: as in read_backbone, or "" for random numbers.
         anchors_size, aspect_ratios: of the priors, in pixels and on every map; () is the paper's.
         letterbox: keep the aspect ratio of images with grey bars.
+        tile: side of the windows to look at, in pixels of the image; 0 looks at images as a whole.
         image_paths: the images to train on, by which the new layers are scaled.
 
     Raises UserError for numbers that do not fit together, or a file that cannot be used.
@@ -38,7 +40,7 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
     if weights:
         changes |= {"mean": weights.mean, "std": weights.std}
     try:
-        spec = build_spec(backbone, size, letterbox=letterbox, **changes)
+        spec = build_spec(backbone, size, letterbox=letterbox, tile=tile, **changes)
         if aspect_ratios:
             spec = replace(spec, aspect_ratios=(tuple(aspect_ratios),) * len(spec.grids))
         network = SSDNet(num_classes + 1, spec)
@@ -106,13 +108,18 @@ def _check_whole(checkpoint, place):
 
 
 def continued_network(path: str | Path, class_names: tuple[str, ...], *, family: str = "auto",
-                      old_names: tuple[str, ...] | None = None) -> SSDNet:
+                      old_names: tuple[str, ...] | None = None, tile: int = 0) -> SSDNet:
     """Return the network of a detector file for other classes; its spec wins over all settings.
 
-    The conf rows of classes in common are taken over where the class lists differ. `old_names`
-    are those of a published file with other classes than VOC's or COCO's. Raises as `read_network`.
+    But no weight depends on `tile`: the file's counts only where it is 0. The conf rows of classes
+    in common are taken over where the class lists differ. `old_names` are those of a published file
+    with other classes than VOC's or COCO's. Raises as `read_network`.
     """
     complete, old_names = read_network(path, family=family, class_names=old_names)
+    try:
+        complete.spec = replace(complete.spec, tile=tile or complete.spec.tile)
+    except ValueError as error:
+        raise UserError(f"{error}; change it in the settings.") from None
     if old_names == tuple(class_names):
         return complete
     network = SSDNet(len(class_names) + 1, complete.spec)

@@ -10,7 +10,7 @@ REPO = Path(__file__).resolve().parent.parent
 # Packages in the order of their imports, and the files of each in the order of theirs.
 ORDER = {
     "utils": "streams cli ahead detections device distributed spec boxes priors postprocess resize "
-             "image draw tensor_files checkpoint page",
+             "image tiling draw tensor_files checkpoint page",
     "utils.data": "annotations sources voc coco yolo csv_table splits layouts decoder "
                   "image_check doctor prior_fit dataset_report augment loader demo_data",
     "utils.training": "matching loss optim checks history summary samples board run_state "

@@ -69,6 +69,24 @@ def test_a_checkpoint_is_plain_and_knows_its_classes(trained):
     assert values["spec"]["backbone"] == "mobilenetv2"
 
 
+def test_the_tile_of_a_training_is_that_of_its_weights(trained, folder):
+    """Also of one that begins with a detector, and of one that goes on from there without it."""
+    image = np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    path = trained / "last.pth"
+    for name, tile in (("tiles", 200), ("tiles2", 0)):
+        train.main(settings_for(folder, epochs=1, tile=tile, run_name=name, model_path=str(path)))
+        path = folder / "logs" / name / "best.pth"
+        detector, sizes = SSD(SSDSettings(model_path=str(path))), []
+        runtime = detector.runtime
+        detector.runtime = lambda inputs: sizes.append(len(inputs)) or runtime(inputs)
+        detector.detect(image)
+        assert detector.spec.tile == 200 and sizes == [6]
+    with pytest.raises(UserError, match="tile must be 0 or a whole number in 64..16384, got 30"):
+        train.main(settings_for(folder, tile=30, run_name="none", model_path=str(path)))
+    with pytest.raises(UserError, match="tile must be 0"):
+        train.main(settings_for(folder, tile=30, run_name="none"))
+
+
 def test_training_goes_on_from_a_checkpoint(trained, folder):
     train.main(settings_for(folder, epochs=1, model_path=str(trained / "last.pth"),
                             run_name="more", freeze_epochs=1, freeze_batch_size=4))

@@ -1,8 +1,10 @@
 """voc_annotation.py on small VOC folders: splits, lists, what is printed."""
 
 import os
+import re
 
 import pytest
+from PIL import Image
 from voc_folder import SPLITS, no_search, twenty, voc  # noqa: F401 (fixtures)
 
 import voc_annotation
@@ -237,7 +239,7 @@ def test_the_report_examines_the_network_of_train_py():
     assert (spec.anchors_size, spec.aspect_ratios, spec.letterbox) == (sizes, ((4,),) * 6, True)
     assert (paper.anchors_size[0], paper.aspect_ratios[1], paper.letterbox) == (30, (2, 3), True)
     ours, its = AnnotationSettings(), TrainSettings()
-    for name in ("anchors_size", "aspect_ratios", "letterbox_image", "input_shape", "backbone"):
+    for name in ("tile", "anchors_size", "aspect_ratios", "letterbox_image", "input_shape", "backbone"):
         assert getattr(ours, name) == getattr(its, name)
 
 
@@ -271,3 +273,21 @@ def test_images_that_a_hand_edited_train_txt_leaves_out(twenty, capsys):
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if "in no split file" in line)
     assert 0 < line.index("add it to train.txt") < line.index("overwrite_splits")
+
+
+def test_small_objects_in_large_images_get_the_advice_to_set_tile(voc, capsys):
+    for k in range(6):
+        path = voc.root / "JPEGImages" / f"{k}.png"
+        Image.new("RGB", (1600, 1200), (k, 0, 0)).save(path)
+        voc.xml(path.stem, *(("cat", x, 11 + 190 * k, x + 27, 38 + 190 * k)
+                             for x in range(3 + k, 1500, 250)), size=False)
+    voc.run(test_share=0.2, val_share=0.2)
+    said = capsys.readouterr().out
+    assert "36 x tiny" in said
+    [tile] = re.findall(r"windows cover (?:9\d\.\d|100\.0)% of the objects instead of 50.0%, for "
+                        r"train.py:\n  tile = (\d+)\n", said)
+    assert f"tile = {tile}" in (voc.path / "dataset_report.html").read_text(encoding="utf-8")
+    voc.run(tile=int(tile))
+    said = capsys.readouterr().out
+    assert "  tile = " not in said and "x tiny" not in said
+    assert re.search(r"\nall +36 +(9\d|100)\.\d%", said)

@@ -9,8 +9,9 @@ import torchvision
 from utils.boxes import decode, pairwise_iou
 from utils.spec import SSDSpec
 
-# What suppresses what: a box others of its class, or of any class; or it takes a share of the scores
-# of its class, which may then be too low (soft-NMS, Bodla et al. 2017, linear).
+MAX_PER_CLASS, MAX_PER_IMAGE = 400, 200  # the paper's
+# What suppresses what: a box others of its class, or of any class; or it takes a share of the
+# scores of its class, which may then be too low (soft-NMS, Bodla et al. 2017, linear).
 NmsRule = Literal["class", "agnostic", "soft"]
 EXAMINED = 4  # candidates looked at first for each detection that may be kept
 
@@ -45,7 +46,7 @@ def decode_scores(loc: torch.Tensor, conf: torch.Tensor, priors_cxcywh: torch.Te
 
 @torch.no_grad()
 def select(boxes: torch.Tensor, scores: torch.Tensor, spec: SSDSpec, *, confidence: float,
-           nms_iou: float, max_per_class: int = 400, max_per_image: int = 200,
+           nms_iou: float, max_per_class: int = MAX_PER_CLASS, max_per_image: int = MAX_PER_IMAGE,
            nms: NmsRule = "class", classes: Sequence[int] = ()) -> list[Kept]:
     """Threshold and suppress (paper section 3.1, Caffe `DetectionOutput`).
 

@@ -17,6 +17,7 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 # Far above what anyone trains; a damaged or crafted file must not ask for all memory.
 MAX_INPUT, MAX_PRIORS, MAX_ENTRIES = 4096, 4_000_000, 64  # pixels a side, priors, items of a list
+TILES = (64, 16384)  # pixels; smaller ones would be thousands in an image
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class SSDSpec:
     resize: str = "area_linear_uint8"  # see image.resize
     letterbox: bool = False
     letterbox_fill: int = 128
+    tile: int = 0  # pixels of the image, a side of the windows to look at; 0: the whole image
 
     # Network.
     l2_eps: float = 1e-10
@@ -77,6 +79,9 @@ class SSDSpec:
         _check_numbers("mean", self.mean, -1e4, 1e4, length=3)
         _check_numbers("std", self.std, 1e-6, 1e4, length=3)
         _check_numbers("letterbox_fill", (self.letterbox_fill,), 0, 255, whole=True)
+        if type(self.tile) is not int or self.tile and not TILES[0] <= self.tile <= TILES[1]:
+            raise ValueError(f"tile must be 0 or a whole number in {TILES[0]}..{TILES[1]}, "
+                             f"got {self.tile!r:.40}")
         _check_numbers("l2_eps", (self.l2_eps,), 0, 1)
         if self.log_size_clamp is not None:
             _check_numbers("log_size_clamp", (self.log_size_clamp,), 0, 80)  # exp(88) overflows
@@ -103,7 +108,8 @@ class SSDSpec:
         """Return what a person wants to know of the spec, in a line."""
         steps = "division" if self.steps is None else "step"
         return (f"{self.backbone}, input {self.size}, {steps} priors clipped {self.prior_clip}, "
-                f"{self.colours()}, {self.resize}" + (", letterbox" if self.letterbox else ""))
+                f"{self.colours()}, {self.resize}" + (", letterbox" if self.letterbox else "")
+                + (f", windows of {self.tile} px" if self.tile else ""))
 
     def colours(self) -> str:
         """Return how grey levels become the network's input, such as "RGB - (123, 117, 104)"."""

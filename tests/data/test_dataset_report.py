@@ -1,8 +1,10 @@
 """The dataset report: tables against naive counts, and a HTML file that needs no other."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +13,12 @@ from PIL import Image
 from utils.boxes import to_xyxy
 from utils.data.annotations import Record
 from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
-                                       format_table, objects_at_input, plot_boxes, write_html)
+                                       format_table, objects_at_input, plot_boxes, suggest_tile, write_html)
 from utils.data.image_check import inspect_images
 from utils.data.sources import Problem, ProblemKind
 from utils.priors import make_priors
 from utils.spec import SSDSpec
+from utils.tiling import window_grid
 
 SMALL = SSDSpec(input_shape=(128, 128), grids=(8, 4, 3, 2, 1, 1), steps=None,
                 anchors_size=(20, 30, 44, 60, 76, 92, 108))
@@ -104,6 +107,32 @@ def test_coverage_equals_a_naive_count(data):
     assert [tuple(row[1:]) for row in rows] == expected
     assert [row[0] for row in rows[:3]] == list(CLASSES) and rows[-1][0] == "all"
     assert 0 < sum(groups[-1]) < len(groups[-1]), "the test data should be covered in part"
+
+
+def test_objects_at_windows_and_the_tile_to_take():
+    """Objects of 40 pixels in 4000x3000: hopeless as a whole, and windows bring them to 20 to 40."""
+    rng, path = np.random.default_rng(0), Path("drone.jpg")
+    low = rng.uniform(0, 1, (300, 2)) * (3960, 2960)
+    record = Record(path, np.concatenate([low, low + 40], 1), np.zeros(300, int), np.zeros(300, bool))
+    spec, facts = SSDSpec(), {path: SimpleNamespace(size=(4000, 3000))}
+    whole, _ = objects_at_input({"train": [record]}, facts, spec)
+    np.testing.assert_allclose(whole, record.boxes_px / (4000, 3000, 4000, 3000))
+    tile, share, windows = suggest_tile({"train": [record], "val": []}, facts, spec, 0.5)
+    assert tile in (300, 450) and share > 0.95 and windows == len(window_grid(4000, 3000, tile)[0])
+    boxes, labels = objects_at_input({"train": [record]}, facts, replace(spec, tile=tile))
+    np.testing.assert_allclose(boxes[:, 2:] - boxes[:, :2], 40 / tile)
+    assert boxes.min() >= 0 and boxes.max() <= 1, "each is whole in its own window"
+    rows = coverage_table(boxes, labels, CLASSES, replace(spec, tile=tile), 0.5)
+    assert rows[-1][2] == f"{share:.1%}"
+
+
+def test_no_tile_for_large_objects_and_small_images():
+    path = Path("a.jpg")
+    for size, side in (((4000, 3000), 1500), ((320, 240), 10)):
+        record = Record(path, np.array([[0, 0, side, side]]), np.zeros(1, int), np.zeros(1, bool))
+        tile, _, windows = suggest_tile({"train": [record]}, {path: SimpleNamespace(size=size)},
+                                        SSDSpec(), 0.5)
+        assert (tile, windows) == (0, 1)
 
 
 def test_no_objects_give_an_empty_table():

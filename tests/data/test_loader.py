@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +30,9 @@ from utils.data.loader import (
     make_rng,
     start_worker,
 )
+from utils.image import load_image, resize_to_input
 from utils.spec import SSDSpec
+from utils.tiling import draw_window
 
 SPEC = SSDSpec()
 
@@ -153,6 +156,48 @@ def test_labels_stay_with_their_boxes(records):
             both += 1
             assert left.max() < right.min() or left.min() > right.max()
     assert both > 10
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Return the Record of a JPEG of 1500x1300 that could be halved, with 60 objects."""
+    path, rng = tmp_path_factory.mktemp("large") / "large.jpg", np.random.default_rng(0)
+    small = rng.integers(0, 256, (65, 75, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((1500, 1300)).save(path, subsampling="4:2:0")
+    low = rng.uniform(0, 1200, (60, 2))
+    return Record(path, np.concatenate([low, low + rng.uniform(8, 90, (60, 2))], 1).astype("f4"),
+                  rng.integers(0, 3, 60), rng.random(60) < 0.3)
+
+
+@pytest.mark.parametrize("tile", [100, 300, 1250])
+def test_a_window_is_what_prediction_sees(large, tile):
+    """Without augmentation: a crop of the whole image, never halved, and the boxes centred in it."""
+    image, spec = load_image(large.path), replace(SPEC, tile=tile)
+    dataset, some = DetectionDataset([large], spec, None, 0), 0
+    for epoch in range(6):
+        sample = dataset[epoch, 0]
+        x1, y1, x2, y2 = draw_window(large.boxes_px, (1500, 1300), tile,
+                                     make_rng(Purpose.SAMPLE, 0, epoch, 0))
+        assert np.array_equal(sample.image, resize_to_input(image[y1:y2, x1:x2], spec))
+        expected = [
+            [max(a - x1, 0) / tile, max(b - y1, 0) / tile, min(c - x1, tile) / tile,
+             min(d - y1, tile) / tile, label, difficult]
+            for (a, b, c, d), label, difficult in zip(large.boxes_px.tolist(), large.labels,
+                                                      large.difficult)
+            if x1 < (a + c) / 2 < x2 and y1 < (b + d) / 2 < y2]
+        found = np.column_stack([sample.boxes, sample.labels, sample.difficult])
+        np.testing.assert_allclose(found, np.reshape(expected, (-1, 6)), atol=1e-6)
+        some += len(found)
+    assert some
+
+
+def test_windows_do_not_depend_on_workers(large, monkeypatch):
+    monkeypatch.setattr("test_loader.SPEC", replace(SPEC, tile=200))
+    records = [large, large._replace(boxes_px=large.boxes_px[:0], labels=large.labels[:0],
+                                     difficult=large.difficult[:0]), large]
+    alone = samples_of(records, epoch=1, batch_size=2, num_workers=0)
+    assert same(alone, samples_of(records, epoch=1, batch_size=3, num_workers=2))
+    assert not torch.equal(alone[0][0], alone[2][0])
 
 
 @pytest.mark.parametrize("count, batch_size", [(10, 3), (9, 3), (7, 8), (1, 4), (5, 1), (16, 16),

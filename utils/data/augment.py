@@ -94,7 +94,7 @@ def apply_geometry(image, boxes, geometry, spec, augmentation, rng, *, size=None
         if x1 > x0 and y1 > y0:  # the fill keeps the mean
             sample[y0:y1, x0:x1] = change_colours(sample[y0:y1, x0:x1], augmentation, rng)
         sample = add_bars(sample, spec)
-    moved, kept = _move_boxes(boxes, geometry)
+    moved, kept = move_boxes(boxes, geometry)
     moved = boxes_to_input(moved, *_sides(geometry, size), spec)
     big = ((moved[:, 2:] - moved[:, :2]) * spec.size >= MIN_SIDE_PX).all(1)
     return sample, moved[big].astype(np.float32), kept[big]
@@ -154,7 +154,7 @@ def _centres_inside(boxes, regions):
     return ((centres > regions[:, :2]) & (centres < regions[:, 2:])).all(-1)
 
 
-def _move_boxes(boxes, geometry):
+def move_boxes(boxes, geometry):
     """Return the boxes centred in the region, clipped, as fractions of it, and their indices."""
     region, flip = geometry
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)

@@ -1,17 +1,20 @@
 """The dataset doctor's report: text for the screen, and one HTML file with images."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
 from utils.boxes import area
 from utils.cli import UserError
-from utils.data.prior_fit import best_ious
+from utils.data.prior_fit import covered
 from utils.data.sources import ProblemKind
 from utils.draw import draw_boxes
 from utils.image import boxes_to_input, load_image
 from utils.page import Section, image_uri, new_figure, write_page
+from utils.spec import TILES
+from utils.tiling import in_own_windows, window_grid
 
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the HTML file has all
 SAMPLES = 12  # images on the contact sheet
@@ -19,6 +22,8 @@ SAMPLE_SIDE = 480  # pixels of the longer side
 # Sides of objects in pixels of the network's input, as square roots of their areas.
 SIZE_GROUPS = (("tiny, under 8 px", 0, 8), ("small, 8 to 32 px", 8, 32),
                ("medium, 32 to 96 px", 32, 96), ("large, over 96 px", 96, np.inf))
+# Tiles to choose from, in sides of the network's input; of how many images the choice is made.
+TILE_SCALES, TILE_RECORDS = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6), 1000
 
 
 def count_table(lists, class_names):
@@ -60,26 +65,55 @@ def format_problems(problems):
 
 
 def objects_at_input(lists, facts, spec):
-    """Return (boxes (N, 4) as fractions of the network's input, labels (N,)) of all splits."""
+    """Return (boxes (N, 4) as fractions of the network's input, labels (N,)) of all splits.
+
+    With a tile they are fractions of the window that counts, and may reach out of it.
+    """
     boxes, labels = [np.zeros((0, 4))], [np.zeros(0, dtype=np.int64)]
     for records in lists.values():
         for record in records:
             width, height = facts[record.path].size
-            fractions = record.boxes_px / (width, height, width, height)
-            boxes.append(boxes_to_input(fractions, width, height, spec))
+            if spec.tile:
+                boxes.append(in_own_windows(record.boxes_px, (width, height), spec.tile))
+            else:
+                fractions = record.boxes_px / (width, height, width, height)
+                boxes.append(boxes_to_input(fractions, width, height, spec))
             labels.append(record.labels)
     return np.concatenate(boxes), np.concatenate(labels)
 
 
+def suggest_tile(lists, facts, spec, match_iou, *, seed=0):
+    """Return (tile, share of objects covered, mean windows an image) of the best `tile`.
+
+    That is the largest, with the fewest windows, of those that cover about as much as the best;
+    0 where images are no larger than windows would be. Large lists are judged by a sample.
+    """
+    records = [record for split in lists.values() for record in split]
+    if len(records) > TILE_RECORDS:
+        chosen = np.random.default_rng(seed).choice(len(records), TILE_RECORDS, replace=False)
+        records = [records[k] for k in chosen]
+    sizes = [facts[record.path].size for record in records]
+    found = {}
+    for tile in (0, *(round(spec.size * scale) for scale in TILE_SCALES)):
+        if TILES[0] <= tile <= 0.8 * np.median([max(size) for size in sizes]) or not tile:
+            tiled = replace(spec, tile=tile)
+            boxes, _ = objects_at_input({"": records}, facts, tiled)
+            found[tile] = float(covered(boxes, tiled, match_iou).mean())
+    best = max(tile for tile in found if found[tile] >= max(found.values()) - 0.02)
+    best = 0 if found[0] >= found[best] else best
+    windows = [len(window_grid(*size, best)[0]) if best else 1 for size in sizes]
+    return best, found[best], float(np.mean(windows))
+
+
 def coverage_table(boxes, labels, class_names, spec, match_iou):
     """Return rows of the share of objects whose best prior is a positive, by class and size."""
-    covered = best_ious(boxes, spec) >= match_iou
+    has_prior = covered(boxes, spec, match_iou)
     sides = np.sqrt(area(boxes)) * spec.size
     groups = [(name, labels == label) for label, name in enumerate(class_names)]
     groups += [(name, (sides >= low) & (sides < high)) for name, low, high in SIZE_GROUPS]
     groups.append(("all", np.ones(len(boxes), dtype=bool)))
     return [["objects", "number", f"best prior IoU >= {match_iou:g}"],
-            *([name, str(int(mask.sum())), f"{covered[mask].mean():.1%}" if mask.any() else "-"]
+            *([name, str(int(mask.sum())), f"{has_prior[mask].mean():.1%}" if mask.any() else "-"]
               for name, mask in groups)]
 
 

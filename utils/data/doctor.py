@@ -21,11 +21,12 @@ class Doctor:
         class_names: tuple.
         facts: {path: ImageFacts} of all images.
         input_size: side of the network's input in pixels, to tell which objects are tiny there.
+        tile: side in pixels of the image of the windows to look at; 0 for images as a whole.
     """
 
-    def __init__(self, class_names, facts, input_size=300):
+    def __init__(self, class_names, facts, input_size=300, tile=0):
         self.numbers = {name: k for k, name in enumerate(class_names)}
-        self.facts, self.input_size = facts, input_size
+        self.facts, self.input_size, self.tile = facts, input_size, tile
         self.problems = []
         self.unknown = Counter()  # class name -> objects left out
 
@@ -100,7 +101,8 @@ class Doctor:
         if min(width, height) < MIN_SIDE_PX:
             self.note(ProblemKind.NO_AREA, where, placed)
             return None
-        side = self.input_size * math.sqrt(width * height / (size[0] * size[1]))
+        side = self.input_size * math.sqrt(
+            width * height / (self.tile**2 or size[0] * size[1]))
         if side < TINY_SIDE_PX:
             self.note(ProblemKind.TINY, where,
                       f"{_px(box)}: a side of {side:.1f} px at the network's input")

@@ -15,9 +15,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.cli import UserError
-from utils.data.augment import apply_geometry, choose_geometry, may_halve_region
+from utils.data.augment import (Geometry, apply_geometry, choose_geometry, may_halve_region,
+                                move_boxes)
 from utils.distributed import processes_here, rank, world_size
 from utils.image import decode_image, read_bytes, read_header, stack_inputs
+from utils.tiling import cut_window, draw_window
 
 WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
 PREFETCH = 2  # batches that a worker makes ahead
@@ -68,7 +70,8 @@ class DetectionDataset(Dataset):
     """Training samples of a list of records.
 
     Indexed by (epoch, index): a sample depends on the seed and those two alone, not on the worker
-    that makes it or on what that worker made before.
+    that makes it or on what that worker made before. Where the spec has a tile, a sample is made of
+    one window of the image: an epoch takes as many samples and steps as without.
     """
 
     def __init__(self, records, spec, augmentation, seed):
@@ -91,15 +94,23 @@ class DetectionDataset(Dataset):
             if (boxes[:, 2:] <= boxes[:, :2]).any():
                 raise UserError(f"{record.path}: the list has a box outside of this "
                                 f"{width}x{height} image; run voc_annotation.py again.")
+            labels, difficult, size, window = *record[2:], header.size, None
+            if self.spec.tile:  # from here on the window is the image
+                window = draw_window(record.boxes_px, size, self.spec.tile, rng)
+                boxes, mine = move_boxes(boxes, Geometry(window / (size * 2), False))
+                labels, difficult, size = labels[mine], difficult[mine], (self.spec.tile,) * 2
             geometry = choose_geometry(boxes, self.augmentation, rng)
-            halve = header.can_be_halved and may_halve_region(geometry, header.size, self.spec)
+            halve = window is None and header.can_be_halved and may_halve_region(
+                geometry, size, self.spec)
             image = decode_image(data, record.path, header, halve=halve)
         except UserError as error:
             # Raised in a worker it would arrive as a page of tracebacks; see `batches`.
             return error
+        if window is not None:
+            image = cut_window(image, window, self.spec)
         image, boxes, kept = apply_geometry(image, boxes, geometry, self.spec, self.augmentation,
-                                            rng, size=header.size)
-        return Sample(image, boxes, record.labels[kept], record.difficult[kept], index)
+                                            rng, size=size)
+        return Sample(image, boxes, labels[kept], difficult[kept], index)
 
 
 class EpochBatchSampler(Sampler):

@@ -51,6 +51,15 @@ def best_ious(boxes, spec):
     return pairwise_iou(boxes[:, None], torch.cat(nearest, 1)).amax((1, 2)).numpy()
 
 
+def covered(boxes, spec, match_iou):
+    """Tell which boxes have a positive, and at least half of their area in the input; (N,) bool.
+
+    The arguments are those of `best_ious`; boxes may reach out of a window.
+    """
+    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+    return (best_ious(boxes, spec) >= match_iou) & (area(boxes.clip(0, 1)) >= area(boxes) / 2)
+
+
 def suggest_priors(boxes, spec, paper, *, match_iou, seed=0):
     """Search prior sizes and ratios for a data set.
 
@@ -89,7 +98,7 @@ def suggest_priors(boxes, spec, paper, *, match_iou, seed=0):
         gain = sum(candidate.priors_per_cell) / sum(best.priors_per_cell)
         if score(candidate) > score(best) + 0.01 * max(gain - 1, 0):
             best, uniform = candidate, ratios
-    before, after = (float((best_ious(boxes, s) >= match_iou).mean()) for s in (spec, best))
+    before, after = (float(covered(boxes, s, match_iou).mean()) for s in (spec, best))
     if after <= before:
         return Suggestion(spec.anchors_size, (), before, before)
     return Suggestion(best.anchors_size, uniform, before, after)

@@ -7,11 +7,13 @@ from tqdm import tqdm
 from utils.cli import UserError, resolve
 from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
 from utils.image import as_rgb_array
+from utils.spec import TILES
 from utils.training.optim import Schedule
 
 # Lowest and highest value of train.py's numbers.
 LIMITS = {
-    "input_shape": (1, 4096), "anchors_size": (1, 10_000), "aspect_ratios": (0.01, 100),
+    "input_shape": (1, 4096), "tile": (0, TILES[1]), "anchors_size": (1, 10_000),
+    "aspect_ratios": (0.01, 100),
     "epochs": (1, 1_000_000), "freeze_epochs": (0, 1_000_000),
     "batch_size": (1, 4096), "freeze_batch_size": (1, 4096), "accumulate": (1, 4096),
     "learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "warmup_steps": (0, 1_000_000),

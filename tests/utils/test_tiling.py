@@ -1,0 +1,272 @@
+"""Windows of large images: where they lie, and that merging neither loses nor doubles objects."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from tiny_detector import tiny_detector
+
+from utils.postprocess import Kept
+from utils.spec import SSDSpec
+from utils.tiling import (cut_window, detect_windows, draw_window, in_own_windows, merge_windows,
+                          window_grid)
+
+TILE = 120
+SPEC = SSDSpec(input_shape=(TILE, TILE), grids=(15, 8, 4, 2, 1, 1), steps=None, tile=TILE,
+               anchors_size=(12, 24, 44, 65, 85, 106, 126))
+SIZES = [(700, 400), (121, 120), (120, 300), (90, 70), (211, 500)]
+
+
+def looks(boxes, scores, labels):
+    return Kept(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32),
+                      np.array(labels, np.int64))
+
+
+@pytest.mark.parametrize("width, height, tile, count", [
+    (3000, 2000, 600, 7 * 5), (4000, 3000, 600, 9 * 7), (600, 600, 600, 1), (100, 50, 600, 1),
+    (601, 600, 600, 2), (1050, 600, 600, 2), (1051, 600, 600, 3)])
+def test_hand_counted_windows(width, height, tile, count):
+    assert len(window_grid(width, height, tile)[0]) == count
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_windows_cover_the_image_and_share_it_out(size):
+    windows, own = window_grid(*size, TILE)
+    seen, owned = np.zeros(size[::-1], int), np.zeros(size[::-1], int)
+    centres = np.stack(np.meshgrid(np.arange(size[0]) + 0.3, np.arange(size[1]) + 0.3), -1)
+    for (x1, y1, x2, y2), part in zip(windows, own):
+        assert (x2 - x1, y2 - y1) == (TILE, TILE) and min(x1, y1) >= 0
+        assert x1 == 0 or x2 <= size[0]
+        seen[y1:y2, x1:x2] += 1
+        mine = ((centres > part[:2]) & (centres < part[2:])).all(-1)
+        owned += mine
+        # An object of a quarter of the window is whole in it wherever its centre is in its part.
+        places = centres[mine]
+        assert (((places - TILE / 8 >= (x1, y1)) | (np.array([x1, y1]) == 0)).all()
+                and ((places + TILE / 8 <= (x2, y2)) | (np.array([x2, y2]) >= size)).all())
+    assert seen.min() == 1 and (owned == 1).all()
+
+
+def squares(size, rng, sides, count=40):
+    """Return a black image with squares of levels 100 and 200, and [(x1, y1, x2, y2, label)]."""
+    image, objects = np.zeros((*size[::-1], 3), np.uint8), set()
+    for _ in range(count):
+        side, label = int(rng.integers(*sides)), int(rng.integers(2))
+        x, y = (int(rng.integers(max(length - side, 0) + 1)) for length in size)
+        if side <= min(size) and not image[max(y - 1, 0):y + side + 1,
+                                           max(x - 1, 0):x + side + 1].any():
+            image[y:y + side, x:x + side] = 100 * (label + 1)
+            objects.add((x, y, x + side, y + side, label))
+    return image, objects
+
+
+def find_squares(rng, calls=None):
+    """Return a network that sees all there is in its input, exactly, by connected components."""
+    def look(inputs, limits):
+        assert limits["max_per_image"] == 0
+        if calls is not None:
+            calls.append(len(inputs))
+        found = []
+        for image in inputs:
+            boxes, labels = [], []
+            for label in (0, 1):
+                mask = (image[..., 0] == 100 * (label + 1)).astype(np.uint8)
+                for x, y, w, h, _ in cv2.connectedComponentsWithStats(mask, connectivity=4)[2][1:]:
+                    boxes.append((x / TILE, y / TILE, (x + w) / TILE, (y + h) / TILE))
+                    labels.append(label)
+            found.append(looks(boxes, rng.uniform(0.5, 0.99, len(boxes)), labels))
+        return found
+    return look
+
+
+def as_set(found):
+    return {(*np.rint(box).astype(int).tolist(), int(label))
+            for box, label in zip(found.boxes, found.labels)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("seed", range(4))
+def test_an_exact_network_finds_every_object_once(size, seed):
+    rng = np.random.default_rng(seed)
+    image, objects = squares(size, rng, (6, TILE // 4 + 1))
+    [found] = detect_windows([image], SPEC, find_squares(rng),
+                             {"confidence": 0.1, "nms_iou": 0.45, "max_per_image": 0})
+    assert as_set(found) == objects and len(found.scores) == len(objects) > 0
+    assert (np.diff(found.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_objects_larger_than_the_overlap_are_joined(seed):
+    """Also those larger than a window, of which no window sees more than a part."""
+    rng = np.random.default_rng(seed)
+    image, objects = squares((900, 700), rng, (31, 180), count=6)
+    [found] = detect_windows([image], SPEC, find_squares(rng), {"confidence": 0.1, "nms_iou": 0.45})
+    assert as_set(found) == objects and len(found.scores) == len(objects) > 0
+
+
+def test_several_images_share_passes_of_bounded_size():
+    rng, calls = np.random.default_rng(0), []
+    images, truths = zip(*(squares(size, rng, (6, 30)) for size in [(700, 400), (90, 70)] * 2))
+    found = detect_windows(images, SPEC, find_squares(rng, calls),
+                           {"confidence": 0.1, "nms_iou": 0.45, "max_per_image": 0})
+    assert [as_set(one) for one in found] == list(truths)
+    windows = 2 * (len(window_grid(700, 400, TILE)[0]) + 1)
+    assert sum(calls) == windows and max(calls) <= 16 and len(calls) == -(-windows // 16)
+
+
+# Two windows, x in 0..120 and 90..210; each has its own part up to 105, give or take 3.75.
+LEFT, RIGHT = 0, 1
+
+
+@pytest.mark.parametrize("seen, kept", [
+    # seen by both: the better one
+    ([(LEFT, (92, 10, 112, 30), 0.6, 0), (RIGHT, (93, 10, 113, 30), 0.7, 0)], [1]),
+    # a part of what the right one sees whole, however sure
+    ([(LEFT, (110, 10, 120, 30), 0.9, 0), (RIGHT, (110, 10, 130, 30), 0.6, 0)], [1]),
+    # a part whose whole the neighbour would see, but does not
+    ([(LEFT, (112, 10, 120, 30), 0.9, 0)], []),
+    # larger than the overlap, cut, but with its centre where both count
+    ([(LEFT, (95, 10, 120, 30), 0.9, 0), (RIGHT, (95, 10, 160, 30), 0.6, 0)], [1]),
+    ([(LEFT, (95, 10, 120, 30), 0.2, 0), (RIGHT, (95, 10, 160, 30), 0.9, 0)], [1]),
+    # another object begins there: they do not agree, or one is of another class, or not there
+    ([(LEFT, (95, 10, 120, 30), 0.9, 0), (RIGHT, (95, 27, 160, 60), 0.8, 0)], [0, 1]),
+    ([(LEFT, (95, 10, 120, 30), 0.9, 0), (RIGHT, (95, 10, 160, 30), 0.6, 1)], [0, 1]),
+    ([(LEFT, (95, 10, 120, 30), 0.9, 0)], [0]),
+    # an object inside another one is no part of it
+    ([(LEFT, (92, 14, 112, 24), 0.7, 0), (RIGHT, (95, 10, 160, 50), 0.9, 0)], [1, 0]),
+    # too large for any window: the parts are joined
+    ([(LEFT, (10, 10, 120, 60), 0.9, 0), (RIGHT, (91, 11, 205, 61), 0.8, 0)], [(10, 10, 205, 60)]),
+    # the edges of the image cut nothing
+    ([(LEFT, (0, 10, 20, 30), 0.9, 0), (RIGHT, (190, 10, 210, 30), 0.8, 0)], [0, 1]),
+])
+def test_hand_worked_merges(seen, kept):
+    found = [looks(*zip(*[item[1:] for item in seen if item[0] == side])) if any(
+        item[0] == side for item in seen) else looks([], [], []) for side in (LEFT, RIGHT)]
+    merged = merge_windows(found, (210, 120), SPEC, nms_iou=0.45)
+    assert [tuple(box) for box in merged.boxes.tolist()] == [
+        seen[k][1] if isinstance(k, int) else k for k in kept]
+
+
+def test_caps_come_after_merging():
+    boxes = [(10 * k, 10, 10 * k + 8, 18) for k in range(10)]
+    found = [looks(boxes, np.linspace(0.5, 0.4, 10), [0] * 10),
+             looks([(x1 + 100, *rest, x2 + 100, y2) for x1, *rest, x2, y2 in boxes],
+                   np.linspace(0.9, 0.8, 10), [0] * 10)]
+    merged = merge_windows(found, (210, 120), SPEC, nms_iou=0.45, max_per_image=12)
+    assert len(merged.scores) == 12 and (merged.scores[:10] >= 0.79).all()
+    everything = merge_windows(found, (210, 120), SPEC, nms_iou=0.45, max_per_image=0)
+    np.testing.assert_array_equal(merged.boxes, everything.boxes[:12])
+
+
+def naive_iou(a, b):
+    width, height = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
+    common = max(width, 0) * max(height, 0)
+    return common and common / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - common)
+
+
+def naive_merge(parts, windows, own, size, tile, nms_iou):
+    """Merge [(window number, box, score, label)] by loops over plain numbers."""
+    def cuts(k, box):
+        return [e for e in range(4) if 0 < windows[k][e] < (1e9, 1e9, *size)[e]
+                and abs(box[e] - windows[k][e]) <= tile / 50]
+
+    counted = []
+    for k, box, score, label in parts:
+        centre = [(box[e] + box[e + 2]) / 2 for e in (0, 1)]
+        if all(own[k][e] - tile / 32 <= centre[e] <= own[k][e + 2] + tile / 32 for e in (0, 1)):
+            counted.append((k, box, score, label))
+
+    def agree(one, other):
+        def shown(box, window):
+            return [min(max(box[e], window[e % 2]), window[2 + e % 2]) for e in range(4)]
+        a, b = shown(one[1], windows[other[0]]), shown(other[1], windows[one[0]])
+        return (one[0] != other[0] and one[3] == other[3] and (cuts(*one[:2]) or cuts(*other[:2]))
+                and naive_iou(a, b) >= 0.5)
+
+    left, objects = sorted(counted, key=lambda item: -item[2]), []
+    while left:
+        group = [left.pop(0)]
+        for item in group:
+            group += [other for other in left if agree(item, other)]
+            left = [other for other in left if other not in group]
+        number, box, score, label = group[0]
+        box = [(min, max)[e > 1](item[1][e] for item in group) if e in cuts(number, box) else box[e]
+               for e in range(4)]
+        objects.append((number, box, score, label))
+    kept = []
+    for item in objects:
+        if all(item[3] != other[3] or naive_iou(item[1], other[1]) <= nms_iou for other in kept):
+            kept.append(item)
+    return kept
+
+
+@pytest.mark.parametrize("size", [(640, 400), (150, 90)])
+def test_detection_equals_plain_loops_over_crops(size):
+    """Whatever the network says: crops looked at one by one, and merged by naive loops."""
+    image = np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), np.uint8)
+    detector = tiny_detector(confidence=0.97)
+    spec, tile = detector.spec, 200
+    windows, own = window_grid(*size, tile)
+    parts = []
+    for k, (x1, y1, x2, y2) in enumerate(windows):
+        crop = np.empty((tile, tile, 3), np.uint8)
+        crop[:] = np.rint(spec.mean)
+        inside = image[y1:y2, x1:x2]
+        crop[:inside.shape[0], :inside.shape[1]] = inside
+        found = detector.detect_batch([crop], max_per_image=0)[0]
+        for box, score, label in zip(*found):
+            box = [min(max(value + low, 0), high) for value, low, high
+                   in zip(box.tolist(), (x1, y1, x1, y1), size * 2)]
+            if box[2] > box[0] and box[3] > box[1]:  # not beside the image
+                parts.append((k, box, float(score), int(label)))
+    expected = naive_merge(parts, windows.tolist(), own.tolist(), size, tile, 0.45)[:200]
+    detector.spec = replace(spec, tile=tile)
+    found = detector.detect(image)
+    assert len(found.scores) == len(expected) > 0
+    np.testing.assert_allclose(found.scores, [item[2] for item in expected], atol=1e-5)
+    np.testing.assert_allclose(found.boxes, [item[1] for item in expected], atol=0.05)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_training_windows(size):
+    rng = np.random.default_rng(0)
+    middle = np.array(size) / 2
+    boxes = np.array([[3, 4, 40, 30], [*middle - 15, *middle + 10]], np.float32)
+    drawn = [draw_window(boxes, size, TILE, np.random.default_rng(k)) for k in range(300)]
+    again = [draw_window(boxes, size, TILE, np.random.default_rng(k)) for k in range(300)]
+    np.testing.assert_array_equal(drawn, again)
+    whole = np.zeros(2)
+    for window in drawn:
+        assert (window[2:] - window[:2] == TILE).all() and (window[:2] >= 0).all()
+        assert ((window[2:] <= size) | (window[:2] == 0)).all()
+        inside = (boxes[:, :2] >= window[:2] - 1).all(1) & (boxes[:, 2:] <= window[2:] + 1).all(1)
+        whole += inside
+    assert (whole > 80).all()  # each is chosen by three eighths
+    if min(size) > 2 * TILE:
+        assert len(np.unique(drawn, axis=0)) > 150
+        assert sum(not ((boxes[:, :2] < w[2:]) & (boxes[:, 2:] > w[:2])).all(1).any()
+                   for w in drawn) > 20, "some are of background"
+    empty = [draw_window(boxes[:0], size, TILE, rng) for _ in range(50)]
+    assert np.ptp([window[0] for window in empty]) >= 0.8 * max(0, size[0] - TILE)
+
+
+def test_an_object_larger_than_a_window_is_in_its_middle():
+    box = np.array([[100, 50, 500, 90]], np.float32)
+    rngs = map(np.random.default_rng, range(40))
+    windows = {tuple(draw_window(box, (1000, 120), TILE, rng)) for rng in rngs}
+    assert (240, 0, 360, 120) in windows
+
+
+def test_what_lies_beyond_the_image_is_the_mean():
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    cut = cut_window(image, (0, 0, TILE, TILE), SPEC)
+    assert cut.shape == (TILE, TILE, 3) and (cut[:50, :70] == image).all()
+    assert (cut[50:] == (123, 117, 104)).all() and (cut[:, 70:] == (123, 117, 104)).all()
+
+
+def test_objects_as_fractions_of_their_own_windows():
+    # Windows along x begin at 0 and 90, their parts meet at 105.
+    boxes = np.array([[90, 12, 114, 24], [100, 12, 124, 24], [0, 0, 210, 120]])
+    np.testing.assert_allclose(in_own_windows(boxes, (210, 120), TILE) * TILE, [
+        [90, 12, 114, 24], [10, 12, 34, 24], [0, 0, 210, 120]])
