@@ -6,7 +6,7 @@ DEMO := demo
 .PHONY: demo test fuzz clean-demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests
 
 # Spoils files and settings until the project errs; another SEED tries others.
 SEED ?= 0

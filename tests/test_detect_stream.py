@@ -44,13 +44,15 @@ def test_a_stream_gives_what_detect_gives(detector, tmp_path, batch_size):
 
 def test_a_stream_may_have_no_end_and_be_left(detector):
     taken, image = itertools.count(), np.zeros((64, 64, 3), np.uint8)
+    before = set(threading.enumerate())
     stream = detector.detect_stream((image for _ in taken), batch_size=2, max_per_image=1)
     for _ in range(5):
         next(stream)
     stream.close()
     # 5 given, and no more than a batch each of results, in the network and read.
     assert next(taken) <= 5 + 3 * 2 + 2
-    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name
+                and thread not in before]
 
 
 @pytest.mark.parametrize("images, thresholds, error", [

@@ -68,7 +68,7 @@ def test_without_drawings_the_same_is_found(run, folder, tmp_path):
 
 def test_fps(run, folder, monkeypatch):
     monkeypatch.setattr(predict, "FPS_SECONDS", 0.1)
-    out = run("fps", str(folder / "in" / "a.png"), batch_sizes=(1, 2))
+    out = run("fps", str(folder / "in" / "a.png"), batch_sizes=(1, 2), precision="fp32")
     rows = [list(map(float, re.findall(r"[\d.]+", line))) for line in out.splitlines()[-2:]]
     assert "a.png, 320x200; PyTorch in fp32 on cpu" in out and [row[0] for row in rows] == [1, 2]
     for size, *times, rate in rows:
@@ -117,7 +117,8 @@ def test_export(run, tmp_path, folder):
     run("export", export_path=str(tmp_path / "x.onnx"))
     names = []
     for weights in (folder / "best.pth", tmp_path / "x.onnx"):
-        run("predict", str(folder / "in" / "a.png"), model_path=str(weights), save_json=True)
+        run("predict", str(folder / "in" / "a.png"), model_path=str(weights), save_json=True,
+            precision="fp32")
         found = json.loads((tmp_path / "out" / "a.png.json").read_text())["objects"]
         names.append([row["class"] for row in found])
     assert names[0] == names[1]

@@ -101,7 +101,8 @@ def test_nms_in_the_graph_is_that_of_plain_loops(changes, limits, files, tmp_pat
     if changes:
         path = tmp_path / "a.onnx"
         export(network, NAMES, path, thresholds=limits)
-    detector = SSD(SSDSettings(device="cpu"), network=network, class_names=NAMES)
+    detector = SSD(SSDSettings(device="cpu", precision="fp32"), network=network,
+                   class_names=NAMES)
     batch = images(3, network.spec, seed=3)
     batch[1] = batch[1] // 16 + 120  # hardly anything in it
     boxes, scores = (part.numpy() for part in detector.runtime(batch))

@@ -70,7 +70,7 @@ def run_case(case, rank):
         calls.append(1)
         here = case.get("rank") == rank and len(calls) == case.get("step")
         if here and case["do"] == "kill" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.raise_signal(signal.SIGKILL)
         elif here and case["do"] == "stop":
             os.kill(os.getppid(), signal.SIGTERM)  # torchrun, which sends it to all
         elif here and case["do"] == "nan":

@@ -190,7 +190,7 @@ def test_many_stops_by_signal_between_and_within_steps(data, tmp_path, reference
         real = getattr(owner, name)
 
         def signalled(*args, real=real):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             return real(*args)
 
         with monkeypatch.context() as patch:
@@ -417,7 +417,7 @@ def test_a_killed_process_leaves_no_lock_though_its_workers_live_on(tmp_path):
     in_another_process(hold + "    import signal, sys\n    sys.stdout.flush()\n"
                        "    if os.fork() == 0:\n        os.close(1), os.close(2)\n"
                        "        time.sleep(9)\n    else:\n"
-                       "        os.kill(os.getpid(), signal.SIGKILL)\n")
+                       "        signal.raise_signal(signal.SIGKILL)\n")
     assert in_another_process(hold).stdout == "held\n"
 
 
@@ -468,7 +468,7 @@ def test_ends_that_say_how_to_go_on(data, tmp_path, monkeypatch, error, words):
 
 def test_a_signal_in_the_measurement_ends_it(data, tmp_path, reference, monkeypatch):
     def signalled(self, records):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         time.sleep(20)
 
     with monkeypatch.context() as patch:
@@ -483,12 +483,12 @@ def test_a_signal_in_the_measurement_ends_it(data, tmp_path, reference, monkeypa
 def test_signals_are_noted_then_raised_then_put_back():
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopSignals() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stop.number == signal.SIGINT
         with pytest.raises(Stopped):
             stop.at_once(lambda: pytest.fail("begun"))
         with pytest.raises(Stopped) as error:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             time.sleep(5)
         assert error.value.status == 128 + signal.SIGTERM
     assert before == [signal.getsignal(number) for number in SIGNALS]
@@ -499,7 +499,7 @@ def test_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopSignals() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             assert stop.number is None
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:

@@ -187,7 +187,7 @@ def test_ctrl_c_while_a_script_imports(tmp_path, name, module):
     C interface does."""
     (tmp_path / f"{module}.py").write_text(
         "import os, signal, time\n"
-        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(5)\n"
+        "try:\n    signal.raise_signal(signal.SIGINT)\n    time.sleep(5)\n"
         "except BaseException:\n    raise ImportError('failed to import')\n")
     done = subprocess.run([sys.executable, ROOT / f"{name}.py"], capture_output=True, timeout=60,
                           env={"PYTHONPATH": str(tmp_path)})
