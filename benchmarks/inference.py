@@ -92,7 +92,7 @@ def detect_theirs(network, path):
 
 
 def detect_ours(detector, path):
-    return detector.detect_batch([path], **SCORING)[0]
+    return tuple(detector.detect_batch([path], **SCORING)[0])
 
 
 def same_detections(found, other):
