@@ -19,7 +19,8 @@ from utils.evaluation.assignment import Found, flatten_detections, flatten_recor
 from utils.evaluation.compare import compare_folders
 from utils.evaluation.detection_files import detection_writers, image_ids, read_detections
 from utils.evaluation.map_page import Measurement, as_values, measure, write_report
-from utils.evaluation.map_report import format_results, plot_precision_recall
+from utils.evaluation.map_report import (format_results, plot_confusion, plot_errors,
+                                         plot_precision_recall)
 from utils.evaluation.voc_ap import VOC_IOU, mean_ap
 from utils.training.run_state import fingerprint
 
@@ -32,7 +33,7 @@ class MapSettings(WeightsSettings):
 
     # A list that voc_annotation.py wrote.
     test_list: str = "2007_test.txt"
-    # Folder for the figures (report.html, results.txt, results.json, precision_recall.png) and the
+    # Folder for the figures (report.html, results.txt, results.json, and plots as PNG) and the
     # detections (detections.json for COCO's tools with ground_truth.json, comp4/ for VOC's).
     map_out_path: str = "map_out"
     # Images a pass; lower it when memory runs out.
@@ -114,6 +115,8 @@ def report(settings: MapSettings, it: Measurement, records: list[Record], folder
             json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8"),
         "precision_recall.png": lambda path: plot_precision_recall(
             it.results, it.class_names, path),
+        "errors.png": lambda path: plot_errors(values["errors"], path),
+        "confusion.png": lambda path: plot_confusion(values["confusion"], path),
         "report.html": lambda path: write_report(
             path, f"mAP on {title}", it, values, records=records, origin=origin)})
     if faults:

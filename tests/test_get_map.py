@@ -63,7 +63,8 @@ def test_figures_are_printed_though_files_cannot_be_written(measure, tmp_path):
     with pytest.raises(UserError, match=r"results\.txt: cannot be written.*\n1 files are missing"):
         measure()
     assert "mAP@0.5 0." in measure.out
-    assert {"results.txt", "results.json", "precision_recall.png", "detections.json", "comp4",
+    assert {"results.txt", "results.json", "precision_recall.png", "errors.png", "confusion.png",
+            "detections.json", "comp4",
             "ground_truth.json"} <= {path.name for path in map_out.iterdir()}
 
 
