@@ -164,6 +164,8 @@ class OnnxRuntime(Exported):
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
+        # Its threads would go on turning while NMS and the next image want the processor.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = ort.InferenceSession(self.path, options, providers=providers)
         self._read(self.session.get_modelmeta().custom_metadata_map, precision)
 

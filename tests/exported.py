@@ -55,8 +55,10 @@ def unsaturated(network, *, offsets=1.0, scores=2.0):
     mean, std = (torch.tensor(v)[:, None, None] for v in (network.spec.mean, network.spec.std))
     for heads, output, wanted in zip((network.loc, network.conf), network((x - mean) / std),
                                      (offsets, scores)):
-        for head in heads:
-            head.weight.mul_(wanted / output.std())
+        sizes = [grid * grid * number for grid, number in zip(network.spec.grids,
+                                                              network.spec.priors_per_cell)]
+        for head, part in zip(heads, output.split(sizes, 1)):  # by map: their ranges differ
+            head.weight.mul_(wanted / part.std())
     for head in network.conf:
         head.bias[::network.num_classes] += 2
     return network
