@@ -102,8 +102,7 @@ def main(settings: PredictSettings) -> None:
     with process_group():
         detector = first_ahead(lambda: SSD(settings))
         check_device(detector.device)
-        look_into = {"summary": summary, "fps": fps, "export": export}.get(
-            settings.mode)
+        look_into = {"summary": summary, "fps": fps, "export": export}.get(settings.mode)
         if look_into:
             on_first(lambda: look_into(detector, settings))
             return

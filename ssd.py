@@ -36,11 +36,12 @@ from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import as_rgb_array, boxes_to_pixels, read_input
-from utils.postprocess import Kept, NmsRule, select
+from utils.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule, select
 from utils.tiling import detect_windows, read_to_detect
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
-SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": 400, "max_per_image": 200}
+SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": MAX_PER_CLASS,
+           "max_per_image": MAX_PER_IMAGE}
 READERS = 2  # threads that read images ahead of the network
 # Lowest and highest value of thresholds.
 LIMITS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),

@@ -34,6 +34,7 @@ from utils.spec import SSDSpec
 
 SPEC = SSDSpec(box_clip="before_nms")  # as torchvision's
 
+
 @dataclass(frozen=True)
 class InferenceSettings:
     """What is timed."""

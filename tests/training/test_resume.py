@@ -22,7 +22,7 @@ from utils.cli import ROOT, Stopped, UserError
 from utils.data import demo_data
 from utils.data.annotations import read_list
 from utils.training import run_folder, run_state, trainer
-from utils.training.run_state import fingerprint
+from utils.training.run_state import check_basis, fingerprint
 from utils.training.stopping import SIGNALS, StopSignals
 from utils.training.trainer import Trainer
 
@@ -549,3 +549,12 @@ def test_the_state_of_the_scaler_survives(data, tmp_path, monkeypatch):
     assert_same(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
     run = torch.load(tmp_path / "cut" / "run" / "last.pth", weights_only=True)["run"]
     assert 0 < run["skipped"] < run["step"] and 0 < run["scaler"]["scale"]
+
+
+def test_a_run_of_before_several_processes_is_refused_by_them(monkeypatch):
+    """Its last.pth does not say how many there were: there was one."""
+    basis = {"data": {}}
+    check_basis(basis, {"data": {}}, "last.pth")
+    monkeypatch.setattr(run_state, "world_size", lambda: 2)
+    with pytest.raises(UserError, match="began with 1 processes, now there are 2"):
+        check_basis(basis, {"data": {}}, "last.pth")

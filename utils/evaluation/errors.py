@@ -7,7 +7,7 @@ import numpy as np
 
 from utils.evaluation.assignment import Assignment, Found, Objects, assign_coco, overlaps
 from utils.evaluation.coco_ap import RECALLS
-from utils.evaluation.voc_ap import precision_recall
+from utils.evaluation.voc_ap import mean_precision, precision_recall
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # TIDE's IoUs
 
@@ -144,9 +144,7 @@ def _ap(hits, count):
     """Return the 101-point AP of detections sorted by score, right or wrong."""
     if not count:
         return 0.0
-    precision, recall = precision_recall(hits, count)
-    highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
-    return float(highest[np.searchsorted(recall, RECALLS)].mean())
+    return mean_precision(*precision_recall(hits, count), RECALLS)
 
 
 def cost_of_each(errors: Errors) -> np.ndarray:

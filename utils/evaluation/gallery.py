@@ -160,14 +160,14 @@ def group_errors(scene: Scene, errors: Errors, costs: dict[ErrorKind, float]) ->
     counts = np.bincount(objects.labels, minlength=len(scene.class_names))
     groups = []
     for kind in ErrorKind:
-        rows = all_rows = errors.chosen(kind)
+        rows = errors.chosen(kind)
         if kind is ErrorKind.MISSED:
             rows = rows[np.lexsort((-objects.box_area[rows], counts[objects.labels[rows]]))]
             pairs = [(-1, row) for row in rows[:PER_KIND]]
         else:
             rows = rows[np.argsort(-each[rows], kind="stable")]
             pairs = [(row, errors.target[row]) for row in rows[:PER_KIND]]
-        summary = (f"{kind.name.capitalize()}: {len(all_rows)}, costing {costs[kind]:.4f}; "
+        summary = (f"{kind.name.capitalize()}: {len(rows)}, costing {costs[kind]:.4f}; "
                    f"{kind.value}")
         groups.append(Group(kind.name.lower(), summary,
                             [scene.example(found, *pair) for pair in pairs]))

@@ -15,7 +15,7 @@ from utils.evaluation.errors import (BACKGROUND, FOREGROUND, KINDS, Confusion, E
 from utils.evaluation.gallery import (Scene, cell_id, draw_groups, fullest_cells,
                                       group_cells, group_errors)
 from utils.evaluation.voc_ap import (VOC_IOU, BestF1, ClassResult, best_f1, class_results,
-                                     mean_ap, pooled_result)
+                                     f1_score, mean_ap, pooled_result)
 from utils.page import Cell, Chart, Section, write_page
 
 POINTS = 200  # of a curve on the page: one a pixel
@@ -95,7 +95,7 @@ def at_confidence(result: ClassResult, confidence: float) -> BestF1:
         return BestF1(confidence, *[math.nan] * 3)
     recall, precision = (float(curve[kept - 1]) if kept else 0.0
                          for curve in (result.recall, result.precision))
-    f1 = 2 * recall * precision / max(recall + precision, 1e-12)
+    f1 = float(f1_score(precision, recall))
     return BestF1(confidence, f1, precision if kept else math.nan, recall)
 
 
@@ -162,12 +162,11 @@ def _charts(it):
         best = best_f1(result)
         if not best:
             continue
-        f1 = 2 * result.precision * result.recall / np.maximum(
-            result.precision + result.recall, 1e-12)
         charts += [Chart(f"{name}: AP {result.ap_area:.3f}", "recall", "precision",
                          _thin(result.recall, result.precision)),
                    Chart(f"{name}: best F1 {best.f1:.3f} at {best.confidence:g}", "confidence",
-                         "F1", _thin(result.scores, f1), best.confidence)]
+                         "F1", _thin(result.scores, f1_score(result.precision, result.recall)),
+                         best.confidence)]
     return charts
 
 

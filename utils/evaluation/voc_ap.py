@@ -84,10 +84,15 @@ def best_f1(result: ClassResult) -> BestF1 | None:
     if not recall.any():
         return None
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    f1 = 2 * precision[last] * recall[last] / np.maximum(precision[last] + recall[last], 1e-12)
+    f1 = f1_score(precision[last], recall[last])
     best = last[f1.argmax()]
     return BestF1((math.ceil(float(scores[best]) * 1000) - 1) / 1000, float(f1.max()),
                   float(precision[best]), float(recall[best]))
+
+
+def f1_score(precision, recall):
+    """Return the harmonic mean of precisions and recalls, 0 where both are 0."""
+    return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
 def mean_ap(results, field="ap_area"):
@@ -120,5 +125,10 @@ def area_under_curve(precision, recall):
 
 def eleven_points(precision, recall):
     """Return the mean of the best precision at recall >= 0, 0.1, .. 1 (VOC 2007)."""
+    return mean_precision(precision, recall, np.arange(11) / 10)
+
+
+def mean_precision(precision, recall, levels):
+    """Return the mean of the best precision at recall >= each of some levels."""
     highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    return float(np.mean(highest[np.searchsorted(recall, np.arange(11) / 10)]))
+    return float(np.mean(highest[np.searchsorted(recall, levels)]))

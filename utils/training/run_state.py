@@ -72,8 +72,9 @@ def check_basis(now: dict, then: dict, place: str) -> None:
     Both are what `describe_basis` returned, `then` from a file: it may lack anything.
     """
     _check_data(now["data"], then.get("data"), place)
-    if then.get("ranks", 1) != world_size():
-        raise UserError(f"{place}: the run began with {then['ranks']!r:.20} processes, now there "
+    ranks = then.get("ranks", 1)
+    if ranks != world_size():
+        raise UserError(f"{place}: the run began with {ranks!r:.20} processes, now there "
                         f"are {world_size()}, and the number is part of what its numbers depend "
                         f"on.\nGo on with torchrun and as many processes, {_new_run(place)}")
 
