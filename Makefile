@@ -6,8 +6,7 @@ DEMO := demo
 .PHONY: demo test fuzz clean-demo
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 -m "not alone" tests
-	$(BIN)/python -m pytest -q -m alone tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests
 
 # Spoils files and settings until the project errs; another SEED tries others.
 SEED ?= 0

@@ -1,5 +1,6 @@
 """Detectors in ONNX files of nets/export.py, run by ONNX Runtime or OpenVINO as any Runtime."""
 
+import functools
 import importlib
 import importlib.util
 import json
@@ -89,8 +90,19 @@ def _pick(runtime, device, precision):
         return "onnxruntime"
     if not has["onnxruntime"] or precision == "bf16":
         return "openvino"
-    processor = importlib.import_module("openvino").Core().get_property("CPU", "FULL_DEVICE_NAME")
+    processor = _openvino_core().get_property("CPU", "FULL_DEVICE_NAME")
     return "openvino" if "Intel" in processor else "onnxruntime"
+
+
+@functools.cache
+def _openvino_core():
+    """Return the one Core of this process, which is never given up.
+
+    OpenVINO gives the thread a stack for signals of its own; at the end of a Core it puts back the
+    one that was there before, which another Core may have freed meanwhile. The next signal, Ctrl-C
+    say, would then end the process.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 class Exported:
@@ -182,7 +194,7 @@ class OpenVino(Exported):
         if device not in ("auto", "cpu") or precision not in ("fp32", "bf16"):
             raise UserError(f'{shorten(self.path)}: {self.name} runs on device "cpu", in "fp32" or '
                             f'"bf16"; got {device!r} and {precision!r}.')
-        core, self.lock = ov.Core(), threading.Lock()
+        core, self.lock = _openvino_core(), threading.Lock()
         model = core.read_model(self.path)
         info = model.get_rt_info()
         metadata = info["framework"] if "framework" in info else {}

@@ -11,10 +11,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "alone: not in a worker of pytest-xdist, which a signal ends")
-
-
 def fill_state_dict(keys, seed):
     """Return {name: tensor} filled by the rule that the parity fixtures were recorded with.
 

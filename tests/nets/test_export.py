@@ -3,6 +3,9 @@
 import importlib.util
 import json
 import re
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -15,7 +18,7 @@ from exported import NAMES, TinyNet, images, unmatched, unsaturated
 from nets.export import export
 from nets.onnx_runtime import OUTPUT_NAMES, open_exported
 from ssd import SSD, SSDSettings
-from utils.cli import UserError
+from utils.cli import ROOT, UserError
 from utils.data.annotations import Record, list_text
 
 onnx = pytest.importorskip("onnx")
@@ -281,3 +284,22 @@ def test_an_old_pytorch_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.4.1+cpu")
     with pytest.raises(UserError, match=r"needs PyTorch 2\.9 or newer, this is 2\.4\.1"):
         export(tiny(), NAMES, tmp_path / "a.onnx", thresholds=LIMITS)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="Windows has no such signal")
+def test_signals_are_handled_after_detectors_have_come_and_gone(files):
+    pytest.importorskip("openvino")
+    code = """if True:
+        import faulthandler, gc, signal, sys
+        faulthandler.enable()  # it has a stack for signals, as pytest has
+        from nets.onnx_runtime import open_exported
+        first, second = (open_exported(sys.argv[1], runtime="openvino") for _ in range(2))
+        del first
+        gc.collect()
+        del second
+        gc.collect()
+        signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+        signal.raise_signal(signal.SIGUSR1)"""
+    done = subprocess.run([sys.executable, "-c", code, str(files["boxes"])], text=True,
+                          capture_output=True, cwd=ROOT)
+    assert done.stdout.endswith("handled\n"), done.stderr

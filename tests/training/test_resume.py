@@ -181,7 +181,6 @@ def test_workers_may_change(data, tmp_path, reference, monkeypatch, before, afte
     assert {name.rpartition("/")[2] for name in faults} <= {"save_dir", "num_workers"}
 
 
-@pytest.mark.alone
 def test_many_stops_by_signal_between_and_within_steps(data, tmp_path, reference, monkeypatch):
     """The run is stopped after every step: by a signal in the step, and while images are read."""
     expected, stops = reference("plain"), 0
