@@ -5,11 +5,13 @@
 
 import shutil
 import tempfile
-import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from benchmarks.race import race
+from benchmarks.table import report, rows_of
 from utils.cli import UserError, resolve, run
 from utils.data.voc import read_voc
 
@@ -22,8 +24,9 @@ class AnnotationBenchmark:
     VOCdevkit_path: str = "VOCdevkit"
     # Files to read.
     files: int = 20000
-    # Turns of each; the best counts, since other programs can only slow a turn down.
     turns: int = 3
+    # File for the figures; "" for none.
+    json_path: str = ""
 
 
 def main(settings):
@@ -35,20 +38,10 @@ def main(settings):
         root = Path(folder)
         copy_files(originals, root, settings.files)
         paths = sorted((root / "Annotations").iterdir())
-        objects = sum(len(ElementTree.parse(path).findall("object")) for path in paths)
-        found, problems = read_voc(root)
-        if problems or sum(len(annotation.objects) for annotation in found) != objects:
-            raise UserError("the two do not find the same objects; mend the annotations first.")
-        del found
-        best = {read_voc: float("inf"), parse_all: float("inf")}
-        for _ in range(settings.turns):
-            for task, argument in ((read_voc, root), (parse_all, paths)):
-                start = time.perf_counter()
-                task(argument)
-                best[task] = min(best[task], time.perf_counter() - start)
-    for task, seconds in best.items():
-        print(f"{task.__name__:<10} {seconds:6.2f} s for {settings.files} files, {objects} objects")
-    print(f"ratio      {best[read_voc] / best[parse_all]:6.2f}")
+        figures = race({"ElementTree alone": partial(parse_all, paths),
+                        "read, checked": partial(read_all, root)}, settings.turns,
+                       lambda one, other: one == other, rehearse=False)
+    report(rows_of(f"reading {settings.files:,} VOC files", figures), settings.json_path)
 
 
 def copy_files(originals, root, count):
@@ -61,9 +54,16 @@ def copy_files(originals, root, count):
 
 
 def parse_all(paths):
-    """Parse files with ElementTree, one after the other, and let each tree go."""
-    for path in paths:
-        ElementTree.parse(path)
+    """Parse files with ElementTree, one after the other, and count their objects."""
+    return sum(len(ElementTree.parse(path).findall("object")) for path in paths)
+
+
+def read_all(root):
+    """Read a folder as voc_annotation.py does, and count its objects; UserError for bad files."""
+    found, problems = read_voc(root)
+    if problems:
+        raise UserError(f"{len(problems)} files have problems; mend the annotations first.")
+    return sum(len(annotation.objects) for annotation in found)
 
 
 if __name__ == "__main__":

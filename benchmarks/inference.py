@@ -20,10 +20,11 @@ from torchvision.io import ImageReadMode, read_image
 from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 from torchvision.models.detection.image_list import ImageList
 
+from benchmarks.machine import operations, peak
 from benchmarks.race import race
-from nets.backbones import rename
+from benchmarks.table import report, rows_of
+from benchmarks.torchvision_ssd import as_torchvision
 from nets.build import read_network
-from nets.families import TORCHVISION
 from ssd import SCORING, SSD, SSDSettings
 from utils.boxes import to_cxcywh
 from utils.checkpoint import newest_checkpoint
@@ -44,6 +45,8 @@ class InferenceSettings:
     # A JPEG file.
     image: str = "img/demo.jpg"
     turns: int = 15
+    # "cpu", or "cuda" for both sides.
+    device: str = "cpu"
     # Also a network compiled by PyTorch, which needs a C++ compiler.
     compile: bool = False
     # File for the figures; "" for none.
@@ -56,40 +59,50 @@ def main(settings: InferenceSettings) -> None:
     if settings.compile:
         kinds["auto, compiled"] = {"precision": "auto", "compile": True}
     with tempfile.TemporaryDirectory() as folder:
-        theirs, flags = as_torchvision(settings.model_path, Path(folder))
-        detectors = {name: SSD(SSDSettings(device="cpu", **flags, **kind))
+        theirs, flags = both_ways(settings.model_path, Path(folder), settings.device)
+        detectors = {f"PyTorch {name}": SSD(SSDSettings(device=settings.device, **flags, **kind))
                      for name, kind in kinds.items()}
     image = str(resolve(settings.image))
-    tasks = {"torchvision": partial(detect_theirs, theirs, image)}
-    tasks |= {f"project, {name}": partial(detect_ours, detector, image)
+    tasks = {"torchvision fp32": partial(detect_theirs, theirs, image)}
+    tasks |= {name: partial(detect_ours, detector, image) for name, detector in detectors.items()}
+    print("from a file to boxes")
+    figures = race(tasks, settings.turns, same_detections)
+    shares = {name: share_of_peak(detector, figures[name]["median"])
               for name, detector in detectors.items()}
-    race(tasks, settings.turns, same_detections, json_path=settings.json_path)
+    rows = rows_of("file to boxes, SSD300 VGG16", figures, shares)
     for name, detector in detectors.items():
         print(f"stages of {name}: " + ", ".join(
             f"{stage} {1000 * seconds:.2f} ms" for stage, seconds in stages(detector, image)))
     for num_classes in (21, 81):
         print(f"raw outputs of many candidates to boxes, {num_classes} classes")
-        race_postprocessing(num_classes, settings.turns)
+        figures = race(postprocessing(num_classes), settings.turns, same_arrays)
+        rows += rows_of(f"decode and NMS, {num_classes} classes", figures)
+    report(rows, settings.json_path, settings.device)
 
 
-def as_torchvision(model_path, folder):
+def share_of_peak(detector, seconds):
+    """Return the operations of one image, by what the device multiplies in those seconds."""
+    done = operations(detector.network, detector.spec.size)
+    return done / seconds / peak(detector.precision, detector.device.type)
+
+
+def both_ways(model_path, folder, device):
     """Return torchvision's network with a detector's weights, and flags to read them here too."""
     network, names = read_network(model_path or newest_checkpoint("logs"))
-    theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=len(names) + 1).eval()
-    places = rename({name: name for name in theirs.state_dict()}, TORCHVISION)
-    theirs.load_state_dict({places[name]: value for name, value in network.state_dict().items()})
+    theirs = as_torchvision(network, same_priors=False)
     torch.save(theirs.state_dict(), folder / "weights.pth")
     (folder / "classes.txt").write_text("\n".join(names), encoding="utf-8")
-    return theirs, {"model_path": str(folder / "weights.pth"),
-                    "classes_path": str(folder / "classes.txt")}
+    return theirs.to(device), {"model_path": str(folder / "weights.pth"),
+                               "classes_path": str(folder / "classes.txt")}
 
 
 @torch.inference_mode()
 def detect_theirs(network, path):
     """Return (boxes, scores, labels) as torchvision's documentation does it."""
     image = SSD300_VGG16_Weights.COCO_V1.transforms()(read_image(path, ImageReadMode.RGB))
-    found = network([image])[0]
-    return found["boxes"].numpy(), found["scores"].numpy(), found["labels"].numpy() - 1
+    device = next(network.parameters()).device
+    found = {name: value.cpu().numpy() for name, value in network([image.to(device)])[0].items()}
+    return found["boxes"], found["scores"], found["labels"] - 1
 
 
 def detect_ours(detector, path):
@@ -97,15 +110,17 @@ def detect_ours(detector, path):
 
 
 def same_detections(found, other):
-    """Tell whether each clear detection of one has its like in the other, and the reverse.
+    """Tell whether nine tenths of the detections of one have their like in the other, and reversed.
 
-    The same class, edges within a pixel, scores within 0.02: bf16 keeps 8 bits.
+    Those with scores above 0.1. Their like is of the same class, its edges within a pixel and a
+    hundredth of the box, its score within 0.02: bf16 keeps 8 bits, and close scores change places.
     """
-    def matched(one, two):
-        return all(((two[2] == label) & (np.abs(two[0] - box).max(1) < 1 + 0.01 * np.ptp(box))
+    def share(one, two):
+        matched = [((two[2] == label) & (np.abs(two[0] - box).max(1) < 1 + 0.01 * np.ptp(box))
                     & (np.abs(two[1] - score) < 0.02)).any()
-                   for box, score, label in zip(*one) if score > 0.3)
-    return matched(found, other) and matched(other, found)
+                   for box, score, label in zip(*one) if score > 0.1]
+        return sum(matched) / len(matched) if matched else 0
+    return min(share(found, other), share(other, found)) >= 0.9
 
 
 def stages(detector, path, turns=10):
@@ -119,8 +134,8 @@ def stages(detector, path, turns=10):
             for name, call in calls.items()]
 
 
-def race_postprocessing(num_classes, turns):
-    """Race from raw outputs to boxes; nearly all of random scores are candidates."""
+def postprocessing(num_classes):
+    """Return calls from raw outputs to boxes; nearly all of random scores are candidates."""
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=num_classes)
     blank = ImageList(torch.zeros(1, 3, 300, 300), [(300, 300)])
     anchors = theirs.anchor_generator(blank, [torch.zeros(1, 1, n, n) for n in SPEC.grids])
@@ -138,8 +153,12 @@ def race_postprocessing(num_classes, turns):
                                               anchors, [(300, 300)])[0]
         return found["boxes"].numpy(), found["scores"].numpy(), found["labels"].numpy() - 1
 
-    race({"torchvision": torchvisions, "project": ours}, turns, lambda a, b: all(
-        len(x) == len(y) and np.allclose(x, y, atol=1e-3) for x, y in zip(a, b)))
+    return {"torchvision": torchvisions, "this project": ours}
+
+
+def same_arrays(found, other):
+    return all(len(one) == len(two) and np.allclose(one, two, atol=1e-3)
+               for one, two in zip(found, other))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,29 @@
-"""Images a second, one core: this project's training samples against torchvision.transforms.v2.
+"""Time of a training sample, one core: this project against torchvision.transforms.v2.
 
     python -m benchmarks.loader --train_list 2007_train.txt
 
 All go from the JPEG file to a normalised float tensor of 300x300, antialiased, with the same
 distributions of colour changes, expansion, crops and flips, in one process, taking turns. Both
-sides decode the whole JPEG; "own reading" has its decoder halve images where that gives the same
+sides decode the whole JPEG; "as in training" has its decoder halve images where that gives the same
 sample. What is left unlike: torchvision multiplies brightness by 0.875 to 1.125 where SSD adds up
 to 32 levels, changes contrast about the image's mean where SSD multiplies, and draws width and
 height of a crop apart.
 """
 
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
 import torch
-from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
+from benchmarks.race import race
+from benchmarks.table import report, rows_of
+from benchmarks.torchvision_ssd import augmentations, read_sample
 from utils.cli import UserError, run
 from utils.data.annotations import read_list
-from utils.data.augment import AUGMENTATIONS, CROP_TRIALS, apply_geometry, choose_geometry
+from utils.data.augment import AUGMENTATIONS, apply_geometry, choose_geometry
 from utils.data.loader import DetectionDataset
 from utils.image import load_image, normalise, stack_inputs
 from utils.spec import SSDSpec
@@ -36,8 +37,9 @@ class LoaderSettings:
     train_list: str = "2007_train.txt"
     # Images a turn.
     images: int = 100
-    # Turns of each; the best counts, since other programs can only slow a turn down.
     turns: int = 3
+    # File for the figures; "" for none.
+    json_path: str = ""
 
 
 def main(settings):
@@ -48,16 +50,18 @@ def main(settings):
     records, _ = read_list(settings.train_list)
     records = (records * (settings.images // len(records) + 1))[:settings.images]
     tasks = make_tasks(records, SSDSpec())
-    for name in list(tasks)[:3]:
-        print(describe(name, tasks[name], len(records)))
-    tasks["decode alone"] = lambda k: load_image(records[k].path)
-    best = dict.fromkeys(tasks, 0.0)
-    for _ in range(settings.turns):
-        for name, task in tasks.items():
-            best[name] = max(best[name], speed(task, len(records)))
-    for name, value in best.items():
-        ratio = value / best["torchvision v2"]
-        print(f"{name:<28} {value:7.1f} images/s   {ratio:5.2f} x torchvision v2")
+    for name, task in tasks.items():
+        print(describe(name, task, len(records)))
+    figures = race({name: partial(read_all, task, len(records)) for name, task in tasks.items()},
+                   settings.turns, lambda one, other: one == other, rehearse=False)
+    report([replace(row, value=row.value / len(records),
+                    reference_value=row.reference_value / len(records))
+            for row in rows_of("a training sample, one core", figures)], settings.json_path)
+
+
+def read_all(task, count):
+    """Make all samples and give their shape and type, each alike."""
+    return {(sample.shape, sample.dtype) for sample in map(task, range(count))}
 
 
 def make_tasks(records, spec):
@@ -65,7 +69,7 @@ def make_tasks(records, spec):
     # torchvision's crops keep an object, as this project's light ones do.
     augmentation = replace(AUGMENTATIONS["paper"], crop_keeps_object=True)
     dataset = DetectionDataset(records, spec, augmentation, seed=0)
-    chain, rng = reference_chain(spec), np.random.default_rng(0)
+    chain, rng = resized(spec), np.random.default_rng(0)
 
     def whole(k):
         image = load_image(records[k].path)
@@ -74,10 +78,9 @@ def make_tasks(records, spec):
         sample, *_ = apply_geometry(image, boxes, geometry, spec, augmentation, rng)
         return normalise(stack_inputs([sample]), spec)
 
-    return {"this project": whole,
-            "this project, own reading": lambda k: normalise(
-                stack_inputs([dataset[0, k].image]), spec),
-            "torchvision v2": lambda k: reference_sample(records[k], chain)["image"][None]}
+    return {"torchvision v2": lambda k: read_sample(records[k], chain)["image"][None],
+            "the same reading": whole,
+            "as in training": lambda k: normalise(stack_inputs([dataset[0, k].image]), spec)}
 
 
 def describe(name, task, count):
@@ -91,36 +94,11 @@ def describe(name, task, count):
             f" deviation {samples.std():.1f}, of the Laplacian {sharp:.1f}")
 
 
-def speed(task, count):
-    """Return calls a second."""
-    start = time.perf_counter()
-    for k in range(count):
-        task(k)
-    return count / (time.perf_counter() - start)
-
-
-class Distort(v2.RandomPhotometricDistort):
-    """SSD's colour changes: torchvision swaps channels besides, half of the time."""
-
-    def make_params(self, flat_inputs):
-        return super().make_params(flat_inputs) | {"channel_permutation": None}
-
-
-def reference_chain(spec):
-    """Return the SSD augmentation as torchvision's references write it, with SSD's numbers."""
-    fill = {tv_tensors.Image: spec.mean, "others": 0}
+def resized(spec):
+    """Return torchvision's augmentation and what its SSD does to an image before the network."""
     return v2.Compose([
-        Distort(hue=(-0.1, 0.1)), v2.RandomZoomOut(fill=fill),
-        v2.RandomIoUCrop(trials=CROP_TRIALS), v2.RandomHorizontalFlip(),
-        v2.Resize((spec.size, spec.size), antialias=True), v2.SanitizeBoundingBoxes(),
-        v2.ToDtype(torch.float32), v2.Normalize(spec.mean, spec.std)])
-
-
-def reference_sample(record, chain):
-    """Make one sample with torchvision alone."""
-    image = tv_tensors.Image(decode_jpeg(read_file(str(record.path)), mode=ImageReadMode.RGB))
-    boxes = tv_tensors.BoundingBoxes(record.boxes_px, format="XYXY", canvas_size=image.shape[-2:])
-    return chain({"image": image, "boxes": boxes, "labels": torch.from_numpy(record.labels)})
+        *augmentations(spec.mean), v2.Resize((spec.size, spec.size), antialias=True),
+        v2.SanitizeBoundingBoxes(), v2.ToDtype(torch.float32), v2.Normalize(spec.mean, spec.std)])
 
 
 if __name__ == "__main__":

@@ -1,29 +1,39 @@
-"""Seconds to score detections, against pycocotools: VOC's mAP at one IoU, and COCO's figures.
+"""Seconds to score detections, against pycocotools, faster-coco-eval and hotcoco.
 
     python -m benchmarks.map
     python -m benchmarks.map --images 50_000 --detections 10_000_000 --no_reference
 
-Ours starts from the lists that a detector gives, pycocotools from its own index of the same boxes,
-made beforehand. For VOC pycocotools has one IoU, one range of sizes, the recalls of VOC 2007, and
-a class at most once in an image: so its rule and VOC's give the same figure.
+For VOC's mAP at one IoU, and COCO's twelve figures. Ours starts from the lists that a detector
+gives, the others from their own index of the same boxes, made beforehand. For VOC pycocotools has
+one IoU, one range of sizes, the recalls of VOC 2007, and a class at most once in an image: so its
+rule and VOC's give the same figure. What is not installed is left out.
 """
 
 import contextlib
+import importlib
 import io
-import platform
-import time
+import json
+import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
-from utils.cli import UserError, run
+from benchmarks.race import race
+from benchmarks.table import Row, report
+from utils.cli import run
 from utils.data.annotations import Record
 from utils.evaluation.assignment import flatten_detections, flatten_records
 from utils.evaluation.coco_ap import evaluate_coco
 from utils.evaluation.detection_files import coco_ground_truth, coco_results
 from utils.evaluation.voc_ap import evaluate_voc, mean_ap
+
+# Module, the class that scores, what its index is loaded by.
+JUDGES = {"pycocotools": ("pycocotools.cocoeval", "COCOeval", "pycocotools.coco"),
+          "faster-coco-eval": ("faster_coco_eval", "COCOeval_faster", "faster_coco_eval"),
+          "hotcoco": ("hotcoco", "COCOeval", "hotcoco")}
 
 
 @dataclass(frozen=True)
@@ -33,48 +43,51 @@ class MapBenchmark:
     images: int = 5000
     detections: int = 100_000
     classes: int = 20
-    # Turns of each; the best counts, since other programs can only slow a turn down.
     turns: int = 2
-    # Compare with pycocotools; without, this project alone, on sets too large for it.
+    # Compare with others; without, this project alone, on sets too large for them.
     reference: bool = True
+    # File for the figures; "" for none.
+    json_path: str = ""
 
 
 def main(settings):
     """Time both rules, and say what they took."""
-    print(f"{processor()}, Python {platform.python_version()}, NumPy {np.__version__}\n{settings}")
-    compare("VOC, IoU 0.5", settings, voc=True)
-    compare("COCO, 10 IoUs, 4 sizes", settings, voc=False)
+    print(settings)
+    rows = [*compare("VOC mAP", settings, voc=True), *compare("COCO's figures", settings, voc=False)]
     with contextlib.suppress(ImportError):  # Windows
         import resource
         print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
+    report(rows, settings.json_path)
 
 
 def compare(name, settings, *, voc):
-    """See that both find the same figures on the same boxes, then time both in turns."""
+    """See that all find the same figures on the same boxes, then time them in turns."""
     found, records = make_set(settings, np.random.default_rng(0), once=voc)
-    tasks = {"this project": lambda: ours(found, records, settings.classes, voc)}
-    if settings.reference:
-        judge = make_judge(found, records, settings.classes, voc)
-        tasks["pycocotools"] = lambda: theirs(judge, voc)
-        difference = np.abs(np.subtract(*(task() for task in tasks.values()))).max()
-        print(f"{name}: largest difference {difference:.1e}")
-        if not difference < 1e-12:
-            raise UserError("the two do not find the same figures.")
-    best = dict.fromkeys(tasks, np.inf)
-    for task in list(tasks) * settings.turns:
-        start = time.perf_counter()
-        tasks[task]()
-        best[task] = min(best[task], time.perf_counter() - start)
-    for task, seconds in best.items():
-        print(f"{name}: {task:<13} {seconds:8.3f} s   {seconds / best['this project']:6.1f}")
+    tasks = {}
+    for other in JUDGES if settings.reference else ():
+        if (not voc or other == "pycocotools") and installed(other):
+            judge = make_judge(other, found, records, settings.classes, voc)
+            tasks[other] = partial(theirs, judge, voc)
+    tasks["this project"] = partial(ours, found, records, settings.classes, voc)
+    figures = race(tasks, settings.turns, equal, rehearse=False)
+    task = f"{name}, {settings.detections:,} detections"
+    mine = figures.pop("this project")["median"]
+    if not figures:
+        return [Row(task, "this project", mine)]
+    return [Row(task, "this project", mine, other, figure["median"])
+            for other, figure in figures.items()]
 
 
-def processor():
-    """Return the name of the processor."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    return platform.processor()
+def installed(name):
+    """Tell whether a package can be imported."""
+    try:
+        return bool(importlib.import_module(JUDGES[name][0]))
+    except ImportError:
+        return False
+
+
+def equal(one, other):
+    return np.abs(np.subtract(one, other)).max() < 1e-12
 
 
 def make_set(settings, rng, *, once):
@@ -116,17 +129,18 @@ def ours(found, records, classes, voc):
     return list(evaluate_coco(found, objects, classes).figures().values())
 
 
-def make_judge(found, records, classes, voc):
-    """Return pycocotools' COCOeval of the same boxes."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+def make_judge(name, found, records, classes, voc):
+    """Return a package's COCOeval of the same boxes."""
+    module, scorer, index = JUDGES[name]
     names = [str(label) for label in range(classes)]
-    truth = COCO()
-    truth.dataset = coco_ground_truth(records, names)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        results = list(coco_results(flatten_detections(found), records, names))
-        judge = COCOeval(truth, truth.loadRes(results), "bbox")
+    results = list(coco_results(flatten_detections(found), records, names))
+    make_index = importlib.import_module(index).COCO
+    with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "truth.json")
+        file.write_text(json.dumps(coco_ground_truth(records, names)))
+        truth = make_index(str(file))
+        judge = getattr(importlib.import_module(module), scorer)(
+            truth, truth.loadRes(results), "bbox")
     if voc:
         judge.params.iouThrs, judge.params.recThrs = np.array([0.5]), np.arange(11) / 10
         judge.params.areaRng, judge.params.maxDets = judge.params.areaRng[:1], [100]
@@ -135,7 +149,7 @@ def make_judge(found, records, classes, voc):
 
 
 def theirs(judge, voc):
-    """Return the figures of pycocotools."""
+    """Return the figures of a package's COCOeval."""
     with contextlib.redirect_stdout(io.StringIO()):
         judge.evaluate()
         judge.accumulate()
@@ -143,7 +157,7 @@ def theirs(judge, voc):
             precision = judge.eval["precision"]
             return [precision[precision > -1].mean()]
         judge.summarize()
-        return judge.stats
+        return judge.stats[:12]  # faster-coco-eval has more
 
 
 if __name__ == "__main__":

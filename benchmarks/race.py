@@ -3,37 +3,25 @@
     race({"theirs": run_theirs, "ours": run_ours}, turns=20, same=boxes_agree)
 """
 
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-import torchvision
 
 from utils.cli import UserError
 
-WARM_UP = 1  # turns that are not counted
-INSTRUCTIONS = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported",
-                "VNNI": "_is_vnni_supported", "AVX512": "_is_avx512_supported",
-                "AVX2": "_is_avx2_supported"}
 
-
-def race(tasks: Mapping[str, Callable[[], Any]], turns: int, same: Callable[[Any, Any], bool],
-         *, json_path: str | Path = "") -> dict[str, dict[str, float]]:
-    """Run tasks in turns; print the machine, and of each task its times and the ratio to the first.
+def race(tasks: Mapping[str, Callable[[], Any]], turns: int, same: Callable[[Any, Any], bool], *,
+         rehearse: bool = True) -> dict[str, dict[str, float]]:
+    """Run tasks in turns; print of each its times and the ratio to the first.
 
     Args:
         tasks: {name: call}; the first is what the others are compared with.
-        turns: times that each is run twice, the second one counted.
+        turns: times that each is run twice, the second one counted, after one turn that is not.
         same: tells whether a task's result, its second argument, is that of the first task.
-        json_path: file for the figures too; "" for none.
+        rehearse: False has each run once a turn, for tasks of many seconds.
 
     Returns:
         {name: {"median": seconds, "low": of a tenth of the turns, "high", "ratio": how many
@@ -45,22 +33,19 @@ def race(tasks: Mapping[str, Callable[[], Any]], turns: int, same: Callable[[Any
         if not same(results[first], result):
             raise UserError(f"{name} does not give what {first} gives; the times say nothing.")
     times = {name: [] for name in tasks}
-    for turn in range(WARM_UP + turns):
+    for turn in range(rehearse + turns):
         for name, task in tasks.items():
-            task()  # not counted: caches and free memory are as the task before left them
+            if rehearse:
+                task()  # not counted: caches and free memory are as the task before left them
             start = time.perf_counter()
             task()
-            if turn >= WARM_UP:
+            if turn >= rehearse:
                 times[name].append(time.perf_counter() - start)
-    print(machine())
     figures = {name: _summary(values, times[first]) for name, values in times.items()}
     for name, figure in figures.items():
         low, median, high = (1000 * figure[key] for key in ("low", "median", "high"))
         print(f"{name:<24} {median:8.2f} ms  ({low:.2f} to {high:.2f})  {figure['ratio']:5.2f} x",
               flush=True)
-    if json_path:
-        Path(json_path).write_text(json.dumps(
-            {"machine": machine(), "turns": turns, "tasks": figures}, indent=2), encoding="utf-8")
     return figures
 
 
@@ -70,18 +55,3 @@ def _summary(values, baseline):
     median = statistics.median(values)
     return {"median": median, "low": low, "high": high,
             "ratio": statistics.median(baseline) / median}
-
-
-def machine() -> str:
-    """Return the processor, its threads and instructions, and the versions that matter."""
-    name = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).is_file():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")),
-                    name)
-    known = [text for text, check in INSTRUCTIONS.items()
-             if getattr(torch.cpu, check, bool)()]
-    return (f"{name}, {os.cpu_count()} processors, {torch.get_num_threads()} threads, "
-            f"{' '.join(known) or 'no vector instructions known of'}; Python "
-            f"{platform.python_version()}, torch {torch.__version__}, torchvision "
-            f"{torchvision.__version__}, OpenCV {cv2.__version__}")

@@ -13,13 +13,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+import torch
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-from benchmarks.inference import as_torchvision, detect_ours, detect_theirs
+from benchmarks.inference import detect_ours, detect_theirs
+from benchmarks.machine import operations, peak
 from benchmarks.race import race
-from ssd import SSD, SSDSettings
+from benchmarks.table import report, rows_of
+from benchmarks.torchvision_ssd import as_torchvision
+from nets.ssd import SSDNet, build_spec
+from ssd import SCORING, SSD, SSDSettings
 from utils.boxes import pairwise_iou
-from utils.checkpoint import newest_checkpoint
+from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import make_folder, resolve, run
 from utils.data.annotations import read_list
 from utils.evaluation.voc_ap import mean_ap
@@ -48,11 +53,41 @@ class RuntimesSettings:
     train_list: str = "2007_train.txt"
     val_list: str = "2007_val.txt"
     test_list: str = "2007_test.txt"
+    # File for the figures; "" for none.
+    json_path: str = ""
 
 
 def main(settings: RuntimesSettings) -> None:
     """Export what is missing; race from file to boxes, then the network alone; mAP of each."""
     path = settings.model_path or str(newest_checkpoint("logs"))
+    detectors = open_all(path, settings)
+    spec, image = detectors["PyTorch fp32"].spec, str(resolve(settings.image))
+    theirs = as_torchvision(detectors["PyTorch fp32"].network, same_priors=True)
+    print(f"\nfrom {settings.image} to boxes")
+    tasks = {"torchvision fp32": partial(detect_theirs, theirs, image)}
+    tasks |= {name: partial(detect_ours, detector, image) for name, detector in detectors.items()}
+    figures = race(tasks, settings.turns, alike)
+    work = operations(detectors["PyTorch fp32"].network, spec.size)
+    # PyTorch's own are rows of benchmarks.inference, with torchvision's resizing.
+    rows = [row for row in rows_of("file to boxes, SSD300 VGG16", figures, {
+        name: work / figures[name]["median"] / peak(detector.precision)
+        for name, detector in detectors.items()}) if "PyTorch" not in row.way]
+    print("\nnetwork and decoding alone")
+    inputs = read_input(image, spec)[0][None]
+    race({name: partial(detector.runtime, inputs) for name, detector in detectors.items()},
+         settings.turns, lambda one, other: bool((one[1] - other[1]).abs().mean() < 0.01))
+    print("\nsmall networks, on noise in which neither finds anything: not the same network")
+    rows += rows_of("image to boxes, small networks", race(small_networks(), settings.turns,
+                                                           lambda one, other: one == other == 0))
+    if settings.test_list:
+        records, _ = read_list(settings.test_list)
+        for name, detector in detectors.items():
+            print(f"{name:<24} mAP@0.5 {100 * mean_ap(detector.evaluate(records)[0]):.2f}")
+    report(rows, settings.json_path)
+
+
+def open_all(path, settings):
+    """Return {name: SSD} of all KINDS, exporting what is missing."""
     files, folder = {"": path}, make_folder(settings.folder)
     for precision in ("fp32", "int8"):
         files[precision] = str(folder / f"{precision}.onnx")
@@ -60,34 +95,46 @@ def main(settings: RuntimesSettings) -> None:
             SSD(SSDSettings(model_path=path)).export(
                 files[precision], outputs="boxes", precision=precision, force=True,
                 train_list=settings.train_list, val_list=settings.val_list)
-    detectors = {name: SSD(SSDSettings(model_path=files[file], device="cpu", precision=precision,
-                                       runtime=runtime or "auto"))
-                 for name, (file, runtime, precision) in KINDS.items()}
-    with tempfile.TemporaryDirectory() as made:
-        theirs, _ = as_torchvision(path, Path(made))
-    spec = detectors["PyTorch fp32"].spec
-    theirs.anchor_generator = DefaultBoxGenerator(
-        spec.aspect_ratios, scales=[size / spec.size for size in spec.anchors_size],
-        steps=spec.steps)
-    image = str(resolve(settings.image))
-    print(f"\nfrom {settings.image} to boxes")
-    race({"torchvision fp32": partial(detect_theirs, theirs, image)}
-         | {name: partial(detect_ours, detector, image) for name, detector in detectors.items()},
-         settings.turns, alike)
-    print("\nnetwork and decoding alone")
-    inputs = read_input(image, spec)[0][None]
-    race({name: partial(detector.runtime, inputs) for name, detector in detectors.items()},
-         settings.turns, lambda one, other: bool((one[1] - other[1]).abs().mean() < 0.01))
-    if settings.test_list:
-        records, _ = read_list(settings.test_list)
-        for name, detector in detectors.items():
-            print(f"{name:<24} mAP@0.5 {100 * mean_ap(detector.evaluate(records)[0]):.2f}")
+    return {name: SSD(SSDSettings(model_path=files[file], device="cpu", precision=precision,
+                                  runtime=runtime or "auto"))
+            for name, (file, runtime, precision) in KINDS.items()}
+
+
+def small_networks():
+    """Return {name: call that counts boxes} of torchvision's SSDLite and this project's smallest.
+
+    Both have random weights, 20 classes and a background that wins everywhere.
+    """
+    lite = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21).eval()
+    ours = SSDNet(21, build_spec("mobilenetv2", 300)).eval()
+    for heads in (lite.head.classification_head.module_list, ours.conf):
+        for head in heads:
+            last = head[-1] if isinstance(head, torch.nn.Sequential) else head
+            with torch.no_grad():
+                last.weight.zero_()
+                last.bias.view(-1, 21)[:, 0] = 20
+    names = tuple(str(label) for label in range(20))
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/small.pth"
+        save_checkpoint(path, Checkpoint(ours.spec, names, ours.state_dict(), {}, {}))
+        detectors = {f"MobileNetV2 300, {precision}": SSD(path, device="cpu", precision=precision)
+                     for precision in ("fp32", "bf16")}
+    noise = np.random.default_rng(0).integers(256, size=(480, 640, 3), dtype=np.uint8)
+    batch = [torch.from_numpy(noise).permute(2, 0, 1) / 255]
+
+    def theirs():
+        with torch.inference_mode():
+            return len(lite(batch)[0]["boxes"])
+
+    return {"torchvision SSDLite320 fp32": theirs} | {
+        name: lambda detector=detector: len(detector.detect_batch([noise], **SCORING)[0].boxes)
+        for name, detector in detectors.items()}
 
 
 def alike(found, other):
     """Tell whether nearly all that one sees clearly the other sees too, and the reverse."""
     def share(one, two):
-        clear = one[1] > 0.5
+        clear = one[1] > 0.3
         overlap = pairwise_iou(one[0][clear], two[0])
         partners = ((overlap > 0.8) & (one[2][clear][:, None] == two[2]) &
                     (np.abs(one[1][clear][:, None] - two[1]) < 0.2))

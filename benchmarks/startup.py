@@ -1,0 +1,105 @@
+"""Seconds and memory from nothing to the boxes of one image: a process of its own each time.
+
+    python -m benchmarks.startup --model_path logs/run/best.pth
+
+torchvision's script does what its documentation says, with the same weights; torch.load reads them.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.inference import both_ways
+from benchmarks.table import Row, report
+from utils.cli import ROOT, UserError, resolve, run
+
+PROJECT = """
+import os, sys
+weights, classes, image, precision = sys.argv[1:]
+from ssd import SSD
+found = SSD(weights, classes_path=classes, device="cpu", precision=precision).detect(image)
+scores = found.scores.tolist()
+"""
+TORCHVISION = """
+import sys
+weights, classes, image, _ = sys.argv[1:]
+import torch
+from torchvision.io import read_image
+from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
+network = ssd300_vgg16(weights=None, weights_backbone=None,
+                       num_classes=len(open(classes).read().splitlines()) + 1)
+network.load_state_dict(torch.load(weights))
+network.eval()
+with torch.no_grad():
+    found = network([SSD300_VGG16_Weights.COCO_V1.transforms()(read_image(image))])[0]
+scores = found["scores"].tolist()
+"""
+# Printed at the end: the scores, and the most memory of the process, in bytes.
+ENDING = """
+import json
+try:
+    import resource
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024)
+except ImportError:
+    most = float("nan")
+print("\\n" + json.dumps([scores, most]))
+"""
+SIDES = {"torchvision fp32": (TORCHVISION, "fp32"), "fp32": (PROJECT, "fp32"),
+         "auto": (PROJECT, "auto")}
+
+
+@dataclass(frozen=True)
+class StartupSettings:
+    """What is timed."""
+
+    # A detector of VGG16 at 300 pixels; "" takes the newest best.pth under logs.
+    model_path: str = ""
+    # A JPEG file.
+    image: str = "img/demo.jpg"
+    turns: int = 3
+    # File for the figures; "" for none.
+    json_path: str = ""
+
+
+def main(settings: StartupSettings) -> None:
+    """Start each side in turns; see that all find the same best score; print medians."""
+    found = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        _, flags = both_ways(settings.model_path, Path(folder), "cpu")
+        for _ in range(1 + settings.turns):  # the first one fills the caches of the disk
+            for side, results in found.items():
+                results.append(start(side, flags, str(resolve(settings.image))))
+    best = [results[0][0][0] for results in found.values()]
+    if max(best) - min(best) > 0.02:
+        raise UserError(f"the sides do not find the same: best scores {best}.")
+    seconds, memory = ({side: statistics.median(result[k] for result in results[1:])
+                        for side, results in found.items()} for k in (1, 2))
+    (other, *ours) = SIDES
+    report([Row("start to first boxes", side, seconds[side], other, seconds[other])
+            for side in ours] +
+           [Row("most memory of that", side, memory[side], other, memory[other], "B")
+            for side in ours], settings.json_path)
+
+
+def start(side, flags, image):
+    """Return (scores, seconds, bytes) of one process."""
+    script, precision = SIDES[side]
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", script + ENDING, flags["model_path"],
+                           flags["classes_path"], image, precision], cwd=ROOT,
+                          stdout=subprocess.PIPE, text=True)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise UserError(f"{side} failed.")
+    scores, memory = json.loads(done.stdout.splitlines()[-1])
+    return scores, seconds, memory
+
+
+if __name__ == "__main__":
+    run(main, StartupSettings)

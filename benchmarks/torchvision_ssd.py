@@ -1,0 +1,88 @@
+"""torchvision's ssd300_vgg16 beside this project's: the same weights, its own ways."""
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+from torchvision.models.detection import ssd300_vgg16
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.transforms import v2
+
+from nets.backbones import rename
+from nets.families import TORCHVISION
+from utils.data.augment import CROP_TRIALS
+
+
+def as_torchvision(network, *, same_priors):
+    """Return torchvision's SSD300 in eval mode with the weights of an SSDNet of VGG16 at 300.
+
+    With `same_priors` it has the network's; else its own, which are as the paper's and clipped.
+    """
+    theirs = ssd300_vgg16(weights=None, weights_backbone=None,
+                          num_classes=network.num_classes).eval()
+    places = rename({name: name for name in theirs.state_dict()}, TORCHVISION)
+    theirs.load_state_dict({places[name]: value for name, value in network.state_dict().items()})
+    if same_priors:
+        spec = network.spec
+        theirs.anchor_generator = DefaultBoxGenerator(
+            spec.aspect_ratios, scales=[size / spec.size for size in spec.anchors_size],
+            steps=spec.steps, clip=False)
+    return theirs
+
+
+class Distort(v2.RandomPhotometricDistort):
+    """SSD's colour changes: torchvision swaps channels besides, half of the time."""
+
+    def make_params(self, flat_inputs):
+        return super().make_params(flat_inputs) | {"channel_permutation": None}
+
+
+def augmentations(mean):
+    """Return the SSD augmentation as torchvision's references write it, with SSD's numbers."""
+    fill = {tv_tensors.Image: mean, "others": 0}
+    return [Distort(hue=(-0.1, 0.1)), v2.RandomZoomOut(fill=fill),
+            v2.RandomIoUCrop(trials=CROP_TRIALS), v2.RandomHorizontalFlip()]
+
+
+def read_sample(record, chain):
+    """Make one sample of a Record with torchvision alone: a dict of image, boxes, labels."""
+    image = tv_tensors.Image(decode_jpeg(read_file(str(record.path)), mode=ImageReadMode.RGB))
+    boxes = tv_tensors.BoundingBoxes(record.boxes_px, format="XYXY", canvas_size=image.shape[-2:])
+    return chain({"image": image, "boxes": boxes, "labels": torch.from_numpy(record.labels)})
+
+
+class ReferenceImages(Dataset):
+    """Records as torchvision's reference training reads them; the network resizes."""
+
+    def __init__(self, records, spec):
+        self.records = records
+        self.chain = v2.Compose([*augmentations(spec.mean), v2.SanitizeBoundingBoxes(),
+                                 v2.ToDtype(torch.float32, scale=True)])
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        sample = read_sample(self.records[index], self.chain)
+        return sample["image"], {"boxes": sample["boxes"], "labels": sample["labels"] + 1}
+
+
+def reference_loader(records, spec, batch_size, num_workers):
+    """Return the loader of torchvision's reference training."""
+    return DataLoader(ReferenceImages(records, spec), batch_size, shuffle=True, drop_last=True,
+                      num_workers=num_workers, collate_fn=lambda samples: tuple(zip(*samples)))
+
+
+def reference_loss(network, images, targets, device):
+    """Return the loss of torchvision's network for lists of images and of targets."""
+    images = [image.to(device) for image in images]
+    targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
+    return sum(network.train()(images, targets).values())
+
+
+def batch_as_lists(batch):
+    """Return a Batch of this project's loader as lists of images and of targets."""
+    size = batch.images.shape[-1]
+    return list(batch.images / 255), [
+        {"boxes": boxes[labels >= 0] * size, "labels": labels[labels >= 0] + 1}
+        for boxes, labels in zip(batch.boxes, batch.labels)]
