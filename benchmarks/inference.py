@@ -27,7 +27,7 @@ from nets.families import TORCHVISION
 from ssd import SCORING, SSD, SSDSettings
 from utils.boxes import to_cxcywh
 from utils.checkpoint import newest_checkpoint
-from utils.cli import resolve, run
+from utils.cli import UserError, resolve, run
 from utils.image import read_input
 from utils.postprocess import decode_scores, select
 from utils.spec import SSDSpec
@@ -56,7 +56,7 @@ def main(settings: InferenceSettings) -> None:
     if settings.compile:
         kinds["auto, compiled"] = {"precision": "auto", "compile": True}
     with tempfile.TemporaryDirectory() as folder:
-        theirs, flags = as_torchvision(settings.model_path, Path(folder))
+        theirs, flags = as_torchvision(weights_path(settings.model_path), Path(folder))
         detectors = {name: SSD(SSDSettings(device="cpu", **flags, **kind))
                      for name, kind in kinds.items()}
     image = str(resolve(settings.image))
@@ -72,9 +72,18 @@ def main(settings: InferenceSettings) -> None:
         race_postprocessing(num_classes, settings.turns)
 
 
+def weights_path(model_path):
+    """Return the path of a detector: the one named, else the newest; UserError without any."""
+    path = model_path or newest_checkpoint("logs")
+    if not path:
+        raise UserError("there is no best.pth under logs; set model_path to a detector of VGG16 at "
+                        "300 pixels.")
+    return str(path)
+
+
 def as_torchvision(model_path, folder):
     """Return torchvision's network with a detector's weights, and flags to read them here too."""
-    network, names = read_network(model_path or newest_checkpoint("logs"))
+    network, names = read_network(model_path)
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=len(names) + 1).eval()
     places = rename({name: name for name in theirs.state_dict()}, TORCHVISION)
     theirs.load_state_dict({places[name]: value for name, value in network.state_dict().items()})

@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 
-from benchmarks.inference import as_torchvision, detect_ours, detect_theirs
+from benchmarks.inference import as_torchvision, detect_ours, detect_theirs, weights_path
 from benchmarks.race import race
 from ssd import SSD, SSDSettings
 from utils.boxes import pairwise_iou
-from utils.checkpoint import newest_checkpoint
 from utils.cli import make_folder, resolve, run
 from utils.data.annotations import read_list
 from utils.evaluation.voc_ap import mean_ap
@@ -52,7 +51,7 @@ class RuntimesSettings:
 
 def main(settings: RuntimesSettings) -> None:
     """Export what is missing; race from file to boxes, then the network alone; mAP of each."""
-    path = settings.model_path or str(newest_checkpoint("logs"))
+    path = weights_path(settings.model_path)
     files, folder = {"": path}, make_folder(settings.folder)
     for precision in ("fp32", "int8"):
         files[precision] = str(folder / f"{precision}.onnx")
