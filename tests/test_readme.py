@@ -28,6 +28,7 @@ LEFT_OUT = {
     "python -m pip install": "a download",
     "make demo": "minutes; its recipe is compared with the demo by hand",
     "make test": "minutes; this is part of it",
+    "python -m pytest": "the same",
     "tensorboard": "does not end",
     "source .venv/bin/activate": "for a shell",
 }
