@@ -23,8 +23,8 @@ demo: .venv/installed
 	    --input_shape 260 260 --epochs 10 --learning_rate 4e-3 --eval_period 5
 	$(BIN)/python get_map.py --test_list $(DEMO)/2007_test.txt --save_dir $(DEMO)/logs \
 	    --map_out_path $(DEMO)/map_out
-	$(BIN)/python predict.py --mode dir_predict --save_dir $(DEMO)/logs \
-	    --dir_origin_path $(DEMO)/held_out --dir_save_path $(DEMO)/img_out
+	$(BIN)/python predict.py $(DEMO)/held_out --save_dir $(DEMO)/logs \
+	    --dir_save_path $(DEMO)/img_out
 
 .venv/installed: requirements.txt tests/requirements.txt
 	$(PYTHON) -m venv .venv

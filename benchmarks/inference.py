@@ -28,7 +28,7 @@ from nets.build import read_network
 from ssd import SCORING, SSD, SSDSettings
 from utils.boxes import to_cxcywh
 from utils.checkpoint import newest_checkpoint
-from utils.cli import resolve, run
+from utils.cli import UserError, resolve, run
 from utils.image import read_input
 from utils.postprocess import decode_scores, select
 from utils.spec import SSDSpec
@@ -47,8 +47,6 @@ class InferenceSettings:
     turns: int = 15
     # "cpu", or "cuda" for both sides.
     device: str = "cpu"
-    # Also a network compiled by PyTorch, which needs a C++ compiler.
-    compile: bool = False
     # File for the figures; "" for none.
     json_path: str = ""
 
@@ -56,8 +54,6 @@ class InferenceSettings:
 def main(settings: InferenceSettings) -> None:
     """Race from file to boxes, then the stages of ours, then the postprocessing alone."""
     kinds = {"fp32": {"precision": "fp32"}, "auto": {"precision": "auto"}}
-    if settings.compile:
-        kinds["auto, compiled"] = {"precision": "auto", "compile": True}
     with tempfile.TemporaryDirectory() as folder:
         theirs, flags = both_ways(settings.model_path, Path(folder), settings.device)
         detectors = {f"PyTorch {name}": SSD(SSDSettings(device=settings.device, **flags, **kind))
@@ -80,6 +76,15 @@ def main(settings: InferenceSettings) -> None:
     report(rows, settings.json_path, settings.device)
 
 
+def weights_path(model_path):
+    """Return the path of a detector: the one named, else the newest; UserError without any."""
+    path = model_path or newest_checkpoint("logs")
+    if not path:
+        raise UserError("there is no best.pth under logs; set model_path to a detector of VGG16 at "
+                        "300 pixels.")
+    return str(path)
+
+
 def share_of_peak(detector, seconds):
     """Return the operations of one image, by what the device multiplies in those seconds."""
     done = operations(detector.network, detector.spec.size)
@@ -88,7 +93,7 @@ def share_of_peak(detector, seconds):
 
 def both_ways(model_path, folder, device):
     """Return torchvision's network with a detector's weights, and flags to read them here too."""
-    network, names = read_network(model_path or newest_checkpoint("logs"))
+    network, names = read_network(weights_path(model_path))
     theirs = as_torchvision(network, same_priors=False)
     torch.save(theirs.state_dict(), folder / "weights.pth")
     (folder / "classes.txt").write_text("\n".join(names), encoding="utf-8")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-from benchmarks.inference import detect_ours, detect_theirs
+from benchmarks.inference import detect_ours, detect_theirs, weights_path
 from benchmarks.machine import operations, peak
 from benchmarks.race import race
 from benchmarks.table import report, rows_of
@@ -24,7 +24,7 @@ from benchmarks.torchvision_ssd import as_torchvision
 from nets.ssd import SSDNet, build_spec
 from ssd import SCORING, SSD, SSDSettings
 from utils.boxes import pairwise_iou
-from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.cli import make_folder, resolve, run
 from utils.data.annotations import read_list
 from utils.evaluation.voc_ap import mean_ap
@@ -59,7 +59,7 @@ class RuntimesSettings:
 
 def main(settings: RuntimesSettings) -> None:
     """Export what is missing; race from file to boxes, then the network alone; mAP of each."""
-    path = settings.model_path or str(newest_checkpoint("logs"))
+    path = weights_path(settings.model_path)
     detectors = open_all(path, settings)
     spec, image = detectors["PyTorch fp32"].spec, str(resolve(settings.image))
     theirs = as_torchvision(detectors["PyTorch fp32"].network, same_priors=True)
