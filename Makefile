@@ -1,12 +1,16 @@
-# Two commands on a fresh machine: make demo, make test. Both install what they need into .venv.
+# On a fresh machine: make demo, make test, make bench. They install what they need into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: demo test fuzz clean-demo
+.PHONY: demo test bench fuzz clean-demo
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests
+
+# Times of all tasks beside their references; FLAGS=--help lists what can be set.
+bench: .venv/installed
+	$(BIN)/python -m benchmarks $(FLAGS)
 
 # Spoils files and settings until the project errs; another SEED tries others.
 SEED ?= 0

@@ -24,11 +24,11 @@ from typing import Literal
 
 import torch
 
-from nets.build import new_network
 from benchmarks.machine import operations, peak, wait
 from benchmarks.table import Row, report
 from benchmarks.torchvision_ssd import (as_torchvision, batch_as_lists, reference_loader,
                                         reference_loss)
+from nets.build import new_network
 from utils.cli import ROOT, UserError, run
 from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
