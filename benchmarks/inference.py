@@ -44,8 +44,6 @@ class InferenceSettings:
     # A JPEG file.
     image: str = "img/demo.jpg"
     turns: int = 15
-    # Also a network compiled by PyTorch, which needs a C++ compiler.
-    compile: bool = False
     # File for the figures; "" for none.
     json_path: str = ""
 
@@ -53,8 +51,6 @@ class InferenceSettings:
 def main(settings: InferenceSettings) -> None:
     """Race from file to boxes, then the stages of ours, then the postprocessing alone."""
     kinds = {"fp32": {"precision": "fp32"}, "auto": {"precision": "auto"}}
-    if settings.compile:
-        kinds["auto, compiled"] = {"precision": "auto", "compile": True}
     with tempfile.TemporaryDirectory() as folder:
         theirs, flags = as_torchvision(settings.model_path, Path(folder))
         detectors = {name: SSD(SSDSettings(device="cpu", **flags, **kind))

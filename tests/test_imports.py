@@ -19,7 +19,7 @@ ORDER = {
                         "map_page advice compare scoring",
     "utils.media": "frames outputs viewer",
     "nets": "vgg backbones ssd first_scale download families weight_files backbone_weights "
-             "transfer build runtime onnx_runtime quantise export inspection",
+             "transfer build runtime onnx_runtime opening quantise export inspection",
 }
 # What a package may import beside itself; the files of utils are open to all packages.
 KNOWS = {

@@ -4,7 +4,8 @@ A window is `spec.tile` pixels of the original image on each side, so that an ob
 size at the network's input wherever and in however large an image it lies.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -76,6 +77,23 @@ def cut_window(image: np.ndarray, window: Sequence[int], spec: SSDSpec) -> np.nd
         part = cv2.copyMakeBorder(part, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT,
                                   value=spec.mean)
     return part
+
+
+def inputs_to_learn(images: Iterable[tuple[str | Path, np.ndarray]], spec: SSDSpec
+                    ) -> Iterator[np.ndarray]:
+    """Yield the network input of each (path, (G, 4) boxes in pixels), without augmentation.
+
+    Of an image that is looked at in windows it is one window, drawn as in training; by its place
+    alone, so that it is the same again. Raises UserError for an image that cannot be read.
+    """
+    for number, (path, boxes_px) in enumerate(images):
+        if not spec.tile:
+            yield read_input(path, spec)[0]
+            continue
+        image = as_rgb_array(path)
+        window = draw_window(boxes_px, image.shape[1::-1], spec.tile,
+                             np.random.default_rng(number))
+        yield resize_to_input(cut_window(image, window, spec), spec)
 
 
 def in_own_windows(boxes_px: np.ndarray, size: Sequence[int], tile: int) -> np.ndarray:
