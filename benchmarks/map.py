@@ -122,7 +122,7 @@ def make_judge(found, records, classes, voc):
     from pycocotools.cocoeval import COCOeval
     names = [str(label) for label in range(classes)]
     truth = COCO()
-    truth.dataset = coco_ground_truth(records, names)
+    truth.dataset = coco_ground_truth(records, names, [None] * len(records))
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         results = list(coco_results(flatten_detections(found), records, names))
