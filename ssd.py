@@ -34,7 +34,7 @@ from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image
 from utils.postprocess import (MAX_PER_CLASS, MAX_PER_IMAGE, THRESHOLDS, Kept, NmsRule,
                                check_thresholds, select)
-from utils.tiling import detect_windows, read_to_detect
+from utils.tiling import check_rule, detect_windows, read_to_detect
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": MAX_PER_CLASS,
@@ -125,6 +125,7 @@ class SSD:
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
         class_numbers(settings.classes, self.class_names)
+        check_rule(settings.nms, self.spec)
 
     @property
     def network(self) -> SSDNet:

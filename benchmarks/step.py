@@ -127,7 +127,7 @@ def make_trainer(settings, plain):
     records, names = read_list(settings.train_list)
     torch.manual_seed(0)
     network = new_network("vgg", 300, len(names), backbone_weights="",
-                          image_paths=[record.path for record in records])
+                          images=[record[:2] for record in records])
     cpu = torch.device("cpu")
     precision = set_precision("fp32" if plain else "auto", cpu)
     if plain:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-import torchvision
 
 from utils.boxes import decode, pairwise_iou
 from utils.cli import UserError, check_value
+from utils.nms import nms as nms_of
 from utils.spec import SSDSpec
 
 MAX_PER_CLASS, MAX_PER_IMAGE = 400, 200  # the paper's
@@ -129,7 +129,7 @@ def suppress(boxes, scores, mask, nms_iou, limits):
     for class_boxes, class_scores, places in zip(*own):
         best = slice(max_per_class or None)
         if len(places):
-            kept.append(places[torchvision.ops.nms(class_boxes[best], class_scores[best], nms_iou)])
+            kept.append(places[nms_of(class_boxes[best], class_scores[best], nms_iou)])
     chosen = ranked[torch.cat(kept).sort().values[:max_per_image or None]]
     return Kept(boxes[chosen], scores[chosen], labels[chosen])
 
@@ -143,7 +143,7 @@ def _suppress_otherwise(boxes, scores, confidence, nms_iou, limits):
     labels, priors = above.t().nonzero(as_tuple=True)
     boxes, scores, labels = (x.cpu() for x in (boxes[priors], scores[priors, labels], labels))
     if nms == "agnostic":
-        chosen = torchvision.ops.nms(boxes, scores, nms_iou)
+        chosen = nms_of(boxes, scores, nms_iou)
     else:
         scores = scores.clone()
         for label in labels.unique():

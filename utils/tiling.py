@@ -10,11 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torchvision
 
 from utils.boxes import pairwise_iou
 from utils.cli import UserError
 from utils.image import as_rgb_array, boxes_to_pixels, read_input, resize_to_input
+from utils.nms import nms as nms_of
 from utils.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule
 from utils.spec import SSDSpec
 
@@ -116,6 +116,13 @@ def read_to_detect(image, spec: SSDSpec) -> tuple[np.ndarray, tuple[int, int]]:
     return array, array.shape[1::-1]
 
 
+def check_rule(nms: NmsRule | None, spec: SSDSpec) -> None:
+    """Raise UserError for a rule of suppression that windows cannot be merged by."""
+    if spec.tile and nms == "soft":
+        raise UserError('nms = "soft" is not there for weights that look at windows (tile = '
+                        f'{spec.tile}); take "class".')
+
+
 def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
                    look: Callable[[list[np.ndarray], dict], list[Kept]],
                    limits: dict[str, float]) -> list[Kept]:
@@ -124,9 +131,7 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
     `look` takes network inputs and limits, those of `select`, and returns Kept, as NumPy
     arrays in fractions of the input. Returns those of each image in pixels, best first.
     """
-    if limits.get("nms") == "soft":
-        raise UserError('nms = "soft" is not there for weights that look at windows (tile = '
-                        f'{spec.tile}); take "class".')
+    check_rule(limits.get("nms"), spec)
     windows = [(k, window) for k, image in enumerate(images)
                for window in window_grid(*image.shape[1::-1], spec.tile)[0]]
     found = [[] for _ in images]
@@ -174,8 +179,8 @@ def merge_windows(found: Sequence[Kept], size: tuple[int, int], spec: SSDSpec, *
         group = order[(mine & (groups == label))[order]][:max_per_class or None]
         boxes[group], best = _join(boxes[group], cut[group], numbers[group], windows)
         group = group[best]
-        kept.append(group[torchvision.ops.nms(
-            *map(torch.from_numpy, (boxes[group], scores[group])), nms_iou).numpy()])
+        kept.append(group[nms_of(*map(torch.from_numpy, (boxes[group], scores[group])),
+                                 nms_iou).numpy()])
     kept = np.concatenate([np.zeros(0, int), *kept])
     best = kept[np.argsort(-scores[kept], kind="stable")][:max_per_image or None]
     return Kept(boxes[best], scores[best], labels[best])

@@ -9,7 +9,6 @@ from torch import nn
 
 from nets.runtime import TorchRuntime, inference_copy
 from nets.ssd import SSDNet, build_spec
-from utils.cli import UserError
 from utils.image import normalise, stack_inputs
 from utils.postprocess import decode_scores
 

@@ -1,4 +1,4 @@
-"""Detections of whole lists, and val mAP for a training: a bad image costs a figure, not the run."""
+"""Detections of lists; val mAP for a training: a bad image costs a figure, not the run."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain
