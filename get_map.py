@@ -17,7 +17,8 @@ from utils.distributed import (check_alike, check_device, first_ahead, on_first,
 from utils.evaluation.advice import advise
 from utils.evaluation.assignment import Found, flatten_detections, flatten_records
 from utils.evaluation.compare import compare_folders
-from utils.evaluation.detection_files import detection_writers, image_ids, read_detections
+from utils.evaluation.detection_files import (detection_writers, image_ids, image_sizes,
+                                              read_detections)
 from utils.evaluation.map_page import Measurement, as_values, measure, write_report
 from utils.evaluation.map_report import (format_results, plot_confusion, plot_errors,
                                          plot_precision_recall)
@@ -70,9 +71,10 @@ def main(settings: MapSettings) -> None:
         if not settings.detections:
             found = detect(settings, records, names)
         if rank() == 0:
-            found = found or read_detections(settings.detections, records, names,
+            sizes = image_sizes(records)
+            found = found or read_detections(settings.detections, records, names, sizes,
                                              ids_path=settings.detections_ids)
-            faults = write_files(folder, detection_writers(found, records, names))
+            faults = write_files(folder, detection_writers(found, records, names, sizes))
             it = measure(found, flatten_records(records), names, len(records))
             report(settings, it, records, folder, faults)
 

@@ -31,6 +31,7 @@ from utils.image import image_size
 from utils.media.frames import Finder
 from utils.media.outputs import ImageFormat
 from utils.media.viewer import Viewer
+from utils.tiling import window_grid
 
 FPS_SECONDS = 3  # for each batch size
 
@@ -139,10 +140,14 @@ def fps(detector: SSD, settings: PredictSettings) -> None:
     paths = [source.path for name in names for source in finder.find(name) if not source.is_video]
     if not paths or not settings.batch_sizes or min(settings.batch_sizes) < 1:
         raise UserError("fps needs an image, named or in dir_origin_path, and batch_sizes from 1.")
-    size = "x".join(map(str, image_size(paths[0])))
-    print(f"{printable(shorten(paths[0]))}, {size}; {detector.runtime.name} in "
+    (width, height), batch_sizes = image_size(paths[0]), settings.batch_sizes
+    print(f"{printable(shorten(paths[0]))}, {width}x{height}; {detector.runtime.name} in "
           f"{detector.precision} on {detector.device}, {torch.get_num_threads()} threads")
-    print(measure_speed(detector.runtime, paths[0], settings.batch_sizes, seconds=FPS_SECONDS,
+    if tile := detector.spec.tile:
+        batch_sizes = (1,)
+        print(f"windows of {tile} px, {len(window_grid(width, height, tile)[0])} an image; images "
+              "are looked at one at a time")
+    print(measure_speed(detector.runtime, paths[0], batch_sizes, seconds=FPS_SECONDS,
                         confidence=settings.confidence, nms_iou=settings.nms_iou))
 
 

@@ -10,45 +10,35 @@ import copy
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from nets.build import read_network
 from nets.export import ExportPrecision, export
 from nets.families import FAMILIES
-from nets.onnx_runtime import Outputs, RuntimeName, open_exported
-from nets.quantise import CALIBRATED
-from nets.runtime import Runtime, TorchRuntime
+from nets.onnx_runtime import Outputs, RuntimeName
+from nets.opening import hold_network, open_detector
+from nets.quantise import calibration_inputs
 from nets.ssd import SSDNet
-from utils.ahead import ahead, batched
-from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from utils.cli import UserError, check_fields, check_file, check_value, typed_path
-from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
-from utils.detections import Detections
-from utils.device import pick_device, set_precision
-from utils.distributed import gather, rank, world_size
+from utils.ahead import read_ahead
+from utils.checkpoint import Checkpoint, save_checkpoint
+from utils.cli import UserError, check_fields, check_value
+from utils.data.annotations import Record, read_class_names, read_records
+from utils.detections import Detections, class_numbers
 from utils.draw import draw_detections
+from utils.evaluation.scoring import detect_records
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
-from utils.image import as_rgb_array, boxes_to_pixels, read_input
-from utils.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule, select
-from utils.tiling import detect_windows, read_to_detect
+from utils.image import ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image
+from utils.postprocess import (MAX_PER_CLASS, MAX_PER_IMAGE, THRESHOLDS, Kept, NmsRule,
+                               check_thresholds, select)
+from utils.tiling import check_rule, detect_windows, read_to_detect
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": MAX_PER_CLASS,
            "max_per_image": MAX_PER_IMAGE}
-READERS = 2  # threads that read images ahead of the network
-# Lowest and highest value of thresholds.
-LIMITS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),
-          "max_per_image": (0, math.inf)}
-
-# What `SSD.detect` takes.
-ImageInput = str | os.PathLike | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,8 @@ class WeightsSettings:
 
     # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
     device: str = "auto"
-    # "fp32" gives the same numbers everywhere; bf16 and fp16 are faster where hardware has them.
+    # "fp32" gives the same numbers everywhere. "auto" is bf16 where the processor or GPU multiplies
+    # it: twice as fast, boxes a pixel and mAP a few tenths of a point off. fp16 is for older GPUs.
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     # What runs .onnx files. "auto": OpenVINO on Intel's processors and in bf16, else ONNX Runtime.
     runtime: RuntimeName = "auto"
@@ -95,15 +86,6 @@ class SSDSettings(WeightsSettings):
     nms: NmsRule = "class"
     # Names of the classes to look for; without any, all of them.
     classes: tuple[str, ...] = ()
-
-    # ---- Speed ----
-
-    # As above; "auto" is bf16 where the processor or GPU multiplies it, which moves mAP by less
-    # than 0.1 points and boxes by less than they err. get_map.py scores in fp32 unless told.
-    precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
-    # True has PyTorch compile the network at the first image: a C++ compiler and half a minute for
-    # a network that is then faster.
-    compile: bool = False
 
 
 class SSD:
@@ -131,24 +113,18 @@ class SSD:
             raise TypeError(f"expected a path or SSDSettings(model_path=...), got "
                             f"{type(settings).__name__}")
         settings = replace(settings, **changes)
-        check_fields(settings, LIMITS)
+        check_fields(settings, THRESHOLDS)
         self.settings = settings
-        if network is None:
-            self.runtime = _load(settings)
-        else:
-            device = _device_of(network, settings, class_names)
-            self.runtime = TorchRuntime(network, class_names, owned=False,
-                                        precision=set_precision(settings.precision, device))
+        self.runtime = _load(settings) if network is None else hold_network(
+            network, class_names, device=settings.device, precision=settings.precision)
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
-        self._numbers(settings.classes)
+        class_numbers(settings.classes, self.class_names)
+        check_rule(settings.nms, self.spec)
 
     @property
     def network(self) -> SSDNet:
         """The network that PyTorch runs; UserError where something else runs an exported one."""
-        if not isinstance(self.runtime, TorchRuntime):
-            raise UserError(f"{self.settings.model_path}: {self.runtime.name} runs this file; for "
-                            "the network itself, take the checkpoint that it was exported from.")
         return self.runtime.network
 
     def detect(self, image: ImageInput) -> Detections:
@@ -176,8 +152,9 @@ class SSD:
         `thresholds` are confidence, nms_iou, max_per_class, max_per_image, nms, classes, in place
         of the settings'. Takes a list of what `detect` takes, returns a list of what it returns.
         """
-        _check_call(images, thresholds)
-        images = [_find(image) for image in images]
+        check_thresholds(thresholds)
+        check_images(images)
+        images = [find_image(image) for image in images]
         if not images:
             return []
         inputs, sizes = zip(*(read_to_detect(image, self.spec) for image in images))
@@ -200,21 +177,17 @@ class SSD:
             (source as it was given, (H, W, 3) uint8 RGB array or None, Detections), in order. An
             image that cannot be read has a UserError in place of its Detections.
         """
-        _check_call(images, thresholds)
+        check_thresholds(thresholds)
+        check_images(images)
         # Of large images few are held at a time: their windows fill the passes.
-        return self._stream(images, 1 if self.spec.tile else batch_size, keep_images, thresholds)
-
-    def _stream(self, images, batch_size, keep_images, thresholds):
-        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as runner:
-            read = ahead(readers, partial(self._read, keep_image=keep_images), images, batch_size)
-            for batch in ahead(runner, partial(self._detect_read, thresholds=thresholds),
-                               batched(read, batch_size), 1):
-                yield from batch
+        return read_ahead(images, partial(self._read, keep_image=keep_images),
+                          partial(self._detect_read, thresholds=thresholds),
+                          batch_size=1 if self.spec.tile else batch_size)
 
     def _read(self, source, keep_image):
         """Return (source, array or None, (input, size) or UserError)."""
         try:
-            image = _find(source)
+            image = find_image(source)
             array = as_rgb_array(image) if keep_image else None
             return source, array, read_to_detect(image if array is None else array, self.spec)
         except UserError as error:
@@ -229,7 +202,7 @@ class SSD:
 
     def detect_image(self, image: ImageInput) -> Image.Image:
         """Return the image with the objects found drawn on it, as a PIL image."""
-        array = as_rgb_array(_find(image))
+        array = as_rgb_array(find_image(image))
         return draw_detections(array, self.detect(array), self.class_names)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -254,11 +227,8 @@ class SSD:
         Raises UserError for a bad choice, list or path, a missing package, and too much lost.
         """
         check_value("max_loss", max_loss, float, (0, 100))
-        train, val = (self._own_records(name) if precision == "int8" else []
-                      for name in (train_list, val_list))
-        chosen = train[::math.ceil(len(train) / CALIBRATED) or 1]
-        inputs = (read_input(record.path, self.spec)[0] for record in tqdm(
-            chosen, desc="int8", unit="image", leave=False, disable=None))
+        train, val = (read_records(name, self.class_names, "the weights")
+                      if precision == "int8" else [] for name in (train_list, val_list))
         thresholds = SCORING | {"confidence": self.settings.confidence,
                                 "nms_iou": self.settings.nms_iou}
 
@@ -268,14 +238,9 @@ class SSD:
             return mean_ap(scored.evaluate(val)[0])
 
         export(self.network, self.class_names, path, outputs=outputs, precision=precision,
-               thresholds=thresholds, inputs=inputs, score=score,
+               thresholds=thresholds, score=score,
+               inputs=calibration_inputs([record[:2] for record in train], self.spec),
                max_loss=math.inf if force else max_loss)
-
-    def _own_records(self, list_path):
-        """Return the records of a list that has this detector's classes."""
-        records, names = read_list(list_path)
-        check_same_classes(self.class_names, "the weights", names, list_path)
-        return records
 
     def evaluate(self, records: list[Record], *, batch_size: int = 8
                  ) -> tuple[list[ClassResult], list[Detections]]:
@@ -293,36 +258,14 @@ class SSD:
 
         Ranks share the batches out, and all of them get the Detections of each image.
         """
-        chunks = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
-        found, error = [], None
-        try:
-            found = list(self._detect_chunks(chunks[rank()::world_size()]))
-        except UserError as an_error:
-            error = an_error
-        parts = gather((found, error))
-        for _, error in parts:
-            if error:
-                raise error
-        return [found for k in range(len(chunks))
-                for found in parts[k % len(parts)][0][k // len(parts)]]
-
-    def _detect_chunks(self, chunks):
-        """Yield the Detections of each list of records, with the thresholds for scoring."""
-        paths = [record.path for chunk in chunks for record in chunk]
-        found = self.detect_stream(paths, batch_size=max(map(len, chunks), default=1),
-                                   keep_images=False, nms="class", classes=(), **SCORING)
-        for chunk in tqdm(chunks, desc="mAP", unit="batch", leave=False, disable=None):
-            detections = [next(found)[2] for _ in chunk]
-            for error in detections:
-                if isinstance(error, UserError):
-                    raise error
-            yield detections
+        stream = partial(self.detect_stream, keep_images=False, nms="class", classes=(), **SCORING)
+        return detect_records(stream, records, batch_size)
 
     def _detect_inputs(self, inputs, sizes, thresholds):
         """Turn what `read_to_detect` returned of images into Detections in pixels."""
         rules = {name: getattr(self.settings, name)
                  for name in ("confidence", "nms_iou", "nms", "classes")} | thresholds
-        rules["classes"] = self._numbers(rules["classes"])
+        rules["classes"] = class_numbers(rules["classes"], self.class_names)
         if self.spec.tile:
             found = detect_windows(inputs, self.spec, self._detect_pass, rules)
         else:
@@ -335,63 +278,13 @@ class SSD:
         found = select(*self.runtime(np.stack(inputs)), self.spec, **rules)
         return [Kept(*(part.numpy() for part in kept)) for kept in found]
 
-    def _numbers(self, names):
-        """Return the numbers of classes; UserError for a name that is none of them."""
-        for name in names:
-            if name not in self.class_names:
-                raise UserError(f"classes: {name!r} is none of the detector's: "
-                                f"{', '.join(self.class_names[:30])}.")
-        return [self.class_names.index(name) for name in names]
 
-
-def _check_call(images, thresholds):
-    """Raise UserError for thresholds, TypeError for images that cannot be."""
-    for name, value in thresholds.items():
-        if name in LIMITS:
-            check_value(name, value, int if "max" in name else float, LIMITS[name])
-        elif name == "nms" and value not in get_args(NmsRule):
-            raise UserError(f"nms must be one of {', '.join(get_args(NmsRule))}, got {value!r}.")
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
-            images, "__iter__"):
-        raise TypeError(f"expected a list of images, got {type(images).__name__}")
-
-
-def _find(image):
-    """Return an image as it is, or its path where it was found, before anything is read."""
-    return check_file(typed_path(image)) if isinstance(image, (str, os.PathLike)) else image
-
-
-def _device_of(network, settings, class_names):
-    """Return the device that a given network lies on; ValueError where it does not fit."""
-    device, wanted = network.priors.device, pick_device(settings.device)
-    if settings.device != "auto" and (device.type != wanted.type or
-                                      wanted.index not in (None, device.index)):
-        raise ValueError(f"the network lies on {device}, the settings say {settings.device!r}")
-    if class_names is None or len(class_names) != network.num_classes - 1:
-        raise ValueError(f"the network has {network.num_classes - 1} classes, "
-                         f"class_names are {class_names}")
-    return device
-
-
-def _load(settings) -> Runtime:
+def _load(settings):
     """Return the Runtime of the file that the settings ask for, and say which it is."""
-    path = settings.model_path or newest_checkpoint(settings.save_dir)
-    if not path:
-        raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}.\nTrain "
-                        "with voc_annotation.py and train.py, or set model_path = \"coco\" or to "
-                        "a file.")
-    if os.path.isfile(path):  # where one stands; else in the repo
-        path = os.path.abspath(path)
     given = read_class_names(settings.classes_path) if settings.classes_path else None
-    if str(path).lower().endswith(".onnx"):
-        runtime = open_exported(path, device=settings.device, precision=settings.precision,
-                                runtime=settings.runtime)
-    else:
-        device = pick_device(settings.device)
-        precision = set_precision(settings.precision, device)
-        network, names = read_network(path, family=settings.weights_family, class_names=given)
-        runtime = TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True,
-                               compiled=settings.compile)
+    runtime = open_detector(settings.model_path, save_dir=settings.save_dir, class_names=given,
+                            family=settings.weights_family, device=settings.device,
+                            precision=settings.precision, runtime=settings.runtime)
     if given and given != runtime.class_names:
         print(f"note: {settings.classes_path} differs from the classes in the weights, which "
               f"are used: {', '.join(runtime.class_names)}")

@@ -21,25 +21,23 @@ from nets.families import FAMILIES
 from nets.ssd import SSDNet
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint
-from utils.cli import (UserError, check_fields, out_of_memory, run, settings_table, shared_fields,
-                       shorten, typed_flags)
+from utils.cli import check_fields, out_of_memory, run, settings_table, shared_fields, shorten
 from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import keep_freed_memory, pick_device, set_precision
-from utils.distributed import (check_device, join_batch_norm, on_first, process_group, rank,
-                               world_size)
+from utils.distributed import check_device, join_batch_norm, on_first, process_group, world_size
 from utils.evaluation.scoring import score_best, val_map
 from utils.training.board import Board
-from utils.training.checks import (LIMITS, check_batch_norm, check_images, check_length,
-                                   read_lists)
+from utils.training.checks import (LIMITS, check_agreement, check_batch_norm, check_images,
+                                   check_length, read_lists)
 from utils.training.optim import Schedule, make_optimizer
 from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
                                        hold_folder, resume_restarted)
-from utils.training.run_state import (MAY_CHANGE, check_basis, check_same_everywhere,
-                                      describe_basis, merge_settings, read_run, restoring)
 from utils.training.run_loop import restore, run_epochs
-from utils.training.summary import describe_end
+from utils.training.run_state import (check_basis, check_same_everywhere, describe_basis, read_run,
+                                      resumed_values)
+from utils.training.summary import describe_end, describe_start
 from utils.training.trainer import Objective, Trainer
 
 
@@ -193,11 +191,8 @@ def main(settings: TrainSettings) -> None:
 
 def resumed_settings(settings: TrainSettings, saved: Checkpoint, last: Path) -> TrainSettings:
     """Return the settings that a saved run goes on with; UserError for those it cannot take."""
-    with restoring(shorten(last)):
-        values = merge_settings(
-            asdict(settings), saved.settings, typed=typed_flags(), free=MAY_CHANGE,
-            defaults=(asdict(TrainSettings()), saved.run["defaults"]), place=shorten(last))
-    settings = TrainSettings(**values)
+    settings = TrainSettings(**resumed_values(asdict(settings), saved, asdict(TrainSettings()),
+                                              shorten(last)))
     check_settings(settings)
     return settings
 
@@ -223,7 +218,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
         network = on_first(lambda: build_network(settings, class_names, train_records))
     trainer = make_trainer(settings, network, train_records, device, precision)
     check_batch_norm(network, trainer.schedule)
-    check_images(val_records[rank()::world_size()], settings.val_list)
+    check_images(val_records, settings.val_list)
     scorer, exact_scorer = (
         SSD(SSDSettings(device=str(device), precision=kind), network=network,
             class_names=class_names) for kind in (precision, "fp32"))
@@ -236,9 +231,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
 
     with (nullcontext(last.parent) if saved else claim_folder(
             settings.save_dir, settings.run_name, table, again=bool(settings.resume))) as folder:
-        processes = f" with {world_size()} processes" if world_size() > 1 else ""
-        print(f"settings:\n{table}\nrunning on {device} in {precision}{processes}, "
-              f"results in {shorten(folder)}")
+        print(describe_start(folder, table, f"{device} in {precision}"))
         results = RunFolder(folder, save_period=settings.save_period)
         if saved:
             restore(trainer, results, saved, basis["machine"],
@@ -262,14 +255,10 @@ def check_settings(settings: TrainSettings) -> None:
     """Raise UserError for settings that cannot work, before anything is read."""
     check_fields(settings, LIMITS | {"num_workers": (0, max(16, 4 * (os.cpu_count() or 1)))})
     check_run_name(settings.run_name)
-    if len(set(settings.input_shape)) != 1:
-        raise UserError("input_shape must be square, such as (300, 300), "
-                        f"got {settings.input_shape}.")
-    if settings.early_stopping and not (settings.val_list and settings.eval_period):
-        raise UserError("early_stopping needs a val_list, and an eval_period of 1 or more.")
-    if settings.freeze_epochs and not (settings.model_path or settings.backbone_weights):
-        raise UserError("freeze_epochs needs pretrained weights: frozen random layers learn "
-                        'nothing. Set backbone_weights = "imagenet" or freeze_epochs = 0.')
+    check_agreement(input_shape=settings.input_shape,
+                    stops_early=settings.early_stopping > 0, freezes=settings.freeze_epochs > 0,
+                    measures=bool(settings.val_list and settings.eval_period),
+                    pretrained=bool(settings.model_path or settings.backbone_weights))
 
 
 def build_network(settings: TrainSettings, class_names: tuple[str, ...],
@@ -281,7 +270,7 @@ def build_network(settings: TrainSettings, class_names: tuple[str, ...],
                            anchors_size=settings.anchors_size,
                            aspect_ratios=settings.aspect_ratios,
                            letterbox=settings.letterbox_image, tile=settings.tile,
-                           image_paths=[record.path for record in records])
+                           images=[record[:2] for record in records])
     path = settings.model_classes_path
     return continued_network(settings.model_path, class_names, family=settings.weights_family,
                              old_names=read_class_names(path) if path else None,

@@ -36,7 +36,7 @@ def make_detector(path: Path, image: str, list_path: Path) -> None:
     torch.manual_seed(0)
     records, names = read_list(list_path)
     network = new_network("vgg", 300, len(names), backbone_weights="",
-                          image_paths=[record.path for record in records])
+                          images=[record[:2] for record in records])
     for head in network.conf:
         head.weight.data *= GAIN
     runtime = SSD(network=network, class_names=names, precision="fp32").runtime

@@ -200,7 +200,7 @@ def make_trainer(settings, plain):
     torch.manual_seed(0)
     with contextlib.redirect_stdout(io.StringIO()):
         network = new_network("vgg", 300, len(names), backbone_weights="",
-                              image_paths=[record.path for record in records])
+                              images=[record[:2] for record in records])
     device = torch.device(settings.device)
     precision = set_precision("fp32" if plain else "auto", device)
     network.to(device)

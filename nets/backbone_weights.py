@@ -32,7 +32,7 @@ def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
     file of another network.
     """
     entry = BACKBONES[backbone]
-    path = download(entry.imagenet.url) if source == "imagenet" else resolve(source)
+    path = download(entry.imagenet) if source == "imagenet" else resolve(source)
     values, place = read_tensor_file(path), shorten(path)
     if not isinstance(values, dict) or not all(
             isinstance(name, str) and torch.is_tensor(v) for name, v in values.items()):

@@ -1,4 +1,7 @@
-"""The backbones: one table, an entry of which is all that the project knows of one of them."""
+"""The backbones: one table, an entry of which is all that the project knows of one of them.
+
+torchvision is imported by those that are made of its layers alone: it takes a second or more.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -6,9 +9,6 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from torch import nn
-from torchvision.models import (MobileNet_V2_Weights, ResNet50_Weights, VGG16_Weights, WeightsEnum,
-                                mobilenet_v2, resnet50)
-from torchvision.models.mobilenetv2 import InvertedResidual
 
 from nets.vgg import decimate_classifier, make_vgg16
 
@@ -18,6 +18,7 @@ EXTRAS_512 = ((512, 256, 3, 2, 1), *((256, 128, 3, 2, 1),) * 3, (256, 128, 4, 1,
 # Output channels and expansion of MobileNetV2's extra inverted residuals.
 EXTRAS_MOBILENET = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))
 
+TORCHVISION_FILES = "https://download.pytorch.org/models"
 VGG_STEPS = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)}
 
 
@@ -36,7 +37,7 @@ class Backbone:
     taps: tuple[int, int]  # a source map is taken after this many layers; the first is normalised
     channels: tuple[int, int]  # of the maps at the taps
     num_pretrained: int  # leading layers that classification weights fill, frozen on demand
-    imagenet: WeightsEnum  # torchvision's classification weights
+    imagenet: str  # where torchvision's classification weights are
     names: tuple[tuple[str, str], ...]  # (pattern of a tensor name of theirs, ours); see `rename`
     # Input size -> one entry a map. The defaults here and below are the paper's for VGG16.
     extra_shapes: Callable[[int], tuple] = lambda size: EXTRAS_300 if size < 512 else EXTRAS_512
@@ -61,8 +62,21 @@ class Backbone:
         return nn.ModuleList(chain(*groups)), len(groups[0])
 
 
+def _mobilenet_layers(pool_padding):
+    """All of MobileNetV2 but its classifier."""
+    from torchvision.models import mobilenet_v2
+    return mobilenet_v2(weights=None).features
+
+
+def _inverted_residual(in_channels, out, expansion):
+    """MobileNetV2's own block, at stride 2."""
+    from torchvision.models.mobilenetv2 import InvertedResidual
+    return [InvertedResidual(in_channels, out, 2, expansion)]
+
+
 def _resnet50_layers(pool_padding):
     """ResNet50 up to its third stage: stride 8 and 16, as conv4_3 and fc7 of VGG16."""
+    from torchvision.models import resnet50
     net = resnet50(weights=None)
     pool = nn.MaxPool2d(3, 2, pool_padding, ceil_mode=pool_padding == 0)
     return nn.Sequential(net.conv1, net.bn1, net.relu, pool, net.layer1, net.layer2, net.layer3)
@@ -83,20 +97,21 @@ BACKBONES = {
     "vgg": Backbone(
         "vgg", lambda pool_padding: make_vgg16(), taps=(23, 35), channels=(512, 1024),
         # FEATURES are Caffe's convolutions, those SSD was made with.
-        num_pretrained=30, imagenet=VGG16_Weights.IMAGENET1K_FEATURES, is_caffe=True,
+        num_pretrained=30, is_caffe=True,
+        imagenet=f"{TORCHVISION_FILES}/vgg16_features-amdegroot-88682ab5.pth",
         names=((r"(?:features\.)?(\d+\.(?:weight|bias))", r"vgg.\1"),),  # vgg16_reducedfc's too
         convert=decimate_classifier, unfilled="fc6 and fc7"),
     "mobilenetv2": Backbone(
-        "mobilenet", lambda pool_padding: mobilenet_v2(weights=None).features, taps=(14, 19),
-        channels=(96, 1280), num_pretrained=19,
-        imagenet=MobileNet_V2_Weights.IMAGENET1K_V1, names=((r"features\.(.+)", r"mobilenet.\1"),),
+        "mobilenet", _mobilenet_layers, taps=(14, 19), channels=(96, 1280), num_pretrained=19,
+        imagenet=f"{TORCHVISION_FILES}/mobilenet_v2-b0353104.pth",
+        names=((r"features\.(.+)", r"mobilenet.\1"),),
         extra_shapes=lambda size: EXTRAS_MOBILENET,
-        extra_layers=lambda inp, out, ratio: [InvertedResidual(inp, out, 2, ratio)],
+        extra_layers=_inverted_residual,
         aspect_ratios=lambda maps: ((2, 3),) * maps,
         steps={300: (16, 32, 64, 100, 150, 300)}),  # the first map is layer 13's, at stride 16
     "resnet50": Backbone(
         "resnet", _resnet50_layers, taps=(6, 7), channels=(512, 1024), num_pretrained=7,
-        imagenet=ResNet50_Weights.IMAGENET1K_V1, names=(
+        imagenet=f"{TORCHVISION_FILES}/resnet50-0676ba61.pth", names=(
             (r"conv1\.(.+)", r"resnet.0.\1"), (r"bn1\.(.+)", r"resnet.1.\1"),
             (r"layer1\.(.+)", r"resnet.4.\1"), (r"layer2\.(.+)", r"resnet.5.\1"),
             (r"layer3\.(.+)", r"resnet.6.\1"))),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from nets.backbone_weights import backbone_names, load_backbone, read_backbone
@@ -20,7 +21,7 @@ from utils.tensor_files import MAX_UNPACKED
 def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights: str = "imagenet",
                 anchors_size: Sequence[float] = (), aspect_ratios: Sequence[float] = (),
                 letterbox: bool = False, tile: int = 0,
-                image_paths: Sequence[str | Path] = ()) -> SSDNet:
+                images: Sequence[tuple[str | Path, np.ndarray]] = ()) -> SSDNet:
     """Return a network to train, its backbone filled; print where its weights come from.
 
     Args:
@@ -31,7 +32,8 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         anchors_size, aspect_ratios: of the priors, in pixels and on every map; () is the paper's.
         letterbox: keep the aspect ratio of images with grey bars.
         tile: side of the windows to look at, in pixels of the image; 0 looks at images as a whole.
-        image_paths: the images to train on, by which the new layers are scaled.
+        images: (path, (G, 4) boxes in pixels) of those to train on, by which the new layers are
+            scaled.
 
     Raises UserError for numbers that do not fit together, or a file that cannot be used.
     """
@@ -56,8 +58,8 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         print(f"weights: {count} tensors of {backbone} from {backbone_weights}; {fresh}extra "
               f"layers and heads start from random numbers\n"
               f"colours: {spec.colours()} ({weights.reason})")
-    if image_paths:
-        print(scale_new_layers(network, image_paths, weights.state_dict if weights else ()))
+    if images:
+        print(scale_new_layers(network, images, weights.state_dict if weights else ()))
     return network
 
 

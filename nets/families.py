@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from torchvision.models.detection import SSD300_VGG16_Weights
-
-from nets.backbones import rename
+from nets.backbones import TORCHVISION_FILES, rename
+from utils.coco_ids import COCO_GAPS
 
 # conv1_1 .. conv5_3, fc6, fc7 of Caffe by their place in our VGG16.
 VGG_PLACES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12,
@@ -20,16 +19,34 @@ VGG_PLACES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1":
 # The layers with heads in Caffe; SSD300 has no conv10_2.
 CAFFE_MAPS = ("conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2", "conv10_2")
 
-COCO_DETECTOR = SSD300_VGG16_Weights.COCO_V1  # what model_path = "coco" downloads
-_COCO = tuple(COCO_DETECTOR.meta["categories"][1:])  # 90 numbers, 10 unused
+# What model_path = "coco" downloads: torchvision's SSD300_VGG16_Weights.COCO_V1.
+COCO_DETECTOR = f"{TORCHVISION_FILES}/ssd300_vgg16_coco-b556d3b4.pth"
+_COCO = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
+    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
+    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote",
+    "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book",
+    "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush")
+
+
+def _with_gaps(names):
+    """Return a name for each of COCO's 90 numbers, of which 10 are unused."""
+    names = iter(names)
+    return tuple("N/A" if number in COCO_GAPS else next(names) for number in range(1, 91))
+
 
 # Class names of published weights by their count, without background.
 PUBLISHED_NAMES = {
     20: ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
          "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
          "train", "tvmonitor"),
-    80: tuple(name for name in _COCO if name != "N/A"),
-    90: _COCO,
+    80: _COCO,
+    90: _with_gaps(_COCO),
 }
 
 

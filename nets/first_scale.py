@@ -10,11 +10,13 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from nets.ssd import SSDNet
-from utils.image import normalise, read_input, stack_inputs
+from utils.image import normalise, stack_inputs
+from utils.tiling import inputs_to_learn
 
 NUM_IMAGES = 12
 # Deviation of a layer's output over the images: 1 keeps the signal; the heads begin with classes
@@ -22,16 +24,17 @@ NUM_IMAGES = 12
 LAYER_DEVIATION, HEAD_DEVIATION = 1.0, 0.3
 
 
-def scale_new_layers(network: SSDNet, paths: Sequence[str | Path], filled: Collection[str]) -> str:
+def scale_new_layers(network: SSDNet, images: Sequence[tuple[str | Path, np.ndarray]],
+                     filled: Collection[str]) -> str:
     """Scale the weights that still are random so that their outputs have the wanted deviation.
 
-    Takes up to NUM_IMAGES of the image files, spread over the list. Layers without bias are left
-    alone: batch norm behind them sets their scale. `filled` names the tensors of the network that
-    were read from a file. Changes only weights. Returns a line for the user; raises UserError for
-    an image that cannot be read.
+    Takes up to NUM_IMAGES of the images, spread over the list, or windows of them, as
+    `inputs_to_learn`. Layers without bias are left alone: batch norm behind them sets their scale.
+    `filled` names the tensors of the network that were read from a file. Changes only weights.
+    Returns a line for the user; raises UserError for an image that cannot be read.
     """
-    step = max(1, len(paths) // NUM_IMAGES)
-    images = [read_input(path, network.spec)[0] for path in paths[::step][:NUM_IMAGES]]
+    step = max(1, len(images) // NUM_IMAGES)
+    images = list(inputs_to_learn(images[::step][:NUM_IMAGES], network.spec))
     # Batch norm takes no image alone.
     batch = normalise(stack_inputs(images * 2 if len(images) == 1 else images), network.spec)
     new = [(name, module) for name, module in network.named_modules()

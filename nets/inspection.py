@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from nets.runtime import Runtime, TorchRuntime
 from nets.ssd import SSDNet
 from utils.device import evaluating
-from utils.image import input_rect, read_input
-from utils.postprocess import decode_scores, select
+from utils.image import as_rgb_array, input_rect, read_input, resize_to_input
+from utils.postprocess import Kept, decode_scores, select
+from utils.tiling import cut_window, detect_windows, read_to_detect, window_grid
+
+HEAT_SIDE = 1000  # pixels of a heat map of windows, at most
 
 
 def summarise(network: SSDNet) -> str:
@@ -21,6 +23,8 @@ def summarise(network: SSDNet) -> str:
 
     A multiplication and an addition are 2 FLOPs; operators other than convolutions count none.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # it brings Triton along, a second
+
     rows, hooks = [], []
     for name, module in network.named_modules():
         if not len(list(module.children())):
@@ -52,20 +56,44 @@ def _count(module):
 def heat_map(runtime: Runtime, image: np.ndarray) -> np.ndarray:
     """Return (K, h, w) float32: the best score of each class around each place of an image.
 
-    `image` is (H, W, 3) uint8 RGB; h and w are its sides in the network input. In every cell of a
-    feature map the best prior counts, and of all maps the best.
+    `image` is (H, W, 3) uint8 RGB; h and w are its sides in the network input. Where windows are
+    looked at, the map is put together of theirs, with sides of at most HEAT_SIDE. In every cell of
+    a feature map the best prior counts; of all maps, and of windows that overlap, the best.
     """
-    spec, start = runtime.spec, 0
+    spec = runtime.spec
+    if spec.tile:
+        return _heat_of_windows(runtime, as_rgb_array(image))
     array, (width, height) = read_input(image, spec)
+    x0, y0, x1, y1 = input_rect(width, height, spec)
+    return _heat_of_input(runtime, array)[:, y0:y1, x0:x1].numpy()
+
+
+def _heat_of_windows(runtime, image):
+    """Return the map of an image that is looked at window by window."""
+    spec, (height, width) = runtime.spec, image.shape[:2]
+    scale = min(spec.size / spec.tile, HEAT_SIDE / max(width, height))
+    heat = np.zeros((len(runtime.class_names), max(1, round(height * scale)),
+                     max(1, round(width * scale))), np.float32)
+    side = max(1, round(spec.tile * scale))
+    for window in window_grid(width, height, spec.tile)[0]:
+        seen = _heat_of_input(runtime, resize_to_input(cut_window(image, window, spec), spec))
+        seen = F.interpolate(seen[None], (side, side), mode="area")[0].numpy()
+        x0, y0 = np.rint(window[:2] * scale).astype(int)
+        place = heat[:, y0:y0 + side, x0:x0 + side]
+        np.maximum(place, seen[:, :place.shape[1], :place.shape[2]], out=place)
+    return heat
+
+
+def _heat_of_input(runtime, array):
+    """Return (K, S, S), the best score of each class around each place of a network input."""
+    spec, start, maps = runtime.spec, 0, []
     scores = runtime(array[None])[1][0].cpu()  # (P, K)
-    maps = []
     for grid, count in zip(spec.grids, spec.priors_per_cell):
         end = start + grid * grid * count
         cells = scores[start:end].reshape(grid, grid, count, -1).amax(2).permute(2, 0, 1)
         maps.append(F.interpolate(cells[None], (spec.size, spec.size), mode="bilinear")[0])
         start = end
-    x0, y0, x1, y1 = input_rect(width, height, spec)
-    return torch.stack(maps).amax(0)[:, y0:y1, x0:x1].numpy()
+    return torch.stack(maps).amax(0)
 
 
 def measure_speed(runtime: Runtime, path: Path, batch_sizes: Sequence[int], *, seconds: float,
@@ -73,7 +101,8 @@ def measure_speed(runtime: Runtime, path: Path, batch_sizes: Sequence[int], *, s
     """Return a table of the time that each stage takes: median and 95th percentile by batch size.
 
     Args:
-        path: an image file; a batch is as many times the same one.
+        path: an image file; a batch is as many times the same one. Where windows are looked at,
+            all of them are; "load" then has their cutting out and merging in it.
         seconds: for each batch size, a first pass that is not counted apart.
         thresholds: keywords of `select`.
     """
@@ -95,15 +124,25 @@ def measure_speed(runtime: Runtime, path: Path, batch_sizes: Sequence[int], *, s
 
 def _time_stages(runtime, paths, thresholds):
     """Return the seconds that reading, the network, and decoding with NMS took."""
-    marks = [time.perf_counter()]
-    inputs = np.stack([read_input(path, runtime.spec)[0] for path in paths])
-    marks.append(time.perf_counter())
-    is_torch = isinstance(runtime, TorchRuntime)  # an exported file may decode by itself
-    outputs = runtime.raw(inputs) if is_torch else runtime(inputs)
-    if runtime.device.type == "cuda":
-        torch.cuda.synchronize(runtime.device)
-    marks.append(time.perf_counter())
-    if is_torch:
-        outputs = decode_scores(*outputs, runtime.network.priors, runtime.spec)
-    select(*outputs, runtime.spec, **thresholds)
-    return np.diff([*marks, time.perf_counter()]).tolist()
+    spec, spent, start = runtime.spec, np.zeros(2), time.perf_counter()
+
+    def look(inputs, limits):
+        nonlocal spent
+        marks = [time.perf_counter()]
+        is_torch = isinstance(runtime, TorchRuntime)  # an exported file may decode by itself
+        outputs = (runtime.raw if is_torch else runtime)(np.stack(inputs))
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize(runtime.device)
+        marks.append(time.perf_counter())
+        if is_torch:
+            outputs = decode_scores(*outputs, runtime.network.priors, spec)
+        found = select(*outputs, spec, **limits)
+        spent += np.diff([*marks, time.perf_counter()])
+        return [Kept(*(part.numpy() for part in kept)) for kept in found]
+
+    inputs = [read_to_detect(path, spec)[0] for path in paths]
+    if spec.tile:
+        detect_windows(inputs, spec, look, thresholds)
+    else:
+        look(inputs, thresholds)
+    return [time.perf_counter() - start - spent.sum(), *spent]

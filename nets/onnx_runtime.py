@@ -125,6 +125,12 @@ class Exported:
             raise UserError(f"{shorten(path)}: {self.name} cannot open it ({reason}); it is "
                             "damaged, or needs a newer version.") from None
 
+    @property
+    def network(self):
+        """There is none: UserError."""
+        raise UserError(f"{shorten(self.path)}: {self.name} runs this file; for the network "
+                        "itself, take the checkpoint that it was exported from.")
+
     def _read(self, metadata, precision):
         """Take over what `describe` wrote."""
         place = shorten(self.path)

@@ -3,15 +3,30 @@
 import contextlib
 import json
 import logging
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from nets.onnx_runtime import optional
+from utils.spec import SSDSpec
+from utils.tiling import inputs_to_learn
 
 CALIBRATED = 100  # images that tell the range of activations
 QUANTISED = ["Conv", "MaxPool", "Relu"]  # L2Norm, softmax, decoding and NMS stay float
+
+
+def calibration_inputs(images: Sequence[tuple[str | Path, np.ndarray]], spec: SSDSpec
+                       ) -> Iterator[np.ndarray]:
+    """Return network inputs of at most CALIBRATED images, spread over all, for `quantise`.
+
+    An image is a (path, (G, 4) boxes in pixels); where windows are looked at, it gives one.
+    """
+    chosen = images[::math.ceil(len(images) / CALIBRATED) or 1]
+    return inputs_to_learn(tqdm(chosen, desc="int8", unit="image", leave=False, disable=None),
+                           spec)
 
 
 def quantise(source: Path, target: Path, inputs: Iterable[np.ndarray]) -> None:
@@ -22,7 +37,7 @@ def quantise(source: Path, target: Path, inputs: Iterable[np.ndarray]) -> None:
 
     Args:
         source, target: files; what lies beside `target` with other endings is left alone.
-        inputs: (S, S, 3) arrays as `read_input` gives them, of images to come; 100 are enough.
+        inputs: (S, S, 3) arrays like those of images to come, as `calibration_inputs` gives them.
 
     Raises UserError where a package is missing.
     """

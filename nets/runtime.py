@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nets.ssd import SSDNet
-from utils.cli import UserError
 from utils.device import Precision, evaluating, run_in
 from utils.image import normalise
 from utils.postprocess import decode_scores
@@ -55,18 +54,14 @@ class TorchRuntime:
         owned: nobody else uses the network. Then a copy of it is made at the first call that has
             batch norm folded in, its weights channels last and in the precision; changes to the
             network after that are not seen. Else the network is used as it is, and left so.
-        compiled: have PyTorch compile the copy, once for each batch size, which takes a while.
-
-    Raises UserError, at the first call, where there is no C++ compiler to compile with.
     """
 
     name = "PyTorch"
 
     def __init__(self, network: SSDNet, class_names: Sequence[str], *, precision: Precision,
-                 owned: bool, compiled: bool = False):
+                 owned: bool):
         self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
         self.device, self.precision, self.owned = network.priors.device, precision, owned
-        self.compiled = compiled
         self._copy, self._lock = None, threading.Lock()
 
     @torch.inference_mode()
@@ -89,9 +84,7 @@ class TorchRuntime:
         batch = batch.to(_DTYPES[self.precision])
         with self._lock:
             if self._copy is None:
-                network = inference_copy(self.network, self.precision, pack=not self.compiled)
-                if self.compiled:
-                    network = compile_network(network)
+                network = inference_copy(self.network, self.precision)
                 outputs = network(batch)
                 self._copy = network
                 return outputs
@@ -139,21 +132,6 @@ class _PackedConv(nn.Module):
                                                        *self.after, "")
 
 
-def compile_network(network: nn.Module) -> nn.Module:
-    """Return what PyTorch compiles of a network at its first call, with its weights as constants.
-
-    Raises UserError where there is no C++ compiler, which that takes on processors.
-    """
-    try:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        get_cpp_compiler()
-    except (ImportError, RuntimeError) as error:
-        raise UserError("compile needs a C++ compiler (g++ or clang++; on Windows cl), and PyTorch "
-                        f"finds none ({type(error).__name__}); install one or leave compile off."
-                        ) from None
-    return torch.compile(network, dynamic=False, options={"freezing": True})
-
-
 def folded_copy(network: SSDNet) -> SSDNet:
     """Return a copy in eval mode that has batch norm folded into the convolutions before it."""
     network = copy.deepcopy(network).eval().requires_grad_(False)
@@ -162,17 +140,17 @@ def folded_copy(network: SSDNet) -> SSDNet:
     return network
 
 
-def inference_copy(network: SSDNet, precision: Precision, *, pack: bool = True) -> nn.Module:
+def inference_copy(network: SSDNet, precision: Precision) -> nn.Module:
     """Return a copy that gives the same outputs, to rounding, and cannot be trained.
 
     Batch norm is folded into the convolutions before it, weights lie channels last, in the
-    precision; L2Norm stays in float32. `pack` is for networks that are not compiled.
+    precision; L2Norm stays in float32.
     """
     network = folded_copy(network)
     modules, dtype = list(network.modules()), _DTYPES[precision]
     network.to(dtype=dtype, memory_format=torch.channels_last)
     network.L2Norm = _Cast(network.L2Norm.float(), dtype)
-    if pack and _can_pack(network.priors.device, dtype):
+    if _can_pack(network.priors.device, dtype):
         for module in modules:
             _pack(module)
     return network

@@ -48,7 +48,9 @@ class SSDNet(nn.Module):
         heads = list(zip(parts.source_channels(spec.size), spec.priors_per_cell))
         self.loc = nn.ModuleList(nn.Conv2d(c, a * 4, 3, padding=1) for c, a in heads)
         self.conf = nn.ModuleList(nn.Conv2d(c, a * num_classes, 3, padding=1) for c, a in heads)
-        self.register_buffer("priors", make_priors(spec), persistent=False)  # (P, 4) cxcywh
+        # On the meta device names and shapes are asked for alone; priors would take its compiler.
+        priors = torch.empty(0, 4) if self.loc[0].weight.is_meta else make_priors(spec)
+        self.register_buffer("priors", priors, persistent=False)  # (P, 4) cxcywh
         for module in self.modules():
             _initialise(module)
 
@@ -102,17 +104,37 @@ def _predict(heads, sources, numbers):
 
 
 def feature_grids(backbone: str, size: int, resnet_pool_padding: int = 1) -> tuple[int, ...]:
-    """Return the sides of the feature maps, found without computing; () for too small an input."""
+    """Return the sides of the feature maps, by arithmetic; () for too small an input.
+
+    PyTorch's meta device would tell them too, and bring SymPy, Triton and its compiler along.
+    """
     parts = BACKBONES[backbone]
     with torch.device("meta"):
+        layers = parts.layers(resnet_pool_padding)
         extras, extras_per_source = parts.make_extras(size)
-        try:
-            maps = _feature_maps(torch.empty(1, 3, size, size),
-                                 parts.layers(resnet_pool_padding).eval(), parts.taps,
-                                 extras.eval(), extras_per_source)
-        except RuntimeError:
-            maps = []
-    return tuple(m.shape[-1] for m in maps)
+    chunks = [layers[start:end] for start, end in zip((0, *parts.taps), parts.taps)]
+    chunks += [extras[k:k + extras_per_source] for k in range(0, len(extras), extras_per_source)]
+    grids = []
+    for chunk in chunks:
+        size = _side_after(chunk, size)
+        grids.append(size)
+    return tuple(grids) if min(grids) > 0 else ()
+
+
+def _side_after(layers, side):
+    """Return the side of a square map behind layers, below 1 where nothing is left of it."""
+    for name, layer in layers.named_modules():
+        # What runs beside other layers ends at their size.
+        if isinstance(layer, (nn.Conv2d, nn.MaxPool2d)) and "downsample" not in name:
+            kernel, stride, padding, dilation = (
+                value[0] if isinstance(value, tuple) else value for value in
+                (layer.kernel_size, layer.stride, layer.padding, layer.dilation))
+            room = side + 2 * padding - dilation * (kernel - 1) - 1
+            rounds_up = getattr(layer, "ceil_mode", False)
+            side = (-(-room // stride) if rounds_up else room // stride) + 1
+            if rounds_up and (side - 1) * stride >= room + dilation * (kernel - 1) + 1 - padding:
+                side -= 1  # PyTorch drops a window that begins beyond the map
+    return side
 
 
 def build_spec(backbone: str, size: int, *, scales: dict = VOC_SCALES, **changes) -> SSDSpec:

@@ -29,7 +29,7 @@ def read_detector(path: str | Path, *, family: str = "auto",
     with a network. Raises UserError for an unreadable, unknown or unsafe file, or class names that
     do not fit it.
     """
-    path = download(COCO_DETECTOR.url) if path == "coco" else resolve(path)
+    path = download(COCO_DETECTOR) if path == "coco" else resolve(path)
     values = read_tensor_file(path)
     if checkpoint := parse_checkpoint(values, path):
         return checkpoint, "this project"

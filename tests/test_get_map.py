@@ -146,6 +146,15 @@ def test_classes_without_objects_or_detections_are_shown(measure, folder, tmp_pa
     assert "nothing was found of 6 objects" in measure.out
 
 
+def test_the_size_of_an_image_is_read_once(measure, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("utils.evaluation.detection_files.image_size",
+                        lambda path: seen.append(path) or (96, 64))
+    (tmp_path / "some.json").write_text("[]")
+    measure(detections=str(tmp_path / "some.json"))
+    assert len(seen) == len(set(seen)) == 3
+
+
 def test_an_image_twice_stops_before_the_work(measure, folder, tmp_path):
     lines = (folder / "2007_test.txt").read_text(encoding="utf-8").splitlines()
     (tmp_path / "2007_test.txt").write_text("\n".join([*lines, lines[0]]))

@@ -2,10 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+READERS = 2  # threads that read images ahead of the network
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -33,3 +34,16 @@ def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     items = iter(items)
     while batch := list(islice(items, size)):
         yield batch
+
+
+def read_ahead(items: Iterable[Item], read: Callable[[Item], Item],
+               work: Callable[[list[Item]], Iterable[Result]], *, batch_size: int
+               ) -> Iterator[Result]:
+    """Yield what work(list of `batch_size` items that were read) gives, item by item, in order.
+
+    `read` and `work` are done in threads of their own, ahead of the caller.
+    """
+    with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as runner:
+        for batch in ahead(runner, work, batched(ahead(readers, read, items, batch_size),
+                                                 batch_size), 1):
+            yield from batch

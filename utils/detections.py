@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -82,3 +82,12 @@ class Detections:
                         + "</tr>" for row in rows)
         head = "".join(f"<th>{name}</th>" for name in (rows or [{}])[0])
         return f"<p>{len(self)} found</p><table><tr>{head}</tr>{cells}</table>"
+
+
+def class_numbers(names: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    """Return the numbers of classes; UserError for a name that is none of them."""
+    for name in names:
+        if name not in class_names:
+            raise UserError(f"classes: {name!r} is none of the detector's: "
+                            f"{', '.join(class_names[:30])}.")
+    return [class_names.index(name) for name in names]

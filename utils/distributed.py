@@ -9,7 +9,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -148,6 +148,23 @@ def gather(value: Any) -> list:
         with _together():
             dist.all_gather_object(values, value)
     return values
+
+
+def shared_out(items: Sequence, work: Callable[[Sequence], Iterable]) -> list:
+    """Return a result for each item, in order, on every rank; the ranks share the items out.
+
+    `work` takes a rank's items and gives their results. A UserError of one rank is raised on all.
+    """
+    results, error = [], None
+    try:
+        results = list(work(items[rank()::world_size()]))
+    except UserError as an_error:
+        error = an_error
+    parts = gather((results, error))
+    for _, error in parts:
+        if error:
+            raise error
+    return [parts[k % len(parts)][0][k // len(parts)] for k in range(len(items))]
 
 
 def sum_floats(values: list[float]) -> list[float]:

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, JpegImagePlugin
 
-from utils.cli import UserError
+from utils.cli import UserError, check_file, typed_path
 from utils.resize import may_halve, resize
 
 JPEG_START = b"\xff\xd8"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
+# What `SSD.detect` takes.
+ImageInput = str | os.PathLike | Image.Image | np.ndarray
 # What decoders raise for broken files.
 DECODE_ERRORS = (cv2.error, OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError,
                  RuntimeError, ArithmeticError, struct.error, Image.DecompressionBombError)
@@ -139,6 +141,18 @@ def turn(image, orientation):
     if orientation in (2, 3, 6, 7):
         image = cv2.flip(image, 1)
     return cv2.flip(image, 0) if orientation in (3, 4, 7, 8) else image
+
+
+def check_images(images):
+    """Raise TypeError for what is one image, or none, in the place of several."""
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
+            images, "__iter__"):
+        raise TypeError(f"expected a list of images, got {type(images).__name__}")
+
+
+def find_image(image):
+    """Return an image as it is, or its path where it was found, before anything is read."""
+    return check_file(typed_path(image)) if isinstance(image, (str, os.PathLike)) else image
 
 
 def as_rgb_array(image):

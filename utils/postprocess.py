@@ -1,18 +1,23 @@
 """Raw network outputs to detections."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-import torchvision
 
 from utils.boxes import decode, pairwise_iou
+from utils.cli import UserError, check_value
+from utils.nms import nms as nms_of
 from utils.spec import SSDSpec
 
 MAX_PER_CLASS, MAX_PER_IMAGE = 400, 200  # the paper's
 # What suppresses what: a box others of its class, or of any class; or it takes a share of the
 # scores of its class, which may then be too low (soft-NMS, Bodla et al. 2017, linear).
 NmsRule = Literal["class", "agnostic", "soft"]
+# Lowest and highest value of each threshold.
+THRESHOLDS = {"confidence": (0, 1), "nms_iou": (0, 1), "max_per_class": (0, math.inf),
+              "max_per_image": (0, math.inf)}
 EXAMINED = 4  # candidates looked at first for each detection that may be kept
 
 
@@ -22,6 +27,15 @@ class Kept(NamedTuple):
     boxes: torch.Tensor  # (N, 4) float32 xyxy, fractions of the network input
     scores: torch.Tensor  # (N,) float32 in (0, 1)
     labels: torch.Tensor  # (N,) int64 index into class_names
+
+
+def check_thresholds(values: Mapping[str, Any]) -> None:
+    """Raise UserError for a keyword of `select` that has another type, or is out of range."""
+    for name, value in values.items():
+        if name in THRESHOLDS:
+            check_value(name, value, int if "max" in name else float, THRESHOLDS[name])
+        elif name == "nms" and value not in get_args(NmsRule):
+            raise UserError(f"nms must be one of {', '.join(get_args(NmsRule))}, got {value!r}.")
 
 
 def decode_scores(loc: torch.Tensor, conf: torch.Tensor, priors_cxcywh: torch.Tensor,
@@ -115,7 +129,7 @@ def suppress(boxes, scores, mask, nms_iou, limits):
     for class_boxes, class_scores, places in zip(*own):
         best = slice(max_per_class or None)
         if len(places):
-            kept.append(places[torchvision.ops.nms(class_boxes[best], class_scores[best], nms_iou)])
+            kept.append(places[nms_of(class_boxes[best], class_scores[best], nms_iou)])
     chosen = ranked[torch.cat(kept).sort().values[:max_per_image or None]]
     return Kept(boxes[chosen], scores[chosen], labels[chosen])
 
@@ -129,7 +143,7 @@ def _suppress_otherwise(boxes, scores, confidence, nms_iou, limits):
     labels, priors = above.t().nonzero(as_tuple=True)
     boxes, scores, labels = (x.cpu() for x in (boxes[priors], scores[priors, labels], labels))
     if nms == "agnostic":
-        chosen = torchvision.ops.nms(boxes, scores, nms_iou)
+        chosen = nms_of(boxes, scores, nms_iou)
     else:
         scores = scores.clone()
         for label in labels.unique():

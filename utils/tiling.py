@@ -4,16 +4,17 @@ A window is `spec.tile` pixels of the original image on each side, so that an ob
 size at the network's input wherever and in however large an image it lies.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import torchvision
 
 from utils.boxes import pairwise_iou
 from utils.cli import UserError
 from utils.image import as_rgb_array, boxes_to_pixels, read_input, resize_to_input
+from utils.nms import nms as nms_of
 from utils.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule
 from utils.spec import SSDSpec
 
@@ -78,6 +79,23 @@ def cut_window(image: np.ndarray, window: Sequence[int], spec: SSDSpec) -> np.nd
     return part
 
 
+def inputs_to_learn(images: Iterable[tuple[str | Path, np.ndarray]], spec: SSDSpec
+                    ) -> Iterator[np.ndarray]:
+    """Yield the network input of each (path, (G, 4) boxes in pixels), without augmentation.
+
+    Of an image that is looked at in windows it is one window, drawn as in training; by its place
+    alone, so that it is the same again. Raises UserError for an image that cannot be read.
+    """
+    for number, (path, boxes_px) in enumerate(images):
+        if not spec.tile:
+            yield read_input(path, spec)[0]
+            continue
+        image = as_rgb_array(path)
+        window = draw_window(boxes_px, image.shape[1::-1], spec.tile,
+                             np.random.default_rng(number))
+        yield resize_to_input(cut_window(image, window, spec), spec)
+
+
 def in_own_windows(boxes_px: np.ndarray, size: Sequence[int], tile: int) -> np.ndarray:
     """Return (G, 4) boxes as fractions of the windows that their centres are the own part of."""
     boxes, corners = np.asarray(boxes_px, float).reshape(-1, 4), []
@@ -98,6 +116,13 @@ def read_to_detect(image, spec: SSDSpec) -> tuple[np.ndarray, tuple[int, int]]:
     return array, array.shape[1::-1]
 
 
+def check_rule(nms: NmsRule | None, spec: SSDSpec) -> None:
+    """Raise UserError for a rule of suppression that windows cannot be merged by."""
+    if spec.tile and nms == "soft":
+        raise UserError('nms = "soft" is not there for weights that look at windows (tile = '
+                        f'{spec.tile}); take "class".')
+
+
 def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
                    look: Callable[[list[np.ndarray], dict], list[Kept]],
                    limits: dict[str, float]) -> list[Kept]:
@@ -106,9 +131,7 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
     `look` takes network inputs and limits, those of `select`, and returns Kept, as NumPy
     arrays in fractions of the input. Returns those of each image in pixels, best first.
     """
-    if limits.get("nms") == "soft":
-        raise UserError('nms = "soft" is not there for weights that look at windows (tile = '
-                        f'{spec.tile}); take "class".')
+    check_rule(limits.get("nms"), spec)
     windows = [(k, window) for k, image in enumerate(images)
                for window in window_grid(*image.shape[1::-1], spec.tile)[0]]
     found = [[] for _ in images]
@@ -156,8 +179,8 @@ def merge_windows(found: Sequence[Kept], size: tuple[int, int], spec: SSDSpec, *
         group = order[(mine & (groups == label))[order]][:max_per_class or None]
         boxes[group], best = _join(boxes[group], cut[group], numbers[group], windows)
         group = group[best]
-        kept.append(group[torchvision.ops.nms(
-            *map(torch.from_numpy, (boxes[group], scores[group])), nms_iou).numpy()])
+        kept.append(group[nms_of(*map(torch.from_numpy, (boxes[group], scores[group])),
+                                 nms_iou).numpy()])
     kept = np.concatenate([np.zeros(0, int), *kept])
     best = kept[np.argsort(-scores[kept], kind="stable")][:max_per_image or None]
     return Kept(boxes[best], scores[best], labels[best])

@@ -12,7 +12,7 @@ from utils.data.annotations import Record
 from utils.evaluation.assignment import assign_voc, flatten_records
 from utils.evaluation.compare import (compare, compare_folders, count_errors, format_comparison,
                                       resampled_ap)
-from utils.evaluation.detection_files import detection_writers
+from utils.evaluation.detection_files import detection_writers, image_sizes
 from utils.evaluation.voc_ap import evaluate_voc
 
 NAMES = ["cat", "dog", "ö & 车"]
@@ -103,7 +103,7 @@ def test_nothing_found_and_nothing_there():
 def write_folder(path, found, records):
     """Write what get_map.py leaves of a measurement."""
     (path / "comp4").mkdir(parents=True)
-    for name, write in detection_writers(found, records, NAMES).items():
+    for name, write in detection_writers(found, records, NAMES, image_sizes(records)).items():
         write(path / name)
     return str(path)
 

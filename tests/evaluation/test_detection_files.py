@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from utils.cli import UserError
+from utils.coco_ids import class_ids
 from utils.data.annotations import Record
 from utils.evaluation.assignment import Found, assign_voc, flatten_detections, flatten_records
 from utils.evaluation.coco_ap import evaluate_coco
-from utils.evaluation.detection_files import (class_ids, coco_ground_truth, detection_writers,
-                                              image_ids, image_names, read_detections)
+from utils.evaluation.detection_files import (coco_ground_truth, detection_writers, image_ids,
+                                              image_names, image_sizes, read_detections)
 from utils.evaluation.voc_ap import class_results
 
 CLASSES = ("red cell", "a/b%", "Äpfel")
@@ -41,7 +42,7 @@ def guess(records):
 
 
 def write(folder, found, records, names=CLASSES):
-    for name, writer in detection_writers(found, records, names).items():
+    for name, writer in detection_writers(found, records, names, image_sizes(records)).items():
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         writer(folder / name)
     return folder
@@ -55,7 +56,8 @@ def records(tmp_path):
 @pytest.mark.parametrize("form", [".", "detections.json", "comp4"])
 def test_what_is_read_back_has_the_same_figures(form, records, tmp_path):
     found = guess(records)
-    again = read_detections(write(tmp_path / "out", found, records) / form, records, CLASSES)
+    again = read_detections(write(tmp_path / "out", found, records) / form, records, CLASSES,
+                            image_sizes(records))
     for figures in (lambda it: evaluate_coco(it, flatten_records(records), 3).figures(),
                     lambda it: class_results(assign_voc(it, flatten_records(records)), 3)):
         np.testing.assert_equal(figures(again), figures(found))
@@ -83,7 +85,7 @@ def test_pycocotools_reads_the_files_and_finds_the_same(records, tmp_path):
         str(record.path) for record in records]
     Image.new("RGB", (96, 64)).save(records[2].path)  # sizes are told where images are at hand
     sizes = [(image.get("width"), image.get("height"))
-             for image in coco_ground_truth(records, CLASSES)["images"]]
+             for image in coco_ground_truth(records, CLASSES, image_sizes(records))["images"]]
     assert sizes == [(96, 64) if k == 2 else (None, None) for k in range(12)]
 
 
@@ -124,7 +126,7 @@ def test_an_image_twice_in_the_list_is_refused(tmp_path):
 
 def read(tmp_path, rows, records, **ids):
     (tmp_path / "r.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
-    return read_detections(tmp_path / "r.json", records, CLASSES, **ids)
+    return read_detections(tmp_path / "r.json", records, CLASSES, image_sizes(records), **ids)
 
 
 @pytest.mark.parametrize("changes", [
@@ -214,7 +216,7 @@ def test_odd_results_are_noted(rows, note, records, tmp_path, capsys):
 def test_comp4_files_of_others(name, records, tmp_path, capsys):
     (tmp_path / name).write_text("image 3 0.25 1 1 10 20\r\nimage 0 1e-3 2.5 3 4 5 \n\n")
     (tmp_path / "comp4_det_test_bird.txt").write_text("nonsense")
-    found = read_detections(tmp_path, records, ("dog", "cat"))
+    found = read_detections(tmp_path, records, ("dog", "cat"), image_sizes(records))
     assert (found.image.tolist(), found.labels.tolist()) == ([3, 0], [1, 1])
     assert found.boxes.tolist() == [[0, 0, 10, 20], [1.5, 2, 4, 5]]
     assert found.area.tolist() == [200, 7.5]
@@ -232,4 +234,4 @@ def test_comp4_files_of_others(name, records, tmp_path, capsys):
 def test_comp4_files_that_cannot_be_scored(name, line, message, records, tmp_path):
     (tmp_path / name).write_text(line)
     with pytest.raises(UserError, match=message):
-        read_detections(tmp_path, records, ("cat",))
+        read_detections(tmp_path, records, ("cat",), image_sizes(records))

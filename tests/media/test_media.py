@@ -5,6 +5,7 @@ import json
 import os
 import re
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,9 +14,11 @@ from PIL import Image
 from tiny_detector import NAMES, photo
 
 from utils.cli import UserError
+from utils.data.annotations import Record
 from utils.detections import Detections
+from utils.evaluation.detection_files import read_detections
 from utils.media.frames import Finder, Frame, Source, read_frames
-from utils.media.outputs import Outputs, coco_results, write_image
+from utils.media.outputs import Outputs, coco_results, write_image, write_json
 from utils.media.viewer import Viewer
 
 FOUND = Detections(np.array([[10, 8, 30, 40], [-5, 50, 200, 70]], np.float32),
@@ -25,7 +28,7 @@ FOUND = Detections(np.array([[10, 8, 30, 40], [-5, 50, 200, 70]], np.float32),
 class Stub:
     """A detector that finds the same in every image."""
 
-    settings, threads = None, frozenset()
+    settings, threads, class_names = None, frozenset(), NAMES
 
     def detect(self, image):
         return FOUND
@@ -139,8 +142,8 @@ def test_a_folder_keeps_its_sub_folders_and_holds_images_and_videos(tmp_path, ca
     single = json.loads((tmp_path / "out" / "sub" / "0012.png.json").read_text())
     assert (single["width"], single["height"], len(single["objects"])) == (96, 64, 2)
     results = json.loads((tmp_path / "out" / "coco_results.json").read_text())
-    assert results[0] == {"image_id": 12, "category_id": 2, "bbox": [10, 8, 20, 32],
-                          "score": 0.875}
+    assert results[0] == {"image_id": "0012.png", "category_id": 2, "bbox": [10, 8, 20, 32],
+                          "score": 0.875}, "12 would be two images"
     assert results[-1]["image_id"] == "sub/a.avi/1"
 
 
@@ -153,8 +156,25 @@ def test_pycocotools_reads_the_results(tmp_path):
     truth.dataset = {"images": [{"id": 7}], "categories": [{"id": 1}, {"id": 2}],
                      "annotations": []}
     truth.createIndex()
-    anns = truth.loadRes(coco_results(outputs.rows)).anns
+    anns = truth.loadRes(coco_results(outputs.rows, FOUND.class_names)).anns
     assert [ann["image_id"] for ann in anns.values()] == [7, 7] and len(anns) == 2
+
+
+def test_the_ids_of_coco_results_are_those_of_get_map(tmp_path):
+    """Of COCO's 80 classes they have gaps; what get_map.py reads back is what was found."""
+    names = ("person", *map(str, range(78)), "toothbrush")
+    found = Detections(*FOUND[[0, 1]], names)
+    found.labels[:] = 79, 12
+    for files in (("000007.jpg", "21.jpg"), ("a.jpg", "21.jpg")):
+        outputs = Outputs(tmp_path, pytest.fail, draw=False)
+        records = [Record(tmp_path / name, np.zeros((0, 4), np.float32), np.zeros(0, np.int64),
+                          np.zeros(0, bool)) for name in files]
+        for record in records:
+            outputs.add(Frame(Source(record.path, Path(record.path.name)), None), found)
+        write_json(tmp_path / "r.json", coco_results(outputs.rows, names))
+        again = read_detections(tmp_path / "r.json", records, names, [None, None])
+        assert again.image.tolist() == [0, 0, 1, 1] and again.labels.tolist() == [79, 12] * 2
+    assert [row["category_id"] for row in coco_results(outputs.rows, names)] == [90, 14] * 2
 
 
 def test_png_is_exact(tmp_path):

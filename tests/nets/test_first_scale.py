@@ -1,5 +1,7 @@
 """New layers scaled on images: against a naive loop, and what must stay as it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,11 @@ class Chain(nn.Module):
         return self.loc[0](x), self.conf[0](x)
 
 
+def as_images(paths):
+    """Return (path, boxes) of images without objects."""
+    return [(path, np.zeros((0, 4), np.float32)) for path in paths]
+
+
 @pytest.fixture
 def paths(tmp_path):
     rng = np.random.default_rng(0)
@@ -65,7 +72,7 @@ def scale_naively(network, batch, filled):
 
 def test_one_pass_does_what_a_pass_a_layer_would(paths):
     network, naive = Chain(), Chain()
-    line = scale_new_layers(network, paths, {"old.weight"})
+    line = scale_new_layers(network, as_images(paths), {"old.weight"})
     assert line.startswith("start: 4 new layers scaled on 3 images")
     scale_naively(naive, torch.stack([network_input(path, SPEC) for path in paths]), {"old"})
     for own, other in zip(network.parameters(), naive.parameters()):
@@ -75,11 +82,26 @@ def test_one_pass_does_what_a_pass_a_layer_would(paths):
         assert torch.equal(network.get_parameter(name), fresh.get_parameter(name))
 
 
+def test_where_windows_are_looked_at_the_scale_is_that_of_windows(tmp_path):
+    """A strip of noise in a black image: around it, not over the whole, is what training sees."""
+    pixels = np.zeros((4 * SIDE, 6 * SIDE, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    pixels[SIDE:2 * SIDE, 3 * SIDE:4 * SIDE] = noise
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(noise).save(tmp_path / "window.png")
+    box = np.array([[3 * SIDE, SIDE, 4 * SIDE, 2 * SIDE]], np.float32)  # as large as a window
+    network, other = Chain(), Chain()
+    network.spec = replace(SPEC, tile=SIDE)
+    scale_new_layers(network, [(tmp_path / "a.png", box)], ())
+    scale_new_layers(other, as_images([tmp_path / "window.png"]), ())
+    assert all(map(torch.equal, network.parameters(), other.parameters()))
+
+
 def test_modes_hooks_and_running_statistics_stay(paths):
     network = Chain()
     network.normed.eval()
     before = {name: value.clone() for name, value in network.named_buffers()}
-    scale_new_layers(network, paths, ())
+    scale_new_layers(network, as_images(paths), ())
     assert network.training and not any(m.training for m in network.normed.modules())
     assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
     assert not any(module._forward_hooks for module in network.modules())
@@ -92,7 +114,7 @@ def test_the_heads_of_a_real_network_begin_with_the_wanted_deviation(tmp_path):
         Image.fromarray(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(path)
     torch.manual_seed(0)
     network = new_network("mobilenetv2", 300, 3, backbone_weights="",
-                          image_paths=paths)
+                          images=as_images(paths))
     batch = torch.stack([network_input(path, network.spec) for path in paths])
     with torch.no_grad():
         loc, conf = network.train()(batch)
@@ -102,12 +124,12 @@ def test_the_heads_of_a_real_network_begin_with_the_wanted_deviation(tmp_path):
 
 def test_the_start_is_the_same_again_and_takes_images_from_the_whole_list(monkeypatch):
     seen = []
-    monkeypatch.setattr("nets.first_scale.read_input", lambda path, spec: (
+    monkeypatch.setattr("utils.tiling.read_input", lambda path, spec: (
         seen.append(path), (np.full((SIDE, SIDE, 3), 2 * path, np.uint8), None))[1])
     states = []
     for _ in range(2):
         network = Chain()
-        scale_new_layers(network, list(range(100)), ())
+        scale_new_layers(network, as_images(range(100)), ())
         states.append(network.state_dict())
     assert seen[:NUM_IMAGES] == seen[NUM_IMAGES:] == list(range(0, 96, 8))
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -117,7 +139,7 @@ def test_layers_that_answer_alike_everywhere_are_left_alone(tmp_path):
     Image.new("RGB", (50, 50)).save(tmp_path / "black.png")
     network = Chain()
     network.old.weight.data.zero_()
-    line = scale_new_layers(network, [tmp_path / "black.png"], ())
+    line = scale_new_layers(network, as_images([tmp_path / "black.png"]), ())
     assert "on 1 image," in line
     assert all(value.isfinite().all() for value in network.state_dict().values())
 
@@ -125,4 +147,4 @@ def test_layers_that_answer_alike_everywhere_are_left_alone(tmp_path):
 def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match="bad.jpg"):
-        new_network("vgg", 300, 2, backbone_weights="", image_paths=[tmp_path / "bad.jpg"])
+        new_network("vgg", 300, 2, backbone_weights="", images=as_images([tmp_path / "bad.jpg"]))

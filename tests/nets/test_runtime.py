@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from nets.runtime import TorchRuntime, compile_network, inference_copy
+from nets.runtime import TorchRuntime, inference_copy
 from nets.ssd import SSDNet, build_spec
-from utils.cli import UserError
 from utils.image import normalise, stack_inputs
 from utils.postprocess import decode_scores
 
@@ -99,9 +98,3 @@ def test_a_given_network_is_used_as_it_is():
     with torch.no_grad():
         network.conf[0].bias += 1
     assert not torch.equal(runtime(images)[1], scores)
-
-
-def test_no_compiler_is_said(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nonexistent/g++"))
-    with pytest.raises(UserError, match="C\\+\\+ compiler"):
-        compile_network(nn.Linear(1, 1))

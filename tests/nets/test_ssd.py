@@ -7,7 +7,7 @@ from torchvision.models import mobilenet_v2, resnet50, vgg
 
 from nets.backbone_weights import load_backbone, read_backbone
 from nets.backbones import BACKBONES
-from nets.ssd import L2Norm, SSDNet, build_spec
+from nets.ssd import L2Norm, SSDNet, build_spec, feature_grids
 from nets.vgg import decimate_classifier, make_vgg16
 from utils.cli import UserError
 from utils.spec import CAFFE_MEAN, IMAGENET_MEAN
@@ -73,6 +73,27 @@ def test_l2norm_stays_finite_at_zero_and_fp32_under_autocast():
     dead = torch.zeros(1, 4, 2, 2, requires_grad=True)  # what ReLU may leave at a position
     layer(dead).sum().backward()
     assert layer(dead).isfinite().all() and dead.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("backbone, pool_padding", [("vgg", 1), ("mobilenetv2", 1),
+                                                    ("resnet50", 1), ("resnet50", 0)])
+def test_the_grids_are_those_that_pytorch_finds(backbone, pool_padding):
+    """Also where nothing is left for some layer."""
+    parts = BACKBONES[backbone]
+    for size in (1, 33, 75, 96, 130, 161, 258, 300, 301, 511, 512, 640):
+        with torch.device("meta"):
+            extras, count = parts.make_extras(size)
+            layers, x, grids = parts.layers(pool_padding).eval(), torch.empty(1, 3, size, size), ()
+            chunks = [layers[:parts.taps[0]], layers[parts.taps[0]:parts.taps[1]]]
+            chunks += [extras[k:k + count].eval() for k in range(0, len(extras), count)]
+            try:
+                for chunk in chunks:
+                    for layer in chunk:
+                        x = layer(x)
+                    grids += x.shape[-1:]
+            except RuntimeError:
+                grids = ()
+        assert feature_grids(backbone, size, pool_padding) == grids
 
 
 def test_a_spec_with_other_grids_is_refused():

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 import torch  # noqa: E402
+import torch._dynamo  # noqa: E402, F401 (without it PyTorch keeps the connections of a group)
 import torch.distributed as dist  # noqa: E402
 from tiny_ssd import SPEC, TinySSD  # noqa: E402
 from torch import nn  # noqa: E402

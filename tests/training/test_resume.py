@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -528,10 +529,30 @@ def test_a_stopped_script_says_what_to_type(data, tmp_path, number, status):
     assert torch.load(shlex.split(line)[3], weights_only=True)["progress"]["epoch"] >= 1
 
 
+def test_a_run_of_windows_goes_on_with_the_same_bits(data, tmp_path, monkeypatch):
+    def tiled(saved=None, *_):
+        network = Freezable()
+        network.spec = replace(network.spec, tile=100)
+        if saved:
+            network.load_state_dict(saved.state_dict)
+        return network
+
+    monkeypatch.setattr(train, "build_network", lambda *_: tiled())
+    monkeypatch.setattr(train, "network_of", tiled)
+    changes = {"epochs": 2, "save_steps": 1}
+    train.main(settings_of(data, tmp_path / "whole", **changes))
+    with monkeypatch.context() as patch:
+        crash_at(patch, *STEP, 5)
+        with pytest.raises(Crash):
+            train.main(settings_of(data, tmp_path / "cut", **changes))
+    train.main(settings_of(data, tmp_path / "cut", **changes, resume="last"))
+    assert_same(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+
+
 def test_the_state_of_the_scaler_survives(data, tmp_path, monkeypatch):
     """fp16 on the CPU, which train.py refuses for its slowness: one step overflows and is left."""
     monkeypatch.setattr(train, "set_precision", lambda name, device: "fp16")
-    monkeypatch.setattr("ssd.set_precision", lambda name, device: "fp32")  # for val mAP
+    monkeypatch.setattr("nets.opening.set_precision", lambda name, device: "fp32")  # for val mAP
     changes = {"epochs": 2, "precision": "auto", "save_steps": 1}
     real = torch.amp.GradScaler
 

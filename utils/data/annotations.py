@@ -176,6 +176,13 @@ def read_list(path) -> tuple[list[Record], tuple[str, ...]]:
     return records, class_names
 
 
+def read_records(path, class_names, origin) -> list[Record]:
+    """Return the Records of a list whose classes must be `class_names`, which `origin` has."""
+    records, names = read_list(path)
+    check_same_classes(class_names, origin, names, path)
+    return records
+
+
 def _classes_of(path, text):
     """Return the class names of a list: in the list itself, in older ones in a file beside it."""
     headers = [line.removeprefix(HEADER) for line in text.splitlines() if line.startswith(HEADER)]

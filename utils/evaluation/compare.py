@@ -9,7 +9,8 @@ import numpy as np
 from utils.cli import UserError, read_text, resolve, shorten, typed_path
 from utils.data.annotations import Record
 from utils.evaluation.assignment import Assignment, Found, Objects, assign_voc, flatten_records
-from utils.evaluation.detection_files import GROUND_TRUTH, image_names, read_detections
+from utils.evaluation.detection_files import (GROUND_TRUTH, image_names, image_sizes,
+                                              read_detections)
 from utils.evaluation.voc_ap import best_f1, class_results, mean_ap, pooled_result
 
 RESAMPLES = 1000
@@ -49,7 +50,8 @@ def compare_folders(folders: Sequence[str]) -> str:
             for a, b in zip(records, others)):
         raise UserError(f"{shorten(paths[0])} and {shorten(paths[1])} were measured on different "
                         "test lists; run get_map.py on the same one for both.")
-    found = [read_detections(path, records, names) for path in paths]
+    sizes = image_sizes(records)
+    found = [read_detections(path, records, names, sizes) for path in paths]
     comparison = compare(*found, flatten_records(records), names, len(records))
     return (f"from {shorten(paths[0])} to {shorten(paths[1])}: AP at IoU 0.5 (area)\n"
             + format_comparison(comparison, image_names(records)))

@@ -3,7 +3,6 @@
 Numbers are written in full, so that what is read back has the same figures to the last digit.
 """
 
-import contextlib
 import json
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from utils.cli import UserError, check_file, read_text, shorten, typed_path
+from utils.coco_ids import class_ids, numbers_of
 from utils.data.annotations import Record, plain_name
 from utils.evaluation.assignment import Found, flatten_records
 from utils.image import image_size
@@ -24,8 +24,6 @@ DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 # comp3 or comp4, perhaps somebody's id, the split, the class.
 VOC_FILE = re.compile(r"comp\d(?:_[^_]+)?_det_[^_]+_(.+)\.txt")
 UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*%]')  # in file names, on one system or another
-# COCO numbers its 80 classes 1 to 90.
-COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
 
 def image_names(records: Sequence[Record]) -> list[str]:
@@ -46,18 +44,22 @@ def image_names(records: Sequence[Record]) -> list[str]:
 def image_ids(records: Sequence[Record]) -> list[int]:
     """Return COCO ids: the file names where all are numbers, as COCO's are, else 1, 2, .."""
     names = image_names(records)
-    numbers = [int(name) for name in names if re.fullmatch(r"[0-9]{1,15}", name)]
-    return numbers if len(set(numbers)) == len(names) else list(range(1, len(names) + 1))
+    return numbers_of(names) or list(range(1, len(names) + 1))
 
 
-def class_ids(class_names: Sequence[str]) -> list[int]:
-    """Return COCO ids: its own for its 80 classes, else 1, 2, .. in the order of the names."""
-    if len(class_names) == 80 and (class_names[0], class_names[-1]) == ("person", "toothbrush"):
-        return [number for number in range(1, 91) if number not in COCO_GAPS]
-    return list(range(1, len(class_names) + 1))
+def image_sizes(records: Sequence[Record]) -> list[tuple[int, int] | None]:
+    """Return (width, height) of each image, None where it is not here or cannot be read."""
+    sizes = []
+    for record in records:
+        try:
+            sizes.append(image_size(record.path))
+        except UserError:
+            sizes.append(None)
+    return sizes
 
 
-def detection_writers(found: Found, records: Sequence[Record], class_names: Sequence[str]
+def detection_writers(found: Found, records: Sequence[Record], class_names: Sequence[str],
+                      sizes: Sequence[tuple[int, int] | None]
                       ) -> dict[str, Callable[[Path], object]]:
     """Return {name of a file: what writes it} for a set of detections and its ground truth.
 
@@ -80,7 +82,7 @@ def detection_writers(found: Found, records: Sequence[Record], class_names: Sequ
         yield "]\n" if len(boxes) else "[]\n"
 
     files = {DETECTIONS: coco_lines, GROUND_TRUTH: lambda: [
-        json.dumps(coco_ground_truth(records, class_names), ensure_ascii=False)]}
+        json.dumps(coco_ground_truth(records, class_names, sizes), ensure_ascii=False)]}
     files |= {f"comp4/comp4_det_test_{_file_name(name)}.txt": partial(voc_lines, label)
               for label, name in enumerate(class_names)}
     return {name: partial(_write_lines, lines) for name, lines in files.items()}
@@ -101,26 +103,24 @@ def coco_results(found: Found, records: Sequence[Record], class_names: Sequence[
                "score": score}
 
 
-def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> dict:
-    """Return records as the values of a COCO annotation file; difficult objects become crowds."""
+def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str],
+                      sizes: Sequence[tuple[int, int] | None]) -> dict:
+    """Return records as the values of a COCO annotation file; difficult objects become crowds.
+
+    `sizes` are those of `image_sizes`.
+    """
     images, classes, it = image_ids(records), class_ids(class_names), flatten_records(records)
     rows = zip(it.image.tolist(), it.labels.tolist(), _xywh(it.boxes), it.area.tolist(),
                it.difficult.tolist())
     return {"info": {"description": "objects and ids of detections.json"},
             "images": [{"id": number, "file_name": shorten(record.path),
-                        **dict(zip(("width", "height"), _size(record) or ()))}
-                       for number, record in zip(images, records)],
+                        **dict(zip(("width", "height"), size or ()))}
+                       for number, record, size in zip(images, records, sizes)],
             "categories": [{"id": number, "name": name}
                            for number, name in zip(classes, class_names)],
             "annotations": [{"id": k, "image_id": images[image], "category_id": classes[label],
                              "bbox": box, "area": area, "iscrowd": int(crowd)}
                             for k, (image, label, box, area, crowd) in enumerate(rows, start=1)]}
-
-
-def _size(record):
-    """Return (width, height) of an image, None where it is not here or cannot be read."""
-    with contextlib.suppress(UserError):
-        return image_size(record.path)
 
 
 def _xywh(boxes):
@@ -143,10 +143,11 @@ class _Row(NamedTuple):
     numbers: tuple  # score, xyxy edges, area
 
 
-def read_detections(path: str | Path, records: Sequence[Record], class_names: Sequence[str], *,
-                    ids_path: str | Path = "") -> Found:
+def read_detections(path: str | Path, records: Sequence[Record], class_names: Sequence[str],
+                    sizes: Sequence[tuple[int, int] | None], *, ids_path: str | Path = "") -> Found:
     """Read detections of the records' images from COCO's JSON, or a folder of it or comp4 files.
 
+    `sizes` are those of `image_sizes`.
     Ids in JSON are those of a COCO annotation file `ids_path`, of ground_truth.json beside it, or
     of `image_ids` and `class_ids`; names do as well. UserError naming the row for what cannot be
     right; what only looks odd is a printed note.
@@ -170,7 +171,7 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
     found = Found(_looked_up(rows, "images", images), _looked_up(rows, "classes", classes),
                   numbers[:, 0], numbers[:, 1:5], numbers[:, 5])
     _check_numbers(rows, found)
-    _note_oddities(rows, found, records)
+    _note_oddities(rows, found, sizes)
     return found
 
 
@@ -283,12 +284,11 @@ def _check_numbers(rows, found):
                             f"{row.numbers[:5]}); {wrong.sum()} of {len(rows)} rows are so.")
 
 
-def _note_oddities(rows, found, records):
+def _note_oddities(rows, found, sizes):
     """Print notes on boxes that lie outside of their images and on rows that stand twice."""
     if len(rows) and found.boxes.max() <= 2:
         print("note: no box reaches beyond 2; boxes must be in pixels, not fractions of the image")
-    sizes = np.reshape([_size(record) or (np.inf, np.inf) for record in records],
-                       (-1, 2))[found.image]
+    sizes = np.reshape([size or (np.inf, np.inf) for size in sizes], (-1, 2))[found.image]
     low, high = found.boxes[:, :2], found.boxes[:, 2:]
     outside = ((low >= sizes) | (high > 1.1 * sizes) | (high <= 0)).any(1)
     if outside.any():

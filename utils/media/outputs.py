@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from utils.cli import UserError, make_folder, writing
+from utils.coco_ids import class_ids, numbers_of
 from utils.detections import Detections
 from utils.draw import draw_detections
 from utils.image import image_size
@@ -149,19 +150,17 @@ def write_csv(path: Path, rows: Iterable[dict]) -> None:
         table.writerows(rows)
 
 
-def coco_results(rows: Iterable[dict]) -> list[dict]:
-    """Return the rows of `Outputs` in COCO's form for results.
+def coco_results(rows: Iterable[dict], class_names: Sequence[str]) -> list[dict]:
+    """Return the rows of `Outputs` in COCO's form for results, its ids as in utils/coco_ids.py.
 
-    An image is known by the number that it is called, as COCO's are, else by its name, and in
-    videos by name/frame; category_id is the place in the class list, from 1.
+    Images are known by the numbers that they are called where all are, as COCO's are, else by their
+    names, and in videos by name/frame.
     """
-    return [{"image_id": _image_id(row), "category_id": row["label"] + 1,
+    rows, classes = list(rows), class_ids(class_names)
+    images = list(dict.fromkeys(row["image"] for row in rows if row["frame"] is None))
+    numbers = dict(zip(images, numbers_of([Path(name).stem for name in images]) or images))
+    return [{"image_id": (numbers[row["image"]] if row["frame"] is None
+                          else f"{row['image']}/{row['frame']}"),
+             "category_id": classes[row["label"]],
              "bbox": [row["x1"], row["y1"], round(row["x2"] - row["x1"], 2),
                       round(row["y2"] - row["y1"], 2)], "score": row["score"]} for row in rows]
-
-
-def _image_id(row):
-    stem = Path(row["image"]).stem
-    if row["frame"] is not None:
-        return f"{row['image']}/{row['frame']}"
-    return int(stem) if stem.isascii() and stem.isdigit() else row["image"]

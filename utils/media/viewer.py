@@ -171,8 +171,8 @@ class Viewer:
 
     def write_tables(self) -> None:
         """Write the files on all sources together."""
-        rows = self.outputs.rows
-        writers = {"coco_results.json": lambda path: write_json(path, coco_results(rows)),
+        rows, names = self.outputs.rows, self.detector.class_names
+        writers = {"coco_results.json": lambda path: write_json(path, coco_results(rows, names)),
                    "detections.csv": lambda path: write_csv(path, rows)}
         for (name, write), wanted in zip(writers.items(), (self.outputs.save_json, self.save_csv)):
             if wanted:

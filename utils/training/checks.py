@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from utils.cli import UserError, resolve
 from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
+from utils.distributed import rank, world_size
 from utils.image import as_rgb_array
 from utils.spec import TILES
 from utils.training.optim import Schedule
@@ -23,6 +24,18 @@ LIMITS = {
     "save_steps": (0, 1_000_000_000),
     "early_stopping": (0, 1_000_000), "sample_period": (0, 1_000_000)}
 ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
+
+
+def check_agreement(*, input_shape: tuple[int, int], stops_early: bool, measures: bool,
+                    freezes: bool, pretrained: bool) -> None:
+    """Raise UserError for settings that are fine one by one and cannot work together."""
+    if len(set(input_shape)) != 1:
+        raise UserError(f"input_shape must be square, such as (300, 300), got {input_shape}.")
+    if stops_early and not measures:
+        raise UserError("early_stopping needs a val_list, and an eval_period of 1 or more.")
+    if freezes and not pretrained:
+        raise UserError("freeze_epochs needs pretrained weights: frozen random layers learn "
+                        'nothing. Set backbone_weights = "imagenet" or freeze_epochs = 0.')
 
 
 def read_lists(train_list: str, val_list: str, *, classes_path: str, train_on_difficult: bool
@@ -57,8 +70,12 @@ def read_lists(train_list: str, val_list: str, *, classes_path: str, train_on_di
 
 
 def check_images(records: list[Record], list_path: str) -> None:
-    """Raise UserError for an image that cannot be read: better now than after an epoch."""
-    for record in tqdm(records, desc="val images", unit="image", leave=False, disable=None):
+    """Raise UserError for an image that cannot be read: better now than after an epoch.
+
+    Ranks share the records out.
+    """
+    own = records[rank()::world_size()]
+    for record in tqdm(own, desc="val images", unit="image", leave=False, disable=None):
         try:
             as_rgb_array(record.path)
         except UserError as error:

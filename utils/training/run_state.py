@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from utils.checkpoint import Checkpoint, parse_checkpoint, tensor_fault
-from utils.cli import UserError, shorten, typeable
+from utils.cli import UserError, shorten, typeable, typed_flags
 from utils.data.annotations import Record
 from utils.distributed import check_alike, world_size
 from utils.tensor_files import first_line, read_tensor_file
@@ -96,6 +96,16 @@ def check_same_everywhere(settings: dict, basis: dict) -> None:
     """Raise UserError naming the settings, lists or machine that are others than rank 0's."""
     values = settings | basis["data"] | basis["machine"]
     check_alike({name: value for name, value in values.items() if name not in OWN})
+
+
+def resumed_values(given: dict, saved: Checkpoint, defaults: dict, place: str) -> dict:
+    """Return the settings that a saved run goes on with, by those given and today's defaults.
+
+    UserError for a file that is damaged, and for settings that the run cannot take.
+    """
+    with restoring(place):
+        return merge_settings(given, saved.settings, typed=typed_flags(), free=MAY_CHANGE,
+                              defaults=(defaults, saved.run["defaults"]), place=place)
 
 
 def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typed: Container[str],

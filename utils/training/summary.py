@@ -1,8 +1,15 @@
-"""What is said at the end of a run."""
+"""What is said at the start and at the end of a run."""
 
 from pathlib import Path
 
 from utils.cli import shorten, typeable
+from utils.distributed import world_size
+
+
+def describe_start(folder: Path, table: str, where: str) -> str:
+    """Return the settings in effect, where the run computes and where its results go."""
+    processes = f" with {world_size()} processes" if world_size() > 1 else ""
+    return f"settings:\n{table}\nrunning on {where}{processes}, results in {shorten(folder)}"
 
 
 def describe_end(folder: Path, rows: list[dict], *, best: str, num_images: int) -> str:

@@ -1,0 +1,57 @@
+"""What is imported between the start of a script and the first box: nothing slow but PyTorch."""
+
+import subprocess
+import sys
+
+import torch
+import torchvision
+from tiny_detector import photo
+from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, VGG16_Weights, detection
+
+from nets.backbones import BACKBONES
+from nets.families import COCO_DETECTOR, PUBLISHED_NAMES
+from nets.ssd import SSDNet, build_spec
+from ssd import SSD, SSDSettings
+from utils.cli import ROOT
+from utils.nms import nms
+
+HEAVY = {"matplotlib", "scipy", "tensorboard", "jinja2", "torchvision", "pandas", "onnx",
+         "onnxruntime", "openvino", "sympy", "triton", "torch._dynamo", "torch._inductor",
+         "torch.onnx", "pycocotools", "h5py", "yaml"}
+
+
+def test_a_plain_prediction_imports_nothing_that_it_does_not_need(tmp_path):
+    SSD(SSDSettings(device="cpu"), network=SSDNet(3, build_spec("vgg", 300)),
+        class_names=("cat", "dog")).save(tmp_path / "best.pth")
+    photo(tmp_path / "a.png")
+    code = """if True:
+        import sys
+        import predict
+        predict.main(predict.PredictSettings(
+            model_path=sys.argv[1], images=(sys.argv[2],), dir_save_path=sys.argv[3], show=False,
+            confidence=0.2, save_json=True))
+        before = set(sys.modules)
+        import torch, torchvision  # later on it still is whole
+        torchvision.ops.nms(torch.rand(3, 4), torch.rand(3), 0.5)
+        print("imported:", *before)"""
+    done = subprocess.run([sys.executable, "-c", code, *(str(tmp_path / name) for name in (
+        "best.pth", "a.png", "out"))], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (tmp_path / "out" / "a.png.jpg").exists()
+    assert not HEAVY & set(done.stdout.rpartition("imported:")[2].split())
+
+
+def test_nms_is_that_of_torchvision():
+    low = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
+    boxes, scores = torch.cat([low, low + 0.1], 1), (low[:, 0] * 20).round()  # many ties
+    for iou in (0.0, 0.3, 0.9):
+        assert torch.equal(nms(boxes, scores, iou), torchvision.ops.nms(boxes, scores, iou))
+
+
+def test_what_is_written_here_of_torchvision_is_what_it_says():
+    files = {"vgg": VGG16_Weights.IMAGENET1K_FEATURES, "resnet50": ResNet50_Weights.IMAGENET1K_V1,
+             "mobilenetv2": MobileNet_V2_Weights.IMAGENET1K_V1}
+    assert {name: BACKBONES[name].imagenet for name in files} == {
+        name: weights.url for name, weights in files.items()}
+    coco = detection.SSD300_VGG16_Weights.COCO_V1
+    assert COCO_DETECTOR == coco.url
+    assert PUBLISHED_NAMES[90] == tuple(coco.meta["categories"][1:])
