@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import time
 from pathlib import Path
 
@@ -83,3 +84,20 @@ def operations(network: nn.Module, size: int, *, training: bool = False) -> int:
             (loc.sum() + conf.sum()).backward()
     network.zero_grad()
     return counter.get_total_flops()
+
+
+def most_memory(device: str = "cpu") -> float:
+    """Return the most bytes that this process held at a time, on the GPU where `device` is one.
+
+    NaN on Windows.
+    """
+    if device.startswith("cuda"):
+        return float(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage has the parent's memory in it
+        return 1024.0 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # bytes on macOS

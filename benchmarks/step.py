@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-from benchmarks.machine import operations, peak, wait
+from benchmarks.machine import most_memory, operations, peak, wait
 from benchmarks.table import Row, report
 from benchmarks.torchvision_ssd import (as_torchvision, batch_as_lists, reference_loader,
                                         reference_loss)
@@ -172,18 +172,6 @@ def time_torchvision(settings):
 
 SIDES = {"project": time_project, "plain": partial(time_project, plain=True),
          "torchvision": time_torchvision}
-
-
-def most_memory(device):
-    """Return the most bytes that this process held at a time, on the GPU where it trains there."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def first_batch(settings):
