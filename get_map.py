@@ -12,6 +12,7 @@ from nets.runtime import TorchRuntime
 from ssd import SCORING, SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import Record, check_same_classes, read_list
+from utils.device import keep_freed_memory
 from utils.distributed import (check_alike, check_device, first_ahead, on_first, process_group,
                                rank, share_tensors)
 from utils.evaluation.advice import advise
@@ -81,6 +82,7 @@ def main(settings: MapSettings) -> None:
 
 def detect(settings: MapSettings, records: list[Record], list_names: tuple[str, ...]) -> Found:
     """Run the detector that the settings name over the images of records."""
+    keep_freed_memory()
     detector = first_ahead(lambda: SSD(SSDSettings(**shared_fields(settings, SSDSettings))))
     check_device(detector.device)
     check_same_classes(detector.class_names, "the weights", list_names, settings.test_list)

@@ -25,6 +25,7 @@ from nets.inspection import heat_map, measure_speed, summarise
 from ssd import SSD, SSDSettings
 from utils.cli import (UserError, describe_error, make_folder, printable, resolve, run, shorten,
                        typed_path)
+from utils.device import keep_freed_memory
 from utils.distributed import check_device, first_ahead, on_first, process_group, world_size
 from utils.draw import draw_heat
 from utils.image import image_size
@@ -100,6 +101,7 @@ def main(settings: PredictSettings) -> None:
     """Load the detector once, then look at what was named, at a folder, or at what is typed."""
     if settings.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
+    keep_freed_memory()
     with process_group():
         detector = first_ahead(lambda: SSD(settings))
         check_device(detector.device)

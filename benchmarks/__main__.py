@@ -97,17 +97,22 @@ def draw(rows, curves, path):
     bars = figure.add_subplot(grid[:, :2] if panels else grid[:, :])
     rows = [row for row in rows if row.ratio == row.ratio][::-1]
     bars.barh([f"{row.task}\n{row.way} / {row.reference}" for row in rows],
-              [row.ratio for row in rows],
+              [row.ratio - 1 for row in rows], left=1,
               color=["tab:blue" if row.ratio >= 1 else "tab:red" for row in rows])
     bars.set(xscale="log", title="times as fast, or as small, as the reference")
     bars.axvline(1, color="black", linewidth=0.8)
     bars.tick_params("y", labelsize=6)
+    bars.xaxis.set_major_formatter("{x:g}")
     for number, (panel, axis) in enumerate(panels):
         axes = figure.add_subplot(grid[number // 2, 2 + number % 2])
+        ticks = []
         for curve in curves:
             if (curve["panel"], curve["axis"]) == (panel, axis):
                 axes.plot(curve["xs"], curve["seconds"], "o-", label=curve["name"])
+                ticks = max(ticks, curve["xs"], key=len)
         axes.set(xlabel=axis, ylabel="seconds", title=panel, xscale="log", yscale="log")
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 

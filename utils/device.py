@@ -75,8 +75,9 @@ def set_precision(name: str, device: torch.device) -> Precision:
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step, instead of giving it back to the system.
 
-    Else each training step on a CPU asks for its gigabytes again, page by page: a tenth of its
-    time. The process stays as large as its largest step. Nothing happens on other systems.
+    Else each step on a CPU, of training or of detection in batches, asks for its gigabytes again,
+    page by page: a tenth of its time. The process stays as large as its largest step. Nothing
+    happens on other systems.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
