@@ -117,13 +117,13 @@ def detect_ours(detector, path):
 def same_detections(found, other):
     """Tell whether nine tenths of the detections of one have their like in the other, and reversed.
 
-    Those with scores above 0.1. Their like is of the same class, its edges within a pixel and a
-    hundredth of the box, its score within 0.02: bf16 keeps 8 bits, and close scores change places.
+    Those with scores above 0.05. Their like is of the same class, its edges within a pixel and a
+    hundredth of the box, its score within 0.03: bf16 keeps 8 bits, and close scores change places.
     """
     def share(one, two):
         matched = [((two[2] == label) & (np.abs(two[0] - box).max(1) < 1 + 0.01 * np.ptp(box))
-                    & (np.abs(two[1] - score) < 0.02)).any()
-                   for box, score, label in zip(*one) if score > 0.1]
+                    & (np.abs(two[1] - score) < 0.03)).any()
+                   for box, score, label in zip(*one) if score > 0.05]
         return sum(matched) / len(matched) if matched else 0
     return min(share(found, other), share(other, found)) >= 0.9
 

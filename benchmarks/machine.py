@@ -16,7 +16,7 @@ INSTRUCTIONS = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16
                 "VNNI": "_is_vnni_supported", "AVX512": "_is_avx512_supported",
                 "AVX2": "_is_avx2_supported"}
 SIDE = 2048  # of the matrices
-TRIES = 6
+TRIES = 20
 _peaks = {}
 
 

@@ -15,8 +15,9 @@ from utils.image import read_input
 IMAGES = 240
 # Spread of the random detector's scores: its best ones are clear.
 GAIN = 8
-# Scores above 0.01 in an image on average, as a trained detector has them.
-CANDIDATES = 400
+# Scores above 0.01 in the image: as many as a detector trained on photographs of playing cards has
+# (median of 20 test images: 118).
+CANDIDATES = 120
 
 
 def draw_data(folder: Path) -> None:
