@@ -28,7 +28,7 @@ class BenchSettings:
     only: tuple[str, ...] = NAMES
     # Data, figures (bench.json) and the picture (bench.png) go here.
     folder: str = "bench"
-    # A detector of VGG16 at 300 pixels that was trained on the data; "" makes one of random numbers.
+    # A detector of VGG16 at 300 pixels trained on the data; "" makes one of random numbers.
     model_path: str = ""
     # A JPEG file.
     image: str = "img/demo.jpg"
@@ -49,9 +49,9 @@ def main(settings: BenchSettings) -> None:
     curves = (json.loads((folder / "growth.json").read_text(encoding="utf-8"))["curves"]
               if "growth" in done else [])
     peaks = {precision: peak(precision, settings.device) for precision in ("fp32", "bf16", "int8")}
-    (folder / "bench.json").write_text(json.dumps(
-        {"machine": machine(settings.device), "peaks": plain(peaks),
-         "rows": [plain(asdict(row)) for row in rows], "curves": curves}, indent=2), encoding="utf-8")
+    results = {"machine": machine(settings.device), "peaks": plain(peaks),
+               "rows": [plain(asdict(row)) for row in rows], "curves": curves}
+    (folder / "bench.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     draw(rows, curves, folder / "bench.png")
     print(f"\n{machine(settings.device)}\nmost operations a second: " + ", ".join(
         f"{precision} {value / 1e9:.0f} billion" for precision, value in peaks.items()))
@@ -69,8 +69,8 @@ def prepare(folder, settings):
     if not model:
         model = str(folder / "detector.pth")
         make_detector(Path(model), settings.image, folder / "2007_train.txt")
-        for name in ("fp32", "int8"):
-            (folder / "exported" / f"{name}.onnx").unlink(missing_ok=True)
+    for name in ("fp32", "int8"):  # of another detector
+        (folder / "exported" / f"{name}.onnx").unlink(missing_ok=True)
     train, detector = ["--train_list", f"{folder}/2007_train.txt"], [
         "--model_path", model, "--image", settings.image]
     device = ["--device", settings.device]

@@ -53,7 +53,8 @@ class MapBenchmark:
 def main(settings):
     """Time both rules, and say what they took."""
     print(settings)
-    rows = [*compare("VOC mAP", settings, voc=True), *compare("COCO's figures", settings, voc=False)]
+    rows = [*compare("VOC mAP", settings, voc=True),
+            *compare("COCO's figures", settings, voc=False)]
     with contextlib.suppress(ImportError):  # Windows
         import resource
         print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")

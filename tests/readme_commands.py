@@ -65,7 +65,7 @@ def prepare():
     weights = {name.replace("vgg.", "features."): value for name, value
                in network.state_dict().items() if name.startswith("vgg.")}
     # Where a download would lie, so that nothing is downloaded.
-    for place in ("vgg16_imagenet.pth", f"model_data/{Path(BACKBONES['vgg'].imagenet.url).name}"):
+    for place in ("vgg16_imagenet.pth", f"model_data/{Path(BACKBONES['vgg'].imagenet).name}"):
         torch.save(weights, place)
 
 

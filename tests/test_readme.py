@@ -31,6 +31,8 @@ LEFT_OUT = {
     "python -m pip install": "a download",
     "make demo": "minutes; its recipe is compared with the demo by hand",
     "make test": "minutes; this is part of it",
+    "make bench": "minutes",
+    "python -m benchmarks": "the same",
     "python -m pytest": "the same",
     "tensorboard": "does not end",
     "source .venv/bin/activate": "for a shell",
@@ -41,7 +43,6 @@ ONLY_PARSED = {
     "python predict.py --mode video --video_path 0": "a camera",
     "torchrun --nnodes=2": "two machines",
     "python -m benchmarks.step": "minutes, with the whole VGG16",
-    "python -m benchmarks.inference": "minutes, with the whole VGG16",
     "python -m benchmarks.runtimes": "minutes, with the whole VGG16",
     "python -m benchmarks.tiles": "minutes",
     "python -m benchmarks.kill": "minutes",
@@ -55,9 +56,6 @@ SMALLER = {
     r"--mode fps": "--batch_sizes 1",
     r"export_precision int8": "--export_outputs raw",
     r"--epochs": "--epochs 1",
-    r"benchmarks.map": "--images 20 --detections 100 --classes 2",
-    r"benchmarks.annotations": "--files 20 --turns 1",
-    r"benchmarks.loader": "--images 4 --turns 1",
 }
 # File of the copy -> what is edited there; the first is what the README tells people to edit, the
 # rest makes a VGG16 with a thirty-second of the channels, and one epoch of it.
