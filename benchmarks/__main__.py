@@ -2,7 +2,7 @@
 
 On drawn images and a detector with random numbers, unless others are given: times hardly depend on
 what the numbers are. Each benchmark is a process of its own, and sees first that all sides do the
-same. Nothing else should run meanwhile.
+same, as its own text says. Nothing else should run meanwhile.
 """
 
 import json
@@ -15,7 +15,8 @@ from pathlib import Path
 from benchmarks.machine import machine, peak
 from benchmarks.prepare import draw_data, make_detector
 from benchmarks.table import plain, read_rows, table
-from utils.cli import ROOT, UserError, make_folder, run, shorten
+from utils.cli import ROOT, UserError, make_folder, resolve, run, shorten
+from utils.device import pick_device
 
 NAMES = ("inference", "runtimes", "startup", "loader", "step", "map", "annotations", "growth")
 
@@ -28,7 +29,8 @@ class BenchSettings:
     only: tuple[str, ...] = NAMES
     # Data, figures (bench.json) and the picture (bench.png) go here.
     folder: str = "bench"
-    # A detector of VGG16 at 300 pixels trained on the data; "" makes one of random numbers.
+    # A detector of VGG16 at 300 pixels, with a folder that holds 2007_train.txt and 2007_val.txt
+    # of its classes; "" makes one of random numbers.
     model_path: str = ""
     # A JPEG file.
     image: str = "img/demo.jpg"
@@ -41,6 +43,7 @@ def main(settings: BenchSettings) -> None:
     unknown = [name for name in settings.only if name not in NAMES]
     if unknown:
         raise UserError(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}.")
+    pick_device(settings.device)
     folder, begin = make_folder(settings.folder).resolve(), time.perf_counter()
     flags = prepare(folder, settings)
     failed = [name for name in settings.only if not run_one(name, flags[name], folder)]
@@ -54,7 +57,8 @@ def main(settings: BenchSettings) -> None:
     (folder / "bench.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     draw(rows, curves, folder / "bench.png")
     print(f"\n{machine(settings.device)}\nmost operations a second: " + ", ".join(
-        f"{precision} {value / 1e9:.0f} billion" for precision, value in peaks.items()))
+        f"{precision} {value / 1e9:.0f} billion" for precision, value in peaks.items()
+        if value == value))
     print(f"\n{table(rows)}\n\n{time.perf_counter() - begin:.0f} s in all; "
           f"{shorten(folder / 'bench.json')}, {shorten(folder / 'bench.png')}")
     if failed:
@@ -68,9 +72,7 @@ def prepare(folder, settings):
     model = settings.model_path
     if not model:
         model = str(folder / "detector.pth")
-        make_detector(Path(model), settings.image, folder / "2007_train.txt")
-    for name in ("fp32", "int8"):  # of another detector
-        (folder / "exported" / f"{name}.onnx").unlink(missing_ok=True)
+        make_detector(Path(model), str(resolve(settings.image)), folder / "2007_train.txt")
     train, detector = ["--train_list", f"{folder}/2007_train.txt"], [
         "--model_path", model, "--image", settings.image]
     device = ["--device", settings.device]

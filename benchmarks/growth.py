@@ -28,7 +28,7 @@ from benchmarks.torchvision_ssd import as_torchvision
 from nets.runtime import TorchRuntime
 from nets.ssd import SSDNet, build_spec
 from utils.cli import run
-from utils.device import set_precision
+from utils.device import keep_freed_memory, pick_device, set_precision
 from utils.image import read_input
 
 LARGEST_FOR_OTHERS = 100_000  # detections; pycocotools takes minutes for more
@@ -64,6 +64,8 @@ class Curve:
 
 def main(settings: GrowthSettings) -> None:
     """Measure and print all curves."""
+    pick_device(settings.device)
+    keep_freed_memory()  # as predict.py; torchvision has its good of it too
     print(machine(settings.device))
     curves = []
     for measure in (by_batch, by_size, by_classes, by_detections, by_megapixels):
@@ -111,8 +113,13 @@ def by_batch(settings):
     """Return curves of the network and decoding, an image, by the batch."""
     network, curves = quiet_network(300), []
     other = as_torchvision(network, same_priors=False).to(settings.device)
-    ways = {"torchvision fp32": lambda batch: torch.inference_mode()(other)(
-        list(torch.as_tensor(batch).to(settings.device).permute(0, 3, 1, 2) / 255))}
+
+    @torch.inference_mode()
+    def torchvisions(batch):
+        images = torch.as_tensor(batch).to(settings.device).permute(0, 3, 1, 2).contiguous()
+        return other.head(list(other.backbone(images.float()).values()))
+
+    ways = {"torchvision fp32": torchvisions}
     ways |= {precision: ours_in(network, precision, settings.device)
              for precision in ("fp32", "auto")}
     for name, way in ways.items():

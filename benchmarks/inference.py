@@ -20,7 +20,7 @@ from torchvision.io import ImageReadMode, read_image
 from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 from torchvision.models.detection.image_list import ImageList
 
-from benchmarks.machine import operations, peak
+from benchmarks.machine import operations, peak, wait
 from benchmarks.race import race
 from benchmarks.table import report, rows_of
 from benchmarks.torchvision_ssd import as_torchvision
@@ -29,6 +29,7 @@ from ssd import SCORING, SSD, SSDSettings
 from utils.boxes import to_cxcywh
 from utils.checkpoint import newest_checkpoint
 from utils.cli import UserError, resolve, run
+from utils.device import pick_device
 from utils.image import read_input
 from utils.postprocess import decode_scores, select
 from utils.spec import SSDSpec
@@ -53,6 +54,7 @@ class InferenceSettings:
 
 def main(settings: InferenceSettings) -> None:
     """Race from file to boxes, then the stages of ours, then the postprocessing alone."""
+    pick_device(settings.device)
     kinds = {"fp32": {"precision": "fp32"}, "auto": {"precision": "auto"}}
     with tempfile.TemporaryDirectory() as folder:
         theirs, flags = both_ways(settings.model_path, Path(folder), settings.device)
@@ -133,7 +135,8 @@ def stages(detector, path, turns=10):
     image, _ = read_input(path, detector.spec)
     boxes, scores = detector.runtime(image[None])
     calls = {"read and resize": partial(read_input, path, detector.spec),
-             "network and decoding": partial(detector.runtime, image[None]),
+             "network and decoding": lambda: (detector.runtime(image[None]),
+                                              wait(detector.device.type)),
              "selection": partial(select, boxes, scores, detector.spec, **SCORING)}
     return [(name, min(timeit.repeat(call, number=1, repeat=turns)))
             for name, call in calls.items()]

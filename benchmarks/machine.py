@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 INSTRUCTIONS = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported",
                 "VNNI": "_is_vnni_supported", "AVX512": "_is_avx512_supported",
                 "AVX2": "_is_avx2_supported"}
-SIDE = 2048  # of the matrices
-TRIES = 20
+SIDES = {"cpu": 2048, "cuda": 8192}  # of the matrices
+CHANNELS, MAP = 512, 38  # of the convolution, VGG16's conv4_2
+SECONDS = 1.0  # of trying, each
 _peaks = {}
 
 
@@ -29,7 +31,7 @@ def machine(device: str = "cpu") -> str:
                     name)
     known = [text for text, check in INSTRUCTIONS.items()
              if getattr(torch.cpu, check, bool)()]
-    gpu = f"; {torch.cuda.get_device_name()}" if device.startswith("cuda") else ""
+    gpu = f"; {torch.cuda.get_device_name(device)}" if device.startswith("cuda") else ""
     return (f"{name}, {os.cpu_count()} processors, {torch.get_num_threads()} threads, "
             f"{' '.join(known) or 'no vector instructions known of'}{gpu}; Python "
             f"{platform.python_version()}, torch {torch.__version__}, torchvision "
@@ -37,10 +39,10 @@ def machine(device: str = "cpu") -> str:
 
 
 def peak(precision: str, device: str = "cpu") -> float:
-    """Return the operations a second of the best of a few multiplications of large matrices.
+    """Return the operations a second of a large matrix product or convolution, whichever has more.
 
-    `precision` is "fp32", "bf16", "fp16" or "int8"; a multiplication and an addition are two
-    operations. NaN where PyTorch does not multiply such matrices.
+    `precision` is "fp32", "bf16", "fp16" or "int8", which has a matrix product alone; a
+    multiplication and an addition are two operations. NaN where PyTorch has no such product.
     """
     if (precision, device) not in _peaks:
         _peaks[precision, device] = _measure(precision, device)
@@ -48,30 +50,46 @@ def peak(precision: str, device: str = "cpu") -> float:
 
 
 def _measure(precision, device):
-    """Multiply matrices a few times; the least time counts, since others can only slow it down."""
-    matrix = torch.randn(SIDE, SIDE, device=device)
+    """Return the most operations a second; the best of tries, since others can only slow it."""
+    kind = device.partition(":")[0]
+    side, found = SIDES.get(kind, SIDES["cpu"]), []
+    matrix = torch.randn(side, side, device=device)
     types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision == "int8":
-        matrix, multiply = (9 * matrix).to(torch.int8), getattr(torch, "_int_mm", None)
-    else:
-        matrix, multiply = matrix.to(types[precision]), torch.mm
-    least = float("inf")
     try:
-        for _ in range(TRIES):
-            wait(device)
-            start = time.perf_counter()
-            multiply(matrix, matrix)
-            wait(device)
-            least = min(least, time.perf_counter() - start)
-    except (RuntimeError, TypeError):
-        return float("nan")
-    return 2 * SIDE ** 3 / least
+        if precision == "int8":
+            matrix = (9 * matrix).to(torch.int8)
+            found.append(2 * side ** 3 / _least(partial(torch._int_mm, matrix, matrix), device))
+        else:
+            matrix = matrix.to(types[precision])
+            found.append(2 * side ** 3 / _least(partial(torch.mm, matrix, matrix), device))
+            layer = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1).to(
+                device, types[precision], memory_format=torch.channels_last)
+            batch = torch.randn(8, CHANNELS, MAP, MAP, device=device, dtype=types[precision])
+            batch = batch.to(memory_format=torch.channels_last)
+            work = 2 * batch.numel() * CHANNELS * 9
+            with torch.inference_mode():
+                found.append(work / _least(partial(layer, batch), device))
+    except (RuntimeError, TypeError, AttributeError):
+        pass
+    return max(found, default=float("nan"))
+
+
+def _least(call, device):
+    """Return the least seconds of calls, tried for SECONDS, at least twice."""
+    times, end = [], time.perf_counter() + SECONDS
+    while len(times) < 2 or time.perf_counter() < end:
+        wait(device)
+        start = time.perf_counter()
+        call()
+        wait(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def wait(device: str) -> None:
     """Wait for what a GPU was given to do."""
     if device.startswith("cuda"):
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def operations(network: nn.Module, size: int, *, training: bool = False) -> int:
@@ -92,7 +110,7 @@ def most_memory(device: str = "cpu") -> float:
     NaN on Windows.
     """
     if device.startswith("cuda"):
-        return float(torch.cuda.max_memory_allocated())
+        return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage has the parent's memory in it
         return 1024.0 * int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])

@@ -21,8 +21,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from benchmarks.machine import most_memory
 from benchmarks.race import race
-from benchmarks.table import Row, report
+from benchmarks.table import Row, quantity, report
 from utils.cli import run
 from utils.data.annotations import Record
 from utils.evaluation.assignment import flatten_detections, flatten_records
@@ -55,9 +56,7 @@ def main(settings):
     print(settings)
     rows = [*compare("VOC mAP", settings, voc=True),
             *compare("COCO's figures", settings, voc=False)]
-    with contextlib.suppress(ImportError):  # Windows
-        import resource
-        print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GB")
+    print(f"most memory: {quantity(most_memory(), 'B')}")
     report(rows, settings.json_path)
 
 

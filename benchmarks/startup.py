@@ -2,7 +2,8 @@
 
     python -m benchmarks.startup --model_path logs/run/best.pth
 
-torchvision's script does what its documentation says, with the same weights; torch.load reads them.
+All find the same three best scores. torchvision's script does what its documentation says, with
+the same weights; torch.load reads them.
 """
 
 import json
@@ -14,6 +15,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.inference import both_ways
 from benchmarks.table import Row, report
 from utils.cli import ROOT, UserError, resolve, run
@@ -22,7 +25,8 @@ PROJECT = """
 import os, sys
 weights, classes, image, precision = sys.argv[1:]
 from ssd import SSD
-found = SSD(weights, classes_path=classes, device="cpu", precision=precision).detect(image)
+detector = SSD(weights, classes_path=classes, device="cpu", precision=precision)
+found = detector.detect_batch([image], confidence=0.01)[0]
 scores = found.scores.tolist()
 """
 TORCHVISION = """
@@ -74,9 +78,9 @@ def main(settings: StartupSettings) -> None:
         for _ in range(1 + settings.turns):  # the first one fills the caches of the disk
             for side, results in found.items():
                 results.append(start(side, flags, str(resolve(settings.image))))
-    best = [results[0][0][0] for results in found.values()]
-    if max(best) - min(best) > 0.02:
-        raise UserError(f"the sides do not find the same: best scores {best}.")
+    best = np.array([sorted(results[0][0])[-1:-4:-1] for results in found.values()])
+    if not best.size or np.ptp(best, axis=0).max() > 0.03:
+        raise UserError(f"the sides do not find the same, or nothing: best scores {best.tolist()}.")
     seconds, memory = ({side: statistics.median(result[k] for result in results[1:])
                         for side, results in found.items()} for k in (1, 2))
     (other, *ours) = SIDES

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Literal
@@ -33,7 +33,7 @@ from utils.cli import ROOT, UserError, run
 from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset, make_loader
-from utils.device import keep_freed_memory, set_precision
+from utils.device import keep_freed_memory, pick_device, set_precision
 from utils.spec import SSDSpec
 from utils.training.loss import multibox_loss
 from utils.training.matching import make_targets
@@ -41,6 +41,8 @@ from utils.training.optim import Schedule, make_optimizer
 from utils.training.trainer import Objective, Trainer
 
 WARM_UP = 2  # steps that are not counted
+# As torchvision's reference training has it.
+AUGMENTATION = replace(AUGMENTATIONS["paper"], crop_keeps_object=True)
 LOSS_TOLERANCE = 0.02  # bf16 keeps 8 bits
 OBJECTIVE = Objective(match_iou=0.5, negatives_per_positive=3.0, background_negatives=30,
                       train_on_difficult=True)
@@ -74,8 +76,11 @@ class WatchedTrainer(Trainer):
     """Remembers the first step's loss and the last batch."""
 
     first_loss = batch = None
+    contiguous = False  # PyTorch's default layout; else the images' own, channels last
 
     def train_step(self, group):
+        if self.contiguous:
+            group = [batch._replace(images=batch.images.contiguous()) for batch in group]
         self.batch = group[0]
         result = super().train_step(group)
         self.first_loss = self.first_loss or result["loss"]
@@ -104,6 +109,7 @@ class Clock:
 
 def main(settings: StepSettings) -> None:
     """Compare the sides in turns, or be one of them."""
+    pick_device(settings.device)
     if settings.side != "all":
         print(json.dumps(SIDES[settings.side](settings)))
         return
@@ -177,7 +183,7 @@ SIDES = {"project": time_project, "plain": partial(time_project, plain=True),
 def first_batch(settings):
     """Return the batch that training begins with."""
     records, _ = read_list(settings.train_list)
-    dataset = DetectionDataset(records, SSDSpec(), AUGMENTATIONS["light"], seed=0)
+    dataset = DetectionDataset(records, SSDSpec(), AUGMENTATION, seed=0)
     return next(iter(make_loader(dataset, settings.batch_size, seed=0, num_workers=0,
                                  pin_memory=False)))
 
@@ -201,10 +207,12 @@ def make_trainer(settings, plain):
     schedule = Schedule(num_images=len(records), epochs=1, batch_size=settings.batch_size,
                         accumulate=1, freeze_epochs=0, freeze_batch_size=1, learning_rate=1e-3,
                         kind="cosine", warmup_steps=100, min_lr_ratio=0.01)
-    dataset = DetectionDataset(records, network.spec, AUGMENTATIONS["light"], seed=0)
-    return WatchedTrainer(network, optimizer, dataset, schedule, OBJECTIVE, device=device,
-                          precision=precision, num_workers=settings.num_workers,
-                          clip_grad_norm=10.0)
+    dataset = DetectionDataset(records, network.spec, AUGMENTATION, seed=0)
+    trainer = WatchedTrainer(network, optimizer, dataset, schedule, OBJECTIVE, device=device,
+                             precision=precision, num_workers=settings.num_workers,
+                             clip_grad_norm=10.0)
+    trainer.contiguous = plain
+    return trainer
 
 
 def time_objective(trainer, batch, turns=5):
@@ -214,10 +222,12 @@ def time_objective(trainer, batch, turns=5):
                              device=trainer.device)
                  for numbers in (4, network.num_classes))
     for _ in range(turns):
+        wait(trainer.device.type)
         start = time.perf_counter()
         targets = make_targets(batch.boxes, batch.labels, batch.difficult, network.priors,
                                iou_threshold=OBJECTIVE.match_iou, variances=network.spec.variances)
         sum(multibox_loss(loc, conf, targets, negatives_per_positive=3.0)).backward()
+        wait(trainer.device.type)
         best = min(best, time.perf_counter() - start)
     return best
 

@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from nets.backbones import rename
 from nets.families import TORCHVISION
+from utils.cli import UserError
 from utils.data.augment import CROP_TRIALS
 
 
@@ -17,13 +18,17 @@ def as_torchvision(network, *, same_priors):
     """Return torchvision's SSD300 in eval mode with the weights of an SSDNet of VGG16 at 300.
 
     With `same_priors` it has the network's; else its own, which are as the paper's and clipped.
+    Raises UserError for another network.
     """
+    spec = network.spec
+    if (spec.backbone, spec.size, spec.tile, spec.letterbox) != ("vgg", 300, 0, False):
+        raise UserError("torchvision has SSD300 with VGG16 alone, without windows or bars; set "
+                        "model_path to such a detector.")
     theirs = ssd300_vgg16(weights=None, weights_backbone=None,
                           num_classes=network.num_classes).eval()
     places = rename({name: name for name in theirs.state_dict()}, TORCHVISION)
     theirs.load_state_dict({places[name]: value for name, value in network.state_dict().items()})
     if same_priors:
-        spec = network.spec
         theirs.anchor_generator = DefaultBoxGenerator(
             spec.aspect_ratios, scales=[size / spec.size for size in spec.anchors_size],
             steps=spec.steps, clip=False)
@@ -67,10 +72,14 @@ class ReferenceImages(Dataset):
         return sample["image"], {"boxes": sample["boxes"], "labels": sample["labels"] + 1}
 
 
+def as_lists(samples):
+    return tuple(zip(*samples))
+
+
 def reference_loader(records, spec, batch_size, num_workers):
     """Return the loader of torchvision's reference training."""
     return DataLoader(ReferenceImages(records, spec), batch_size, shuffle=True, drop_last=True,
-                      num_workers=num_workers, collate_fn=lambda samples: tuple(zip(*samples)))
+                      num_workers=num_workers, collate_fn=as_lists)
 
 
 def reference_loss(network, images, targets, device):

@@ -5,12 +5,14 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
 names, spec = json.loads(metadata["class_names"]), json.loads(metadata["spec"])
-image = Image.open(sys.argv[2]).convert("RGB")
+if spec.get("tile"):
+    sys.exit("this detector looks at windows of large images: run it by predict.py")
+image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
 # reducing_gap averages where much is skipped otherwise, as the project does. Detectors with
 # spec["letterbox"] want bars instead of another aspect ratio.
 resized = image.resize(spec["input_shape"][::-1], Image.Resampling.BILINEAR, reducing_gap=2)

@@ -16,6 +16,7 @@ from benchmarks.inference import postprocessing, same_arrays, same_detections
 from benchmarks.machine import machine, operations, peak
 from benchmarks.prepare import CANDIDATES, _background
 from benchmarks.race import race
+from benchmarks.runtimes import same_scores
 from benchmarks.table import Row, quantity, read_rows, report, rows_of, table
 from benchmarks.torchvision_ssd import as_torchvision, batch_as_lists, reference_loss
 from nets.ssd import SSDNet, build_spec
@@ -117,6 +118,21 @@ def test_torchvision_has_the_same_loss_for_the_same_weights():
         theirs = reference_loss(as_torchvision(network, same_priors=True),
                                 *batch_as_lists(batch), "cpu")
     assert float(theirs) == pytest.approx(float(ours), rel=1e-3)
+
+
+def test_a_network_that_torchvision_does_not_have_is_refused():
+    for spec in (build_spec("vgg", 512), build_spec("mobilenetv2", 300),
+                 build_spec("vgg", 300, tile=400)):
+        with torch.device("meta"), pytest.raises(UserError, match="SSD300 with VGG16 alone"):
+            as_torchvision(SSDNet(3, spec), same_priors=True)
+
+
+def test_runtimes_agree_where_scores_are_clear():
+    scores = torch.zeros(1, 50, 3)
+    assert not same_scores((None, scores), (None, scores))  # nothing to see
+    scores[0, :5, 1] = 0.7
+    assert same_scores((None, scores), (None, scores + 0.01))
+    assert not same_scores((None, scores), (None, 0 * scores))
 
 
 def test_unknown_benchmarks_and_failed_ones_are_named(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The ids by which COCO's tools know classes and images; all files of results have the same."""
+"""The ids by which COCO's tools know classes and images, for all files of results."""
 
 import re
 from collections.abc import Sequence

@@ -156,7 +156,7 @@ def test_pycocotools_reads_the_results(tmp_path):
     truth.dataset = {"images": [{"id": 7}], "categories": [{"id": 1}, {"id": 2}],
                      "annotations": []}
     truth.createIndex()
-    anns = truth.loadRes(coco_results(outputs.rows, FOUND.class_names)).anns
+    anns = truth.loadRes(coco_results(outputs.rows, outputs.images, FOUND.class_names)).anns
     assert [ann["image_id"] for ann in anns.values()] == [7, 7] and len(anns) == 2
 
 
@@ -171,10 +171,19 @@ def test_the_ids_of_coco_results_are_those_of_get_map(tmp_path):
                           np.zeros(0, bool)) for name in files]
         for record in records:
             outputs.add(Frame(Source(record.path, Path(record.path.name)), None), found)
-        write_json(tmp_path / "r.json", coco_results(outputs.rows, names))
+        write_json(tmp_path / "r.json", coco_results(outputs.rows, outputs.images, names))
         again = read_detections(tmp_path / "r.json", records, names, [None, None])
         assert again.image.tolist() == [0, 0, 1, 1] and again.labels.tolist() == [79, 12] * 2
-    assert [row["category_id"] for row in coco_results(outputs.rows, names)] == [90, 14] * 2
+    results = coco_results(outputs.rows, outputs.images, names)
+    assert [row["category_id"] for row in results] == [90, 14] * 2
+
+
+def test_an_image_without_objects_counts_for_the_ids(tmp_path):
+    outputs = Outputs(tmp_path, pytest.fail, draw=False)
+    for name, found in (("7.jpg", FOUND), ("cover.jpg", FOUND[[]])):
+        outputs.add(Frame(Source(tmp_path / name, Path(name)), None), found)
+    results = coco_results(outputs.rows, outputs.images, FOUND.class_names)
+    assert {row["image_id"] for row in results} == {"7.jpg"}
 
 
 def test_png_is_exact(tmp_path):

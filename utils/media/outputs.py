@@ -37,6 +37,7 @@ class Outputs:
         self.draw, self.crop, self.save_json = draw, crop, save_json
         self.image_format = image_format
         self.rows = []  # {COLUMNS} of each object; "frame" is None outside videos
+        self.images = []  # names of all images but those of videos, with objects or without
         self.video = self.writer = None  # the Source that is being written
         self.frames = []  # of the video, for its JSON
 
@@ -48,14 +49,22 @@ class Outputs:
         drawn = None if frame.image is None else np.asarray(
             draw_detections(frame.image, found, found.class_names))
         try:
+            if self.video not in (None, frame.source):
+                self._end_video()
             self._write(frame, found, drawn)
         except UserError as error:
             self.failed(frame.source, error)
         return drawn
 
-    def _write(self, frame, found, drawn):
-        if self.video not in (None, frame.source):
+    def _end_video(self):
+        """Close the video before this source; what fails there is not this one's."""
+        video = self.video
+        try:
             self.close()
+        except UserError as error:
+            self.failed(video, error)
+
+    def _write(self, frame, found, drawn):
         objects = found.rows()
         self.rows += [{"image": frame.source.place.as_posix(), "frame": frame.number, **row}
                       for row in objects]
@@ -67,6 +76,7 @@ class Outputs:
             self.frames.append({"frame": frame.number, "objects": objects})
             self._add_to_video(frame, drawn)
             return
+        self.images.append(frame.source.place.as_posix())
         if self.save_json:
             width, height = (image_size(frame.source.path) if frame.image is None else
                              frame.image.shape[1::-1])
@@ -150,14 +160,15 @@ def write_csv(path: Path, rows: Iterable[dict]) -> None:
         table.writerows(rows)
 
 
-def coco_results(rows: Iterable[dict], class_names: Sequence[str]) -> list[dict]:
+def coco_results(rows: Iterable[dict], images: Sequence[str], class_names: Sequence[str]
+                 ) -> list[dict]:
     """Return the rows of `Outputs` in COCO's form for results, its ids as in utils/coco_ids.py.
 
-    Images are known by the numbers that they are called where all are, as COCO's are, else by their
-    names, and in videos by name/frame.
+    `images` are the names of all images, those without objects too. They are known by the numbers
+    that they are called where all are, as COCO's are, else by their names, and in videos by
+    name/frame.
     """
-    rows, classes = list(rows), class_ids(class_names)
-    images = list(dict.fromkeys(row["image"] for row in rows if row["frame"] is None))
+    classes = class_ids(class_names)
     numbers = dict(zip(images, numbers_of([Path(name).stem for name in images]) or images))
     return [{"image_id": (numbers[row["image"]] if row["frame"] is None
                           else f"{row['image']}/{row['frame']}"),

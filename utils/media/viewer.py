@@ -171,8 +171,9 @@ class Viewer:
 
     def write_tables(self) -> None:
         """Write the files on all sources together."""
-        rows, names = self.outputs.rows, self.detector.class_names
-        writers = {"coco_results.json": lambda path: write_json(path, coco_results(rows, names)),
+        rows = self.outputs.rows
+        writers = {"coco_results.json": lambda path: write_json(path, coco_results(
+                       rows, self.outputs.images, self.detector.class_names)),
                    "detections.csv": lambda path: write_csv(path, rows)}
         for (name, write), wanted in zip(writers.items(), (self.outputs.save_json, self.save_csv)):
             if wanted:
