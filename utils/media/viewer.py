@@ -68,7 +68,8 @@ class Viewer:
         finally:
             if world_size() == 1:  # what was found before Ctrl-C is kept
                 self.write_tables()
-        parts = gather((self.failures, self.outputs.rows, self.seen, self.most))
+        parts = gather((self.failures, self.outputs.rows, self.seen, self.most,
+                        self.outputs.images))
         if world_size() > 1:
             self.failures = {name: text for part in parts for name, text in part[0].items()}
             order = {source.place.as_posix(): k for k, source in enumerate(sources)}
@@ -77,6 +78,7 @@ class Viewer:
             self.seen = sum((part[2] for part in parts), Counter())
             for part in parts:
                 self.most |= part[3]
+            self.outputs.images = [name for part in parts for name in part[4]]
         if rank() == 0:
             if world_size() > 1:
                 self.write_tables()
