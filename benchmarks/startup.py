@@ -71,7 +71,7 @@ class StartupSettings:
 
 
 def main(settings: StartupSettings) -> None:
-    """Start each side in turns; see that all find the same best score; print medians."""
+    """Start each side in turns; see that all find the same best scores; print medians."""
     found = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         _, flags = both_ways(settings.model_path, Path(folder), "cpu")

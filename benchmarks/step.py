@@ -34,7 +34,6 @@ from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset, make_loader
 from utils.device import keep_freed_memory, pick_device, set_precision
-from utils.spec import SSDSpec
 from utils.training.loss import multibox_loss
 from utils.training.matching import make_targets
 from utils.training.optim import Schedule, make_optimizer
@@ -158,12 +157,14 @@ def time_project(settings, *, plain=False):
 
 def time_torchvision(settings):
     """Return what torchvision's reference training takes, from the same weights."""
-    trainer, records = make_trainer(settings, True), read_list(settings.train_list)[0]
+    trainer = make_trainer(settings, True)
+    dataset = trainer.dataset
     network = as_torchvision(trainer.network, same_priors=True).to(settings.device)
     with torch.no_grad():
-        loss = reference_loss(network, *batch_as_lists(first_batch(settings)), settings.device)
+        loss = reference_loss(network, *batch_as_lists(first_batch(dataset, settings)),
+                              settings.device)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
-    loader = reference_loader(records, trainer.network.spec, settings.batch_size,
+    loader = reference_loader(dataset.records, dataset.spec, settings.batch_size,
                               settings.num_workers)
     del trainer
     clock = Clock(settings)
@@ -180,10 +181,8 @@ SIDES = {"project": time_project, "plain": partial(time_project, plain=True),
          "torchvision": time_torchvision}
 
 
-def first_batch(settings):
+def first_batch(dataset, settings):
     """Return the batch that training begins with."""
-    records, _ = read_list(settings.train_list)
-    dataset = DetectionDataset(records, SSDSpec(), AUGMENTATION, seed=0)
     return next(iter(make_loader(dataset, settings.batch_size, seed=0, num_workers=0,
                                  pin_memory=False)))
 

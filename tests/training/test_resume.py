@@ -529,6 +529,17 @@ def test_a_stopped_script_says_what_to_type(data, tmp_path, number, status):
     assert torch.load(shlex.split(line)[3], weights_only=True)["progress"]["epoch"] >= 1
 
 
+def check_cut_run(data, tmp_path, monkeypatch, changes):
+    """Train without a break, and with a crash at step 5; both must end with the same bits."""
+    train.main(settings_of(data, tmp_path / "whole", **changes))
+    with monkeypatch.context() as patch:
+        crash_at(patch, *STEP, 5)
+        with pytest.raises(Crash):
+            train.main(settings_of(data, tmp_path / "cut", **changes))
+    train.main(settings_of(data, tmp_path / "cut", **changes, resume="last"))
+    assert_same(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+
+
 def test_a_run_of_windows_goes_on_with_the_same_bits(data, tmp_path, monkeypatch):
     def tiled(saved=None, *_):
         network = Freezable()
@@ -540,13 +551,7 @@ def test_a_run_of_windows_goes_on_with_the_same_bits(data, tmp_path, monkeypatch
     monkeypatch.setattr(train, "build_network", lambda *_: tiled())
     monkeypatch.setattr(train, "network_of", tiled)
     changes = {"epochs": 2, "save_steps": 1}
-    train.main(settings_of(data, tmp_path / "whole", **changes))
-    with monkeypatch.context() as patch:
-        crash_at(patch, *STEP, 5)
-        with pytest.raises(Crash):
-            train.main(settings_of(data, tmp_path / "cut", **changes))
-    train.main(settings_of(data, tmp_path / "cut", **changes, resume="last"))
-    assert_same(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+    check_cut_run(data, tmp_path, monkeypatch, changes)
 
 
 def test_the_state_of_the_scaler_survives(data, tmp_path, monkeypatch):
@@ -560,13 +565,7 @@ def test_the_state_of_the_scaler_survives(data, tmp_path, monkeypatch):
         return real(device, enabled=enabled, init_scale=2.0 ** 19, growth_interval=3)
 
     monkeypatch.setattr(torch.amp, "GradScaler", scaler_of)
-    train.main(settings_of(data, tmp_path / "whole", **changes))
-    with monkeypatch.context() as patch:
-        crash_at(patch, *STEP, 5)
-        with pytest.raises(Crash):
-            train.main(settings_of(data, tmp_path / "cut", **changes))
-    train.main(settings_of(data, tmp_path / "cut", **changes, resume="last"))
-    assert_same(tmp_path / "whole" / "run", tmp_path / "cut" / "run")
+    check_cut_run(data, tmp_path, monkeypatch, changes)
     run = torch.load(tmp_path / "cut" / "run" / "last.pth", weights_only=True)["run"]
     assert 0 < run["skipped"] < run["step"] and 0 < run["scaler"]["scale"]
 
