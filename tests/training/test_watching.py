@@ -170,13 +170,31 @@ def test_tensorboard_has_each_epoch_once_after_a_resume(tmp_path):
         board.has_tensorboard = True
         for epoch in epochs:
             board.show(row_of(epoch, None if epoch == 2 else 0.5), last=epoch == 4)
-        board.writer.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss/loss")] == [
         (1, 3.0), (2, 1.5), (3, 1.0), (4, 0.75)]
     assert [e.step for e in events.Scalars("val_map")] == [1, 3, 4]
     assert events.Scalars("images_per_second")[0].value == 5
     assert [e.step for e in events.Images("samples")] == [2, 4]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_on_a_full_disk_costs_a_line(tmp_path, capfd):
+    pytest.importorskip("tensorboard")
+    resource = pytest.importorskip("resource")  # no such limit on Windows
+    board = make_board(tmp_path, [], period=0)
+    board.has_tensorboard = True
+    board.show(row_of(1), last=False)
+    size = next(tmp_path.glob("events*")).stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))
+    try:
+        board.show(row_of(2), last=False)
+        board.show(row_of(3), last=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, err = capfd.readouterr()
+    assert out.count("nothing more for TensorBoard") == 1 and not err
 
 
 def test_the_end_says_what_to_type(tmp_path):

@@ -2,6 +2,9 @@
 
 import importlib.util
 import io
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ class Board:
         self.folder, self.detector, self.kind = folder, detector, kind
         self.num_images, self.sample_period = num_images, sample_period
         self.samples = choose_samples(records) if sample_period else []
-        self.writer = None
+        self.events = None
         self.has_tensorboard = importlib.util.find_spec("tensorboard") is not None
 
     def show(self, row: dict, *, last: bool) -> None:
@@ -57,22 +60,45 @@ class Board:
         return buffer.getvalue(), sheet.height, sheet.width
 
     def _add(self, row, image):
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from torch.utils.tensorboard import SummaryWriter
-
-        epoch = row["epoch"]
-        if self.writer is None:  # the first epoch of this process hides those that come again
-            self.writer = SummaryWriter(str(self.folder), purge_step=epoch)
+        if self.events is None:  # the first epoch of this process hides those that come again
+            self.events = EventFile(self.folder, first_step=row["epoch"])
         values = {f"loss/{name}": row[name] for name in ("loss", "loc", "conf")}
         values |= {"learning_rate": row["learning_rate"], "val_map": row["val_map"],
                    "images_per_second": self.num_images / max(row["train_seconds"], 0.05)}
-        for name, value in values.items():
-            if value is not None:
-                self.writer.add_scalar(name, value, epoch)
-        if image:  # SummaryWriter would make a PNG of it, ten times as large
+        self.events.add(row["epoch"], {k: v for k, v in values.items() if v is not None}, image)
+
+
+class EventFile:
+    """A file of TensorBoard's, written by whoever calls: the thread of torch's SummaryWriter prints
+    its own traceback where the disk is full, and makes of a picture a PNG ten times as large.
+
+    Opened, it hides what earlier files of `folder` say of `first_step` and later steps. Raises
+    OSError where the disk takes no more.
+    """
+
+    def __init__(self, folder: Path, *, first_step: int):
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        # TensorBoard reads a folder's files in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self.records = RecordWriter(open(folder / name, "wb"))
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, scalars: dict[str, float], image: tuple | None) -> None:
+        """Add a step: {tag: value}, and the (JPEG file, height, width) of samples, if any."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        if image:
             data, height, width = image
-            part = Summary.Image(encoded_image_string=data, height=height, width=width,
-                                 colorspace=3)
-            self.writer.file_writer.add_summary(
-                Summary(value=[Summary.Value(tag="samples", image=part)]), epoch)
-        self.writer.flush()
+            values.append(Summary.Value(tag="samples", image=Summary.Image(
+                encoded_image_string=data, height=height, width=width, colorspace=3)))
+        self._write(step=step, summary=Summary(value=values))
+
+    def _write(self, **fields):
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self.records.flush()
