@@ -21,7 +21,8 @@ from nets.families import FAMILIES
 from nets.ssd import SSDNet
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint
-from utils.cli import check_fields, out_of_memory, run, settings_table, shared_fields, shorten
+from utils.cli import (check_fields, flags_for_less, out_of_memory, run, settings_table,
+                       shared_fields, shorten)
 from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
@@ -244,7 +245,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
                    partial(val_map, scorer, val_records) if val_records else None,
                    show=board.show, early_stopping=settings.early_stopping,
                    eval_period=settings.eval_period, save_steps=settings.save_steps,
-                   memory_advice=out_of_memory(settings))
+                   memory_advice=(out_of_memory(settings), flags_for_less(settings)))
         best = results.describe_best()
         if val_records:
             best += score_best(exact_scorer, val_records, folder / "best.pth")

@@ -214,14 +214,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(of_library and OUT_OF_MEMORY.search(str(error)))
 
 
+def smaller_batches(settings: Any) -> dict[str, int]:
+    """Return {setting: value} of smaller batches; with accumulate a step has as many images."""
+    names = ["batch_size"] + ["freeze_batch_size"] * bool(getattr(settings, "freeze_epochs", 0))
+    sizes = {name: getattr(settings, name, 1) for name in names}
+    common = math.gcd(*sizes.values())
+    factor = next((k for k in range(2, common + 1) if common % k == 0), None)
+    smaller = {name: value // (factor or 2) for name, value in sizes.items() if value > 1}
+    if factor and hasattr(settings, "accumulate"):
+        smaller["accumulate"] = factor * settings.accumulate
+    return smaller
+
+
+def flags_for_less(settings: Any) -> str:
+    """Return the flags, a space before each, that go on with smaller batches; "" for none."""
+    smaller = smaller_batches(settings)
+    return "".join(f" --{name} {value}" for name, value in smaller.items()
+                   if "accumulate" in smaller)
+
+
 def out_of_memory(settings: Any) -> str:
     """Return the message that says what to lower, and from which value to which."""
-    steps = {name: getattr(settings, name, 1) for name in ("batch_size", "freeze_batch_size")}
-    if not getattr(settings, "freeze_epochs", 0):
-        del steps["freeze_batch_size"]
-    sizes = [f"{name} {value} -> {value // 2}" for name, value in steps.items() if value > 1]
-    if sizes and hasattr(settings, "accumulate"):  # which makes steps of as many images
-        sizes.append(f"raise accumulate {settings.accumulate} -> {2 * settings.accumulate}")
+    sizes = [f"{'raise ' * (name == 'accumulate')}{name} {getattr(settings, name)} -> {value}"
+             for name, value in smaller_batches(settings).items()]
     lower = [" and ".join(sizes)] * bool(sizes)
     lower += [f"{name} {getattr(settings, name)}" for name in ("input_shape", "num_workers")
               if getattr(settings, name, 0)]

@@ -130,8 +130,17 @@ def share(value: Any) -> Any:
 
 
 def on_first(work: Callable[[], Any]) -> Any:
-    """Have rank 0 alone do some work, and return its result on every rank."""
-    return share(work() if rank() == 0 else None)
+    """Have rank 0 alone do some work; its result, or its UserError, comes on every rank."""
+    result = error = None
+    if rank() == 0:
+        try:
+            result = work()
+        except UserError as an_error:
+            error = an_error
+    result, error = share((result, error))
+    if error:
+        raise error
+    return result
 
 
 def first_ahead(work: Callable[[], Any]) -> Any:

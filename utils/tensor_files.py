@@ -16,10 +16,11 @@ from utils.cli import UserError, check_file, shorten
 MAX_UNPACKED = 2 ** 30
 
 
-def read_tensor_file(path: str | Path) -> object:
+def read_tensor_file(path: str | Path, copies: int = 1) -> object:
     """Return what a file holds, on the CPU; its format is told by the contents.
 
-    That is {name: tensor} for .h5 and .npz, and whatever plain object was saved for PyTorch's.
+    That is {name: tensor} for .h5 and .npz, and whatever plain object was saved for PyTorch's,
+    which may have as many numbers as so many copies of the weights.
     Raises UserError for files that are missing, empty, a web page, damaged (a checksum is wrong,
     where there are any), too large when unpacked, of another kind, or holding code.
     """
@@ -35,7 +36,7 @@ def read_tensor_file(path: str | Path) -> object:
         raise UserError(f"{shorten(path)}: a web page, not weights: the download failed; "
                         "get it again.")
     try:
-        return _read(path, start)
+        return _read(path, start, copies)
     except UserError:
         raise
     except Exception as error:
@@ -44,18 +45,18 @@ def read_tensor_file(path: str | Path) -> object:
         raise UserError(f"{shorten(path)}: {_complaint(error, start)}") from None
 
 
-def _read(path, start):
+def _read(path, start, copies):
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return _read_h5(path)
     if start.startswith(b"PK\x03\x04") or zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            check_unpacked(sum(entry.file_size for entry in archive.infolist()), path)
+            check_unpacked(sum(entry.file_size for entry in archive.infolist()), path, copies)
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged[-60:]!r}")
             if any(name.endswith(".npy") for name in archive.namelist()):
                 return _read_npz(path)
     else:
-        check_unpacked(path.stat().st_size, path)
+        check_unpacked(path.stat().st_size, path, copies)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Detected pickle protocol")
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -82,11 +83,11 @@ def first_line(value: object) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:120]) or type(value).__name__
 
 
-def check_unpacked(size: int, path: Path) -> None:
+def check_unpacked(size: int, path: Path, copies: int = 1) -> None:
     """Raise UserError where a file would take more memory than weights of an SSD can need."""
-    if size > MAX_UNPACKED:
+    if size > copies * MAX_UNPACKED:
         raise UserError(f"{shorten(path)}: refused, it would unpack to {size / 2 ** 30:.1f} GiB; "
-                        f"weights of {MAX_UNPACKED / 2 ** 30:g} GiB at most are read.")
+                        f"{copies * MAX_UNPACKED / 2 ** 30:g} GiB at most are read.")
 
 
 def _read_h5(path):

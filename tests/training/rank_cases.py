@@ -78,9 +78,14 @@ def run_case(case, rank):
             nn.init.constant_(self.network.heads[0].bias, float("nan"))
         return train_step(self, group)
 
-    calls, train_step = [], Trainer.train_step
+    def score(scorer, records, path):
+        if case.get("best goes"):
+            path.unlink(missing_ok=True)
+        return score_best(scorer, records, path)
+
+    calls, train_step, score_best = [], Trainer.train_step, train.score_best
     train.build_network, train.network_of = lambda *_: NETS[case["net"]](), network_of
-    Trainer.train_step = steps
+    Trainer.train_step, train.score_best = steps, score
     if case.get("val goes bad"):
         train.check_images = lambda *_: None
     settings = case["settings"] | case.get("of rank", {}).get(str(rank), {})
@@ -90,7 +95,7 @@ def run_case(case, rank):
     except (UserError, PeerLeft, Stopped, SystemExit) as error:
         return [type(error).__name__, str(error)]
     finally:
-        Trainer.train_step = train_step
+        Trainer.train_step, train.score_best = train_step, score_best
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -187,7 +187,8 @@ def test_what_ends_one_rank_ends_all_and_is_said_once(data, tmp_path):
     cases["all"]["settings"]["match_iou"] = 9.0  # on both
     bad_val = case("val", **{"val goes bad": True})
     bad_val["settings"]["val_list"] = str(data / "bad_val.txt")
-    status, output, ended = run_cases(tmp_path / "job", cases | {"val": bad_val})
+    gone = case("gone", **{"best goes": True})
+    status, output, ended = run_cases(tmp_path / "job", cases | {"gone": gone, "val": bad_val})
     assert status == 0, output
     words = {"image": r"bad\.jpg", "taken": "holds another run", "seed": r"another seed \(",
              "list": r"another train \(", "nan": "loss is not finite at step 3", "all": "match_iou"}
@@ -196,10 +197,12 @@ def test_what_ends_one_rank_ends_all_and_is_said_once(data, tmp_path):
                                       key=lambda end: end[0] != "SystemExit")
         assert silent == ["SystemExit", "1"] and kind in ("UserError", "CannotLearn"), ended
         assert re.search(pattern, text), text
-    # An image of the val list that goes bad costs the val mAP, on all ranks.
-    assert ended[0]["val"] == ended[1]["val"] == ["", ""]
+    # An image of the val list that goes bad costs the val mAP, on all ranks; a best.pth that is
+    # gone at the end the AP by class.
+    assert ended[0]["val"] == ended[1]["val"] == ended[0]["gone"] == ended[1]["gone"] == ["", ""]
+    assert re.search(r"no AP by class: .*gone/best\.pth", output), output
     assert [row["val_map"] for row in rows_of(tmp_path / "val")] == [""] * 3
-    assert {path.name for path in tmp_path.iterdir()} <= {"job", "taken", "val", "nan"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"job", "taken", "val", "nan", "gone"}
 
 
 @posix

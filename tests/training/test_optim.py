@@ -9,6 +9,7 @@ from torch import nn
 
 from utils.training.history import write_history
 from utils.training.optim import (
+    Schedule,
     lr_factor,
     make_optimizer,
     set_frozen,
@@ -163,6 +164,37 @@ def test_history_file_is_complete_after_every_row(tmp_path):
         with open(tmp_path / "history.csv", newline="", encoding="utf-8") as file:
             read = list(csv.DictReader(file))
         assert read == [{key: str(value) for key, value in row.items()} for row in rows[:number]]
+
+
+def test_a_step_that_is_a_pass_over_the_images_has_the_rate_for_those():
+    schedule = Schedule(num_images=20, epochs=2, batch_size=8, accumulate=25, freeze_epochs=0,
+                        freeze_batch_size=8, learning_rate=0.32, kind="step", warmup_steps=0,
+                        min_lr_ratio=1.0)
+    assert schedule.steps_in(0) == 1 and schedule.rate(0, 0) == pytest.approx(0.2)
+
+
+def test_momentum_after_a_first_step_that_overflowed():
+    """The first step of fp16 is often left out; what the fused loop keeps is 0 then, not memory
+    that nobody has written, and the next step is the first one.
+    """
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 1)
+    optimizer = make_optimizer(layer, name="sgd", momentum=0.9, weight_decay=0.0)
+    set_learning_rate(optimizer, 0.5)
+    before = layer.weight.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0, growth_interval=100)
+    torch.use_deterministic_algorithms(True)  # memory that nobody has written is nan with it
+    try:
+        for grad in (math.inf, 2.0, 2.0):
+            scaler.scale(torch.zeros(()))
+            for parameter in layer.parameters():
+                parameter.grad = torch.full_like(parameter, grad) * scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    # 0.5 x 2, and 0.5 x (0.9 x 2 + 2)
+    torch.testing.assert_close(layer.weight, before - 1 - 1.9)
 
 
 @pytest.mark.parametrize("name, plain", [

@@ -23,6 +23,7 @@ from utils.cli import ROOT, Stopped, UserError
 from utils.data import demo_data
 from utils.data.annotations import read_list
 from utils.training import run_folder, run_state, trainer
+from utils.training.optim import Schedule
 from utils.training.run_state import check_basis, fingerprint
 from utils.training.stopping import SIGNALS, StopSignals
 from utils.training.trainer import Trainer
@@ -37,8 +38,8 @@ class Crash(BaseException):
 class Freezable(TinySSD):
     """A tiny network whose first layers can stand still."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, norm=torch.nn.BatchNorm2d):
+        super().__init__(norm)
         self.num_classes, self.extras = 5, torch.nn.ModuleList()
         self.pretrained_layers = self.stages[0]
 
@@ -259,8 +260,55 @@ def test_the_runs_own_settings_win_over_defaults(data, tmp_path, monkeypatch, ca
     last = stopped_run(data, tmp_path, monkeypatch, accumulate=2, step=3)
     train.main(train.TrainSettings(resume=str(last)))  # nothing but the path
     out = capsys.readouterr().out
-    assert "going on with the val mAP of epoch 1" in out and "epoch 3/3" in out
+    assert "going on after epoch 1" in out and "epoch 3/3" in out
     assert torch.load(last, weights_only=True)["settings"]["accumulate"] == 2
+
+
+def test_batches_may_shrink_where_steps_keep_their_images(data, tmp_path, reference, monkeypatch,
+                                                          capsys):
+    """2 x 2 images are the step of 4 at once, without batch norm but for rounding."""
+    def plain(saved=None, *_):
+        network = Freezable(lambda channels: torch.nn.Identity())
+        if saved:
+            network.load_state_dict(saved.state_dict)
+        return network
+
+    monkeypatch.setattr(train, "build_network", lambda *_: plain())
+    monkeypatch.setattr(train, "network_of", plain)
+    changes = {"batch_size": 4, "optimizer": "sgd"}
+    train.main(settings_of(data, tmp_path / "whole", **changes))
+    last = stopped_run(data, tmp_path, monkeypatch, step=2, **changes)
+    capsys.readouterr()
+    train.main(settings_of(data, tmp_path, resume="last", optimizer="sgd", batch_size=2,
+                           accumulate=2))
+    assert "as many images as before" in capsys.readouterr().out
+    saved, whole = (torch.load(path, weights_only=True) for path in (
+        last, tmp_path / "whole" / "run" / "last.pth"))
+    assert saved["run"]["step"] == whole["run"]["step"] and saved["settings"]["accumulate"] == 2
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(saved["state_dict"][name], value, rtol=0, atol=1e-5)
+
+
+def test_the_command_after_lack_of_memory_goes_on(data, tmp_path, monkeypatch):
+    real = Trainer.train_step
+
+    def train_step(self, group):
+        if self.step == 5 and len(group[0].images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, group)
+
+    monkeypatch.setattr(Trainer, "train_step", train_step)
+    changes = {"batch_size": 2, "freeze_epochs": 1, "freeze_batch_size": 6,
+               "backbone_weights": "some"}
+    with pytest.raises(UserError, match="lower batch_size 4 -> 2 and freeze_batch_size 6 -> 3") \
+            as error:
+        train.main(settings_of(data, tmp_path, **changes | {"batch_size": 4}))
+    script, *flags = shlex.split(str(error.value).splitlines()[-1])[1:]
+    assert script == "train.py" and flags[2:] == [
+        "--batch_size", "2", "--freeze_batch_size", "3", "--accumulate", "2"]
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    cli.run(train.main, train.TrainSettings)
+    assert torch.load(tmp_path / "run" / "last.pth", weights_only=True)["run"]["epoch"] == 3
 
 
 def edit_list(path, line):
@@ -568,6 +616,37 @@ def test_the_state_of_the_scaler_survives(data, tmp_path, monkeypatch):
     check_cut_run(data, tmp_path, monkeypatch, changes)
     run = torch.load(tmp_path / "cut" / "run" / "last.pth", weights_only=True)["run"]
     assert 0 < run["skipped"] < run["step"] and 0 < run["scaler"]["scale"]
+
+
+def test_a_scaler_that_met_no_loss_works():
+    """That of a rank without a batch in its first step."""
+    network = Freezable()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    schedule = Schedule(num_images=1, epochs=1, batch_size=1, accumulate=1, freeze_epochs=0,
+                        freeze_batch_size=1, learning_rate=1.0, kind="step", warmup_steps=0,
+                        min_lr_ratio=0.1)
+    a_trainer = Trainer(network, optimizer, None, schedule, None, device=torch.device("cpu"),
+                        precision="fp16", num_workers=0, clip_grad_norm=0.0)
+    before = next(network.parameters()).detach().clone()
+    for parameter in network.parameters():
+        parameter.grad = torch.full_like(parameter, 65536.0)  # its scale, which is divided out
+    a_trainer._update()
+    assert torch.equal(next(network.parameters()), before - 1) and not a_trainer.skipped
+
+
+@pytest.mark.parametrize("clip", [10.0, 0.0])
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(data, tmp_path, monkeypatch, clip):
+    """Loss and outputs are finite, and the gradient of a square root at 0 is not."""
+    real = trainer.multibox_loss
+
+    def loss(loc, conf, *args, **kwargs):
+        parts = real(loc, conf, *args, **kwargs)
+        return parts._replace(loc=parts.loc + (loc.sum() * 0).sqrt())
+
+    monkeypatch.setattr(trainer, "multibox_loss", loss)
+    with pytest.raises(UserError, match="gradient is not finite at step 1; lower learning_rate"):
+        train.main(settings_of(data, tmp_path, clip_grad_norm=clip))
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_a_run_of_before_several_processes_is_refused_by_them(monkeypatch):

@@ -360,6 +360,15 @@ def test_a_zip_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
     assert_short(error, "a.pth")
 
 
+def test_what_a_run_needs_may_be_a_few_times_the_weights(tmp_path, monkeypatch):
+    """Adam keeps two numbers of each weight, and a run of many classes has to go on too."""
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "a.pth")
+    monkeypatch.setattr("utils.tensor_files.MAX_UNPACKED", 3000)
+    with pytest.raises(UserError, match="would unpack to"):
+        read_tensor_file(tmp_path / "a.pth")
+    assert len(read_tensor_file(tmp_path / "a.pth", copies=4)["a"]) == 1000
+
+
 def test_newest_checkpoint(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     assert newest_checkpoint(tmp_path / "missing") is None

@@ -168,13 +168,14 @@ def start_worker(worker_id):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory):
+def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory, accumulate=1):
     """Return a DataLoader of Batches; set `loader.batch_sampler.epoch` before each epoch.
 
-    Reads in the main process where workers have no room to lay their batches down.
+    Reads in the main process where workers have no room to lay their batches down; `accumulate`
+    of them are in use at a time.
     """
     workers = min(num_workers, os.cpu_count() or 1)
-    if workers and not has_shared_memory(workers, batch_size, dataset.spec):
+    if workers and not has_shared_memory(workers, batch_size, dataset.spec, accumulate):
         workers = 0
     sampler = EpochBatchSampler(len(dataset), batch_size, seed, rank(), world_size())
     return DataLoader(dataset, batch_sampler=sampler,
@@ -186,12 +187,13 @@ def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory):
                       timeout=WAIT_SECONDS if workers else 0)
 
 
-def has_shared_memory(workers, batch_size, spec):
+def has_shared_memory(workers, batch_size, spec, accumulate=1):
     """Tell whether the batches that workers hold at a time fit; print a line where they do not."""
     if not os.path.isdir(SHARED_MEMORY):  # other systems have no such limit
         return True
-    # What is ahead, one being made by each worker, two in the main process, and as much again.
-    batches_held = workers * (PREFETCH + 1) + 2
+    # What is ahead, one being made by each worker, in the main process those of a step and one
+    # more, and as much again.
+    batches_held = workers * (PREFETCH + 1) + accumulate + 1
     need = processes_here() * (2 * batches_held * batch_size * spec.size**2 * 3 + 2**20)
     free = shutil.disk_usage(SHARED_MEMORY).free
     if free < need:

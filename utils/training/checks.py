@@ -62,7 +62,8 @@ def read_lists(train_list: str, val_list: str, *, classes_path: str, train_on_di
         check_same_classes(class_names, train_list, val_names, val_list)
     if all(record.difficult.all() for record in val_records):
         reason = f"{val_list} has no object that is not difficult" if val_list else "no val list"
-        print(f"note: {reason}, so there is no val mAP and best.pth is the last epoch.")
+        print(f"note: {reason}, so there is no val mAP, best.pth is the last epoch, "
+              "and early stopping has nothing to go by.")
         val_records = []
     print(f"data: {len(train_records)} train and {len(val_records)} val images, "
           f"{len(class_names)} classes: {', '.join(class_names)}")

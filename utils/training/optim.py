@@ -61,7 +61,8 @@ class Schedule:
         """Return the learning rate of a step, the first being 0, that lies in `epoch`."""
         factor = lr_factor(step, self.total_steps(), schedule=self.kind,
                            warmup_steps=self.warmup_steps, min_lr_ratio=self.min_lr_ratio)
-        images = self.batch_size_in(epoch) * self.batches_a_step
+        # A pass over the images may be less than a step.
+        images = min(self.batch_size_in(epoch) * self.batches_a_step, self.num_images)
         return self.learning_rate * images / NOMINAL_BATCH * factor
 
 
@@ -104,7 +105,11 @@ def make_optimizer(network: nn.Module, *, name: Literal["adamw", "adam", "sgd"],
     # state number by number as they lie in memory: all must have one memory format.
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     if caffe:
-        return torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
+        optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
+        # Fused, it would leave them unset where the first step overflows fp16.
+        for parameter in network.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
     return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999), fused=fused)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from utils.cli import (Stopped, UserError, check_file, is_out_of_memory, make_folder, resolve,
+from utils.cli import (PeerLeft, Stopped, UserError, check_file, is_out_of_memory, make_folder, resolve,
                        shorten, typeable, typed_path)
 from utils.distributed import launcher, rank, recall, remember, share
 from utils.training.history import plot_history, write_history
@@ -239,19 +239,23 @@ class RunFolder:
                 print(f"note: {error} Training goes on.")
 
     @contextlib.contextmanager
-    def saying_how_to_go_on(self, out_of_memory: str) -> Iterator[None]:
-        """Add to what ends a run early what to type to go on, where there is a last.pth."""
+    def saying_how_to_go_on(self, out_of_memory: str, with_less: str) -> Iterator[None]:
+        """Add to what ends a run early what to type to go on, where there is a last.pth.
+
+        Where memory ran out that is `out_of_memory`, and the flags `with_less` beside the command.
+        """
         try:
             yield
         except CannotLearn:
             raise
         except (Exception, Stopped) as error:
-            known = isinstance(error, (UserError, Stopped))
+            known = isinstance(error, (UserError, Stopped, PeerLeft))
             if self.checkpoint is None or not (known or is_out_of_memory(error)):
                 raise
-            text = f"{error if known else out_of_memory}\n{self.describe_rest()}"
+            rest = self.describe_rest()
+            text = f"{error}\n{rest}" if known else f"{out_of_memory}\n{rest}{with_less}"
             raise (Stopped(error.number, text) if isinstance(error, Stopped) else
-                   UserError(text)) from None
+                   PeerLeft(text) if isinstance(error, PeerLeft) else UserError(text)) from None
 
     def describe_rest(self) -> str:
         """Return how far last.pth has come and the command that goes on from it."""

@@ -30,7 +30,7 @@ def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: di
     if changes:
         print(f"note: {', '.join(changes)}: the last bits may differ from those of one run")
     if results.row:
-        print(f"going on with the val mAP of epoch {trainer.epoch}")
+        print(f"going on after epoch {trainer.epoch}")
     elif has_stalled(results.history, early_stopping):
         print(f"{place}: early stopping has ended this run; to go on all the same:\n"
               f"{launcher()} train.py --resume {typeable(place)} --early_stopping 0")
@@ -43,16 +43,17 @@ def restore(trainer: Trainer, results: RunFolder, saved: Checkpoint, machine: di
 
 def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[], Checkpoint],
                measure: Callable[[], float | None] | None, *, show: Callable[..., None],
-               eval_period: int, save_steps: int, early_stopping: int, memory_advice: str) -> None:
+               eval_period: int, save_steps: int, early_stopping: int,
+               memory_advice: tuple[str, str]) -> None:
     """Train, save and measure epoch by epoch, from where `trainer` and `results` stand.
 
     `measure` returns val mAP, every eval_period epochs and after the last; save_steps are the
     steps between saves within an epoch, 0 for none; `early_stopping` is the patience of
-    `has_stalled`. `show` gets each epoch's row and `last`. `memory_advice` is said where memory
-    runs out. Raises Stopped after a signal, with last.pth saved.
+    `has_stalled`. `show` gets each epoch's row and `last`. `memory_advice` are the words
+    said where memory runs out, and the flags that go on with less. Raises Stopped after a signal, with last.pth saved.
     """
     epochs = trainer.schedule.epochs
-    with results.saying_how_to_go_on(memory_advice), StopSignals() as stop:
+    with results.saying_how_to_go_on(*memory_advice), StopSignals() as stop:
         def fetch(work):
             try:
                 return stop.at_once(work)

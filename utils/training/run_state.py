@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Container, Iterator
+from functools import partial
 from numbers import Real
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from utils.tensor_files import first_line, read_tensor_file
 
 # What Adam and SGD keep of a parameter.
 KEPT = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
+COPIES = 4  # last.pth has at most the weights, Adam's two numbers of each, and little besides
 
 # What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
               "early_stopping", "sample_period"}
+# These too, where a step has as many images as before: memory may have run out.
+BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}
 # What each process of a run may have its own of, on its own machine.
 OWN = {"train_list", "val_list", "classes_path", "model_path", "model_classes_path",
        "backbone_weights", "num_workers", "resume", "save_dir", "run_name", "threads"}
@@ -33,7 +37,7 @@ class CannotLearn(UserError):
 
 def read_run(path: Path) -> Checkpoint:
     """Return the Checkpoint of a last.pth; UserError for any file that holds weights alone."""
-    checkpoint = parse_checkpoint(read_tensor_file(path), path)
+    checkpoint = parse_checkpoint(read_tensor_file(path, COPIES), path)
     if checkpoint is None or checkpoint.run is None:
         raise UserError(f"{shorten(path)}: weights alone, only a last.pth holds what a run needs "
                         f"to go on.\nName that, {_new_run(path)}")
@@ -104,8 +108,22 @@ def resumed_values(given: dict, saved: Checkpoint, defaults: dict, place: str) -
     UserError for a file that is damaged, and for settings that the run cannot take.
     """
     with restoring(place):
-        return merge_settings(given, saved.settings, typed=typed_flags(), free=MAY_CHANGE,
-                              defaults=(defaults, saved.run["defaults"]), place=place)
+        merge = partial(merge_settings, given, saved.settings, typed=typed_flags(),
+                        defaults=(defaults, saved.run["defaults"]), place=place)
+        values = merge(free=MAY_CHANGE | BATCHES)
+        if images_a_step(values) != images_a_step(saved.settings):
+            return merge(free=MAY_CHANGE)
+        if any(values[name] != saved.settings[name] for name in BATCHES):
+            print("note: steps have as many images as before, in other batches: the numbers will "
+                  "not be those of one run to the last bits")
+        return values
+
+
+def images_a_step(settings: dict) -> tuple[int, int]:
+    """Return the images that a process has a step, in frozen epochs (0 without) and in others."""
+    frozen, whole, batches = (settings[name] for name in (
+        "freeze_batch_size", "batch_size", "accumulate"))
+    return bool(settings["freeze_epochs"]) * frozen * batches, whole * batches
 
 
 def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typed: Container[str],

@@ -1,5 +1,6 @@
 """One optimizer step and one epoch of SSD training."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -59,6 +60,8 @@ class Trainer:
         self.loaders = {}  # by batch size
         # fp16 has so few small numbers that gradients are scaled up; other precisions need none.
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.scaler.scale(torch.zeros((), device=device))  # it begins at its first loss: one rank
+        # may have none, and a resumed run's is to go on with the scale that was saved
         self.step, self.total_steps = 0, schedule.total_steps()
         self.epoch, self.skipped = 0, 0
         self._begin_epoch()
@@ -185,8 +188,11 @@ class Trainer:
     def _update(self):
         """Do the optimizer's part of a step."""
         self.scaler.unscale_(self.optimizer)
-        if self.clip_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(),
+                                              self.clip_grad_norm or math.inf)
+        if not norm.isfinite() and not self.scaler.is_enabled():  # which leaves such steps out
+            raise CannotLearn(f"the gradient is not finite at step {self.step + 1}; lower "
+                              "learning_rate.")
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)  # skipped where fp16 overflowed
         self.scaler.update()
@@ -222,7 +228,7 @@ class Trainer:
         if size not in self.loaders:
             self.loaders = {size: make_loader(
                 self.dataset, size, seed=self.dataset.seed, num_workers=self.num_workers,
-                pin_memory=self.device.type == "cuda")}
+                pin_memory=self.device.type == "cuda", accumulate=self.schedule.accumulate)}
         return self.loaders[size]
 
     def _status(self, rate):
