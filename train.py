@@ -100,7 +100,7 @@ class TrainSettings:
     freeze_epochs: int = 0
     # Batch size of those epochs; it may be larger, since less is kept in memory.
     freeze_batch_size: int = 16
-    # Images a step, for each process. Lower it when memory runs out; accumulate makes up for it.
+    # Images a batch, for each process. Lower it when memory runs out; accumulate makes up for it.
     batch_size: int = 8
     # Batches whose gradients are added up to one step.
     accumulate: int = 1

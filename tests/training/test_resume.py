@@ -635,7 +635,7 @@ def test_a_scaler_that_met_no_loss_works():
 
 
 @pytest.mark.parametrize("clip", [10.0, 0.0])
-def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(data, tmp_path, monkeypatch, clip):
+def test_a_gradient_that_is_not_finite_reaches_no_weights(data, tmp_path, monkeypatch, clip):
     """Loss and outputs are finite, and the gradient of a square root at 0 is not."""
     real = trainer.multibox_loss
 

@@ -98,6 +98,7 @@ def check_length(schedule: Schedule) -> None:
     """Say it before hours are spent where a run has so few steps that little will be learnt."""
     steps = schedule.total_steps()
     if steps < ENOUGH_STEPS:
-        print(f"WARNING: {steps:,} steps (epochs x images / batch_size) are few to learn from: "
-              f"{ENOUGH_STEPS:,} or more are worth their time. Set epochs = "
+        images = schedule.batch_size_in(schedule.epochs - 1) * schedule.batches_a_step
+        print(f"WARNING: {steps:,} steps (epochs x images / {images} a step) are few to learn "
+              f"from: {ENOUGH_STEPS:,} or more are worth their time. Set epochs = "
               f"{schedule.epochs_for(ENOUGH_STEPS)} or more.")

@@ -49,8 +49,9 @@ def run_epochs(trainer: Trainer, results: RunFolder, make_checkpoint: Callable[[
 
     `measure` returns val mAP, every eval_period epochs and after the last; save_steps are the
     steps between saves within an epoch, 0 for none; `early_stopping` is the patience of
-    `has_stalled`. `show` gets each epoch's row and `last`. `memory_advice` are the words
-    said where memory runs out, and the flags that go on with less. Raises Stopped after a signal, with last.pth saved.
+    `has_stalled`. `show` gets each epoch's row and `last`. `memory_advice` are the words said where
+    memory runs out, and the flags that go on with less. Raises Stopped after a signal, with
+    last.pth saved.
     """
     epochs = trainer.schedule.epochs
     with results.saying_how_to_go_on(*memory_advice), StopSignals() as stop:
