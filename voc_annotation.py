@@ -28,7 +28,7 @@ from utils.data.doctor import Doctor, check_classes, check_splits
 from utils.data.image_check import inspect_images
 from utils.data.layouts import read_parts
 from utils.data.prior_fit import suggest_priors
-from utils.data.sources import Annotation, Problem, ProblemKind
+from utils.data.sources import Annotation, Problem, ProblemKind, walk_files
 from utils.data.splits import RECORD, SPLITS, fill_splits, voc_splits
 from utils.data.voc import read_voc
 
@@ -64,17 +64,18 @@ class AnnotationSettings:
 
     # ---- Splits ----
 
-    # Share of the images that get_map.py measures on; the rest is for training.
+    # Share of the images that get_map.py measures on; the rest is for training. Data that comes with
+    # a val split gets no other: then get_map.py is to measure on 2007_val.txt.
     test_share: float = 0.1
     # Share that train.py chooses the best epoch by; 0 for none.
     val_share: float = 0.1
     # trainval adds the val images of split files that came with the data to those to train on;
-    # val_share of both together is then taken for val.
+    # val_share of both together is then taken for val, anew whenever images come or go.
     train_on: Literal["train", "trainval"] = "train"
     # The same seed gives the same split of the same images.
     seed: int = 0
     # False keeps split files that are there already, such as VOC's own, and images where earlier
-    # runs put them. True draws all anew.
+    # runs put them. True draws all anew; files that were not drawn here get .old behind their names.
     overwrite_splits: bool = False
 
     # ---- Checks ----
@@ -100,6 +101,7 @@ class Source(NamedTuple):
     problems: list[Problem]
     files: dict[Path, str]  # split files to write together with the lists
     said: list[str]  # lines for the screen
+    retired: list[Path]  # split files to get .old behind their names
 
 
 def main(settings):
@@ -107,7 +109,7 @@ def main(settings):
     check_settings(settings)
     specs = specs_to_examine(settings)
     class_names = read_class_names(settings.classes_path)
-    annotations, splits, faults, files, said = read_source(settings)
+    annotations, splits, faults, files, said, retired = read_source(settings)
     used = {key for keys in splits.values() for key in keys}
     images = [item.image for key, item in annotations.items() if key in used and item.image]
     facts = inspect_images(images, num_threads=min(8, os.cpu_count() or 1), progress=partial(
@@ -123,7 +125,7 @@ def main(settings):
     if settings.strict and doctor.problems:
         raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were "
                         "written.")
-    write_lists(settings, lists, class_names, files, splits)
+    write_lists(settings, lists, class_names, files, splits, retired)
     print("\n".join(said))
 
 
@@ -161,33 +163,36 @@ def read_source(settings):
     record = path / RECORD if path.is_dir() else path.with_name(f"{path.stem}_{RECORD}")
     found = fill_splits(splits, record, {"val": settings.val_share, "test": settings.test_share},
                         settings.seed, overwrite=settings.overwrite_splits)
-    return Source(annotations, found.members, faults, found.files, found.said)
+    return Source(annotations, found.members, faults, found.files, found.said, [])
 
 
 def read_voc_years(settings):
     """Return the Source of the VOC folders of all years together."""
     progress = partial(tqdm, desc="annotations", disable=None)
     shares = {"val": settings.val_share, "test": settings.test_share}
-    source = Source({}, {name: [] for name in SPLITS}, [], {}, [])
+    source = Source({}, {name: [] for name in SPLITS}, [], {}, [], [])
     for year in settings.years:
         root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
         items, problems = read_voc(root, progress)
         mine = {item.key: item for item in items}
-        found = voc_splits(root / "ImageSets" / "Main", list(mine), shares, settings.seed,
+        # Those that cannot be read just now too: repaired, they are to have the split they had.
+        ids = sorted({*mine, *(name[:-4] for name in walk_files(root / "Annotations", (".xml",)))})
+        found = voc_splits(root / "ImageSets" / "Main", ids, shares, settings.seed,
                            overwrite=settings.overwrite_splits,
                            whole=settings.train_on == "trainval")
         problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{name}.txt",
                              f"{key!r} has no readable XML file in Annotations")
                      for name, keys in found.members.items() for key in keys if key not in mine]
-        problems += [Problem(ProblemKind.IN_NO_SPLIT, mine[key].origin,
-                             "in no split file; add it to train.txt or another in ImageSets/Main, "
-                             "or set overwrite_splits to draw all anew") for key in found.unlisted]
+        problems += [Problem(ProblemKind.IN_NO_SPLIT, f"{key}.xml",
+                             "in no split file; to use it, add it to train.txt or another in "
+                             "ImageSets/Main") for key in found.unlisted]
         source.problems.extend(problems)
         source.annotations.update({f"{year}/{key}": item for key, item in mine.items()})
         for name, keys in found.members.items():
             source.splits[name].extend(f"{year}/{key}" for key in keys)
         source.files.update(found.files)
         source.said.extend(found.said)
+        source.retired.extend(found.retired)
     return source
 
 
@@ -257,13 +262,14 @@ def suggestion_text(found):
             f"  aspect_ratios = {found.aspect_ratios}")
 
 
-def write_lists(settings, lists, class_names, files, splits):
+def write_lists(settings, lists, class_names, files, splits, retired):
     """Write the lists and split files together; refuse a list without any object."""
     for name, records in lists.items():
         if records and not any(len(record.labels) for record in records):
             raise UserError(f"the {name} split has no object of a known class in its "
                             f"{len(records)} images, so no list was written; check "
-                            f"{settings.classes_path} and the splits.")
+                            f"{settings.classes_path}, or set another seed where the split was "
+                            "drawn.")
     if not lists["train"]:
         raise UserError("no usable image in the train split, so no list was written.")
     folder = make_folder(settings.lists_dir)
@@ -273,7 +279,7 @@ def write_lists(settings, lists, class_names, files, splits):
         make_folder(path.parent)
     texts = {paths[name]: list_text(records, class_names)
              for name, records in lists.items() if records}
-    write_together(texts | files, stale)
+    write_together(texts | files, [*stale, *retired])
     for name, path in paths.items():
         why = f" ({len(splits[name])} unusable, see the problems above)" * bool(splits[name])
         now = (f"; the {path.name} of an earlier run is now {path.name}.old" if path in stale

@@ -272,7 +272,30 @@ def test_images_that_a_hand_edited_train_txt_leaves_out(twenty, capsys):
     voc.run()
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if "in no split file" in line)
-    assert 0 < line.index("add it to train.txt") < line.index("overwrite_splits")
+    assert "add it to train.txt" in line
+
+
+def test_split_files_that_are_drawn_anew_are_kept_as_old(twenty, capsys):
+    voc, ids = twenty
+    voc.split("train", ids[:15])
+    voc.split("val", ids[15:])
+    before = (voc.main_dir / "val.txt").read_bytes()
+    voc.run(overwrite_splits=True)
+    assert (voc.main_dir / "val.txt.old").read_bytes() == before != (voc.main_dir / "val.txt").read_bytes()
+    assert "val.txt was not drawn here: it is now val.txt.old" in capsys.readouterr().out
+
+
+def test_an_annotation_that_is_broken_for_a_while_keeps_its_split(twenty):
+    voc, ids = twenty
+    voc.run()
+    name = voc.ids("test")[0]
+    path = voc.root / "Annotations" / f"{name}.xml"
+    text = path.read_bytes()
+    path.write_text("broken")
+    voc.run()
+    path.write_bytes(text)
+    voc.run()
+    assert name in voc.ids("test")
 
 
 def test_small_objects_in_large_images_get_the_advice_to_set_tile(voc, capsys):

@@ -7,6 +7,7 @@ from source_files import save, write
 
 from utils.cli import UserError
 from utils.data.layouts import read_parts
+from utils.data.sources import ProblemKind
 
 LABELLED = ("one/a", "one/b", "two/c", "three/d")
 
@@ -17,11 +18,11 @@ def yolo(folder, names=LABELLED):
         write(folder / "labels" / f"{name}.txt", "0 0.5 0.5 1 1")
 
 
-def splits(folder, form="yolo"):
-    """Return {split: last part of the keys}."""
-    found = {}
-    for name, items, problems in read_parts(form, folder):
-        assert not problems
+def splits(folder, form="yolo", problems=()):
+    """Return {split: last part of the keys}; `problems` are the kinds of those to be found."""
+    found, parts = {}, read_parts(form, folder)
+    assert [problem.kind for part in parts for problem in part[2]] == list(problems)
+    for name, items, _ in parts:
         found.setdefault(name, []).extend(item.key.rpartition("/")[2] for item in items)
     return {name: keys for name, keys in found.items() if keys}
 
@@ -49,7 +50,32 @@ def test_one_folder_for_train_and_val_is_train(tmp_path):
 def test_paths_that_are_not_there_leave_the_folder_names(tmp_path):
     yolo(tmp_path, ("train/a", "valid/b", "x/c"))
     write(tmp_path / "data.yaml", "train: /datasets/one\nval: /datasets/two\nnames: [cat]\n")
-    assert splits(tmp_path) == {"train": ["a"], "val": ["b"], "": ["c"]}
+    lost = [ProblemKind.SPLIT_NAMES_NOTHING] * 2
+    assert splits(tmp_path, problems=lost) == {"train": ["a"], "val": ["b"], "": ["c"]}
+
+
+@pytest.mark.parametrize("start", ["/content/data/", "C:\\me\\", "../mine/", ""])
+def test_lists_of_another_machine_count_by_the_ends_of_their_paths(tmp_path, start):
+    yolo(tmp_path)
+    write(tmp_path / "data.yaml", "train: lists/train.txt\nval: lists/val.txt\nnames: [cat]\n")
+    slash = "\\" if "\\" in start else "/"
+    for name, keys in (("train", LABELLED[:2]), ("val", LABELLED[2:3])):
+        write(tmp_path / "lists" / f"{name}.txt", "".join(
+            f"{start}images/{key}.jpg\n".replace("/", slash) for key in keys))
+    assert splits(tmp_path, problems=[ProblemKind.IN_NO_SPLIT]) == {
+        "train": ["a", "b"], "val": ["c"]}  # d is in no list
+
+
+def test_a_list_that_names_no_image_is_no_split(tmp_path):
+    yolo(tmp_path)
+    write(tmp_path / "data.yaml", "train: images/one\nval: val.txt\nnames: [cat]\n")
+    write(tmp_path / "val.txt", "/elsewhere/x.jpg\n/elsewhere/y.jpg\n")
+    with pytest.raises(UserError, match="val.txt: none of its 2 lines is an image in .*'/elsewh"):
+        read_parts("yolo", tmp_path)
+    write(tmp_path / "val.txt", "/elsewhere/x.jpg\nimages/two/c.jpg\n")
+    assert splits(tmp_path, problems=[
+        ProblemKind.SPLIT_NAMES_NOTHING, ProblemKind.IN_NO_SPLIT]) == {
+            "train": ["a", "b"], "val": ["c"]}
 
 
 def test_a_folder_with_several_files_names_them(tmp_path):

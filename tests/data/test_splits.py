@@ -166,6 +166,30 @@ def test_overwrite_draws_all_anew(main):
     assert main.run(names(0, 20), seed=9).members == found.members
 
 
+def test_overwritten_files_of_others_are_put_aside(main):
+    main.put(train=names(0, 18), val=names(18, 19), test=names(19, 20))
+    found = main.run(names(0, 20), overwrite=True, write=False)
+    assert [path.name for path in found.retired] == ["train.txt", "val.txt", "test.txt"]
+    assert sum("was not drawn here: it is now" in line for line in found.said) == 3
+    main.run(names(0, 20), overwrite=True)
+    assert not main.run(names(0, 20), overwrite=True, seed=3).retired  # drawn here
+    main.put(val=names(3, 9))
+    assert [path.name for path in main.run(names(0, 20), overwrite=True).retired] == ["val.txt"]
+
+
+def test_a_test_split_that_comes_later_frees_the_images_drawn_for_test(tmp_path):
+    def fill(test):
+        found = fill_splits({"train": names(0, 20), "val": [], "test": test}, tmp_path / "r.json",
+                            SHARES, 0)
+        (tmp_path / "r.json").write_text(found.files[tmp_path / "r.json"])
+        return found.members
+
+    first, later = fill([]), fill(["x"])
+    assert len(first["test"]) == 4 and later["test"] == ["x"]
+    assert sorted(later["train"] + later["val"]) == names(0, 20)
+    assert set(first["val"]) <= set(later["val"])
+
+
 def test_a_removed_file_is_drawn_again(main):
     main.run(names(0, 20))
     for name in (*SPLITS, "trainval"):

@@ -276,6 +276,16 @@ def test_circles_of_links_end(voc):
     assert list(found) == ["sub/a"] and not problems
 
 
+def test_linked_folders_inside_are_entered_once(voc, tmp_path):
+    (tmp_path / "disk" / "x").mkdir(parents=True)
+    (tmp_path / "disk" / "x" / "far.png").touch()
+    for name in ("one", "two"):
+        (voc.root / "JPEGImages" / name).symlink_to(tmp_path / "disk", target_is_directory=True)
+    voc.xml("far.xml")
+    (item,), problems = read_voc(voc.root)
+    assert item.image.resolve() == tmp_path / "disk" / "x" / "far.png" and not problems
+
+
 def test_a_linked_image_folder_is_entered(voc, tmp_path):
     path = voc.image("a.jpg")
     voc.xml("a.xml")

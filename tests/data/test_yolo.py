@@ -4,6 +4,7 @@ import pytest
 from source_files import by_key, plain, save, write
 
 from utils.cli import UserError
+from utils.data.sources import ProblemKind
 from utils.data.yolo import read_yolo, yolo_names
 
 
@@ -38,8 +39,21 @@ def test_yolo_images_without_labels_are_background(tmp_path):
     save(tmp_path / "images" / "a.jpg")
     save(tmp_path / "images" / "b.jpg")
     write(tmp_path / "labels" / "b.txt", "")
-    found, problems = by_key(read_yolo(tmp_path))
-    assert not problems and [item.objects for item in found.values()] == [[], []]
+    found, (problem,) = by_key(read_yolo(tmp_path))
+    assert [item.objects for item in found.values()] == [[], []]
+    # Those not labelled yet would be background too: it is said.
+    assert problem.kind == ProblemKind.NO_LABEL_FILE and problem.what.startswith("1 of 2 images")
+    write(tmp_path / "labels" / "a.txt", "")
+    assert not read_yolo(tmp_path)[1]
+
+
+def test_two_images_of_one_name_keep_their_endings(tmp_path):
+    write(tmp_path / "classes.txt", "cat")
+    for name in ("a.jpg", "a.png", "b.jpg"):
+        save(tmp_path / name)
+    for name in "ab":
+        write(tmp_path / f"{name}.txt", "0 0.5 0.5 1 1")
+    assert [item.key for item in read_yolo(tmp_path)[0]] == ["a.jpg", "a.png", "b"]
 
 
 YAML_NAMES = {0: "cat", 1: "traffic light", 2: "red dog's ö"}
@@ -199,8 +213,9 @@ def test_a_folder_without_labels_is_not_background(tmp_path):
     for name in ("train/a", "train/b", "val/c"):
         save(tmp_path / "images" / f"{name}.jpg")
     write(tmp_path / "labels" / "train" / "a.txt", "0 0.5 0.5 1 1")
-    found, (problem,) = by_key(read_yolo(tmp_path))
+    found, (half, problem) = by_key(read_yolo(tmp_path))
     assert list(found) == ["images/train/a", "images/train/b"]
+    assert half.kind == "no label file" and half.where.endswith("images/train")
     assert problem.kind == "no annotation" and problem.where.endswith("images/val")
 
 

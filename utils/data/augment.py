@@ -6,7 +6,8 @@ image to the network's input size, and the colours change on that small image.
 
 What differs from Caffe under "paper": colours change after the crop instead of before (the numbers
 drawn are alike), images are always resized by the spec's rule instead of one of five filters at
-random, regions are not rounded to whole pixels, and boxes under a pixel of the input are left out.
+random, regions are not rounded to whole pixels, boxes under a pixel of the input are left out, and
+hue is a circle.
 """
 
 from dataclasses import dataclass

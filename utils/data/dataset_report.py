@@ -86,9 +86,10 @@ def suggest_tile(lists, facts, spec, match_iou, *, seed=0):
     """Return (tile, share of objects covered, mean windows an image) of the best `tile`.
 
     That is the largest, with the fewest windows, of those that cover about as much as the best;
-    0 where images are no larger than windows would be. Large lists are judged by a sample.
+    0 where images are no larger than windows would be. Images without objects are left out, and
+    large lists are judged by a sample.
     """
-    records = [record for split in lists.values() for record in split]
+    records = [record for split in lists.values() for record in split if len(record.labels)]
     if len(records) > TILE_RECORDS:
         chosen = np.random.default_rng(seed).choice(len(records), TILE_RECORDS, replace=False)
         records = [records[k] for k in chosen]

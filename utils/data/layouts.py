@@ -6,6 +6,7 @@ from pathlib import Path
 from utils.cli import UserError, read_text, shorten
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
+from utils.data.sources import Problem, ProblemKind
 from utils.data.splits import RECORD, SPLITS
 from utils.data.yolo import read_yolo, yaml_splits
 
@@ -31,14 +32,16 @@ def read_parts(form: str, path: Path, images: Path | None = None) -> list[tuple]
         raise UserError(f"{path}: no such file or folder; set annotation_path.")
     if form == "yolo" and not path.is_dir():
         raise UserError(f"{path}: annotation_path must name a folder for yolo.")
-    places = yaml_splits(path, SPLIT_FOLDERS) if form == "yolo" else {}
+    places, faults = yaml_splits(path, SPLIT_FOLDERS) if form == "yolo" else ({}, [])
     if form == "coco" and (official := _official_coco(path)):
         return [(split, *read_coco(file, images or place)) for split, file, place in official]
     folders = {} if places or not path.is_dir() else _one_each(
         (split_of(folder.name), folder) for folder in sorted(path.iterdir()) if folder.is_dir())
     if form == "yolo":
-        return ([(name, *read_yolo(place)) for name, place in folders.items()]
-                or _divide(read_yolo(path), path, places))
+        if folders:
+            return [(name, *read_yolo(place)) for name, place in folders.items()]
+        items, problems = read_yolo(path)
+        return _divide(items, problems + faults, path, places)
     ending, read = READERS[form]
     if not any(file.suffix.lower() == ending for place in folders.values()
                for file in place.iterdir()):
@@ -97,23 +100,47 @@ def _only_file(place, ending):
     return files[0]
 
 
-def _divide(found, folder, places):
-    """Return parts of what read_yolo found, by the places of each split, else by folder names."""
-    items, problems = found
-    listed = [(split, *_place_and_images(place, folder))
+def _divide(items, problems, folder, places):
+    """Return parts of what read_yolo found, by the places of each split, else by folder names.
+
+    Where there are places, images in none of them, whose folder is called no split, are not used.
+    """
+    images = {item.image.resolve() for item in items}
+    listed = [(split, place, _listed_images(place, folder, images, problems))
               for split, choices in places.items() for place in choices]
     parts = {name: [] for name in (*SPLITS, "")}
     for item in items:
         image = item.image.resolve()
-        split = next((split for split, place, images in listed
-                      if image in images or image.is_relative_to(place)),
+        split = next((split for split, place, mine in listed
+                      if image in mine or image.is_relative_to(place)),
                      split_of(re.match("(?:images/)?([^/]+)/|", item.key, re.I)[1] or ""))
-        parts[split].append(item)
+        if split or not places:
+            parts[split].append(item)
+        else:
+            problems.append(Problem(ProblemKind.IN_NO_SPLIT, shorten(item.image),
+                                    "in no place that the YAML file names"))
     return [(name, items, [] if name else problems) for name, items in parts.items()]
 
 
-def _place_and_images(place, folder):
-    """Return a folder and (), or a text file and the images that it lists."""
-    lines = [] if place.is_dir() else read_text(place, remedy="").splitlines()
-    return place, {path.resolve() for line in map(str.strip, lines) if line
-                   for path in (place.parent / line, folder / line)}
+def _listed_images(place, folder, images, problems):
+    """Return those of the images that a text file lists, none for a folder.
+
+    Paths of another machine, or with backslashes, count by their ends. Adds a Problem for each
+    line that is no image; raises UserError where no line is one.
+    """
+    if place.is_dir():
+        return set()
+    found, lost = set(), []
+    lines = [line.strip() for line in read_text(place, remedy="").splitlines() if line.strip()]
+    for line in lines:
+        parts = Path(line.replace("\\", "/")).parts
+        paths = (start.joinpath(*parts[k:]).resolve() for k in range(len(parts))
+                 for start in (place.parent, folder))
+        image = next((path for path in paths if path in images), None)
+        found.add(image) if image else lost.append(line)
+    if lines and not found:
+        raise UserError(f"{shorten(place)}: none of its {len(lines)} lines is an image in "
+                        f"{shorten(folder)}, such as {lines[0][:200]!r}; mend or remove it.")
+    problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, shorten(place),
+                         f"{line[:200]!r} is no image with labels") for line in lost]
+    return found

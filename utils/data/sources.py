@@ -37,6 +37,7 @@ class ProblemKind(str, Enum):
     IMAGE_TRUNCATED = "image truncated", "image left out"
     IMAGE_DAMAGED = "image damaged", "image left out"
     NO_ANNOTATION = "no annotation", "image not used"
+    NO_LABEL_FILE = "no label file", "taken as background"
     SPLIT_NAMES_NOTHING = "split names nothing", "left out"
     IN_NO_SPLIT = "in no split", "image not used"
     TWO_SPELLINGS = "one image, two spellings", "objects put together"
@@ -91,13 +92,12 @@ class Annotation(NamedTuple):
 def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Return {path relative to folder, as text with slashes: absolute Path}, sorted.
 
-    Linked folders are not entered, so that circles of links end; pipes and devices, which may
-    never end, are passed over. Raises UserError for a name that no list can hold and for a folder
-    that cannot be read.
+    Linked folders are entered where they lead to a folder that no other way leads to; pipes and
+    devices, which may never end, are passed over. Raises UserError for a name that no list can hold
+    and for a folder that cannot be read.
     """
     found, start = {}, len(os.path.join(folder, ""))
-    for place, folders, names in os.walk(folder, onerror=_refuse_folder):
-        folders.sort()
+    for place, names in _walk(folder):
         for name in sorted(names):
             if not name.lower().endswith(suffixes):
                 continue
@@ -109,6 +109,22 @@ def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
             if os.path.isfile(path) or not os.path.exists(path):
                 found[path[start:].replace(os.sep, "/")] = Path(path)
     return found
+
+
+def _walk(folder):
+    """Yield (folder, names of files) once each; those behind links come last, so circles end."""
+    starts, seen = [os.fspath(folder)], set()
+    for start in starts:
+        for place, folders, names in os.walk(start, onerror=_refuse_folder):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders.sort()
+            starts += [path for path in (os.path.join(place, name) for name in folders)
+                       if os.path.islink(path)]
+            yield place, names
 
 
 def _refuse_folder(error):

@@ -1,7 +1,8 @@
 """Which images train, choose the best epoch, and test.
 
 What is drawn here is remembered in drawn_splits.json beside it: later runs keep it, drop what is
-gone and draw what is new. Split files that differ from it are somebody else's and never written.
+gone and draw what is new. Split files that differ from it are somebody else's: they are kept, or
+where all is to be drawn anew get `.old` behind their names.
 """
 
 import errno
@@ -28,6 +29,7 @@ class Splits(NamedTuple):
     unlisted: list[str]  # keys in no split
     files: dict[Path, str]  # what is to be written, with the lists or not at all
     said: list[str]  # lines for the screen
+    retired: tuple[Path, ...] = ()  # files of others in the way, to get .old behind their names
 
 
 def draw_splits(old: dict, keys: list[str], shares: dict[str, float], seed: int) -> dict:
@@ -79,6 +81,8 @@ def fill_splits(splits: dict, record: Path, shares: dict[str, float], seed: int,
         return Splits(splits, [], {}, [])
     wanted = {"val": shares["val"]} if splits["test"] else shares
     old = {} if overwrite else read_record(record)
+    if splits["test"]:  # which came later: the images drawn for test before are to be drawn again
+        old.pop("test", None)
     drawn = draw_splits(old, splits["train"], wanted, seed)
     said = [describe(record.parent, old, drawn, wanted, len(splits["train"]))]
     files = _to_write(record.parent, {record: _json(drawn)}, said)
@@ -100,9 +104,7 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
         overwrite: draw all anew.
         whole: train on train and val of files that are not from here, but for the val share.
     """
-    found = {} if overwrite else {
-        name: read_split(folder / f"{name}.txt", set(ids)) for name in FILES
-        if os.path.lexists(folder / f"{name}.txt")}
+    found = {} if overwrite else _split_files(folder, ids)
     old = (read_record(folder / RECORD) or drawn_before(found, ids, shares, seed)) if found else {}
     old = {name: members for name, members in old.items() if name in found}
     theirs = {name: members for name, members in found.items()
@@ -125,7 +127,7 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
     said = [f"kept {shorten(folder / name)}.txt: {len(theirs[name])} images" for name in theirs]
     ours = {name: drawn[name] for name in SPLITS
             if name not in theirs and (drawn[name] or name in found)}
-    files = {}
+    files, retired = {}, []
     if ours:
         old = {name: old[name] for name in ours if name in old}
         said.append(describe(folder, old, ours, wanted, len(keys)))
@@ -134,10 +136,29 @@ def voc_splits(folder: Path, ids: list[str], shares: dict[str, float], seed: int
         files = {folder / f"{name}.txt": "".join(f"{key}\n" for key in keys)
                  for name, keys in ours.items()}
         files = _to_write(folder, files | {folder / RECORD: _json(ours)}, said)
+        retired = foreign_files(folder, ids, shares, seed) if overwrite and files else []
+        said += [f"{shorten(path)} was not drawn here: it is now {path.name}.old"
+                 for path in retired]
     if whole and "val" in theirs:
         both = sorted({*theirs.get("trainval", ()), *members["train"], *members["val"]})
         members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
-    return Splits(members, [key for key in ids if key not in listed], files, said)
+    return Splits(members, [key for key in ids if key not in listed], files, said, tuple(retired))
+
+
+def _split_files(folder, ids):
+    """Return {split: keys} of the split files that are there."""
+    return {name: read_split(folder / f"{name}.txt", set(ids)) for name in FILES
+            if os.path.lexists(folder / f"{name}.txt")}
+
+
+def foreign_files(folder: Path, ids: list[str], shares: dict[str, float], seed: int) -> list[Path]:
+    """Return the split files of a VOC folder that are not as they were drawn here."""
+    found, old = {}, {}
+    with suppress(UserError):  # what cannot be read was not drawn here
+        found = _split_files(folder, ids)
+        old = read_record(folder / RECORD) or drawn_before(found, ids, shares, seed)
+    return [path for name in FILES if (path := folder / f"{name}.txt").is_file()
+            and not (name in old and set(old[name]) == set(found.get(name, ())))]
 
 
 def drawn_before(found: dict, ids: list[str], shares: dict[str, float], seed: int) -> dict:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -21,8 +22,8 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     """Read YOLO text files: a line an object, `class cx cy width height` as fractions.
 
     Images lie anywhere under the folder; the text file has the image's name and lies beside
-    it, or in `labels` where the image lies in `images`. An image without one is background, but
-    a folder of images without any is not used. For class names see yolo_names.
+    it, or in `labels` where the image lies in `images`. An image without one is background, which
+    a Problem says, but a folder of images without any is not used. For class names see yolo_names.
 
     Returns and raises as read_voc.
     """
@@ -37,10 +38,11 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
                               if path.lower() in lower), None)
               for relative, paths in choices.items()}
     labelled = {os.path.dirname(relative) for relative, text in labels.items() if text}
+    stems = Counter(os.path.splitext(relative)[0] for relative in index.by_path)
     if not labelled:
         raise UserError(f"{shorten(folder)}: no text file of labels for any image; it lies beside "
                         "the image, or in labels/ where the image is in images/.")
-    annotations, problems = [], index.unread()
+    annotations, problems, background = [], index.unread(), Counter()
     for relative, image in index.by_path.items():
         if os.path.dirname(relative) not in labelled:
             continue
@@ -54,12 +56,20 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
         except UserError as error:
             problems.append(unreadable(error))
             continue
-        annotations.append(Annotation(os.path.splitext(relative)[0], shorten(file or image), image,
-                                      objects, None))
-    bare = {os.path.dirname(relative) for relative in index.by_path} - labelled
-    problems += [Problem(ProblemKind.NO_ANNOTATION, shorten(folder / place),
-                         "none of its images has a text file of labels; write empty ones for "
-                         "background") for place in sorted(bare)]
+        background[os.path.dirname(relative)] += not file
+        stem = os.path.splitext(relative)[0]
+        annotations.append(Annotation(stem if stems[stem] == 1 else relative, shorten(file or image),
+                                      image, objects, None))
+    for place, count in sorted(Counter(map(os.path.dirname, index.by_path)).items()):
+        if place not in labelled:
+            problems.append(Problem(
+                ProblemKind.NO_ANNOTATION, shorten(folder / place),
+                "none of its images has a text file of labels; write empty ones for background"))
+        elif background[place]:
+            problems.append(Problem(
+                ProblemKind.NO_LABEL_FILE, shorten(folder / place),
+                f"{background[place]} of {count} images; write empty text files for those without "
+                "objects, and move those not labelled yet elsewhere"))
     unused = set(texts) - set(labels.values())
     problems += [Problem(ProblemKind.IMAGE_MISSING, shorten(texts[relative]),
                          "no image for this file of labels") for relative in sorted(unused)
@@ -172,13 +182,14 @@ def _yaml_names(path, names):
     return found
 
 
-def yaml_splits(folder: Path, splits: dict[str, tuple[str, ...]]) -> dict[str, list[Path]]:
-    """Return {split: [places]} that the YAML file of a YOLO folder names and that exist.
+def yaml_splits(folder: Path, splits: dict[str, tuple[str, ...]]
+                ) -> tuple[dict[str, list[Path]], list[Problem]]:
+    """Return ({split: [places]} that the YAML file of a YOLO folder names and that exist, problems).
 
     A place is a folder of images or a text file that lists some. Paths start at `path:` or at the
     file; Roboflow's begin with ../ but start there too. `splits` is {split: what it may be called}.
     """
-    found, inside = {split: [] for split in splits}, folder.resolve()
+    found, problems, inside = {split: [] for split in splits}, [], folder.resolve()
     for file in sorted(folder.iterdir()):
         values = load_yaml(file)
         starts = [folder / str(values.get("path") or "."), folder]
@@ -187,6 +198,11 @@ def yaml_splits(folder: Path, splits: dict[str, tuple[str, ...]]) -> dict[str, l
             for text in map(str, given if isinstance(given, list) else [given]):
                 places = (start / name for start in starts
                           for name in (text, re.sub(r"^(\.\./)+", "", text)))
-                found[split] += [place.resolve() for place in places if place.exists()
-                                 and place.resolve().is_relative_to(inside)][:1]
-    return {split: places for split, places in found.items() if places}
+                place = next((place.resolve() for place in places if place.exists()
+                              and place.resolve().is_relative_to(inside)), None)
+                if place:
+                    found[split].append(place)
+                else:
+                    problems.append(Problem(ProblemKind.SPLIT_NAMES_NOTHING, shorten(file),
+                                            f"{split}: {text[:200]!r} is not in this folder"))
+    return {split: places for split, places in found.items() if places}, problems
