@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from nets.families import names_without_gaps, without_gaps
 from nets.runtime import TorchRuntime
 from ssd import SCORING, SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
@@ -76,7 +77,7 @@ def main(settings: MapSettings) -> None:
             found = found or read_detections(settings.detections, records, names, sizes,
                                              ids_path=settings.detections_ids)
             faults = write_files(folder, detection_writers(found, records, names, sizes))
-            it = measure(found, flatten_records(records), names, len(records))
+            it = measure(found, flatten_records(records), names, image_ids(records))
             report(settings, it, records, folder, faults)
 
 
@@ -84,14 +85,16 @@ def detect(settings: MapSettings, records: list[Record], list_names: tuple[str, 
     """Run the detector that the settings name over the images of records."""
     keep_freed_memory()
     detector = first_ahead(lambda: SSD(SSDSettings(**shared_fields(settings, SSDSettings))))
-    check_device(detector.device)
-    check_same_classes(detector.class_names, "the weights", list_names, settings.test_list)
+    check_device(detector.device, settings.device)
+    check_same_classes(names_without_gaps(detector.class_names), "the weights", list_names,
+                       settings.test_list)
     check_alike({"test_list": fingerprint(records), "batch_size": settings.batch_size,
                  "precision": detector.precision, "classes": detector.class_names,
                  "network": detector.spec.to_dict()})
     if isinstance(detector.runtime, TorchRuntime):  # each process reads an .onnx by itself
         share_tensors(detector.network.state_dict().values())
-    return flatten_detections(detector.detect_records(records, batch_size=settings.batch_size))
+    found = detector.detect_records(records, batch_size=settings.batch_size)
+    return flatten_detections([without_gaps(each) for each in found])
 
 
 def report(settings: MapSettings, it: Measurement, records: list[Record], folder: Path,

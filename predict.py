@@ -104,7 +104,7 @@ def main(settings: PredictSettings) -> None:
     keep_freed_memory()
     with process_group():
         detector = first_ahead(lambda: SSD(settings))
-        check_device(detector.device)
+        check_device(detector.device, settings.device)
         look_into = {"summary": summary, "fps": fps, "export": export}.get(settings.mode)
         if look_into:
             on_first(lambda: look_into(detector, settings))

@@ -202,7 +202,7 @@ def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path |
     """Train from the beginning, or go on from a last.pth in whose folder nobody else writes."""
     torch.manual_seed(settings.seed)
     device = pick_device(settings.device)
-    check_device(device)
+    check_device(device, settings.device)
     precision = set_precision(settings.precision, device)
     keep_freed_memory()
     train_records, val_records, class_names = read_lists(

@@ -64,8 +64,8 @@ class AnnotationSettings:
 
     # ---- Splits ----
 
-    # Share of the images that get_map.py measures on; the rest is for training. Data that comes with
-    # a val split gets no other: then get_map.py is to measure on 2007_val.txt.
+    # Share of the images that get_map.py measures on; the rest is for training. Data that comes
+    # with a val split gets no other: then get_map.py is to measure on 2007_val.txt.
     test_share: float = 0.1
     # Share that train.py chooses the best epoch by; 0 for none.
     val_share: float = 0.1
@@ -75,7 +75,7 @@ class AnnotationSettings:
     # The same seed gives the same split of the same images.
     seed: int = 0
     # False keeps split files that are there already, such as VOC's own, and images where earlier
-    # runs put them. True draws all anew; files that were not drawn here get .old behind their names.
+    # runs put them. True draws all anew; files not drawn here get .old behind their names.
     overwrite_splits: bool = False
 
     # ---- Checks ----

@@ -4,12 +4,15 @@ Their tensors get our names, and their numbers go into the spec: weights need th
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+
+import numpy as np
 
 from nets.backbones import TORCHVISION_FILES, rename
 from utils.coco_ids import COCO_GAPS
+from utils.detections import Detections
 
 # conv1_1 .. conv5_3, fc6, fc7 of Caffe by their place in our VGG16.
 VGG_PLACES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12,
@@ -37,7 +40,22 @@ _COCO = (
 def _with_gaps(names):
     """Return a name for each of COCO's 90 numbers, of which 10 are unused."""
     names = iter(names)
-    return tuple("N/A" if number in COCO_GAPS else next(names) for number in range(1, 91))
+    return tuple(f"N/A {number}" if number in COCO_GAPS else next(names)
+                 for number in range(1, 91))
+
+
+def names_without_gaps(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return COCO's 80 class names for its 90 numbers, others as they are."""
+    return _COCO if tuple(class_names) == PUBLISHED_NAMES[90] else tuple(class_names)
+
+
+def without_gaps(found: Detections) -> Detections:
+    """Return detections of COCO's 90 numbers as those of its 80 classes, others as they are."""
+    if names_without_gaps(found.class_names) == found.class_names:
+        return found
+    number = {name: k for k, name in enumerate(_COCO)}
+    labels = np.array([number.get(name, -1) for name in found.class_names])[found.labels]
+    return replace(found[labels >= 0], labels=labels[labels >= 0], class_names=_COCO)
 
 
 # Class names of published weights by their count, without background.

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from utils.tensor_files import first_line
 
 FORMAT = "ssd-checkpoint-1"
 MAX_CLASSES = 10_000
+# What no class name may hold: characters that are not seen. Some that are not printable by Python's
+# rules belong to words, such as the joiners of Persian.
+UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]")
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTER = "num_batches_tracked"  # of batch norm; nothing that is computed depends on it
@@ -80,7 +84,7 @@ def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
         spec, names = SSDSpec.from_dict(values["spec"]), values["class_names"]
         if not isinstance(names, (list, tuple)) or not 1 <= len(names) <= MAX_CLASSES:
             raise ValueError(f"class_names must be a list of 1..{MAX_CLASSES}")
-        if not all(isinstance(name, str) and name.isprintable() and name for name in names):
+        if not all(isinstance(name, str) and name and not UNSEEN.search(name) for name in names):
             raise ValueError("class_names must be lines of text")
         if len(set(names)) < len(names):
             raise ValueError("a class name stands twice")

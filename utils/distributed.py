@@ -224,13 +224,13 @@ def check_alike(values: dict[str, Any]) -> None:
                             "the same command, lists and versions on every machine.")
 
 
-def check_device(device: torch.device) -> None:
-    """Raise UserError where several processes cannot share the device."""
+def check_device(device: torch.device, asked: str) -> None:
+    """Raise UserError where several processes cannot share the device, `asked` for by that name."""
     if world_size() == 1 or device.type == "cpu":
         return
     local, count = processes_here(), torch.cuda.device_count()
-    if device.type != "cuda" or device.index is not None:
-        raise UserError(f'device "{device}" is one for {local} processes; take "auto", which gives '
+    if device.type != "cuda" or ":" in asked:
+        raise UserError(f'device "{asked}" is one for {local} processes; take "auto", which gives '
                         'each a GPU of its own, or "cpu".')
     if local > count:
         raise UserError(f"torchrun started {local} processes for {count} GPUs here; start it with "

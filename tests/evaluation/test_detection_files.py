@@ -16,6 +16,7 @@ from utils.evaluation.assignment import Found, assign_voc, flatten_detections, f
 from utils.evaluation.coco_ap import evaluate_coco
 from utils.evaluation.detection_files import (coco_ground_truth, detection_writers, image_ids,
                                               image_names, image_sizes, read_detections)
+from utils.evaluation.map_page import measure
 from utils.evaluation.voc_ap import class_results
 
 CLASSES = ("red cell", "a/b%", "Äpfel")
@@ -87,6 +88,35 @@ def test_pycocotools_reads_the_files_and_finds_the_same(records, tmp_path):
     sizes = [(image.get("width"), image.get("height"))
              for image in coco_ground_truth(records, CLASSES, image_sizes(records))["images"]]
     assert sizes == [(96, 64) if k == 2 else (None, None) for k in range(12)]
+
+
+def test_tied_scores_in_images_that_are_listed_out_of_order(tmp_path):
+    """pycocotools goes by ids, so do we: lists need not be sorted by them."""
+    coco = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+    records = make_records(tmp_path, [f"{k}.jpg" for k in (7, 10, 2, 31, 4, 25, 1, 16)])
+    found = guess(records)
+    found = found._replace(scores=np.ceil(found.scores * 2) / 4)  # next to nothing but ties
+    write(tmp_path, found, records)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco.COCO(str(tmp_path / "ground_truth.json"))
+        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    objects = flatten_records(records)
+    figures = measure(found, objects, CLASSES, image_ids(records)).coco.figures()
+    assert np.nan_to_num(list(figures.values()), nan=-1).tolist() == judge.stats.tolist()
+    assert figures != evaluate_coco(found, objects, 3).figures()  # in the order of the list
+
+
+def test_names_with_accents_apart_are_found_again(tmp_path):
+    """As a Mac writes them: e and an accent in place of one letter."""
+    records = make_records(tmp_path, ["cafe\u0301.jpg", "b.jpg"])
+    found = guess(records)
+    write(tmp_path / "out", found, records)
+    again = read_detections(tmp_path / "out", records, CLASSES, image_sizes(records))
+    assert sorted(again.image.tolist()) == found.image.tolist()
 
 
 def test_comp4_has_the_pixels_of_voc(tmp_path):

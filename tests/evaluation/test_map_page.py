@@ -53,7 +53,7 @@ def as_records(folder, objects, images=IMAGES):
 
 def write(folder, found, objects, names, images=IMAGES):
     """Return (Measurement, text of its page)."""
-    it = measure(found, objects, names, images)
+    it = measure(found, objects, names, range(images))
     write_report(folder / "report.html", "mAP on <list>", it, as_values(it, 0.5),
                  records=as_records(folder, objects, images), origin="Above 0.01.")
     return it, (folder / "report.html").read_text(encoding="utf-8")

@@ -1,4 +1,5 @@
 import functools
+import http.client
 import io
 import os
 import pickle
@@ -418,14 +419,24 @@ def test_the_same_classes_in_another_order_give_the_same_scores():
 def test_a_broken_download_is_removed(tmp_path, monkeypatch):
     monkeypatch.setattr(download_module, "make_folder", lambda name: tmp_path)
 
-    def fetch(url, target, hash_prefix):
-        assert hash_prefix == "0123abcd"
-        open(target, "wb").write(b"half")
-        raise RuntimeError("invalid hash value")
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "ssd-0123abcd.pth").write_bytes(b"half")
     with pytest.raises(UserError, match=r"invalid hash value.*\n.*put it at"):
-        download_module.download("https://example.org/ssd-0123abcd.pth")
-    assert not list(tmp_path.iterdir())
+        download_module.download((tmp_path / "there" / "ssd-0123abcd.pth").as_uri())
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("error", [http.client.InvalidURL("port"), ValueError("no URL")])
+def test_a_download_that_fails_leaves_what_another_process_fetched(tmp_path, monkeypatch, error):
+    def fetch(url, target, hash_prefix):
+        open(target, "wb").write(b"whole")
+        raise error
+
+    monkeypatch.setattr(download_module, "make_folder", lambda name: tmp_path)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
+    with pytest.raises(UserError, match="could not be downloaded"):
+        download_module.download("https://example.org/ssd.pth")
+    assert (tmp_path / "ssd.pth").read_bytes() == b"whole"
 
 
 def test_sizes_are_built_like_the_papers():

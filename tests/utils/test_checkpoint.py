@@ -16,6 +16,7 @@ import torch
 from utils.checkpoint import (Checkpoint, check_tensors, newest_checkpoint, parse_checkpoint,
                               save_checkpoint, tensor_fault)
 from utils.cli import UserError
+from utils.data.annotations import read_class_names
 from utils.spec import SSDSpec
 from utils.tensor_files import read_tensor_file
 
@@ -54,6 +55,15 @@ def test_round_trip(tmp_path):
         assert loaded.state_dict[name].dtype == tensor.dtype
         assert torch.equal(loaded.state_dict[name], tensor)
     assert [path.name for path in tmp_path.iterdir()] == ["a b ö.pth"]
+
+
+@pytest.mark.parametrize("name", ["red\u00a0cell", "a\u3000x", "\u06a9\u200c\u0647", "👩\u200d🔧"])
+def test_whatever_a_class_list_takes_a_checkpoint_takes(tmp_path, name):
+    """A space that does not break, the joiners of Persian and of emoji."""
+    (tmp_path / "classes.txt").write_text(f"cat\n{name}x\n", encoding="utf-8")
+    names = read_class_names(tmp_path / "classes.txt")
+    save_checkpoint(tmp_path / "a.pth", make_checkpoint()._replace(class_names=names))
+    assert load_checkpoint(tmp_path / "a.pth").class_names == names
 
 
 def test_file_holds_plain_types_only(tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 from utils import device as device_module
 from utils.cli import UserError
 from utils.device import evaluating, pick_device, run_in, set_precision
+from utils.distributed import check_device
 
 CPU = torch.device("cpu")
 
@@ -129,3 +130,17 @@ print(faults() - before)
     assert kept < 1000
     # Where pages are huge there are few faults either way.
     assert default > 10 * kept or default < 1000
+
+
+@pytest.mark.parametrize("device, asked, words", [
+    ("cuda:1", "auto", ""),  # as a network's tensors say it, of the GPU that a process has
+    ("cuda", "cuda", ""), ("cpu", "auto", ""), ("cuda:1", "cuda:1", '"cuda:1" is one for 2'),
+    ("mps", "mps", '"mps" is one for 2'), ("cuda:0", "auto", "2 processes for 1 GPUs")])
+def test_what_several_processes_may_share(monkeypatch, device, asked, words):
+    monkeypatch.setattr("utils.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("utils.distributed.processes_here", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1 if "GPUs" in words else 2)
+    if not words:
+        return check_device(torch.device(device), asked)
+    with pytest.raises(UserError, match=words):
+        check_device(torch.device(device), asked)

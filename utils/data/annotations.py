@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.checkpoint import UNSEEN
 from utils.cli import UserError, read_text, resolve, shorten
 from utils.image import IMAGE_SUFFIXES
 
@@ -19,9 +20,8 @@ from utils.image import IMAGE_SUFFIXES
 HEADER = "# classes:"
 # One object at the end of a list line: x1,y1,x2,y2,class and 1 for difficult ones.
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
-# What a class list of another form has: YAML, pbtxt, JSON; and characters that no name shows.
+# What a class list of another form has: YAML, pbtxt, JSON.
 OTHER_FORM = re.compile(r"^(?:names\s*:|item\s*\{|[\[{]$)|\A- .*(?:\n- .*)*\Z", re.MULTILINE)
-UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]")
 OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d{{1,9}}(?:,[01])?")
 
 

@@ -58,8 +58,8 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
             continue
         background[os.path.dirname(relative)] += not file
         stem = os.path.splitext(relative)[0]
-        annotations.append(Annotation(stem if stems[stem] == 1 else relative, shorten(file or image),
-                                      image, objects, None))
+        key = stem if stems[stem] == 1 else relative
+        annotations.append(Annotation(key, shorten(file or image), image, objects, None))
     for place, count in sorted(Counter(map(os.path.dirname, index.by_path)).items()):
         if place not in labelled:
             problems.append(Problem(
@@ -184,7 +184,7 @@ def _yaml_names(path, names):
 
 def yaml_splits(folder: Path, splits: dict[str, tuple[str, ...]]
                 ) -> tuple[dict[str, list[Path]], list[Problem]]:
-    """Return ({split: [places]} that the YAML file of a YOLO folder names and that exist, problems).
+    """Return ({split: [places]} that a YOLO folder's YAML file names and that exist, problems).
 
     A place is a folder of images or a text file that lists some. Paths start at `path:` or at the
     file; Roboflow's begin with ../ but start there too. `splits` is {split: what it may be called}.

@@ -244,7 +244,7 @@ def _add_ids(path, images, classes):
         for part, name, table in (("images", "file_name", images), ("categories", "name", classes)):
             ids, known = {}, set()
             for row in values[part]:
-                key = plain_name(row[name])
+                key = row[name] if row[name] in table else plain_name(row[name])
                 number = table.get(key, table.get(Path(key).name))
                 if row["id"] in ids or number in known:
                     raise UserError(f"{shorten(path)}: id {row['id']!r} or {key} stands twice.")

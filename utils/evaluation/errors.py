@@ -136,7 +136,7 @@ def cost_of_errors(errors: Errors, num_classes: int) -> tuple[float, dict[ErrorK
             rows = rows[errors.fixable[rows]]
             labels[rows] = objects.labels[errors.target[rows]]
             mended = mean_ap(labels, now_right, kept)
-        costs[kind] = max(0.0, mended - base)
+        costs[kind] = max(mended - base, 0.0)  # in this order nan stays nan
     return base, costs
 
 

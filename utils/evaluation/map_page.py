@@ -39,15 +39,20 @@ class Measurement(NamedTuple):
     confusion: Confusion  # above the confidence with the best F1 of all classes
 
 
-def measure(found: Found, objects: Objects, class_names: Sequence[str], images: int
+def measure(found: Found, objects: Objects, class_names: Sequence[str], ids: Sequence[int]
             ) -> Measurement:
-    """Score detections on a number of images by the rules of VOC and COCO, and sort the errors."""
+    """Score detections by the rules of VOC and COCO, and sort the errors.
+
+    `ids` are those of the images in COCO's files: its tools go by them where scores are tied.
+    """
+    rank = np.argsort(np.argsort(ids))
+    by_id = [part._replace(image=rank[part.image]) for part in (found, objects)]
     assignment, number = assign_voc(found, objects, VOC_IOU), len(class_names)
     pooled = pooled_result(assignment)
     errors, best = find_errors(found, objects), best_f1(pooled)
     return Measurement(
-        class_names, images, assignment, class_results(assignment, number), pooled,
-        evaluate_coco(found, objects, number), errors, *cost_of_errors(errors, number),
+        class_names, len(ids), assignment, class_results(assignment, number), pooled,
+        evaluate_coco(*by_id, number), errors, *cost_of_errors(errors, number),
         confuse(found, objects, number, best.confidence if best else 0.0))
 
 
@@ -79,7 +84,7 @@ def as_values(it: Measurement, confidence: float) -> dict:
             "errors": {"ap50": known(it.ap50), "iou_foreground": FOREGROUND,
                        "iou_background": BACKGROUND,
                        **{kind.name.lower(): {"count": len(it.errors.chosen(kind)),
-                                              "cost": it.costs[kind]} for kind in KINDS}},
+                                              "cost": known(it.costs[kind])} for kind in KINDS}},
             "confusion": {"confidence": it.confusion.confidence, "iou": FOREGROUND,
                           "true_by_found": [*it.class_names, "background"],
                           "matrix": it.confusion.matrix.tolist()}}
@@ -205,14 +210,18 @@ def _confusion_rows(confusion, class_names):
     matrix, names = confusion.matrix, [*class_names, "background"]
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     cells = fullest_cells(matrix)
-    table = [[Cell(count or "", shade=0.7 * share,
-                   link=cell_id(row, column) * ([row, column] in cells))
-              for column, (count, share) in enumerate(zip(matrix[row], shares[row]))]
-             for row in range(len(names))]
-    if len(class_names) <= WIDEST:
-        return [["true \\ found", *names], *([name, *row] for name, row in zip(names, table))]
-    return [["true", "found", "number"], *(
-        [names[row], names[column], table[row][column]] for row, column in cells)]
+    linked = set(map(tuple, cells))
+
+    def cell(row, column):
+        return Cell(matrix[row, column] or "", shade=0.7 * shares[row, column],
+                    link=cell_id(row, column) * ((row, column) in linked))
+
+    if len(class_names) > WIDEST:
+        return [["true", "found", "number"], *(
+            [names[row], names[column], cell(row, column)] for row, column in cells)]
+    return [["true \\ found", *names], *(
+        [name, *(cell(row, column) for column in range(len(names)))]
+        for row, name in enumerate(names))]
 
 
 def _number(value):
