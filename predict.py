@@ -32,6 +32,7 @@ from utils.image import image_size
 from utils.media.frames import Finder
 from utils.media.outputs import ImageFormat
 from utils.media.viewer import Viewer
+from utils.streams import raising_when_asked_to_end
 from utils.tiling import window_grid
 
 FPS_SECONDS = 3  # for each batch size
@@ -102,7 +103,7 @@ def main(settings: PredictSettings) -> None:
     if settings.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
     keep_freed_memory()
-    with process_group():
+    with process_group(), raising_when_asked_to_end():
         detector = first_ahead(lambda: SSD(settings))
         check_device(detector.device, settings.device)
         look_into = {"summary": summary, "fps": fps, "export": export}.get(settings.mode)
@@ -162,18 +163,21 @@ def export(detector: SSD, settings: PredictSettings) -> None:
 
 def ask(viewer: Viewer) -> None:
     """Ask for images until the user stops; a bad path or file is reported and asked again."""
-    while True:
-        try:
-            text = input("image (q to stop): ")
-        except EOFError:
-            print()
-            break
-        if text.strip().lower() in ("q", "quit", "exit"):
-            break
-        if text.strip():
-            with contextlib.suppress(UserError):
-                viewer.look_at(viewer.finder.find(pasted_path(text)))
-    viewer.write_tables()
+    try:
+        while True:
+            try:
+                text = input("image (q to stop): ")
+            except EOFError:
+                print()
+                break
+            if text.strip().lower() in ("q", "quit", "exit"):
+                break
+            viewer.failures.clear()  # each line is a new try
+            if text.strip():
+                with contextlib.suppress(UserError):
+                    viewer.look_at(viewer.finder.find(pasted_path(text)))
+    finally:  # what was found before Ctrl-C is kept
+        viewer.write_tables()
 
 
 def pasted_path(text: str) -> Path | str:

@@ -62,7 +62,8 @@ class WeightsSettings:
 
     # ---- Machine ----
 
-    # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
+    # "auto" takes an NVIDIA GPU if there is one (.onnx files: the processor); else "cpu", "cuda",
+    # "cuda:1", "mps".
     device: str = "auto"
     # "fp32" gives the same numbers everywhere. "auto" is bf16 where the processor or GPU multiplies
     # it: twice as fast, boxes a pixel and mAP a few tenths of a point off. fp16 is for older GPUs.
@@ -227,6 +228,9 @@ class SSD:
         Raises UserError for a bad choice, list or path, a missing package, and too much lost.
         """
         check_value("max_loss", max_loss, float, (0, 100))
+        if outputs == "detections" and (self.settings.nms != "class" or self.settings.classes):
+            raise UserError('an exported file finds all classes, by nms "class": leave nms and '
+                            'classes out, or set export_outputs = "boxes" and do the rest there.')
         train, val = (read_records(name, self.class_names, "the weights")
                       if precision == "int8" else [] for name in (train_list, val_list))
         thresholds = SCORING | {"confidence": self.settings.confidence,
@@ -258,7 +262,10 @@ class SSD:
 
         Ranks share the batches out, and all of them get the Detections of each image.
         """
-        stream = partial(self.detect_stream, keep_images=False, nms="class", classes=(), **SCORING)
+        # Of windows each has its own caps, as in detection.
+        rules = {name: value for name, value in SCORING.items()
+                 if not (self.spec.tile and name.startswith("max_per"))}
+        stream = partial(self.detect_stream, keep_images=False, nms="class", classes=(), **rules)
         return detect_records(stream, records, batch_size)
 
     def _detect_inputs(self, inputs, sizes, thresholds):

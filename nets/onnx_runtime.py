@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -174,7 +175,9 @@ class OnnxRuntime(Exported):
         kind, _, number = device.partition(":")
         providers = ["CPUExecutionProvider"]
         if kind == "cuda":
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": number or "0"}))
+            number = number or os.environ.get("LOCAL_RANK", "0")  # torchrun: each its own
+            # As PyTorch in utils/device.py: fp32 means fp32.
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": number, "use_tf32": "0"}))
         if kind not in ("auto", "cpu", "cuda") or (
                 kind == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers()):
             raise UserError(f"{shorten(self.path)}: {self.name} has no {device!r} here; take "
@@ -185,6 +188,9 @@ class OnnxRuntime(Exported):
         # Its threads would go on turning while NMS and the next image want the processor.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = ort.InferenceSession(self.path, options, providers=providers)
+        if kind == "cuda" and "CUDAExecutionProvider" not in self.session.get_providers():
+            raise UserError(f"{shorten(self.path)}: {self.name} lacks the CUDA or cuDNN that it was "
+                            'built for; see its installation page, or take "cpu".')
         self._read(self.session.get_modelmeta().custom_metadata_map, precision)
 
     def _run(self, images):

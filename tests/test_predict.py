@@ -39,6 +39,7 @@ def look(detector, tmp_path, monkeypatch, capsys):
         with pytest.raises(UserError, match=fails) if fails else contextlib.nullcontext():
             predict.main(predict.PredictSettings(images=images, **values))
         return capsys.readouterr().out
+    run.out = lambda: capsys.readouterr().out
     return run
 
 
@@ -107,6 +108,28 @@ def test_the_prompt_asks_again(look, tmp_path):
     out = look(typed=["", "  ", *bad, "a.png", "Q"])
     assert out.count("error:") == len(bad) and out.count("saved") == 1
     assert max(map(len, out.splitlines())) < 700
+
+
+def test_each_line_at_the_prompt_is_a_new_try(look, tmp_path, monkeypatch):
+    def lines():
+        yield from ("a.png", "a.png")
+        photo(tmp_path / "a.png")
+        yield "a.png"
+        raise KeyboardInterrupt
+
+    typed = lines()
+    real = predict.ask
+
+    def ask(viewer):
+        monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+        real(viewer)
+
+    monkeypatch.setattr(predict, "ask", ask)
+    with pytest.raises(KeyboardInterrupt):
+        look(save_csv=True)
+    assert (tmp_path / "out" / "detections.csv").exists()  # what was found before Ctrl-C
+    out = look.out()
+    assert out.count("a.png: no such file") == 2 and out.count("saved ") == 1
 
 
 @pytest.mark.parametrize("typed", [

@@ -97,6 +97,8 @@ def test_heatmap(run, tmp_path, folder):
     sheet = Image.open(tmp_path / "out" / "a.png.heat.png")
     assert sheet.size == (640, 224), "two classes side by side, each with a line above"
     assert (tmp_path / "out" / "b.png.heat.png").exists()
+    with pytest.raises(UserError, match="2 of 2 failed"):
+        run("heatmap", "0", str(folder / "in" / "c.avi"))
 
 
 def test_heat_has_the_scores_of_the_priors_where_they_lie():
@@ -122,6 +124,10 @@ def test_export(run, tmp_path, folder):
         found = json.loads((tmp_path / "out" / "a.png.json").read_text())["objects"]
         names.append([row["class"] for row in found])
     assert names[0] == names[1]
+    for changes in ({"nms": "agnostic"}, {"classes": ("dog",)}):
+        with pytest.raises(UserError, match="finds all classes, by nms"):
+            run("export", export_path=str(tmp_path / "y.onnx"), **changes)
+    assert not (tmp_path / "y.onnx").exists()
 
 
 def start(folder, *words, **options):
@@ -154,20 +160,22 @@ def test_the_prompt_at_a_terminal(folder, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no such signal there")
-def test_ctrl_c_in_a_video(folder, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_video(folder, tmp_path, number):
     still = cv2.VideoWriter(str(tmp_path / "long.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10,
                             (320, 240))
     for _ in range(3000):
         still.write(np.zeros((240, 320, 3), np.uint8))
     still.release()
-    process = start(folder, tmp_path / "long.avi", "--batch_size", 1, out=tmp_path / "out",
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = start(folder, tmp_path / "long.avi", "--batch_size", 1, "--save_csv",
+                    out=tmp_path / "out", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     drawn, end = tmp_path / "out" / "long.avi.mp4", time.monotonic() + 200
     while not (drawn.exists() and drawn.stat().st_size > 3000) and time.monotonic() < end:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out = process.communicate(timeout=200)[0].decode()
-    assert process.returncode == 130 and "stopped." in out and "Traceback" not in out
+    assert process.returncode == 128 + number and "stopped." in out and "Traceback" not in out
+    assert (tmp_path / "out" / "detections.csv").exists()
     video = cv2.VideoCapture(str(drawn))
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     assert 0 < count < 3000 and all(video.read()[0] for _ in range(count))

@@ -74,7 +74,8 @@ def decode_image(data, path, header=None, *, halve=False):
     header = header or read_header(io.BytesIO(data), path)
     mode = cv2.IMREAD_REDUCED_COLOR_2 if halve else cv2.IMREAD_COLOR
     try:
-        if data[8:12] == b"WEBP":  # OpenCV before 5 misreads some
+        # OpenCV before 5 misreads some, and before 4.11 knows no GIF.
+        if data[8:12] == b"WEBP" or data[:4] == b"GIF8":
             return as_rgb_array(Image.open(io.BytesIO(data)))
         # OpenCV and Pillow do not know the same marks of orientation: `orientation_of` decides.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)

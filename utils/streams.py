@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import threading
 
 # The files that people start, in the folder above this one.
 SCRIPTS = ("voc_annotation.py", "train.py", "get_map.py", "predict.py")
@@ -103,6 +104,26 @@ def raising_ctrl_c():
     finally:
         if watched:
             signal.signal(signal.SIGINT, stop_at_once)
+
+
+@contextlib.contextmanager
+def raising_when_asked_to_end():
+    """Let a scheduler's SIGTERM and a terminal that closes end this context as Ctrl-C does."""
+    def handle(number, frame):
+        error = KeyboardInterrupt()
+        error.status = 128 + number
+        raise error
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL
+               and threading.current_thread() is threading.main_thread()]
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _start():

@@ -129,7 +129,8 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
     """Detect in whole images, window by window, at most WINDOWS_A_PASS at a time.
 
     `look` takes network inputs and limits, those of `select`, and returns Kept, as NumPy
-    arrays in fractions of the input. Returns those of each image in pixels, best first.
+    arrays in fractions of the input. Returns those of each image in pixels, best first. Where no
+    max_per_class and max_per_image are given, they are those of `select` for each window.
     """
     check_rule(limits.get("nms"), spec)
     windows = [(k, window) for k, image in enumerate(images)
@@ -143,8 +144,10 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
         for (k, window), (boxes, scores, labels) in zip(group, seen):
             boxes_px = boxes_to_pixels(boxes, spec.tile, spec.tile, spec) + np.tile(window[:2], 2)
             found[k].append(Kept(boxes_px.astype(np.float32), scores, labels))
-    caps = {name: value for name, value in limits.items() if name not in ("confidence", "classes")}
-    return [merge_windows(parts, image.shape[1::-1], spec, **caps)
+    rules = {name: value for name, value in limits.items() if name not in ("confidence", "classes")}
+    return [merge_windows(parts, image.shape[1::-1], spec, **{
+                "max_per_class": MAX_PER_CLASS * len(parts),
+                "max_per_image": MAX_PER_IMAGE * len(parts)} | rules)
             for parts, image in zip(found, images)]
 
 

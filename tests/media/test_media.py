@@ -4,8 +4,11 @@ import csv
 import json
 import os
 import re
+import sys
 import threading
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -44,10 +47,10 @@ class Stub:
                 yield image, array if keep_images else None, FOUND
 
 
-def clip(path, count=30, size=(96, 64), rate=12.5, codec="MJPG"):
+def clip(path, length=30, size=(96, 64), rate=12.5, codec="MJPG"):
     """Write a video whose k-th frame has the grey level 8 k."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, size)
-    for k in range(count):
+    for k in range(length):
         writer.write(np.full((size[1], size[0], 3), 8 * k, np.uint8))
     writer.release()
     return path
@@ -150,7 +153,7 @@ def test_a_folder_keeps_its_sub_folders_and_holds_images_and_videos(tmp_path, ca
 def test_pycocotools_reads_the_results(tmp_path):
     coco = pytest.importorskip("pycocotools.coco")
     source = Source(tmp_path / "000007.jpg", tmp_path / "000007.jpg")
-    outputs = Outputs(tmp_path, pytest.fail, draw=False)
+    outputs = Outputs(tmp_path, pytest.fail, draw=False, save_csv=True)
     outputs.add(Frame(source, None), FOUND)
     truth = coco.COCO()
     truth.dataset = {"images": [{"id": 7}], "categories": [{"id": 1}, {"id": 2}],
@@ -166,7 +169,7 @@ def test_the_ids_of_coco_results_are_those_of_get_map(tmp_path):
     found = Detections(*FOUND[[0, 1]], names)
     found.labels[:] = 79, 12
     for files in (("000007.jpg", "21.jpg"), ("a.jpg", "21.jpg")):
-        outputs = Outputs(tmp_path, pytest.fail, draw=False)
+        outputs = Outputs(tmp_path, pytest.fail, draw=False, save_csv=True)
         records = [Record(tmp_path / name, np.zeros((0, 4), np.float32), np.zeros(0, np.int64),
                           np.zeros(0, bool)) for name in files]
         for record in records:
@@ -179,7 +182,7 @@ def test_the_ids_of_coco_results_are_those_of_get_map(tmp_path):
 
 
 def test_an_image_without_objects_counts_for_the_ids(tmp_path):
-    outputs = Outputs(tmp_path, pytest.fail, draw=False)
+    outputs = Outputs(tmp_path, pytest.fail, draw=False, save_csv=True)
     for name, found in (("7.jpg", FOUND), ("cover.jpg", FOUND[[]])):
         outputs.add(Frame(Source(tmp_path / name, Path(name)), None), found)
     results = coco_results(outputs.rows, outputs.images, FOUND.class_names)
@@ -273,9 +276,46 @@ def test_a_camera_is_looked_at_frame_by_frame(tmp_path, monkeypatch):
     capture = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda name: capture(
         str(path) if name == 0 else name))
+    times = count(100.0, 0.4)  # 5 frames of its 12.5 a second
+    monkeypatch.setattr("utils.media.outputs.time", SimpleNamespace(monotonic=lambda: next(times)))
     drawn = viewer(tmp_path / "out")
     drawn.look_at_all(["0"])
-    assert len(grey_levels(tmp_path / "out" / "camera0.mp4")[0]) == 4
+    levels = grey_levels(tmp_path / "out" / "camera0.mp4")[0]
+    assert len(levels) == 20, "frames are repeated while the detector is at work"
+    assert not drawn.outputs.rows and not drawn.outputs.frames, "no table is wanted"
+
+
+def test_a_video_of_which_only_tables_are_kept(tmp_path):
+    clip(tmp_path / "a.avi", 3)
+    viewer(tmp_path / "out", draw=False, save_csv=True, save_json=True).look_at_all(
+        [tmp_path / "a.avi"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "a.avi.json", "detections.csv", "coco_results.json"}
+    assert len((tmp_path / "out" / "detections.csv").read_text().splitlines()) == 1 + 6
+    assert len(json.loads((tmp_path / "out" / "a.avi.json").read_text())["frames"]) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems know no such names")
+def test_names_that_are_not_utf8(tmp_path, capfd):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    photo(folder / "caf\udce9.png", 1)
+    (folder / "caf\udce9.avi").write_bytes(clip(tmp_path / "a.avi", 2).read_bytes())
+    with pytest.raises(UserError, match=r"1 of 2 failed: caf.*\.avi"):  # it would crash OpenCV
+        viewer(tmp_path / "out", save_csv=True, save_json=True).look_at_all([folder])
+    assert "the name is not UTF-8" in capfd.readouterr().out
+    assert "caf\\udce9.png" in (tmp_path / "out" / "detections.csv").read_text(encoding="utf-8")
+    results = json.loads((tmp_path / "out" / "coco_results.json").read_text(encoding="utf-8"))
+    assert results[-1]["image_id"] == "caf\udce9.png"
+    assert (tmp_path / "out" / "caf\udce9.png.jpg").exists()
+
+
+def test_an_image_that_is_looked_at_again_counts_once(tmp_path):
+    outputs = Outputs(tmp_path, pytest.fail, draw=False, save_csv=True)
+    for name in ("a.jpg", "b.jpg", "a.jpg"):
+        outputs.add(Frame(Source(tmp_path / name, Path(name)), None), FOUND)
+    assert [row["image"] for row in outputs.rows] == ["b.jpg"] * 2 + ["a.jpg"] * 2
+    assert list(outputs.images) == ["a.jpg", "b.jpg"]
 
 
 def test_a_window_is_closed_by_q(tmp_path, monkeypatch):

@@ -105,6 +105,15 @@ def test_objects_larger_than_the_overlap_are_joined(seed):
     assert as_set(found) == objects and len(found.scores) == len(objects) > 0
 
 
+def test_an_image_may_hold_more_objects_than_a_window():
+    rng = np.random.default_rng(0)
+    image, objects = squares((1600, 1200), rng, (6, 20), count=700)
+    [found] = detect_windows([image], SPEC, find_squares(rng), {"confidence": 0.1, "nms_iou": 0.45})
+    assert as_set(found) == objects and len(found.scores) == len(objects) > 250
+    few = {"confidence": 0.1, "nms_iou": 0.45, "max_per_image": 7}
+    assert len(detect_windows([image], SPEC, find_squares(rng), few)[0].scores) == 7
+
+
 def test_several_images_share_passes_of_bounded_size():
     rng, calls = np.random.default_rng(0), []
     images, truths = zip(*(squares(size, rng, (6, 30)) for size in [(700, 400), (90, 70)] * 2))
@@ -220,7 +229,8 @@ def test_detection_equals_plain_loops_over_crops(size):
                    in zip(box.tolist(), (x1, y1, x1, y1), size * 2)]
             if box[2] > box[0] and box[3] > box[1]:  # not beside the image
                 parts.append((k, box, float(score), int(label)))
-    expected = naive_merge(parts, windows.tolist(), own.tolist(), size, tile, 0.45)[:200]
+    expected = naive_merge(parts, windows.tolist(), own.tolist(), size, tile, 0.45)
+    expected = expected[:200 * len(windows)]
     detector.spec = replace(spec, tile=tile)
     found = detector.detect(image)
     assert len(found.scores) == len(expected) > 0

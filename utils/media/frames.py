@@ -151,7 +151,7 @@ def _open(source, name):
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
-        video = cv2.VideoCapture(str(check_file(source.path)) if is_file else source.path)
+        video = cv2.VideoCapture(video_name(check_file(source.path)) if is_file else source.path)
     finally:
         cv2.utils.logging.setLogLevel(level)
     if video.isOpened():
@@ -160,6 +160,16 @@ def _open(source, name):
     raise UserError(f"{name}: " + ("an empty file." if empty else
                                    "no video that can be read; the file is damaged or of another "
                                    "kind." if is_file else "there is no such camera here."))
+
+
+def video_name(path: Path) -> str:
+    """Return a path as OpenCV takes it for videos; UserError for what would crash it."""
+    try:
+        str(path).encode()
+    except UnicodeError:
+        raise UserError(f"{path}: the name is not UTF-8, which OpenCV needs of videos; rename "
+                        "it.") from None
+    return str(path)
 
 
 def _next_image(video):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from utils.coco_ids import class_ids, numbers_of
 from utils.detections import Detections
 from utils.draw import draw_detections
 from utils.image import image_size
-from utils.media.frames import Failed, Frame
+from utils.media.frames import Failed, Frame, video_name
 
 QUALITY = 95  # of JPEG files
 MAX_JPEG = 65_500  # pixels a side that OpenCV writes
@@ -27,17 +28,19 @@ class Outputs:
     """Writes the files of frames that come in order, under the whole name of the original.
 
     Of a.jpg: a.jpg.jpg (drawn), a.jpg.json, crops/a.jpg_1_cat_0.98.jpg; of a video a.avi:
-    a.avi.mp4 in its rate, a.avi.json. `failed` hears, once of each source, of what could not be
-    written. `add` is for one thread.
+    a.avi.mp4 in its rate, a.avi.json. Of a camera, frames are repeated to last as long as they did.
+    `failed` hears, once of each source, of what could not be written. `add` is for one thread.
     """
 
     def __init__(self, folder: Path, failed: Failed, *, draw: bool = True, crop: bool = False,
-                 save_json: bool = False, image_format: ImageFormat = "jpg"):
+                 save_json: bool = False, save_csv: bool = False,
+                 image_format: ImageFormat = "jpg"):
         self.folder, self.failed = folder, failed
         self.draw, self.crop, self.save_json = draw, crop, save_json
-        self.image_format = image_format
+        self.save_csv, self.image_format = save_csv, image_format
+        # Kept where they are to be written: a camera may run for days.
         self.rows = []  # {COLUMNS} of each object; "frame" is None outside videos
-        self.images = []  # names of all images but those of videos, with objects or without
+        self.images = {}  # keys: names of all images but those of videos, with objects or without
         self.video = self.writer = None  # the Source that is being written
         self.frames = []  # of the video, for its JSON
 
@@ -65,18 +68,21 @@ class Outputs:
             self.failed(video, error)
 
     def _write(self, frame, found, drawn):
-        objects = found.rows()
-        self.rows += [{"image": frame.source.place.as_posix(), "frame": frame.number, **row}
-                      for row in objects]
+        objects, name = found.rows(), frame.source.place.as_posix()
+        if name in self.images:  # typed once more
+            self.rows = [row for row in self.rows if row["image"] != name]
+        if self.save_json or self.save_csv:
+            self.rows += [{"image": name, "frame": frame.number, **row} for row in objects]
         path = self.folder / frame.source.place
         make_folder(path.parent)
         if self.crop:
             self._write_crops(frame, found)
         if frame.number is not None:
-            self.frames.append({"frame": frame.number, "objects": objects})
+            if self.save_json:
+                self.frames.append({"frame": frame.number, "objects": objects})
             self._add_to_video(frame, drawn)
             return
-        self.images.append(frame.source.place.as_posix())
+        self.images[name] = None
         if self.save_json:
             width, height = (image_size(frame.source.path) if frame.image is None else
                              frame.image.shape[1::-1])
@@ -101,18 +107,24 @@ class Outputs:
     def _add_to_video(self, frame, drawn):
         """Append a frame to the video; open it with the first one, which gives its size."""
         if self.video is None:
-            self.video, self.size = frame.source, drawn.shape[1::-1]
+            self.video, self.written, self.start = frame.source, 0, time.monotonic()
             if self.draw:
+                self.size = drawn.shape[1::-1]
                 self.target = Path(f"{self.folder / frame.source.place}.mp4")
-                self.writer = cv2.VideoWriter(str(self.target), cv2.VideoWriter_fourcc(*"mp4v"),
-                                              frame.rate, self.size)
+                self.writer = cv2.VideoWriter(
+                    video_name(self.target), cv2.VideoWriter_fourcc(*"mp4v"), frame.rate, self.size)
                 if not self.writer.isOpened():
                     self.writer = None
                     raise UserError(f"{self.target}: cannot be written.")
         if self.writer:
             if drawn.shape[1::-1] != self.size:
                 drawn = cv2.resize(drawn, self.size, interpolation=cv2.INTER_AREA)
-            self.writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+            aim = self.written + 1
+            if isinstance(frame.source.path, int):  # a camera does not wait for the detector
+                aim = max(aim, round((time.monotonic() - self.start) * frame.rate))
+            while self.written < aim:
+                self.writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+                self.written += 1
 
     def close(self) -> None:
         """End the video that is being written, so that it can be played, and write its JSON."""
@@ -120,7 +132,7 @@ class Outputs:
         self.video, self.writer, self.frames = None, None, []
         if writer:
             writer.release()
-            self._check_video(video, len(frames))
+            self._check_video(video, self.written)
         if video and self.save_json:
             write_json(f"{self.folder / video.place}.json",
                        {"video": str(video.path), "frames": frames})
@@ -148,13 +160,16 @@ def write_image(path: str | Path, image: np.ndarray) -> None:
 
 def write_json(path: str | Path, values: Any) -> None:
     """Write plain values as JSON; UserError where the file cannot be written."""
+    # Of file names that are not UTF-8 bytes are left over, which JSON writes with a backslash too.
+    text = json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace")
     with writing(Path(path)) as part:
-        part.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+        part.write_bytes(text)
 
 
 def write_csv(path: Path, rows: Iterable[dict]) -> None:
     """Write the rows of `Outputs` as a table."""
-    with writing(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+    with writing(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace",
+                                     newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         table.writerows(rows)

@@ -38,11 +38,11 @@ class Viewer:
     def __init__(self, detector: Any, folder: Path, *, batch_size: int = 4, show: bool = False,
                  count: bool = False, save_csv: bool = False, **kept: Any):
         self.detector, self.folder, self.batch_size = detector, folder, batch_size
-        self.show, self.count, self.save_csv = show and _has_display(), count, save_csv
+        self.show, self.count = show and _has_display(), count
         self.failures = {}  # place or name -> what went wrong
         self.seen, self.most = Counter(), Counter()  # objects of each class: in all, in one frame
         self.finder = Finder(folder, self.failed)
-        self.outputs = Outputs(folder, self.failed, **kept)
+        self.outputs = Outputs(folder, self.failed, save_csv=save_csv, **kept)
 
     def failed(self, source: Source | str, error: UserError) -> None:
         """Report what cannot be read or written, once of each source; the rest goes on."""
@@ -69,8 +69,10 @@ class Viewer:
             if world_size() == 1:  # what was found before Ctrl-C is kept
                 self.write_tables()
         parts = gather((self.failures, self.outputs.rows, self.seen, self.most,
-                        self.outputs.images))
+                        list(self.outputs.images)))
         if world_size() > 1:
+            for text in [text for part in parts[1:] for text in part[0].values()]:
+                tqdm.write(describe_error(text))  # the others are not heard
             self.failures = {name: text for part in parts for name, text in part[0].items()}
             order = {source.place.as_posix(): k for k, source in enumerate(sources)}
             self.outputs.rows = sorted((row for part in parts for row in part[1]),
@@ -78,7 +80,7 @@ class Viewer:
             self.seen = sum((part[2] for part in parts), Counter())
             for part in parts:
                 self.most |= part[3]
-            self.outputs.images = [name for part in parts for name in part[4]]
+            self.outputs.images = dict.fromkeys(name for part in parts for name in part[4])
         if rank() == 0:
             if world_size() > 1:
                 self.write_tables()
@@ -130,6 +132,8 @@ class Viewer:
         """Write a sheet of each image."""
         for source in tqdm(sources, unit="image", leave=False, disable=None):
             try:
+                if source.is_video:
+                    raise UserError(f"{source.place}: heatmap looks at images, not at videos.")
                 target = self.folder / f"{source.place}.heat.{self.outputs.image_format}"
                 make_folder(target.parent)
                 write_image(target, heat(load_image(check_file(source.path))))
@@ -175,9 +179,10 @@ class Viewer:
         """Write the files on all sources together."""
         rows = self.outputs.rows
         writers = {"coco_results.json": lambda path: write_json(path, coco_results(
-                       rows, self.outputs.images, self.detector.class_names)),
+                       rows, list(self.outputs.images), self.detector.class_names)),
                    "detections.csv": lambda path: write_csv(path, rows)}
-        for (name, write), wanted in zip(writers.items(), (self.outputs.save_json, self.save_csv)):
+        for (name, write), wanted in zip(writers.items(), (
+                self.outputs.save_json, self.outputs.save_csv)):
             if wanted:
                 try:
                     write(self.folder / name)
