@@ -10,11 +10,10 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 metadata = session.get_modelmeta().custom_metadata_map
 names, spec = json.loads(metadata["class_names"]), json.loads(metadata["spec"])
-if spec.get("tile"):
-    sys.exit("this detector looks at windows of large images: run it by predict.py")
+if spec.get("tile") or spec.get("letterbox"):
+    sys.exit("this detector looks at windows or between bars: run it by predict.py")
 image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
-# reducing_gap averages where much is skipped otherwise, as the project does. Detectors with
-# spec["letterbox"] want bars instead of another aspect ratio.
+# reducing_gap averages where much is skipped otherwise, as the project does.
 resized = image.resize(spec["input_shape"][::-1], Image.Resampling.BILINEAR, reducing_gap=2)
 images = np.asarray(resized)[None].astype(
     np.float32 if spec["resize"].endswith("float32") else np.uint8)

@@ -14,8 +14,8 @@ metadata = {name: json.loads(value.value) for name, value in
 names, spec = metadata["class_names"], metadata["spec"]
 # Without this, OpenVINO computes in bf16 where the processor can.
 detector = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-if spec.get("tile"):
-    sys.exit("this detector looks at windows of large images: run it by predict.py")
+if spec.get("tile") or spec.get("letterbox"):
+    sys.exit("this detector looks at windows or between bars: run it by predict.py")
 image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
 # See onnx_only.py.
 resized = image.resize(spec["input_shape"][::-1], Image.Resampling.BILINEAR, reducing_gap=2)
