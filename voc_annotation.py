@@ -177,12 +177,13 @@ def read_voc_years(settings):
         mine = {item.key: item for item in items}
         # Those that cannot be read just now too: repaired, they are to have the split they had.
         ids = sorted({*mine, *(name[:-4] for name in walk_files(root / "Annotations", (".xml",)))})
+        known = set(ids)
         found = voc_splits(root / "ImageSets" / "Main", ids, shares, settings.seed,
                            overwrite=settings.overwrite_splits,
                            whole=settings.train_on == "trainval")
         problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{name}.txt",
                              f"{key!r} has no readable XML file in Annotations")
-                     for name, keys in found.members.items() for key in keys if key not in mine]
+                     for name, keys in found.members.items() for key in keys if key not in known]
         problems += [Problem(ProblemKind.IN_NO_SPLIT, f"{key}.xml",
                              "in no split file; to use it, add it to train.txt or another in "
                              "ImageSets/Main") for key in found.unlisted]

@@ -281,7 +281,8 @@ def test_split_files_that_are_drawn_anew_are_kept_as_old(twenty, capsys):
     voc.split("val", ids[15:])
     before = (voc.main_dir / "val.txt").read_bytes()
     voc.run(overwrite_splits=True)
-    assert (voc.main_dir / "val.txt.old").read_bytes() == before != (voc.main_dir / "val.txt").read_bytes()
+    assert (voc.main_dir / "val.txt.old").read_bytes() == before
+    assert (voc.main_dir / "val.txt").read_bytes() != before
     assert "val.txt was not drawn here: it is now val.txt.old" in capsys.readouterr().out
 
 

@@ -19,6 +19,7 @@ from utils.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule
 from utils.spec import SSDSpec
 
 WINDOWS_A_PASS = 16  # through the network; bounds the memory, however large the image
+MOST_A_CLASS = 2000  # boxes of a class that are merged: memory grows with their square
 RANDOM_SHARE = 0.25  # of training windows that lie anywhere, the rest around objects
 # Parts of a window's side. Neighbours have at least OVERLAP in common: an object up to that size
 # lies whole in one of them.
@@ -130,7 +131,8 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
 
     `look` takes network inputs and limits, those of `select`, and returns Kept, as NumPy
     arrays in fractions of the input. Returns those of each image in pixels, best first. Where no
-    max_per_class and max_per_image are given, they are those of `select` for each window.
+    max_per_class and max_per_image are given, they are those of `select` for each window, of a
+    class MOST_A_CLASS at most.
     """
     check_rule(limits.get("nms"), spec)
     windows = [(k, window) for k, image in enumerate(images)
@@ -146,7 +148,7 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec,
             found[k].append(Kept(boxes_px.astype(np.float32), scores, labels))
     rules = {name: value for name, value in limits.items() if name not in ("confidence", "classes")}
     return [merge_windows(parts, image.shape[1::-1], spec, **{
-                "max_per_class": MAX_PER_CLASS * len(parts),
+                "max_per_class": min(MAX_PER_CLASS * len(parts), MOST_A_CLASS),
                 "max_per_image": MAX_PER_IMAGE * len(parts)} | rules)
             for parts, image in zip(found, images)]
 
@@ -195,11 +197,14 @@ def _join(boxes, cut, numbers, windows):
     Returns the (N, 4) boxes, and which are the best of their object: each has those of its edges
     that were cut, by (N, 4) `cut`, where the others of its object reach farthest.
     """
-    view = windows[numbers]
-    shown = boxes[:, None].clip(view[:, [0, 1, 0, 1]], view[:, [2, 3, 2, 3]])  # i in j's window
-    alike = pairwise_iou(shown[:, :, None], shown.swapaxes(0, 1)[:, :, None])[..., 0, 0] >= ALIKE
-    is_cut = cut.any(1)
-    alike &= (is_cut[:, None] | is_cut) & (numbers[:, None] != numbers)
+    view = windows[numbers].astype(np.float32)
+    low, high = view[:, [0, 1, 0, 1]], view[:, [2, 3, 2, 3]]
+    part = cut.any(1).nonzero()[0]  # one of two that are joined is cut
+    ours = boxes[part, None].clip(low, high)  # each part in all windows
+    theirs = boxes.clip(low[part, None], high[part, None])  # all boxes in each part's window
+    alike = np.zeros((len(boxes), len(boxes)), bool)
+    alike[part] = pairwise_iou(ours[:, :, None], theirs[:, :, None])[..., 0, 0] >= ALIKE
+    alike = (alike | alike.T) & (numbers[:, None] != numbers)
     joined, best = boxes.copy(), np.ones(len(boxes), bool)
     for k in alike.any(1).nonzero()[0]:
         if best[k]:

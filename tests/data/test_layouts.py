@@ -66,12 +66,30 @@ def test_lists_of_another_machine_count_by_the_ends_of_their_paths(tmp_path, sta
         "train": ["a", "b"], "val": ["c"]}  # d is in no list
 
 
+def test_places_behind_links(tmp_path):
+    yolo(tmp_path / "disk")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("images", "labels"):
+        (folder / name).symlink_to(tmp_path / "disk" / name, target_is_directory=True)
+    write(folder / "data.yaml",
+          "train: images/one\nval: images/two\ntest: test.txt\nnames: [cat]\n")
+    write(folder / "test.txt", "images/three/d.jpg\n")
+    assert splits(folder) == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+
+
 def test_a_list_that_names_no_image_is_no_split(tmp_path):
     yolo(tmp_path)
     write(tmp_path / "data.yaml", "train: images/one\nval: val.txt\nnames: [cat]\n")
     write(tmp_path / "val.txt", "/elsewhere/x.jpg\n/elsewhere/y.jpg\n")
-    with pytest.raises(UserError, match="val.txt: none of its 2 lines is an image in .*'/elsewh"):
+    with pytest.raises(UserError, match="val.txt: none of its 2 lines is an image with .*'/elsewh"):
         read_parts("yolo", tmp_path)
+    write(tmp_path / "data.yaml",
+          "train: images/one\nval: images/two\ntest: val.txt\nnames: [cat]\n")
+    assert splits(tmp_path, problems=[  # as COCO's test images, which come without labels
+        ProblemKind.SPLIT_NAMES_NOTHING, ProblemKind.IN_NO_SPLIT]) == {
+            "train": ["a", "b"], "val": ["c"]}
+    write(tmp_path / "data.yaml", "train: images/one\nval: val.txt\nnames: [cat]\n")
     write(tmp_path / "val.txt", "/elsewhere/x.jpg\nimages/two/c.jpg\n")
     assert splits(tmp_path, problems=[
         ProblemKind.SPLIT_NAMES_NOTHING, ProblemKind.IN_NO_SPLIT]) == {

@@ -287,6 +287,8 @@ class Sizes:
     ({"accumulate": 3, "num_workers": 0}, "batch_size 8 -> 4 and raise accumulate 3 -> 6, then "
                                           "input_shape (300, 300), or"),
     ({"batch_size": 1}, "lower input_shape (300, 300), then num_workers 2, or"),
+    ({"batch_size": 15}, "batch_size 15 -> 5 and raise accumulate 1 -> 3,"),
+    ({"batch_size": 5}, "lower batch_size 5 -> 2, then"),  # 1 is not for batch norm
     ({"freeze_epochs": 1}, "batch_size 8 -> 4 and freeze_batch_size 16 -> 8 and raise accumulate")])
 def test_out_of_memory_says_what_to_lower_to_what(changes, words):
     assert words in cli.out_of_memory(Sizes(**changes))

@@ -1,6 +1,7 @@
 """How tools lay out a COCO, YOLO or CSV source, and which split they mean."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
@@ -105,12 +106,14 @@ def _divide(items, problems, folder, places):
 
     Where there are places, images in none of them, whose folder is called no split, are not used.
     """
-    images = {item.image.resolve() for item in items}
-    listed = [(split, place, _listed_images(place, folder, images, problems))
+    real = cache(Path.resolve)  # of folders: files are many, and disks may be far away
+    images = [real(item.image.parent) / item.image.name if places else item.image
+              for item in items]
+    known = set(images)
+    listed = [(split, place, _listed_images(split, place, folder, known, real, problems))
               for split, choices in places.items() for place in choices]
     parts = {name: [] for name in (*SPLITS, "")}
-    for item in items:
-        image = item.image.resolve()
+    for item, image in zip(items, images):
         split = next((split for split, place, mine in listed
                       if image in mine or image.is_relative_to(place)),
                      split_of(re.match("(?:images/)?([^/]+)/|", item.key, re.I)[1] or ""))
@@ -122,11 +125,12 @@ def _divide(items, problems, folder, places):
     return [(name, items, [] if name else problems) for name, items in parts.items()]
 
 
-def _listed_images(place, folder, images, problems):
+def _listed_images(split, place, folder, images, real, problems):
     """Return those of the images that a text file lists, none for a folder.
 
     Paths of another machine, or with backslashes, count by their ends. Adds a Problem for each
-    line that is no image; raises UserError where no line is one.
+    line that is no image, or one where none is; raises UserError where that would have the images
+    of val trained on. `real` resolves folders.
     """
     if place.is_dir():
         return set()
@@ -134,13 +138,17 @@ def _listed_images(place, folder, images, problems):
     lines = [line.strip() for line in read_text(place, remedy="").splitlines() if line.strip()]
     for line in lines:
         parts = Path(line.replace("\\", "/")).parts
-        paths = (start.joinpath(*parts[k:]).resolve() for k in range(len(parts))
+        paths = (real(start.joinpath(*parts[k:-1])) / parts[-1] for k in range(len(parts))
                  for start in (place.parent, folder))
         image = next((path for path in paths if path in images), None)
         found.add(image) if image else lost.append(line)
     if lines and not found:
-        raise UserError(f"{shorten(place)}: none of its {len(lines)} lines is an image in "
-                        f"{shorten(folder)}, such as {lines[0][:200]!r}; mend or remove it.")
+        text = (f"none of its {len(lines)} lines is an image with labels here, such as "
+                f"{lines[0][:200]!r}")
+        if split != "test":
+            raise UserError(f"{shorten(place)}: {text}; mend or remove it.")
+        problems.append(Problem(ProblemKind.SPLIT_NAMES_NOTHING, shorten(place), text))
+        return found
     problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, shorten(place),
                          f"{line[:200]!r} is no image with labels") for line in lost]
     return found

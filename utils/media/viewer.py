@@ -71,8 +71,9 @@ class Viewer:
         parts = gather((self.failures, self.outputs.rows, self.seen, self.most,
                         list(self.outputs.images)))
         if world_size() > 1:
-            for text in [text for part in parts[1:] for text in part[0].values()]:
-                tqdm.write(describe_error(text))  # the others are not heard
+            others = {name: text for part in parts[1:] for name, text in part[0].items()}
+            for text in [text for name, text in others.items() if name not in self.failures]:
+                tqdm.write(describe_error(text))  # the other processes are not heard
             self.failures = {name: text for part in parts for name, text in part[0].items()}
             order = {source.place.as_posix(): k for k, source in enumerate(sources)}
             self.outputs.rows = sorted((row for part in parts for row in part[1]),
@@ -155,7 +156,8 @@ class Viewer:
 
     def _best(self, frame):
         """Return a line on the best box that was not found."""
-        best = self.detector.detect_batch([frame.source.path], confidence=0.0, max_per_image=1)[0]
+        best = self.detector.detect_batch([frame.source.path], confidence=0.0, max_per_class=1,
+                                           max_per_image=1)[0]
         if not len(best):
             return "  no box has any score"
         return (f"  the best box has score {best.scores[0]:.2f} ({best.names[0]}), "

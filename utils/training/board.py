@@ -82,7 +82,8 @@ class EventFile:
 
         # TensorBoard reads a folder's files in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self.records = RecordWriter(open(folder / name, "wb"))
+        # Without a buffer, which would be written, and fail, once more at the end.
+        self.records = RecordWriter(open(folder / name, "wb", buffering=0))
         self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
@@ -101,4 +102,3 @@ class EventFile:
         from tensorboard.compat.proto.event_pb2 import Event
 
         self.records.write(Event(wall_time=time.time(), **fields).SerializeToString())
-        self.records.flush()

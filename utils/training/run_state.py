@@ -144,8 +144,10 @@ def merge_settings(given: dict, saved: dict, *, defaults: tuple[dict, dict], typ
             if asked and given[name] != saved[name]:
                 clashes.append(f"{name} {saved[name]!r} (now {given[name]!r})")
     if clashes:
-        raise UserError(f"{place}: the run began with {', '.join(sorted(clashes))}.\nA run goes on "
-                        f"with the numbers it began with: take those, {_new_run(place)}")
+        less = ("batch_size and freeze_batch_size may shrink where accumulate grows as much. "
+                if any(clash.partition(" ")[0] in BATCHES for clash in clashes) else "")
+        raise UserError(f"{place}: the run began with {', '.join(sorted(clashes))}.\n{less}A run "
+                        f"goes on with the numbers it began with: take those, {_new_run(place)}")
     return merged
 
 
@@ -195,7 +197,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
             if (value.shape != shape or value.dtype != torch.float32 or tensor_fault(name, value)
                     or torch.empty_like(value).stride() != value.stride()):
                 raise ValueError(f"{name} of parameter {index} does not fit")
-    optimizer.load_state_dict({"state": state,
+    # What an earlier version did not keep yet stays as it begins.
+    optimizer.load_state_dict({"state": optimizer.state_dict()["state"] | state,
                                "param_groups": optimizer.state_dict()["param_groups"]})
 
 
