@@ -18,21 +18,25 @@ fuzz: .venv/installed
 	$(BIN)/python tests/fuzz.py --minutes 10 --seed $(SEED)
 
 # Draws a data set, trains on it, measures, and draws detections on images held out.
-demo: .venv/installed
+demo: .venv/base
 	$(BIN)/python -m utils.data.demo_data --folder $(DEMO)
 	$(BIN)/python voc_annotation.py --VOCdevkit_path $(DEMO)/VOCdevkit \
 	    --classes_path $(DEMO)/classes.txt --lists_dir $(DEMO)
 	$(BIN)/python train.py --train_list $(DEMO)/2007_train.txt --val_list $(DEMO)/2007_val.txt \
-	    --save_dir $(DEMO)/logs --backbone mobilenetv2 --backbone_weights "" \
+	    --save_dir $(DEMO)/logs --backbone mobilenetv2 --backbone_weights= \
 	    --input_shape 260 260 --epochs 10 --learning_rate 4e-3 --eval_period 5
 	$(BIN)/python get_map.py --test_list $(DEMO)/2007_test.txt --save_dir $(DEMO)/logs \
 	    --map_out_path $(DEMO)/map_out
 	$(BIN)/python predict.py $(DEMO)/held_out --save_dir $(DEMO)/logs \
 	    --dir_save_path $(DEMO)/img_out
 
-.venv/installed: requirements.txt tests/requirements.txt
+.venv/base: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -r requirements.txt -r tests/requirements.txt
+	$(BIN)/python -m pip install -r requirements.txt
+	touch $@
+
+.venv/installed: .venv/base tests/requirements.txt
+	$(BIN)/python -m pip install -r tests/requirements.txt
 	touch $@
 
 clean-demo:

@@ -67,13 +67,13 @@ class TrainSettings:
     # (raise eval_period where that takes long). 0 looks at images as a whole. voc_annotation.py
     # says when to set it and to what; of a model_path 0 takes what that was trained with.
     tile: int = 0
-    # Sides of the priors in pixels of the input, one a map and one more, as in the paper's
-    # (30, 60, 111, 162, 213, 264, 315), which () takes. Smaller first numbers for small objects.
+    # Leave () unless voc_annotation.py prints other numbers. Sides of the priors in pixels of the
+    # input, one a map and one more, as in the paper's (30, 60, 111, 162, 213, 264, 315).
     anchors_size: tuple[float, ...] = ()
     # Width to height ratios of the priors, the same on every map, such as (2, 3); each stands for
     # its inverse too. () takes the paper's. voc_annotation.py suggests both for your objects.
     aspect_ratios: tuple[float, ...] = ()
-    # True keeps the aspect ratio of images with grey bars; False squashes them, as the paper.
+    # False squashes images, as the paper: fine for most. True adds bars to very wide or tall ones.
     letterbox_image: bool = False
 
     # ---- What the weights start from ----
@@ -94,7 +94,7 @@ class TrainSettings:
 
     # Small sets want more of them: a warning says how many where the steps are few.
     epochs: int = 60
-    # Measurements of val mAP without a better one after which training ends; 0 trains all epochs.
+    # Ends after so many measurements without a better val mAP, such as 10; 0 trains all epochs.
     early_stopping: int = 0
     # In the first epochs only the new layers train: gentler on the backbone, faster, less memory.
     freeze_epochs: int = 0
@@ -102,7 +102,7 @@ class TrainSettings:
     freeze_batch_size: int = 16
     # Images a batch, for each process. Lower it when memory runs out; accumulate makes up for it.
     batch_size: int = 8
-    # Batches whose gradients are added up to one step.
+    # Batches that make one step: 2 batches of 4 learn as one of 8, in less memory.
     accumulate: int = 1
 
     # ---- Optimizer ----
@@ -120,8 +120,8 @@ class TrainSettings:
     warmup_steps: int = 100
     # Of sgd, and the first beta of adamw.
     momentum: float = 0.9
-    # sgd adds weight_decay x weight to the gradient: 5e-4 is the paper's. adamw shrinks weights by
-    # learning rate x weight_decay a step: 5e-4 is next to nothing there, 0.05 is usual.
+    # Leave it. sgd adds weight_decay x weight to the gradient: 5e-4 is the paper's. adamw shrinks
+    # weights by learning rate x weight_decay a step: 5e-4 is next to nothing there.
     weight_decay: float = 5e-4
     # Largest gradient norm of a step; larger gradients are scaled down to it. 0 switches it off.
     clip_grad_norm: float = 10.0

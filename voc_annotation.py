@@ -83,7 +83,7 @@ class AnnotationSettings:
     # True stops on any problem instead of clipping boxes and leaving hopeless ones out.
     strict: bool = False
 
-    # ---- The network that the report looks at the objects with: as in train.py ----
+    # ---- The network that the report assumes: those of train.py, unless flags say otherwise ----
 
     input_shape: tuple[int, int] = TrainSettings.input_shape
     backbone: Literal[tuple(BACKBONES)] = TrainSettings.backbone

@@ -36,6 +36,7 @@ LEFT_OUT = {
     "python -m pytest": "the same",
     "tensorboard": "does not end",
     "source .venv/bin/activate": "for a shell",
+    "python -m venv": "where packages go",
 }
 # Beginnings of commands of which only the flags are looked at, and why.
 ONLY_PARSED = {
