@@ -156,6 +156,8 @@ def fps(detector: SSD, settings: PredictSettings) -> None:
 
 def export(detector: SSD, settings: PredictSettings) -> None:
     """Write an .onnx file, and say what int8 loses on the val list."""
+    if settings.export_precision == "int8" and world_size() > 1:
+        raise UserError("int8 is exported by one process: python predict.py --mode export ...")
     detector.export(settings.export_path, outputs=settings.export_outputs,
                     precision=settings.export_precision, train_list=settings.train_list,
                     val_list=settings.val_list, max_loss=settings.max_loss, force=settings.force)

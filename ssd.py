@@ -243,7 +243,8 @@ class SSD:
 
         export(self.network, self.class_names, path, outputs=outputs, precision=precision,
                thresholds=thresholds, score=score,
-               inputs=calibration_inputs([record[:2] for record in train], self.spec),
+               inputs=(calibration_inputs([record[:2] for record in train], self.spec)
+                       if precision == "int8" else ()),
                max_loss=math.inf if force else max_loss)
 
     def evaluate(self, records: list[Record], *, batch_size: int = 8

@@ -21,14 +21,14 @@ from nets.families import FAMILIES
 from nets.ssd import SSDNet
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint
-from utils.cli import (check_fields, flags_for_less, out_of_memory, run, settings_table,
-                       shared_fields, shorten)
+from utils.cli import check_fields, run, settings_table, shared_fields, shorten
 from utils.data.annotations import Record, check_same_classes, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.device import keep_freed_memory, pick_device, set_precision
 from utils.distributed import check_device, join_batch_norm, on_first, process_group, world_size
 from utils.evaluation.scoring import score_best, val_map
+from utils.memory import flags_for_less, out_of_memory
 from utils.training.board import Board
 from utils.training.checks import (LIMITS, check_agreement, check_batch_norm, check_images,
                                    check_length, read_lists)

@@ -133,6 +133,8 @@ def _time_stages(runtime, paths, thresholds):
         outputs = (runtime.raw if is_torch else runtime)(np.stack(inputs))
         if runtime.device.type == "cuda":
             torch.cuda.synchronize(runtime.device)
+        elif runtime.device.type == "mps":
+            torch.mps.synchronize()
         marks.append(time.perf_counter())
         if is_torch:
             outputs = decode_scores(*outputs, runtime.network.priors, spec)

@@ -108,8 +108,9 @@ class _Cast(nn.Module):
 class _PackedConv(nn.Module):
     """A convolution and the ReLU or ReLU6 after it, in one step.
 
-    For inputs of the first one's shape oneDNN lays the weights out once, not at each call: by the
-    operators that PyTorch's compiler makes of such layers, without a compiler.
+    For inputs of one shape oneDNN lays the weights out once, not at each call: by the operators
+    that PyTorch's compiler makes of such layers, without a compiler. That is the shape of the first
+    input, then of whatever comes twice in a row.
     """
 
     def __init__(self, conv, activation):
@@ -118,17 +119,18 @@ class _PackedConv(nn.Module):
         self.numbers = conv.padding, conv.stride, conv.dilation, conv.groups
         self.after = {nn.ReLU: ("relu", []), nn.ReLU6: ("hardtanh", [0.0, 6.0])}.get(
             type(activation), ("none", []))
-        self.shape = self.weight = None
+        self.packed, self.other = None, None  # (shape, weight); another shape that came last
 
     def forward(self, x):
-        conv = self.plain[0]
-        if self.shape is None:
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+        conv, packed = self.plain[0], self.packed  # read once: other threads may change it
+        if packed is None or x.shape == self.other:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(
                 conv.weight, *self.numbers, x.shape)
-            self.shape = x.shape
-        if x.shape != self.shape:
+            packed = self.packed = x.shape, weight
+        self.other = None if x.shape == packed[0] else x.shape
+        if self.other:
             return self.plain(x)
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, conv.bias, *self.numbers,
+        return torch.ops.mkldnn._convolution_pointwise(x, packed[1], conv.bias, *self.numbers,
                                                        *self.after, "")
 
 

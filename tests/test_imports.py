@@ -9,8 +9,8 @@ REPO = Path(__file__).resolve().parent.parent
 
 # Packages in the order of their imports, and the files of each in the order of theirs.
 ORDER = {
-    "utils": "streams cli ahead detections coco_ids device distributed spec boxes priors nms "
-             "postprocess resize image tiling draw tensor_files checkpoint page",
+    "utils": "streams memory cli ahead detections coco_ids device distributed spec boxes priors "
+             "nms postprocess resize image tiling draw tensor_files checkpoint page",
     "utils.data": "annotations sources voc coco yolo csv_table splits layouts decoder "
                   "image_check doctor prior_fit dataset_report augment loader demo_data",
     "utils.training": "matching loss optim checks history summary samples board run_state "

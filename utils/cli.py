@@ -11,6 +11,8 @@ import shlex
 import stat
 import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -18,15 +20,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from utils.memory import is_out_of_memory, out_of_memory
 from utils.streams import is_second, open_streams, output_lost, raising_ctrl_c
 
 ROOT = Path(__file__).resolve().parent.parent
-# PyTorch, cuDNN, cuBLAS, OpenCV and the C library each say it in their own words.
-OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough memory|"
-                           r"insufficient memory|bad_alloc|alloc_failed", re.IGNORECASE)
 # Why files cannot be written; Windows has no quota.
 FILE_ERRNOS = {getattr(errno, name, None) for name in
                ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG")}
+# On Windows scanners and viewers hold files for a while.
+RETRY_SECONDS = 3 if os.name == "nt" else 0
 # What a setting may be in Python, by its type hint.
 TYPES = {float: (Real, "a number"), int: (Integral, "a whole number"),
          bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
@@ -136,12 +138,24 @@ def writing(path: Path) -> Iterator[Path]:
     part = path.with_suffix(".part")  # one that a killed run left is written over
     try:
         yield part
-        os.replace(part, path)
+        _replace(part, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _replace(part, path):
+    """Rename a file over another one, once more where Windows says that somebody has it open."""
+    end = time.monotonic() + RETRY_SECONDS
+    while True:
+        try:
+            return os.replace(part, path)
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.1)
 
 
 def typed_flags() -> set[str]:
@@ -208,43 +222,6 @@ def describe_error(error: UserError | str) -> str:
     return "error: " + "\n".join(map(printable, str(error).split("\n")))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that memory ran out, the computer's or a GPU's."""
-    of_library = isinstance(error, (RuntimeError, OSError)) or type(error).__module__ == "cv2"
-    return isinstance(error, MemoryError) or bool(of_library and OUT_OF_MEMORY.search(str(error)))
-
-
-def smaller_batches(settings: Any) -> dict[str, int]:
-    """Return {setting: value} of smaller batches; with accumulate a step has as many images."""
-    names = ["batch_size"] + ["freeze_batch_size"] * bool(getattr(settings, "freeze_epochs", 0))
-    sizes = {name: getattr(settings, name, 1) for name in names}
-    common, least = math.gcd(*sizes.values()), min(sizes.values())
-    # Not down to batches of 1, which batch norm refuses.
-    factor = next((k for k in range(2, least // 2 + 1) if common % k == 0), None)
-    smaller = {name: value // (factor or 2) for name, value in sizes.items() if value > 1}
-    if factor and hasattr(settings, "accumulate"):
-        smaller["accumulate"] = factor * settings.accumulate
-    return smaller
-
-
-def flags_for_less(settings: Any) -> str:
-    """Return the flags, a space before each, that go on with smaller batches; "" for none."""
-    smaller = smaller_batches(settings)
-    return "".join(f" --{name} {value}" for name, value in smaller.items()
-                   if "accumulate" in smaller)
-
-
-def out_of_memory(settings: Any) -> str:
-    """Return the message that says what to lower, and from which value to which."""
-    sizes = [f"{'raise ' * (name == 'accumulate')}{name} {getattr(settings, name)} -> {value}"
-             for name, value in smaller_batches(settings).items()]
-    lower = [" and ".join(sizes)] * bool(sizes)
-    lower += [f"{name} {getattr(settings, name)}" for name in ("input_shape", "num_workers")
-              if getattr(settings, name, 0)]
-    return (f"out of memory; lower {', then '.join(lower) or 'the size of the images'}, or close "
-            "other programs.")
-
-
 def _ending(error, settings):
     """Return (what to print, exit status) for an exception, None for a bug."""
     cause = error
@@ -271,6 +248,7 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     exception is a bug and keeps its traceback.
     """
     open_streams()
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's, of any large image
     settings = status = None
     with raising_ctrl_c():
         try:

@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from utils.cli import PeerLeft, UserError, is_out_of_memory
+from utils.cli import PeerLeft, UserError
+from utils.memory import is_out_of_memory
 
 MEET_SECONDS = 600  # for all processes to start, on all machines
 

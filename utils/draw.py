@@ -33,14 +33,19 @@ def find_font(text):
 
 @functools.cache
 def _find_other_font(wanted):
-    from matplotlib.font_manager import findSystemFonts
-
-    for path in sorted(findSystemFonts()):
+    for path in _system_fonts():
         if wanted <= _letters(path):
             return path
     _say_once("no font on this machine has all letters of the class names; drawings show boxes in "
               "the place of some. Install one that has them, such as Noto Sans.")
     return FONT
+
+
+@functools.cache
+def _system_fonts():
+    from matplotlib.font_manager import findSystemFonts
+
+    return sorted(findSystemFonts())
 
 
 @functools.cache

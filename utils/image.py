@@ -115,6 +115,10 @@ def read_header(file, path=None):
             size = image.size[::-1] if orientation >= 5 else image.size
             even = size[0] % 2 == size[1] % 2 == 0
             return Header(size, orientation, even and JpegImagePlugin.get_sampling(image) == 2)
+    except Image.DecompressionBombError:
+        raise UserError(f"{path}: not an image that can be read, it has more than "
+                        f"{2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels; cut it into parts or "
+                        "scale it down.") from None
     except DECODE_ERRORS as error:
         reason = re.sub(" <_io.*>", "", str(error))  # Pillow's word for the bytes of the file
         raise UserError(f"{path}: not an image that can be read ({reason}); "
@@ -129,10 +133,33 @@ def image_size(file, path=None):
 def orientation_of(image):
     """Return the orientation of a PIL image, 1 to 8, by EXIF or else XMP; 1 for nonsense."""
     try:
+        if image.format == "PNG" and image.fp and not _png_has_marks(image.fp):
+            return 1
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DECODE_ERRORS:  # EXIF that cannot be read
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _png_has_marks(file):
+    """Tell whether a PNG file holds EXIF or XMP, perhaps behind its pixels.
+
+    Pillow would decode the whole image to find that out.
+    """
+    place = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return True
+            text = file.read(min(length, 24)) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if text.startswith((b"XML:com.adobe.xmp", b"Raw profile type")):
+                return True
+            file.seek(length - len(text) + 4, os.SEEK_CUR)
+        return False
+    finally:
+        file.seek(place)
 
 
 def turn(image, orientation):
@@ -182,7 +209,7 @@ def _pil_to_array(image):
     orientation = orientation_of(image)
     if image.mode.startswith("I"):  # 16 bits; convert would cut them off at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return turn(np.asarray(image.convert("RGB")), orientation)
+    return turn(np.array(image.convert("RGB")), orientation)  # a copy, to draw on
 
 
 def read_input(image, spec):

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 
 import train
-from utils.cli import UserError, is_out_of_memory
+from utils.cli import UserError
 from utils.device import pick_device
+from utils.memory import is_out_of_memory
 from utils.training.checks import check_batch_norm, check_images, read_lists
 from utils.training.optim import Schedule, make_optimizer
 

@@ -28,6 +28,7 @@ from utils.cli import (
     typed_path,
     writing,
 )
+from utils.memory import out_of_memory
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -291,11 +292,11 @@ class Sizes:
     ({"batch_size": 5}, "lower batch_size 5 -> 2, then"),  # 1 is not for batch norm
     ({"freeze_epochs": 1}, "batch_size 8 -> 4 and freeze_batch_size 16 -> 8 and raise accumulate")])
 def test_out_of_memory_says_what_to_lower_to_what(changes, words):
-    assert words in cli.out_of_memory(Sizes(**changes))
+    assert words in out_of_memory(Sizes(**changes))
 
 
 def test_out_of_memory_without_settings():
-    assert cli.out_of_memory(None) == ("out of memory; lower the size of the images, or close "
+    assert out_of_memory(None) == ("out of memory; lower the size of the images, or close "
                                        "other programs.")
 
 
@@ -310,3 +311,28 @@ def test_typed_flags(monkeypatch):
 @pytest.mark.parametrize("name", ["a", "a b", "it's", "$HOME", "a;b", '"', "ö"])
 def test_what_is_typed_is_the_path(name):
     assert shlex.split(cli.typeable(Path("/x") / name)) == [f"/x/{name}"]
+
+
+def test_a_file_that_somebody_has_open_is_replaced_a_little_later(tmp_path, monkeypatch):
+    """As on Windows, where a scanner holds it for a moment."""
+    (tmp_path / "a.txt").write_text("old")
+    real, tries = os.replace, []
+
+    def replace(*paths):
+        tries.append(paths)
+        if len(tries) < 3:
+            raise PermissionError(13, "in use")
+        real(*paths)
+
+    def write():
+        with cli.writing(tmp_path / "a.txt") as part:
+            part.write_text("new")
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(cli, "RETRY_SECONDS", 0)
+    with pytest.raises(UserError, match="a.txt: cannot be written"):
+        write()
+    assert (tmp_path / "a.txt").read_text() == "old" and len(tries) == 1
+    monkeypatch.setattr(cli, "RETRY_SECONDS", 30)
+    write()
+    assert (tmp_path / "a.txt").read_text() == "new" and len(tries) == 3

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from ssd import SSD
 from utils.cli import UserError
@@ -325,3 +325,37 @@ def test_jfif_is_jpeg(tmp_path):
 
 def test_no_images_give_no_detections():
     assert SSD.detect_batch(None, []) == [] == SSD.detect_batch(None, ())
+
+
+@pytest.mark.parametrize("marks", [{}, {"exif": exif_of(6)}])
+def test_the_pixels_of_a_png_are_not_decoded_for_its_header(tmp_path, monkeypatch, marks):
+    Image.fromarray(blocks(80, 112)).save(tmp_path / "a.png", **marks)
+    loads = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: loads.append(self))
+    assert image_size(tmp_path / "a.png") == ((80, 112) if marks else (112, 80))
+    assert not loads
+
+
+def test_exif_behind_the_pixels_of_a_png_is_seen(tmp_path):
+    Image.fromarray(blocks(80, 112)).save(tmp_path / "a.png", exif=exif_of(6))
+    data = (tmp_path / "a.png").read_bytes()
+    at = data.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(data[at:at + 4], "big")
+    tail = data.index(b"IEND") - 4
+    (tmp_path / "b.png").write_bytes(data[:at] + data[end:tail] + data[at:end] + data[tail:])
+    for name in "ab":
+        assert image_size(tmp_path / f"{name}.png") == (80, 112)
+        assert load_image(tmp_path / f"{name}.png").shape == (112, 80, 3)
+
+
+def test_images_with_too_many_pixels_say_so(tmp_path):
+    Image.new("1", (14000, 14000)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="more than 178 megapixels; cut it into parts"):
+        load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif"])
+def test_loaded_images_can_be_drawn_on(tmp_path, suffix):
+    Image.fromarray(blocks(80, 112)).save(tmp_path / f"a.{suffix}")
+    load_image(tmp_path / f"a.{suffix}")[:] = 0
+    as_rgb_array(Image.open(tmp_path / f"a.{suffix}"))[:] = 0

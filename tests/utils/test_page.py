@@ -72,10 +72,10 @@ def test_every_name_is_in_the_legend(tmp_path, monkeypatch):
 def no_fonts(monkeypatch):
     """Leave the machine with FONT alone."""
     monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: [])
-    for cached in (draw._find_other_font, draw._say_once):
+    for cached in (draw._find_other_font, draw._system_fonts, draw._say_once):
         cached.cache_clear()
     yield
-    for cached in (draw._find_other_font, draw._say_once):
+    for cached in (draw._find_other_font, draw._system_fonts, draw._say_once):
         cached.cache_clear()
 
 

@@ -19,7 +19,7 @@ def shape_of(data):
 
     Not by that itself: PyTorch, which it brings along, would come into every process.
     """
-    if data[8:12] == b"WEBP":
+    if data[8:12] == b"WEBP" or data[:4] == b"GIF8":
         image = Image.open(io.BytesIO(data))
         image.load()
         return image.size[::-1]

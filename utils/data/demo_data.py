@@ -41,8 +41,9 @@ class DemoSettings:
 
 def main(settings):
     """Draw the images and write their annotations in VOC's layout."""
-    if settings.images < 1:
-        raise UserError(f"images must be at least 1, got {settings.images}.")
+    if settings.images < 1 or settings.seed < 0:
+        raise UserError("images must be at least 1, and seed 0: got "
+                        f"{settings.images} and {settings.seed}.")
     folder = make_folder(settings.folder)
     root = folder / "VOCdevkit" / "VOC2007"
     (folder / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n")

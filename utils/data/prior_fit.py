@@ -17,6 +17,9 @@ STEPS = (0.8, 0.9, 1.1, 1.25)  # what a size is multiplied with in the search
 RATIO_SETS = ((2,), (2, 3), (1.5, 2.5), (1.4, 2, 3), (2, 3, 5), (3, 5))
 
 
+AT_ONCE = 50_000  # boxes; bounds the memory, however many objects
+
+
 class Suggestion(NamedTuple):
     """Settings for train.py, and what they gain."""
 
@@ -40,9 +43,14 @@ def best_ious(boxes, spec):
         (N,) float32 array.
     """
     boxes = torch.as_tensor(np.asarray(boxes, dtype=np.float32)).reshape(-1, 4)
-    centres, nearest = to_cxcywh(boxes), []
     shapes = list(zip(spec.grids, spec.priors_per_cell))
     maps = make_priors(spec).split([grid * grid * count for grid, count in shapes])
+    found = [_best_ious(part, maps, shapes) for part in boxes.split(AT_ONCE)]
+    return np.concatenate([np.zeros(0, np.float32), *found])
+
+
+def _best_ious(boxes, maps, shapes):
+    centres, nearest = to_cxcywh(boxes), []
     for priors, (grid, count) in zip(maps, shapes):
         cells = priors.view(grid, grid, count, 4)
         column = (centres[:, :1] - cells[0, :, 0, 0]).abs().argmin(1)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from utils.cli import (PeerLeft, Stopped, UserError, check_file, is_out_of_memory, make_folder,
-                       resolve, shorten, typeable, typed_path)
+from utils.cli import (PeerLeft, Stopped, UserError, check_file, make_folder, resolve, shorten,
+                       typeable, typed_path)
 from utils.distributed import launcher, rank, recall, remember, share
+from utils.memory import is_out_of_memory
 from utils.training.history import plot_history, write_history
 from utils.training.run_state import CannotLearn, finite_number, whole_number
 
