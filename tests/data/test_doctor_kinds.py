@@ -77,8 +77,8 @@ def everything(tmp_path):
 
 
 def test_every_kind_is_found_and_placed(everything):
-    # The last comes with COCO and CSV.
-    found = {*EXPECTED, "one image, two spellings"}
+    # The last two come with COCO and CSV, and with YOLO.
+    found = {*EXPECTED, "one image, two spellings", "no label file"}
     assert found == set(ProblemKind), "a kind without a case here, or a case without a kind"
     annotations, splits, faults, *_ = read_source(
         AnnotationSettings(VOCdevkit_path=str(everything)))

@@ -110,9 +110,8 @@ def resumed_values(given: dict, saved: Checkpoint, defaults: dict, place: str) -
     with restoring(place):
         merge = partial(merge_settings, given, saved.settings, typed=typed_flags(),
                         defaults=(defaults, saved.run["defaults"]), place=place)
-        values = merge(free=MAY_CHANGE | BATCHES)
-        if images_a_step(values) != images_a_step(saved.settings):
-            return merge(free=MAY_CHANGE)
+        same = images_a_step(merge(free=given.keys())) == images_a_step(saved.settings)
+        values = merge(free=MAY_CHANGE | (BATCHES if same else set()))
         if any(values[name] != saved.settings[name] for name in BATCHES):
             print("note: steps have as many images as before, in other batches: the numbers will "
                   "not be those of one run to the last bits")
