@@ -73,7 +73,7 @@ class TrainSettings:
     # Width to height ratios of the priors, the same on every map, such as (2, 3); each stands for
     # its inverse too. () takes the paper's. voc_annotation.py suggests both for your objects.
     aspect_ratios: tuple[float, ...] = ()
-    # False squashes images, as the paper: fine for most. True adds bars to very wide or tall ones.
+    # False squashes images to a square, as the paper: fine for most. True adds grey bars instead.
     letterbox_image: bool = False
 
     # ---- What the weights start from ----

@@ -127,9 +127,10 @@ class _PackedConv(nn.Module):
             weight = torch.ops.mkldnn._reorder_convolution_weight(
                 conv.weight, *self.numbers, x.shape)
             packed = self.packed = x.shape, weight
-        self.other = None if x.shape == packed[0] else x.shape
-        if self.other:
+        if x.shape != packed[0]:
+            self.other = x.shape
             return self.plain(x)
+        self.other = None
         return torch.ops.mkldnn._convolution_pointwise(x, packed[1], conv.bias, *self.numbers,
                                                        *self.after, "")
 

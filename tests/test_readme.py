@@ -24,7 +24,7 @@ REPO = Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 RUNNER = Path(__file__).with_name("readme_commands.py")
 
-COMMAND = re.compile(r"(python|torchrun|make|pip|tensorboard|source) [-\w./]")
+COMMAND = re.compile(r"(python3?|torchrun|make|pip|tensorboard|source) [-\w./]")
 # Beginnings of commands of which nothing is looked at, and why.
 LEFT_OUT = {
     "pip install": "a download",
@@ -36,7 +36,7 @@ LEFT_OUT = {
     "python -m pytest": "the same",
     "tensorboard": "does not end",
     "source .venv/bin/activate": "for a shell",
-    "python -m venv": "where packages go",
+    "python3 -m venv": "where packages go",
 }
 # Beginnings of commands of which only the flags are looked at, and why.
 ONLY_PARSED = {

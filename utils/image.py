@@ -133,7 +133,8 @@ def image_size(file, path=None):
 def orientation_of(image):
     """Return the orientation of a PIL image, 1 to 8, by EXIF or else XMP; 1 for nonsense."""
     try:
-        if image.format == "PNG" and image.fp and not _png_has_marks(image.fp):
+        file = getattr(image, "fp", None)  # none where it came out of a pickle
+        if image.format == "PNG" and file and not _png_has_marks(file):
             return 1
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except DECODE_ERRORS:  # EXIF that cannot be read

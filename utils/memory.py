@@ -20,8 +20,9 @@ def smaller_batches(settings: Any) -> dict[str, int]:
     names = ["batch_size"] + ["freeze_batch_size"] * bool(getattr(settings, "freeze_epochs", 0))
     sizes = {name: getattr(settings, name, 1) for name in names}
     common, least = math.gcd(*sizes.values()), min(sizes.values())
-    # Not down to batches of 1, which batch norm refuses.
-    factor = next((k for k in range(2, least // 2 + 1) if common % k == 0), None)
+    # Batch norm, which VGG has none of, refuses batches of 1.
+    most = least if getattr(settings, "backbone", "") == "vgg" else least // 2
+    factor = next((k for k in range(2, most + 1) if common % k == 0), None)
     smaller = {name: value // (factor or 2) for name, value in sizes.items() if value > 1}
     if factor and hasattr(settings, "accumulate"):
         smaller["accumulate"] = factor * settings.accumulate

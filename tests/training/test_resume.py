@@ -495,7 +495,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(data, tmp_path, mo
 
 @pytest.mark.parametrize("error, words", [
     (UserError("a process that reads images ended"), "reads images ended"),
-    (RuntimeError("CUDA out of memory. Tried"), "out of memory; lower batch_size 2 -> 1, then"),
+    (RuntimeError("CUDA out of memory. Tried"), "batch_size 2 -> 1 and raise accumulate 1 -> 2"),
     (run_state.CannotLearn("not finite"), None), (RuntimeError("a bug"), None)])
 def test_ends_that_say_how_to_go_on(data, tmp_path, monkeypatch, error, words):
     real, calls = Trainer.train_step, []

@@ -280,6 +280,7 @@ class Sizes:
     freeze_batch_size: int = 16
     input_shape: tuple = (300, 300)
     num_workers: int = 2
+    backbone: str = "resnet50"
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -290,6 +291,7 @@ class Sizes:
     ({"batch_size": 1}, "lower input_shape (300, 300), then num_workers 2, or"),
     ({"batch_size": 15}, "batch_size 15 -> 5 and raise accumulate 1 -> 3,"),
     ({"batch_size": 5}, "lower batch_size 5 -> 2, then"),  # 1 is not for batch norm
+    ({"batch_size": 5, "backbone": "vgg"}, "batch_size 5 -> 1 and raise accumulate 1 -> 5,"),
     ({"freeze_epochs": 1}, "batch_size 8 -> 4 and freeze_batch_size 16 -> 8 and raise accumulate")])
 def test_out_of_memory_says_what_to_lower_to_what(changes, words):
     assert words in out_of_memory(Sizes(**changes))

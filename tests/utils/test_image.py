@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import struct
 import zlib
 
@@ -359,3 +360,10 @@ def test_loaded_images_can_be_drawn_on(tmp_path, suffix):
     Image.fromarray(blocks(80, 112)).save(tmp_path / f"a.{suffix}")
     load_image(tmp_path / f"a.{suffix}")[:] = 0
     as_rgb_array(Image.open(tmp_path / f"a.{suffix}"))[:] = 0
+
+
+def test_images_out_of_a_pickle_are_read(tmp_path):
+    """As they come from other processes: without their file."""
+    Image.fromarray(blocks(80, 112)).save(tmp_path / "a.png")
+    image = pickle.loads(pickle.dumps(Image.open(tmp_path / "a.png")))
+    assert np.array_equal(as_rgb_array(image), load_image(tmp_path / "a.png"))

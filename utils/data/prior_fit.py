@@ -15,8 +15,6 @@ MAX_OBJECTS = 600  # a sample of this many settles the search
 ROUNDS = 6
 STEPS = (0.8, 0.9, 1.1, 1.25)  # what a size is multiplied with in the search
 RATIO_SETS = ((2,), (2, 3), (1.5, 2.5), (1.4, 2, 3), (2, 3, 5), (3, 5))
-
-
 AT_ONCE = 50_000  # boxes; bounds the memory, however many objects
 
 

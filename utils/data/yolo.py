@@ -189,7 +189,7 @@ def yaml_splits(folder: Path, splits: dict[str, tuple[str, ...]]
     A place is a folder of images or a text file that lists some. Paths start at `path:` or at the
     file; Roboflow's begin with ../ but start there too. `splits` is {split: what it may be called}.
     """
-    found, problems, inside = {split: [] for split in splits}, [], os.path.abspath(folder)
+    found, problems = {split: [] for split in splits}, []
     for file in sorted(folder.iterdir()):
         values = load_yaml(file)
         starts = [folder / str(values.get("path") or "."), folder]
@@ -199,8 +199,9 @@ def yaml_splits(folder: Path, splits: dict[str, tuple[str, ...]]
                 places = (start / name for start in starts
                           for name in (text, re.sub(r"^(\.\./)+", "", text)))
                 # Links may lead elsewhere, as long as they lie here.
-                place = next((place.resolve() for place in places if place.exists()
-                              and Path(os.path.abspath(place)).is_relative_to(inside)), None)
+                place = next((place.resolve() for place in places if place.exists() and any(
+                    Path(spelt(place)).is_relative_to(spelt(folder))
+                    for spelt in (os.path.abspath, os.path.realpath))), None)
                 if place:
                     found[split].append(place)
                 else:

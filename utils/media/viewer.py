@@ -156,8 +156,7 @@ class Viewer:
 
     def _best(self, frame):
         """Return a line on the best box that was not found."""
-        best = self.detector.detect_batch([frame.source.path], confidence=0.0, max_per_class=1,
-                                           max_per_image=1)[0]
+        best = self.detector.detect_batch([frame.source.path], confidence=0.0, max_per_image=1)[0]
         if not len(best):
             return "  no box has any score"
         return (f"  the best box has score {best.scores[0]:.2f} ({best.names[0]}), "

@@ -68,6 +68,16 @@ class Board:
         self.events.add(row["epoch"], {k: v for k, v in values.items() if v is not None}, image)
 
 
+class _WholeFile(io.FileIO):
+    """A file without a buffer, which would be written, and fail, once more at the end."""
+
+    def write(self, data):
+        rest = memoryview(data)
+        while rest:  # on a nearly full disk a part is written without an error
+            rest = rest[super().write(rest):]
+        return len(data)
+
+
 class EventFile:
     """A file of TensorBoard's, written by whoever calls: the thread of torch's SummaryWriter prints
     its own traceback where the disk is full, and makes of a picture a PNG ten times as large.
@@ -82,8 +92,7 @@ class EventFile:
 
         # TensorBoard reads a folder's files in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        # Without a buffer, which would be written, and fail, once more at the end.
-        self.records = RecordWriter(open(folder / name, "wb", buffering=0))
+        self.records = RecordWriter(_WholeFile(folder / name, "wb"))
         self._write(file_version="brain.Event:2")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
