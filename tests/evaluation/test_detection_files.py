@@ -49,6 +49,19 @@ def write(folder, found, records, names=CLASSES):
     return folder
 
 
+def judged(folder):
+    """Return (COCO of the ground truth, the twelve figures) of files here, by pycocotools."""
+    coco = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = coco.COCO(str(folder / "ground_truth.json"))
+        judge = COCOeval(truth, truth.loadRes(str(folder / "detections.json")), "bbox")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return truth, judge.stats.tolist()
+
+
 @pytest.fixture
 def records(tmp_path):
     return make_records(tmp_path, [f"image {k}.jpg" for k in range(12)])
@@ -69,18 +82,11 @@ def test_what_is_read_back_has_the_same_figures(form, records, tmp_path):
 
 
 def test_pycocotools_reads_the_files_and_finds_the_same(records, tmp_path):
-    coco = pytest.importorskip("pycocotools.coco")
-    from pycocotools.cocoeval import COCOeval
     found = guess(records)
     write(tmp_path, found, records)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco.COCO(str(tmp_path / "ground_truth.json"))
-        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
+    truth, figures_of_kit = judged(tmp_path)
     ours = evaluate_coco(found, flatten_records(records), 3).figures()
-    assert np.nan_to_num(list(ours.values()), nan=-1).tolist() == judge.stats.tolist()
+    assert np.nan_to_num(list(ours.values()), nan=-1).tolist() == figures_of_kit
     assert ours["AP50:95"] > 0
     assert [image["file_name"] for image in truth.dataset["images"]] == [
         str(record.path) for record in records]
@@ -92,21 +98,14 @@ def test_pycocotools_reads_the_files_and_finds_the_same(records, tmp_path):
 
 def test_tied_scores_in_images_that_are_listed_out_of_order(tmp_path):
     """pycocotools goes by ids, so do we: lists need not be sorted by them."""
-    coco = pytest.importorskip("pycocotools.coco")
-    from pycocotools.cocoeval import COCOeval
     records = make_records(tmp_path, [f"{k}.jpg" for k in (7, 10, 2, 31, 4, 25, 1, 16)])
     found = guess(records)
     found = found._replace(scores=np.ceil(found.scores * 2) / 4)  # next to nothing but ties
     write(tmp_path, found, records)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco.COCO(str(tmp_path / "ground_truth.json"))
-        judge = COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
+    truth, figures_of_kit = judged(tmp_path)
     objects = flatten_records(records)
     figures = measure(found, objects, CLASSES, image_ids(records)).coco.figures()
-    assert np.nan_to_num(list(figures.values()), nan=-1).tolist() == judge.stats.tolist()
+    assert np.nan_to_num(list(figures.values()), nan=-1).tolist() == figures_of_kit
     assert figures != evaluate_coco(found, objects, 3).figures()  # in the order of the list
 
 
