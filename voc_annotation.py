@@ -175,8 +175,10 @@ def read_voc_years(settings):
         root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
         items, problems = read_voc(root, progress)
         mine = {item.key: item for item in items}
-        # Those that cannot be read just now too: repaired, they are to have the split they had.
-        ids = sorted({*mine, *(name[:-4] for name in walk_files(root / "Annotations", (".xml",)))})
+        ids = list(mine)
+        if any(problem.kind == ProblemKind.UNREADABLE_ANNOTATION for problem in problems):
+            # These too: repaired, they are to have the split they had.
+            ids = [name[:-4] for name in walk_files(root / "Annotations", (".xml",))]
         known = set(ids)
         found = voc_splits(root / "ImageSets" / "Main", ids, shares, settings.seed,
                            overwrite=settings.overwrite_splits,

@@ -2,6 +2,7 @@
 
 import torch
 
+from nets.families import names_without_gaps
 from nets.ssd import SSDNet
 
 # COCO's names for VOC's classes; a name in common needs no entry.
@@ -48,7 +49,7 @@ def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
     mapped = [new if new == old else f"{new} (from {old})" for new, old in
               ((class_names[k - 1], old_names[rows[k] - 1]) for k in rows if k)]
     fresh = [name for k, name in enumerate(class_names, start=1) if k not in rows]
-    unused = sum(not name.startswith("N/A ") for name in old_names) - len(mapped)
+    unused = len(names_without_gaps(old_names)) - len(mapped)
     return ("kept: backbone, extra layers, box heads\n"
             f"classes with weights: {', '.join(mapped) or 'none'}\n"
             f"classes that start fresh: {', '.join(fresh) or 'none'}\n"
