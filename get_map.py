@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nets.families import names_without_gaps, without_gaps
-from nets.runtime import TorchRuntime
+from nets.weights.families import names_without_gaps, without_gaps
+from nets.runtimes.torch import TorchRuntime
 from ssd import SCORING, SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import Record, check_same_classes, read_list

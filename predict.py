@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 
-from nets.inspection import heat_map, measure_speed, summarise
+from nets.runtimes.inspect import heat_map, measure_speed, summarise
 from ssd import SSD, SSDSettings
 from utils.cli import (UserError, describe_error, make_folder, printable, resolve, run, shorten,
                        typed_path)

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from nets.export import ExportPrecision, export
-from nets.families import FAMILIES
-from nets.onnx_runtime import Outputs, RuntimeName
+from nets.runtimes.export import ExportPrecision, export
+from nets.weights.families import FAMILIES
+from nets.runtimes.onnx import Outputs, RuntimeName
 from nets.opening import hold_network, open_detector
-from nets.quantise import calibration_inputs
+from nets.runtimes.quantise import calibration_inputs
 from nets.ssd import SSDNet
 from utils.ahead import read_ahead
 from utils.checkpoint import Checkpoint, save_checkpoint
@@ -32,7 +32,7 @@ from utils.draw import draw_detections
 from utils.evaluation.scoring import detect_records
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image
-from utils.postprocess import (MAX_PER_CLASS, MAX_PER_IMAGE, THRESHOLDS, Kept, NmsRule,
+from utils.multibox.postprocess import (MAX_PER_CLASS, MAX_PER_IMAGE, THRESHOLDS, Kept, NmsRule,
                                check_thresholds, select)
 from utils.tiling import check_rule, detect_windows, read_to_detect
 

@@ -17,7 +17,7 @@ import torch
 
 from nets.backbones import BACKBONES
 from nets.build import continued_network, network_of, new_network
-from nets.families import FAMILIES
+from nets.weights.families import FAMILIES
 from nets.ssd import SSDNet
 from ssd import SSD, SSDSettings
 from utils.checkpoint import Checkpoint

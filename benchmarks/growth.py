@@ -25,7 +25,7 @@ from benchmarks.machine import machine, wait
 from benchmarks.map import MapBenchmark, installed, make_judge, make_set, ours, theirs
 from benchmarks.table import quantity
 from benchmarks.torchvision_ssd import as_torchvision
-from nets.runtime import TorchRuntime
+from nets.runtimes.torch import TorchRuntime
 from nets.ssd import SSDNet, build_spec
 from utils.cli import run
 from utils.device import keep_freed_memory, pick_device, set_precision

@@ -26,13 +26,13 @@ from benchmarks.table import report, rows_of
 from benchmarks.torchvision_ssd import as_torchvision
 from nets.build import read_network
 from ssd import SCORING, SSD, SSDSettings
-from utils.boxes import to_cxcywh
+from utils.multibox.boxes import to_cxcywh
 from utils.checkpoint import newest_checkpoint
 from utils.cli import UserError, resolve, run
 from utils.device import pick_device
 from utils.image import read_input
-from utils.postprocess import decode_scores, select
-from utils.spec import SSDSpec
+from utils.multibox.postprocess import decode_scores, select
+from utils.multibox.spec import SSDSpec
 
 SPEC = SSDSpec(box_clip="before_nms")  # as torchvision's
 

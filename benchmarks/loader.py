@@ -26,7 +26,7 @@ from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS, apply_geometry, choose_geometry
 from utils.data.loader import DetectionDataset
 from utils.image import load_image, normalise, stack_inputs
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 
 
 @dataclass(frozen=True)

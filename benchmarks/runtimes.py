@@ -22,7 +22,7 @@ from benchmarks.table import report, rows_of
 from benchmarks.torchvision_ssd import as_torchvision
 from nets.ssd import SSDNet, build_spec
 from ssd import SCORING, SSD, SSDSettings
-from utils.boxes import pairwise_iou
+from utils.multibox.boxes import pairwise_iou
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.cli import make_folder, resolve, run
 from utils.data.annotations import read_list

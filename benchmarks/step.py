@@ -34,8 +34,8 @@ from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset, make_loader
 from utils.device import keep_freed_memory, pick_device, set_precision
-from utils.training.loss import multibox_loss
-from utils.training.matching import make_targets
+from utils.multibox.loss import multibox_loss
+from utils.multibox.matching import make_targets
 from utils.training.optim import Schedule, make_optimizer
 from utils.training.trainer import Objective, Trainer
 

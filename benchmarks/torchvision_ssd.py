@@ -9,7 +9,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.transforms import v2
 
 from nets.backbones import rename
-from nets.families import TORCHVISION
+from nets.weights.families import TORCHVISION
 from utils.cli import UserError
 from utils.data.augment import CROP_TRIALS
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nets.backbone_weights import backbone_names, load_backbone, read_backbone
+from nets.weights.backbone_weights import backbone_names, load_backbone, read_backbone
 from nets.backbones import BACKBONES
 from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec, feature_grids
-from nets.transfer import transfer
-from nets.weight_files import read_detector
+from nets.weights.transfer import transfer
+from nets.weights.weight_files import read_detector
 from utils.checkpoint import Checkpoint, check_tensors
 from utils.cli import UserError, shorten
 from utils.tensor_files import MAX_UNPACKED

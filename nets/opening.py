@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 
 from nets.build import read_network
-from nets.onnx_runtime import RuntimeName, open_exported
-from nets.runtime import Runtime, TorchRuntime
+from nets.runtimes.onnx import RuntimeName, open_exported
+from nets.runtimes.torch import Runtime, TorchRuntime
 from nets.ssd import SSDNet
 from utils.checkpoint import newest_checkpoint
 from utils.cli import UserError

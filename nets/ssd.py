@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from nets.backbones import BACKBONES, Backbone
-from utils.priors import make_priors
-from utils.spec import MAX_INPUT, VOC_SCALES, SSDSpec
+from utils.multibox.priors import make_priors
+from utils.multibox.spec import MAX_INPUT, VOC_SCALES, SSDSpec
 
 L2NORM_SCALE = 20.0  # initial value (paper section 3.1)
 

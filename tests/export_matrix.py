@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from exported import NAMES, gap_near, images, unmatched, unsaturated  # noqa: E402
 
-from nets.export import export  # noqa: E402
-from nets.onnx_runtime import OUTPUT_NAMES, open_exported  # noqa: E402
-from nets.runtime import TorchRuntime  # noqa: E402
+from nets.runtimes.export import export  # noqa: E402
+from nets.runtimes.onnx import OUTPUT_NAMES, open_exported  # noqa: E402
+from nets.runtimes.torch import TorchRuntime  # noqa: E402
 from nets.ssd import SSDNet, build_spec  # noqa: E402
-from utils.postprocess import select  # noqa: E402
+from utils.multibox.postprocess import select  # noqa: E402
 
 NETWORKS = (("vgg", 300), ("vgg", 512), ("mobilenetv2", 300), ("resnet50", 300))
 CAPS = {"nms_iou": 0.45, "max_per_class": 100, "max_per_image": 50}

@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nets.onnx_runtime import input_dtype
-from utils.priors import make_priors
-from utils.spec import SSDSpec
+from nets.runtimes.onnx import input_dtype
+from utils.multibox.priors import make_priors
+from utils.multibox.spec import SSDSpec
 
 NAMES = ("cat", "dog", "owl")
 

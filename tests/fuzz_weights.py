@@ -26,9 +26,9 @@ import get_map
 import predict
 import train
 import voc_annotation
-from nets.backbone_weights import load_backbone, read_backbone
+from nets.weights.backbone_weights import load_backbone, read_backbone
 from nets.ssd import SSDNet, build_spec
-from nets.weight_files import read_detector
+from nets.weights.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT, UserError, run
 from utils.training.trainer import Trainer

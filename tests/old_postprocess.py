@@ -3,8 +3,8 @@
 import torch
 import torchvision
 
-from utils.boxes import decode
-from utils.postprocess import Kept
+from utils.multibox.boxes import decode
+from utils.multibox.postprocess import Kept
 
 
 @torch.no_grad()

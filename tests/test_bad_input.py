@@ -30,7 +30,7 @@ from utils.data.augment import AUGMENTATIONS
 from utils.data.image_check import is_truncated
 from utils.data.loader import DetectionDataset, batches, make_loader
 from utils.image import as_rgb_array, image_size, load_image
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 
 ENTITIES = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10 if k else "lol" * 10}">' for k in range(10))
 

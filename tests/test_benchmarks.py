@@ -22,8 +22,8 @@ from benchmarks.torchvision_ssd import as_torchvision, batch_as_lists, reference
 from nets.ssd import SSDNet, build_spec
 from utils.cli import UserError
 from utils.data.loader import Batch
-from utils.training.loss import loss_normaliser, multibox_loss
-from utils.training.matching import make_targets
+from utils.multibox.loss import loss_normaliser, multibox_loss
+from utils.multibox.matching import make_targets
 
 
 def test_a_race_takes_turns_and_counts_the_second_run_of_each():

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_detector import photo, tiny_detector
 
 import predict
-from nets.inspection import heat_map
+from nets.runtimes.inspect import heat_map
 from utils.cli import ROOT, UserError
 
 

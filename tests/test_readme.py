@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nets.export import NEEDED_TORCH
+from nets.runtimes.export import NEEDED_TORCH
 
 REPO = Path(__file__).resolve().parent.parent
 DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]

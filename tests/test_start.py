@@ -9,11 +9,11 @@ from tiny_detector import photo
 from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, VGG16_Weights, detection
 
 from nets.backbones import BACKBONES
-from nets.families import COCO_DETECTOR, PUBLISHED_NAMES
+from nets.weights.families import COCO_DETECTOR, PUBLISHED_NAMES
 from nets.ssd import SSDNet, build_spec
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT
-from utils.nms import nms
+from utils.multibox.nms import nms
 
 HEAVY = {"matplotlib", "scipy", "tensorboard", "jinja2", "torchvision", "pandas", "onnx",
          "onnxruntime", "openvino", "sympy", "triton", "torch._dynamo", "torch._inductor",

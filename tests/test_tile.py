@@ -15,7 +15,7 @@ from tiny_detector import tiny_detector
 
 import get_map
 import predict
-from nets.inspection import HEAT_SIDE, heat_map, measure_speed
+from nets.runtimes.inspect import HEAT_SIDE, heat_map, measure_speed
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT, UserError
 from utils.data.annotations import Record, list_text, read_list
@@ -77,7 +77,7 @@ def test_int8_is_calibrated_on_windows(detector, folder, monkeypatch, tmp_path):
         seen.extend(inputs)
         raise UserError("enough")
 
-    monkeypatch.setattr("nets.export.quantise", quantise)
+    monkeypatch.setattr("nets.runtimes.export.quantise", quantise)
     lists = {name: str(folder / "list.txt") for name in ("train_list", "val_list")}
     with pytest.raises(UserError, match="enough"):
         detector.export(tmp_path / "a.onnx", precision="int8", **lists)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from utils.cli import UserError, resolve, shorten, writing
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 from utils.tensor_files import first_line
 
 FORMAT = "ssd-checkpoint-1"

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.boxes import pairwise_intersection
+from utils.multibox.boxes import pairwise_intersection
 
 # Ships with matplotlib, so that Latin, Greek and Cyrillic names can be drawn on every machine.
 # Importing matplotlib for its folder alone would take longer than all the drawing.

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import torch
 
-from utils.boxes import pairwise_iou
+from utils.multibox.boxes import pairwise_iou
 from utils.cli import UserError
 from utils.image import as_rgb_array, boxes_to_pixels, read_input, resize_to_input
-from utils.nms import nms as nms_of
-from utils.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule
-from utils.spec import SSDSpec
+from utils.multibox.nms import nms as nms_of
+from utils.multibox.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule
+from utils.multibox.spec import SSDSpec
 
 WINDOWS_A_PASS = 16  # through the network; bounds the memory, however large the image
 MOST_A_CLASS = 2000  # boxes of a class that are merged: memory grows with their square

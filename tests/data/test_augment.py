@@ -15,7 +15,7 @@ from utils.data.augment import (
     choose_geometry,
 )
 from utils.image import boxes_to_input, resize_to_input
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 
 PAPER = AUGMENTATIONS["paper"]
 PLAIN_COLOURS = replace(PAPER, colour_probability=0)

@@ -6,7 +6,7 @@ from utils.data.annotations import check_same_classes, read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset, batches, make_loader
 from utils.image import load_image
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 from utils.training.checks import read_lists
 
 GOOD_LINE = "{p} 5,5,40,30,0\n"

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.boxes import to_xyxy
+from utils.multibox.boxes import to_xyxy
 from utils.data.annotations import Record
 from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, format_problems,
                                        format_table, objects_at_input, plot_boxes, suggest_tile, write_html)
 from utils.data.image_check import inspect_images
 from utils.data.sources import Problem, ProblemKind
-from utils.priors import make_priors
-from utils.spec import SSDSpec
+from utils.multibox.priors import make_priors
+from utils.multibox.spec import SSDSpec
 from utils.tiling import window_grid
 
 SMALL = SSDSpec(input_shape=(128, 128), grids=(8, 4, 3, 2, 1, 1), steps=None,

@@ -31,7 +31,7 @@ from utils.data.loader import (
     start_worker,
 )
 from utils.image import load_image, resize_to_input
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 from utils.tiling import draw_window
 
 SPEC = SSDSpec()

@@ -16,7 +16,7 @@ from utils.data.loader import DetectionDataset
 from utils.detections import Detections
 from utils.image import decode_image, load_image, read_header, read_input, resize_to_input
 from utils.resize import average_cells
-from utils.spec import RESIZES, SSDSpec
+from utils.multibox.spec import RESIZES, SSDSpec
 
 OPENCV = int(cv2.__version__.partition(".")[0])
 NO_BOX = (np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))

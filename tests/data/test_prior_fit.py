@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from nets.ssd import SSDNet, build_spec
-from utils.boxes import to_xyxy
+from utils.multibox.boxes import to_xyxy
 from utils.data.prior_fit import best_ious, suggest_priors
-from utils.priors import make_priors
-from utils.spec import SSDSpec
+from utils.multibox.priors import make_priors
+from utils.multibox.spec import SSDSpec
 
 # Few cells, so that naive loops over all priors stay short.
 SMALL = SSDSpec(input_shape=(96, 96), grids=(6, 4, 3, 2, 1, 1), steps=None,

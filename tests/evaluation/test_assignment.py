@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from coco_sets import flat, pycocotools, random_set
 
-from utils.boxes import pairwise_iou
+from utils.multibox.boxes import pairwise_iou
 from utils.evaluation import assignment
 from utils.evaluation.assignment import (COCO_IOUS, Found, Objects, assign_coco, assign_voc,
                                          best_overlaps)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils.boxes import pairwise_iou
+from utils.multibox.boxes import pairwise_iou
 from utils.evaluation.voc_ap import (area_under_curve, eleven_points, evaluate_voc, mean_ap,
                                      precision_recall)
 

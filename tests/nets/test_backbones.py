@@ -9,7 +9,7 @@ from torchvision.models import resnet18
 
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
-from utils.spec import CAFFE_MEAN, COCO_SCALES, VOC_SCALES, SSDSpec
+from utils.multibox.spec import CAFFE_MEAN, COCO_SCALES, VOC_SCALES, SSDSpec
 
 VGG_GRIDS, MOBILE_GRIDS = (38, 19, 10, 5, 3, 1), (19, 10, 5, 3, 2, 1)
 GRIDS_512 = (64, 32, 16, 8, 4, 2, 1)

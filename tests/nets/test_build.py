@@ -11,7 +11,7 @@ from nets.ssd import SSDNet, build_spec
 from nets.vgg import make_vgg16
 from utils.checkpoint import FORMAT, Checkpoint, save_checkpoint
 from utils.cli import UserError
-from utils.spec import CAFFE_MEAN, IMAGENET_MEAN
+from utils.multibox.spec import CAFFE_MEAN, IMAGENET_MEAN
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import torch
 from export_matrix import check, run
 from exported import NAMES, TinyNet, images, unmatched, unsaturated
 
-from nets.export import export
-from nets.onnx_runtime import OUTPUT_NAMES, open_exported
+from nets.runtimes.export import export
+from nets.runtimes.onnx import OUTPUT_NAMES, open_exported
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT, UserError
 from utils.data.annotations import Record, list_text
@@ -292,7 +292,7 @@ def test_signals_are_handled_after_detectors_have_come_and_gone(files):
     code = """if True:
         import faulthandler, gc, signal, sys
         faulthandler.enable()  # it has a stack for signals, as pytest has
-        from nets.onnx_runtime import open_exported
+        from nets.runtimes.onnx import open_exported
         first, second = (open_exported(sys.argv[1], runtime="openvino") for _ in range(2))
         del first
         gc.collect()

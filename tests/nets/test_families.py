@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from nets.families import PUBLISHED_NAMES, names_without_gaps, without_gaps
+from nets.weights.families import PUBLISHED_NAMES, names_without_gaps, without_gaps
 from utils.checkpoint import Checkpoint, parse_checkpoint
 from utils.detections import Detections
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 
 COCO = PUBLISHED_NAMES[90]
 

@@ -11,7 +11,7 @@ from torch import nn
 from nets.build import new_network
 from nets.first_scale import NUM_IMAGES, scale_new_layers
 from utils.cli import UserError
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 
 SIDE = 64
 SPEC = SSDSpec(backbone="chain", input_shape=(SIDE, SIDE), grids=(8, 4, 2), steps=None,

@@ -12,7 +12,7 @@ import torch
 from conftest import fill_state_dict, fixture_image, fixture_keys
 
 from ssd import SSD, SSDSettings
-from utils.boxes import to_xyxy
+from utils.multibox.boxes import to_xyxy
 from utils.image import normalise, resize_to_input, stack_inputs
 
 FOLDER = Path(__file__).parents[1] / "fixtures"

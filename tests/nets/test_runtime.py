@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from nets.runtime import TorchRuntime, inference_copy
+from nets.runtimes.torch import TorchRuntime, inference_copy
 from nets.ssd import SSDNet, build_spec
 from utils.image import normalise, stack_inputs
-from utils.postprocess import decode_scores
+from utils.multibox.postprocess import decode_scores
 
 
 def make_network(backbone="mobilenetv2", size=260):

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet50, vgg
 
-from nets.backbone_weights import load_backbone, read_backbone
+from nets.weights.backbone_weights import load_backbone, read_backbone
 from nets.backbones import BACKBONES
 from nets.ssd import L2Norm, SSDNet, build_spec, feature_grids
 from nets.vgg import decimate_classifier, make_vgg16
 from utils.cli import UserError
-from utils.spec import CAFFE_MEAN, IMAGENET_MEAN
+from utils.multibox.spec import CAFFE_MEAN, IMAGENET_MEAN
 
 
 @pytest.mark.parametrize("backbone, priors", [("vgg", 8732), ("mobilenetv2", 3000),

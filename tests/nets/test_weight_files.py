@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-import nets.download as download_module
+import nets.weights.download as download_module
 from nets.build import read_network
-from nets.families import FAMILIES, PUBLISHED_NAMES, VGG_PLACES
+from nets.weights.families import FAMILIES, PUBLISHED_NAMES, VGG_PLACES
 from nets.ssd import SSDNet, build_spec
-from nets.transfer import source_rows, transfer
-from nets.weight_files import read_detector
+from nets.weights.transfer import source_rows, transfer
+from nets.weights.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.checkpoint import FORMAT
 from utils.cli import ROOT, UserError
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 from utils.tensor_files import read_tensor_file
 
 # Our module names and the names of the same layers in Caffe (and so in Keras files).

@@ -21,7 +21,7 @@ from torch import nn  # noqa: E402
 import train  # noqa: E402
 from nets.vgg import make_vgg16  # noqa: E402
 from utils.cli import PeerLeft, Stopped, UserError  # noqa: E402
-from utils.priors import make_priors  # noqa: E402
+from utils.multibox.priors import make_priors  # noqa: E402
 from utils.training import run_folder  # noqa: E402
 from utils.training.trainer import Trainer  # noqa: E402
 

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from utils.priors import make_priors
-from utils.spec import IMAGENET_MEAN, IMAGENET_STD, SSDSpec
+from utils.multibox.priors import make_priors
+from utils.multibox.spec import IMAGENET_MEAN, IMAGENET_STD, SSDSpec
 
 SIDE = 64
 SPEC = SSDSpec(backbone="tiny", input_shape=(SIDE, SIDE), grids=(8, 4, 2), steps=None,

@@ -17,7 +17,7 @@ from utils.checkpoint import (Checkpoint, check_tensors, newest_checkpoint, pars
                               save_checkpoint, tensor_fault)
 from utils.cli import UserError
 from utils.data.annotations import read_class_names
-from utils.spec import SSDSpec
+from utils.multibox.spec import SSDSpec
 from utils.tensor_files import read_tensor_file
 
 

@@ -28,7 +28,7 @@ from utils.image import (
     resize_to_input,
     stack_inputs,
 )
-from utils.spec import RESIZES, SSDSpec
+from utils.multibox.spec import RESIZES, SSDSpec
 
 ORIENTATION = 0x0112
 BROKEN = {"empty": b"", "text": b"not an image at all", "html": b"<!DOCTYPE html><html></html>",

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from tiny_detector import tiny_detector
 
-from utils.postprocess import Kept
-from utils.spec import SSDSpec
+from utils.multibox.postprocess import Kept
+from utils.multibox.spec import SSDSpec
 from utils.tiling import (cut_window, detect_windows, draw_window, in_own_windows, merge_windows,
                           window_grid)
 

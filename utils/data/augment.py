@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.boxes import pairwise_iou
+from utils.multibox.boxes import pairwise_iou
 from utils.image import add_bars, boxes_to_input, inner_size, resize_to_input
 from utils.resize import average_cells, may_halve, resize, sample_region, whole_factors
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from utils.boxes import area
+from utils.multibox.boxes import area
 from utils.cli import UserError
 from utils.data.prior_fit import covered
 from utils.data.sources import ProblemKind
 from utils.draw import draw_boxes
 from utils.image import boxes_to_input, load_image
 from utils.page import Section, image_uri, new_figure, write_page
-from utils.spec import TILES
+from utils.multibox.spec import TILES
 from utils.tiling import in_own_windows, window_grid
 
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the HTML file has all

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from utils.boxes import area, pairwise_intersection
+from utils.multibox.boxes import area, pairwise_intersection
 from utils.cli import UserError, make_folder, run, shorten
 
 # Class name -> hue in degrees: colours of their own let a network learn the shapes in minutes.

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.boxes import area, pairwise_iou, to_cxcywh, to_xyxy
-from utils.priors import make_priors
+from utils.multibox.boxes import area, pairwise_iou, to_cxcywh, to_xyxy
+from utils.multibox.priors import make_priors
 
 MAX_OBJECTS = 600  # a sample of this many settles the search
 ROUNDS = 6

@@ -8,7 +8,7 @@ from utils.cli import UserError, resolve
 from utils.data.annotations import Record, check_same_classes, read_class_names, read_list
 from utils.distributed import rank, world_size
 from utils.image import as_rgb_array
-from utils.spec import TILES
+from utils.multibox.spec import TILES
 from utils.training.optim import Schedule
 
 # Lowest and highest value of train.py's numbers.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.boxes import pairwise_intersection
+from utils.multibox.boxes import pairwise_intersection
 from utils.cli import UserError, printable
 from utils.data.annotations import Record
 from utils.draw import draw_boxes, write_line

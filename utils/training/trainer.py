@@ -16,8 +16,8 @@ from utils.data.loader import Batch, DetectionDataset, batches, make_loader
 from utils.device import run_in
 from utils.distributed import batch_norm_alone, share_tensors, sum_floats, sum_gradients
 from utils.image import normalise
-from utils.training.loss import loss_normaliser, multibox_loss
-from utils.training.matching import make_targets
+from utils.multibox.loss import loss_normaliser, multibox_loss
+from utils.multibox.matching import make_targets
 from utils.training.optim import Schedule, set_frozen, set_learning_rate
 from utils.training.run_state import (CannotLearn, finite_number, generator_states, load_optimizer,
                                       set_generators, whole_number)

@@ -14,8 +14,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from nets.ssd import SSDNet
 from utils.device import Precision, evaluating, run_in
 from utils.image import normalise
-from utils.postprocess import decode_scores
-from utils.spec import SSDSpec
+from utils.multibox.postprocess import decode_scores
+from utils.multibox.spec import SSDSpec
 
 
 class Runtime(Protocol):

@@ -2,7 +2,7 @@
 
 import torch
 
-from nets.families import names_without_gaps
+from nets.weights.families import names_without_gaps
 from nets.ssd import SSDNet
 
 # COCO's names for VOC's classes; a name in common needs no entry.

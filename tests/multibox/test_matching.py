@@ -6,8 +6,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from utils.boxes import to_cxcywh
-from utils.training.matching import IGNORED, bipartite_match, make_targets, match
+from utils.multibox.boxes import to_cxcywh
+from utils.multibox.matching import IGNORED, bipartite_match, make_targets, match
 
 VARIANCES = (0.1, 0.2)
 GRID = 8  # corners at multiples of 1/8: float32 is exact, so ties and boundaries are real

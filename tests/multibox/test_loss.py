@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from utils.training.loss import loss_normaliser, mine_hard_negatives, multibox_loss
-from utils.training.matching import IGNORED, Targets
+from utils.multibox.loss import loss_normaliser, mine_hard_negatives, multibox_loss
+from utils.multibox.matching import IGNORED, Targets
 
 
 def naive_smooth_l1(difference):

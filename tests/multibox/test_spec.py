@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from utils.spec import (
+from utils.multibox.spec import (
     BOX_CLIPS,
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -7,11 +7,11 @@ import torch
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from nets.families import FAMILIES
+from nets.weights.families import FAMILIES
 from nets.ssd import build_spec
-from utils.boxes import to_xyxy
-from utils.priors import clip_priors, make_priors
-from utils.spec import COCO_SCALES, PRIOR_CLIPS, SSDSpec
+from utils.multibox.boxes import to_xyxy
+from utils.multibox.priors import clip_priors, make_priors
+from utils.multibox.spec import COCO_SCALES, PRIOR_CLIPS, SSDSpec
 
 SQRT2, SQRT3 = math.sqrt(2), math.sqrt(3)
 VGG300, VGG512, MOBILE300 = ("vgg", 300), ("vgg", 512), ("mobilenetv2", 300)

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torchvision
 
-from utils.postprocess import select
-from utils.spec import SSDSpec
+from utils.multibox.postprocess import select
+from utils.multibox.spec import SSDSpec
 
 
 def outputs(seed, priors=60, classes=3):

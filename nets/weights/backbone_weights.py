@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from nets.backbones import BACKBONES, rename
-from nets.download import download
+from nets.weights.download import download
 from nets.ssd import SSDNet
 from utils.checkpoint import COUNTER, check_tensors
 from utils.cli import UserError, resolve, shorten
-from utils.spec import CAFFE_MEAN, CAFFE_STD, IMAGENET_MEAN, IMAGENET_STD
+from utils.multibox.spec import CAFFE_MEAN, CAFFE_STD, IMAGENET_MEAN, IMAGENET_STD
 from utils.tensor_files import read_tensor_file
 
 

@@ -14,14 +14,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nets.runtime import Runtime
+from nets.runtimes.torch import Runtime
 from utils.checkpoint import FORMAT as CHECKPOINT
 from utils.checkpoint import parse_checkpoint
 from utils.cli import UserError, check_file, shorten
 from utils.device import set_precision
-from utils.postprocess import decode_scores
-from utils.priors import make_priors
-from utils.spec import SSDSpec
+from utils.multibox.postprocess import decode_scores
+from utils.multibox.priors import make_priors
+from utils.multibox.spec import SSDSpec
 from utils.tensor_files import first_line
 
 FORMAT = "ssd-onnx-1"

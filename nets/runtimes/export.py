@@ -30,14 +30,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from nets.onnx_runtime import (OUTPUT_NAMES, Outputs, describe, input_dtype, open_exported,
+from nets.runtimes.onnx import (OUTPUT_NAMES, Outputs, describe, input_dtype, open_exported,
                                optional)
-from nets.quantise import quantise
-from nets.runtime import Runtime, folded_copy
+from nets.runtimes.quantise import quantise
+from nets.runtimes.torch import Runtime, folded_copy
 from nets.ssd import SSDNet
 from utils.cli import UserError, check_file, make_folder, resolve, shorten, writing
 from utils.image import normalise
-from utils.postprocess import decode_scores
+from utils.multibox.postprocess import decode_scores
 
 OPSET = 18
 ExportPrecision = Literal["fp32", "int8"]

@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
-from utils.boxes import decode, pairwise_iou
+from utils.multibox.boxes import decode, pairwise_iou
 from utils.cli import UserError, check_value
-from utils.nms import nms as nms_of
-from utils.spec import SSDSpec
+from utils.multibox.nms import nms as nms_of
+from utils.multibox.spec import SSDSpec
 
 MAX_PER_CLASS, MAX_PER_IMAGE = 400, 200  # the paper's
 # What suppresses what: a box others of its class, or of any class; or it takes a share of the

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nets.runtime import Runtime, TorchRuntime
+from nets.runtimes.torch import Runtime, TorchRuntime
 from nets.ssd import SSDNet
 from utils.device import evaluating
 from utils.image import as_rgb_array, input_rect, read_input, resize_to_input
-from utils.postprocess import Kept, decode_scores, select
+from utils.multibox.postprocess import Kept, decode_scores, select
 from utils.tiling import cut_window, detect_windows, read_to_detect, window_grid
 
 HEAT_SIDE = 1000  # pixels of a heat map of windows, at most

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from utils.boxes import to_cxcywh, to_xyxy
+from utils.multibox.boxes import to_cxcywh, to_xyxy
 
 
 def make_priors(spec):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from utils.boxes import encode, pairwise_iou, to_xyxy
+from utils.multibox.boxes import encode, pairwise_iou, to_xyxy
 
 IGNORED = -1  # label of a prior that is neither positive nor a candidate negative
 MIN_FORCED_IOU = 1e-6  # an object that touches no free prior more than this gets none by force

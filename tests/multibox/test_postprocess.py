@@ -7,9 +7,9 @@ import torch
 import torchvision
 from old_postprocess import postprocess as old_postprocess
 
-from utils.boxes import to_cxcywh
-from utils.postprocess import decode_scores, select
-from utils.spec import BOX_CLIPS, SSDSpec
+from utils.multibox.boxes import to_cxcywh
+from utils.multibox.postprocess import decode_scores, select
+from utils.multibox.spec import BOX_CLIPS, SSDSpec
 
 
 def postprocess(loc, conf, priors, spec, **options):

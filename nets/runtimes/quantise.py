@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nets.onnx_runtime import optional
-from utils.spec import SSDSpec
+from nets.runtimes.onnx import optional
+from utils.multibox.spec import SSDSpec
 from utils.tiling import inputs_to_learn
 
 CALIBRATED = 100  # images that tell the range of activations

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from utils.boxes import (
+from utils.multibox.boxes import (
     area,
     decode,
     encode,

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from nets.backbones import BACKBONES
-from nets.download import download
-from nets.families import COCO_DETECTOR, FAMILIES, PUBLISHED_NAMES
+from nets.weights.download import download
+from nets.weights.families import COCO_DETECTOR, FAMILIES, PUBLISHED_NAMES
 from nets.ssd import build_spec
 from utils.checkpoint import MAX_CLASSES, Checkpoint, parse_checkpoint
 from utils.cli import UserError, resolve, shorten
-from utils.spec import COCO_SCALES, VOC_SCALES
+from utils.multibox.spec import COCO_SCALES, VOC_SCALES
 from utils.tensor_files import check_unpacked, read_tensor_file
 
 
