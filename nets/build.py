@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nets.weights.backbone_weights import backbone_names, load_backbone, read_backbone
 from nets.backbones import BACKBONES
 from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec, feature_grids
-from nets.weights.transfer import transfer
-from nets.weights.weight_files import read_detector
+from nets.weights.transfer import backbone_names, load_backbone, transfer
+from nets.weights.weight_files import read_backbone, read_detector
 from utils.checkpoint import Checkpoint, check_tensors
 from utils.cli import UserError, shorten
-from utils.tensor_files import MAX_UNPACKED
 
 
 def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights: str = "imagenet",
@@ -102,10 +100,6 @@ def _check_whole(checkpoint, place):
                         f"{grids} at {spec.size} pixels; the file is damaged.")
     with torch.device("meta"):
         own = SSDNet(len(checkpoint.class_names) + 1, spec).state_dict()
-    size = sum(4 * tensor.numel() for tensor in own.values())
-    if size > MAX_UNPACKED:
-        raise UserError(f"{place}: asks for a network of {size / 2 ** 30:.1f} GiB; the file is "
-                        "damaged.")
     check_tensors(own, checkpoint.state_dict, place)
 
 
