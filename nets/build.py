@@ -5,11 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from nets.backbones import BACKBONES
 from nets.first_scale import scale_new_layers
-from nets.ssd import SSDNet, build_spec, feature_grids
+from nets.ssd import SSDNet, build_spec, nest_extras
 from nets.weights.transfer import backbone_names, load_backbone, transfer
 from nets.weights.weight_files import read_backbone, read_detector
 from utils.checkpoint import Checkpoint, check_tensors
@@ -52,10 +50,10 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         count = load_backbone(network, weights)
         filled = all(name in weights.state_dict
                      for name in backbone_names(network.backbone, network))
-        fresh = "" if filled else f"{network.parts.unfilled}, "
+        fresh = "" if filled else f"{network.backbone_spec.unfilled}, "
         print(f"weights: {count} tensors of {backbone} from {backbone_weights}; {fresh}extra "
               f"layers and heads start from random numbers\n"
-              f"colours: {spec.colours()} ({weights.reason})")
+              f"pixel values: minus {spec.mean} ({weights.reason})")
     if images:
         print(scale_new_layers(network, images, weights.state_dict if weights else ()))
     return network
@@ -66,41 +64,29 @@ def read_network(path: str | Path, *, family: str = "auto",
     """Return (network, class names) of a detector file; print what it is.
 
     The arguments are those of weight_files.read_detector. Raises UserError for a file that cannot
-    be read, is not whole, or asks for too much memory.
+    be read or is not whole.
     """
     checkpoint, family = read_detector(path, family=family, class_names=class_names)
     network = network_of(checkpoint, family, shorten(path))
     return network, checkpoint.class_names
 
 
-def network_of(checkpoint: Checkpoint, family: str, place: str) -> SSDNet:
-    """Return the network of what `read_detector` returned for file `place`; print what it is.
+def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
+    """Return the network of what `read_detector` returned for a file; print what it is.
 
-    Raises UserError for a file that is not whole or asks for too much memory.
+    Raises UserError for a file that is not whole.
     """
     spec, names = checkpoint.spec, checkpoint.class_names
-    _check_whole(checkpoint, place)
-    network = SSDNet(len(names) + 1, spec)
-    # As a plain dict without version, PyTorch lets it lack the counters of batch norm.
-    network.load_state_dict(dict(checkpoint.state_dict))
+    try:
+        network = SSDNet(len(names) + 1, spec)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: {error}; the file is damaged.") from None
+    state_dict = nest_extras(checkpoint.state_dict)
+    check_tensors(network.state_dict(), state_dict, path)
+    network.load_state_dict(state_dict)  # a plain dict may lack the counters of batch norm
     network.family = family
-    print(f"weights: {place}: {family}, {spec.summary()}, {len(names)} classes")
+    print(f"weights: {path}: {family}, {spec.summary()}, {len(names)} classes")
     return network
-
-
-def _check_whole(checkpoint, place):
-    """Raise UserError unless spec and tensors are those of one network; take no memory for it."""
-    spec = checkpoint.spec
-    if spec.backbone not in BACKBONES:
-        raise UserError(f"{place}: its backbone {spec.backbone[:60]!r} is not one of "
-                        f"{', '.join(BACKBONES)}.")
-    grids = feature_grids(spec.backbone, spec.size, spec.resnet_pool_padding)
-    if grids != spec.grids:
-        raise UserError(f"{place}: its feature maps are {spec.grids}, but {spec.backbone} gives "
-                        f"{grids} at {spec.size} pixels; the file is damaged.")
-    with torch.device("meta"):
-        own = SSDNet(len(checkpoint.class_names) + 1, spec).state_dict()
-    check_tensors(own, checkpoint.state_dict, place)
 
 
 def continued_network(path: str | Path, class_names: tuple[str, ...], *, family: str = "auto",

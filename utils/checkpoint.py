@@ -75,13 +75,15 @@ def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return None
     try:
-        names = tuple(values["class_names"])
-        if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError("class_names must be a list of texts")
+        names = values["class_names"]
+        if (not isinstance(names, (list, tuple)) or not names or len(set(names)) < len(names)
+                or not all(isinstance(name, str) for name in names)):
+            raise ValueError("class_names must be a list of different texts")
         parts = [values["state_dict"], values["settings"], values["progress"]]
         if not all(isinstance(part, dict) for part in (*parts, values.get("run") or {})):
             raise ValueError("a part is not a dict")
-        return Checkpoint(SSDSpec.from_dict(values["spec"]), names, *parts, values.get("run"))
+        return Checkpoint(SSDSpec.from_dict(values["spec"]), tuple(names), *parts,
+                          values.get("run"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{shorten(path)}: an incomplete checkpoint ({first_line(error)}); "
                         "it is damaged or from another version.") from None

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nets.build import read_network
-from nets.ssd import SSDNet, build_spec
+from nets.ssd import SSDNet, build_spec, nest_extras
 from nets.weights import weight_files
 from nets.weights.families import FAMILIES, PUBLISHED_NAMES, VGG_LAYERS
 from nets.weights.transfer import source_rows, transfer
@@ -22,7 +22,7 @@ from utils.multibox.spec import SSDSpec
 
 # Our module names and the names of the same layers in Caffe (and so in Keras files).
 CAFFE = {f"vgg.{index}": name for name, index in VGG_LAYERS.items()}
-CAFFE |= {f"extras.{2 * k + half}": f"conv{6 + k}_{half + 1}" for k in range(5) for half in (0, 1)}
+CAFFE |= {f"extras.{k}.{2 * half}": f"conv{6 + k}_{half + 1}" for k in range(5) for half in (0, 1)}
 MAPS = ["conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2", "conv10_2"]
 CAFFE |= {f"{head}.{k}": f"{name}_mbox_{head}" for head in ("loc", "conf")
           for k, name in enumerate(MAPS)}
@@ -32,10 +32,8 @@ CAFFE |= {f"{head}.{k}": f"{name}_mbox_{head}" for head in ("loc", "conf")
 def filled(size, classes=20):
     """Return a state dict of SSD300 or SSD512 with distinct numbers in every tensor."""
     rng = torch.Generator().manual_seed(3)
-    with torch.device("meta"):
-        shapes = SSDNet(classes + 1, build_spec("vgg", size)).state_dict()
-    return {name: torch.rand(value.shape, generator=rng, device="cpu").mul_(0.02)
-            for name, value in shapes.items()}
+    own = SSDNet(classes + 1, build_spec("vgg", size)).state_dict()
+    return {name: torch.rand(value.shape, generator=rng).mul_(0.02) for name, value in own.items()}
 
 
 def write_keras(path, state, prefix=""):
@@ -81,9 +79,9 @@ def test_keras_and_chainer_layouts_come_back_equal(size, tmp_path):
     write_chainer(tmp_path / "chainer.npz", state)
     for name, family, eps in (("keras.h5", "ssd_keras", 1e-12), ("chainer.npz", "chainercv", 1e-5)):
         checkpoint, recognised = read_detector(tmp_path / name)
-        assert recognised == family and checkpoint.state_dict.keys() == state.keys()
-        for key, value in state.items():
-            assert torch.equal(checkpoint.state_dict[key], value), key
+        tensors = nest_extras(checkpoint.state_dict)
+        assert recognised == family and tensors.keys() == state.keys()
+        assert all(torch.equal(tensors[key], value) for key, value in state.items())
         assert checkpoint.spec.size == size and checkpoint.spec.l2_eps == eps
         assert checkpoint.spec.prior_clip == "none" and checkpoint.class_names[0] == "aeroplane"
 
