@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
@@ -38,12 +39,12 @@ class PeerLeft(Exception):
 
 def resolve(path: str | os.PathLike) -> Path:
     """Return `path` as an absolute Path; a relative one starts at the repository."""
-    return ROOT / Path(path).expanduser()
+    return ROOT / os.path.expanduser(path)
 
 
 def typed_path(text: str | os.PathLike) -> Path:
     """Return a path that a person typed: in the current directory or the repository, or UserError."""
-    for path in (Path(text).expanduser().absolute(), resolve(text)):
+    for path in (Path(os.path.expanduser(text)).absolute(), resolve(text)):
         if os.path.exists(path):
             return path
     raise UserError(f"{text}: no such file or folder; check the path.")
@@ -53,7 +54,8 @@ def check_file(path: str | os.PathLike) -> Path:
     """Return `path` as an absolute Path, or UserError for a missing file or a folder."""
     path = resolve(path)
     if not os.path.isfile(path):
-        kind = "a folder, not a file" if os.path.isdir(path) else "No such file"
+        kind = "not a file" if os.path.exists(path) else "No such file"
+        kind = "a folder, not a file" if os.path.isdir(path) else kind
         raise UserError(f"{path}: {kind}; check the path.")
     return path
 
@@ -188,13 +190,14 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     """Run a script: parse flags into `settings_class` and call `main(settings)`.
 
     Every field of the dataclass is a flag, and the comment beside it is its help. A UserError and
-    lack of memory end in one line and status 2, Ctrl-C in 130, an output that nobody reads any
-    more (`| head`) in 1. Any other exception is a bug and keeps its traceback.
+    lack of memory end in one line and status 2, Ctrl-C and SIGTERM in 130, an output that nobody
+    reads any more (`| head`) in 1. Any other exception is a bug and keeps its traceback.
     """
     if os.environ.get("RANK", "0") != "0":  # of several processes one prints
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     # Lines arrive as they are printed; an old encoding costs a character, not the run.
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's signal is a Ctrl-C
     settings = tyro.cli(settings_class, use_underscores=True)
     try:
         check_fields(settings)

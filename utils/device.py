@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import platform
+import threading
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -14,6 +15,8 @@ from utils.cli import UserError, first_line
 Precision = Literal["bf16", "fp16", "fp32"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+_modes = threading.RLock()  # held while a network is out of its own mode
 
 
 def pick_device(name: str) -> torch.device:
@@ -82,10 +85,11 @@ def run_in(precision: Precision, device: torch.device) -> torch.autocast:
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Have a network in eval mode inside, and every submodule in its own mode again afterwards."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    with _modes:
+        training = [module for module in network.modules() if module.training]
+        network.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
