@@ -13,7 +13,7 @@ import torch
 
 from utils.multibox.boxes import pairwise_iou
 from utils.cli import UserError
-from utils.image import as_rgb_array, boxes_to_pixels, read_input, resize_to_input
+from utils.image import as_rgb_array, boxes_to_pixels, prepare, resize_to_input
 from utils.multibox.nms import nms as nms_of
 from utils.multibox.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule
 from utils.multibox.spec import SSDSpec
@@ -89,7 +89,7 @@ def inputs_to_learn(images: Iterable[tuple[str | Path, np.ndarray]], spec: SSDSp
     """
     for number, (path, boxes_px) in enumerate(images):
         if not spec.tile:
-            yield read_input(path, spec)[0]
+            yield prepare(path, spec)[0]
             continue
         image = as_rgb_array(path)
         window = draw_window(boxes_px, image.shape[1::-1], spec.tile,
@@ -104,17 +104,6 @@ def in_own_windows(boxes_px: np.ndarray, size: Sequence[int], tile: int) -> np.n
         starts, edges = _along(size[axis], tile)
         corners.append(starts[np.searchsorted(edges[1:-1], boxes[:, axis::2].mean(1))])
     return (boxes - np.stack(corners * 2, 1)) / tile
-
-
-def read_to_detect(image, spec: SSDSpec) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return the network input of `read_input`, or the whole image where windows are looked at.
-
-    With it comes the image's (width, height).
-    """
-    if not spec.tile:
-        return read_input(image, spec)
-    array = as_rgb_array(image)
-    return array, array.shape[1::-1]
 
 
 def check_rule(nms: NmsRule | None, spec: SSDSpec) -> None:
