@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from PIL import ExifTags, Image
 from utils.cli import UserError, check_file, typed_path
 from utils.multibox.spec import SSDSpec
 
+JPEG_START = b"\xff\xd8"  # until image_check.py does without
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ImageInput = str | os.PathLike | Image.Image | np.ndarray  # what `SSD.detect` takes
 # What the decoders raise for broken files.
@@ -57,10 +58,15 @@ def decode_image(data: bytes, path: str | os.PathLike) -> np.ndarray:
     return _apply_orientation(image, orientation)
 
 
-def image_size(path: str | os.PathLike) -> tuple[int, int]:
-    """Return the (width, height) that `load_image` gives, from the header of the file alone."""
+def image_size(file: str | os.PathLike | BinaryIO, path: str | os.PathLike | None = None
+               ) -> tuple[int, int]:
+    """Return the (width, height) that `load_image` gives, from the header of a file alone.
+
+    Errors name `path` where `file` is a file object.
+    """
+    path = path or file
     try:
-        with Image.open(check_file(path)) as image:
+        with Image.open(file) as image:
             width, height = image.size
             return (height, width) if orientation_of(image) >= 5 else (width, height)
     except DECODE_ERRORS as error:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from tiny_detector import tiny_detector
 
-from utils.multibox.postprocess import Kept
+from utils.detections import Detections
+from utils.multibox.postprocess import Thresholds
 from utils.multibox.spec import SSDSpec
-from utils.tiling import (cut_window, detect_windows, draw_window, in_own_windows, merge_windows,
+from utils.tiling import (cut_window, detect_windows, draw_window, boxes_in_windows, merge_windows,
                           window_grid)
 
 TILE = 120
@@ -278,5 +279,5 @@ def test_what_lies_beyond_the_image_is_the_mean():
 def test_objects_as_fractions_of_their_own_windows():
     # Windows along x begin at 0 and 90, their parts meet at 105.
     boxes = np.array([[90, 12, 114, 24], [100, 12, 124, 24], [0, 0, 210, 120]])
-    np.testing.assert_allclose(in_own_windows(boxes, (210, 120), TILE) * TILE, [
+    np.testing.assert_allclose(boxes_in_windows(boxes, (210, 120), TILE) * TILE, [
         [90, 12, 114, 24], [10, 12, 34, 24], [0, 0, 210, 120]])
