@@ -2,14 +2,17 @@
 
 import csv
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.cli import writing
+from utils.cli import shorten, typeable, writing
+from utils.distributed import world_size
 from utils.page import new_figure, save_figure
 
+ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
 SMOOTHED_FROM = 10  # points; fewer show no trend
 
 
@@ -21,6 +24,30 @@ def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None)
     seconds = row["train_seconds"] + row["eval_seconds"]
     return (f"epoch {row['epoch']}/{num_epochs}: loss {row['loss']:.3f} "
             f"(loc {row['loc']:.3f}, conf {row['conf']:.3f}){measured}, {seconds:.0f} s")
+
+
+def describe_start(folder: Path, settings_text: str, where: str, *, total_steps: int,
+                   steps_an_epoch: int) -> str:
+    """Return the settings in effect, where the run computes, and where its results go."""
+    processes = f" with {world_size()} processes" if world_size() > 1 else ""
+    text = (f"settings:\n{settings_text}\nrunning on {where}{processes}, {total_steps:,} steps, "
+            f"results in {shorten(folder)}")
+    if total_steps < ENOUGH_STEPS:
+        text += (f"\nWARNING: {total_steps:,} steps are few to learn from: {ENOUGH_STEPS:,} or more "
+                 f"are worth their time. Set epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} "
+                 "or more.")
+    return text
+
+
+def describe_end(folder: Path, history: list[dict[str, Any]], best_epoch: int) -> str:
+    """Return what a user wants to know after the last epoch, and what to type next."""
+    training, measuring = (sum(row[name] for row in history)
+                           for name in ("train_seconds", "eval_seconds"))
+    best = typeable(folder / "best.pth")
+    return (f"trained: {len(history)} epochs in {describe_duration(training + measuring)}, "
+            f"{describe_duration(measuring)} of it for val mAP; the best is epoch {best_epoch}\n"
+            f"next: python get_map.py --model_path {best}\n"
+            f"      python predict.py --model_path {best}")
 
 
 def describe_duration(seconds: float) -> str:
@@ -90,7 +117,7 @@ def _save(figure, axes, path):
 class Board:
     """TensorBoard's curves and samples, where tensorboard is installed; else nothing.
 
-    `first_epoch` hides what an earlier part of the run wrote of it and of later epochs.
+    `first_epoch` hides what an interrupted run wrote of it and of later epochs.
     """
 
     def __init__(self, folder: Path, *, first_epoch: int):
@@ -99,13 +126,14 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
             self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
 
-    def add(self, row: dict[str, Any], samples: Any = None) -> None:
-        """Add an epoch's row of the history, and a PIL image of samples, if any."""
-        if self.writer is None:
-            return
-        for name in ("loss", "loc", "conf", "learning_rate", "val_map"):
-            if row[name] is not None:
-                self.writer.add_scalar(name, row[name], row["epoch"])
-        if samples is not None:
-            self.writer.add_image("samples", np.asarray(samples), row["epoch"], dataformats="HWC")
-        self.writer.flush()
+    def add(self, row: dict[str, Any]) -> None:
+        """Add an epoch's row of the history."""
+        for name, value in row.items() if self.writer else ():
+            if value is not None:
+                self.writer.add_scalar(name, value, row["epoch"])
+
+    def add_samples(self, image: np.ndarray, epoch: int) -> None:
+        """Add an (H, W, 3) uint8 RGB image."""
+        if self.writer:
+            self.writer.add_image("samples", image, epoch, dataformats="HWC")
+            self.writer.flush()

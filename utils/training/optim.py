@@ -1,6 +1,7 @@
 """Optimizer, learning rate schedule, freezing."""
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -11,7 +12,25 @@ NOMINAL_BATCH = 32  # the learning rate in the settings is for this batch size (
 STEP_SCHEDULE = ((2 / 3, 0.1), (5 / 6, 0.01))  # the paper's 80k and 100k of 120k iterations
 
 
-def lr_factor(step: int, total_steps: int, *, schedule: Literal["cosine", "step"],
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each step of a run."""
+
+    learning_rate: float  # for NOMINAL_BATCH images a step
+    total_steps: int
+    _: KW_ONLY
+    kind: Literal["cosine", "step"]
+    warmup_steps: int
+    min_lr_ratio: float
+
+    def rate(self, step: int, images_a_step: int) -> float:
+        """Return the learning rate of a step, counted from 0, in proportion to its images."""
+        factor = lr_factor(step, self.total_steps, kind=self.kind, warmup_steps=self.warmup_steps,
+                           min_lr_ratio=self.min_lr_ratio)
+        return self.learning_rate * images_a_step / NOMINAL_BATCH * factor
+
+
+def lr_factor(step: int, total_steps: int, *, kind: Literal["cosine", "step"],
               warmup_steps: int, min_lr_ratio: float) -> float:
     """Return what the learning rate is multiplied with, in (0, 1], at a step counted from 0.
 
@@ -19,7 +38,7 @@ def lr_factor(step: int, total_steps: int, *, schedule: Literal["cosine", "step"
     warmup_steps takes at most a fifth of the run, so that a short run trains at all.
     """
     progress = step / total_steps
-    if schedule == "cosine":
+    if kind == "cosine":
         factor = min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
     else:
         factor = min([1.0, *(value for start, value in STEP_SCHEDULE if progress >= start)])
