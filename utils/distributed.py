@@ -196,3 +196,8 @@ def launcher() -> str:
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = f"--nnodes={world_size() // local} " if world_size() > local else ""
     return f"torchrun {nodes}--nproc_per_node={local}"
+
+
+# Names that get_map.py and predict.py still use.
+on_first, first_ahead, shared_out = on_rank0, rank0_first, share_out
+share_tensors, check_alike = broadcast_tensors, check_same_on_all_ranks

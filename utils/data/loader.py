@@ -176,6 +176,11 @@ class Loader:
             worker_init_fn=start_worker, persistent_workers=workers > 0, pin_memory=pin_memory,
             timeout=WAIT_SECONDS if workers else 0)
 
+    @property
+    def images_a_step(self) -> int:
+        """The images of an optimizer step, of all ranks."""
+        return min(self.batch_size * self.accumulate * self.ranks, self.num_images)
+
     def __len__(self) -> int:
         """Return the optimizer steps of an epoch."""
         batches_a_step = self.accumulate * self.ranks

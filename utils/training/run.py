@@ -15,7 +15,8 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from utils.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint, save_checkpoint
+from utils.checkpoint import (Checkpoint, newest_checkpoint, parse_checkpoint, read_torch_file,
+                              save_checkpoint)
 from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typeable, typed_path,
                        writing)
 from utils.data.annotations import (Record, check_same_classes, read_class_names, read_list,
@@ -265,8 +266,8 @@ def read_run(resume: str, *, save_dir: str, run_name: str
         path = check_file(path / "last.pth" if path.is_dir() else path)
     if not resume or not path.exists():
         return None, None
-    checkpoint = read_checkpoint(path)
-    if checkpoint.run is None or "basis" not in checkpoint.run:
+    checkpoint = parse_checkpoint(read_torch_file(path), path)
+    if checkpoint is None or checkpoint.run is None or "basis" not in checkpoint.run:
         raise UserError(f"{shorten(path)}: holds weights, and only the last.pth of a run can go on; "
                         f"begin a new run from it: --model_path {typeable(path)}")
     return path, checkpoint
