@@ -17,7 +17,8 @@ from nets.build import continued_network, network_of, new_network
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
 from ssd import SSD
-from utils.cli import UserError, check_fields, run, settings_table
+from utils.cli import UserError, check_fields, settings_table
+from utils.cli import run as run_script
 from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import Batch, DetectionDataset, Loader
@@ -294,10 +295,10 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
             loss = losses.loc + losses.conf
             # wrap_network takes the mean over ranks; their sum is wanted.
             scaler.scale(loss * world_size()).backward()
-        for name, value in (("loss", loss), ("loc", losses.loc), ("conf", losses.conf),
-                            ("positives", (target.labels > 0).sum()),
-                            ("objects", (batch.labels >= 0).sum()), ("images", len(batch.images))):
-            sums[name] += float(value)
+        step = (loss, losses.loc, losses.conf, (target.labels > 0).sum(),
+                (batch.labels >= 0).sum(), torch.tensor(len(batch.images)))
+        for name, value in zip(sums, step):
+            sums[name] += value.item()
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm or math.inf)
     if not math.isfinite(sums["loss"] + (0 if scaler.is_enabled() else norm)):
