@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nets.weights.families import names_without_gaps, without_gaps
 from nets.runtimes.torch import TorchRuntime
 from ssd import SCORING, SSD, SSDSettings, WeightsSettings
-from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
+from utils.cli import UserError, make_folder, run, shorten, writing
 from utils.data.annotations import Record, check_same_classes, read_list
 from utils.device import keep_freed_memory
 from utils.distributed import (check_alike, check_device, first_ahead, on_first, process_group,
@@ -81,7 +81,8 @@ def main(settings: MapSettings) -> None:
 def detect(settings: MapSettings, records: list[Record], list_names: tuple[str, ...]) -> Found:
     """Run the detector that the settings name over the images of records."""
     keep_freed_memory()
-    detector = first_ahead(lambda: SSD(SSDSettings(**shared_fields(settings, SSDSettings))))
+    weights = {field.name: getattr(settings, field.name) for field in fields(WeightsSettings)}
+    detector = first_ahead(lambda: SSD(SSDSettings(**weights)))
     check_device(detector.device, settings.device)
     check_same_classes(names_without_gaps(detector.class_names), "the weights", list_names,
                        settings.test_list)
