@@ -12,7 +12,7 @@ from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.detections import Detections
 from utils.distributed import on_first, shared_out
-from utils.evaluation.map_report import format_results
+from utils.evaluation.measurement import format_results
 from utils.evaluation.voc_ap import mean_ap
 from utils.tensor_files import read_tensor_file
 
