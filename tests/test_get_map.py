@@ -110,7 +110,7 @@ def test_a_figure_that_cannot_be_written_is_a_user_error(measure, tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"detections": "nowhere.json"}, "no such file or folder"),
-    ({"detections": os.devnull}, "a pipe or device"),
+    ({"detections": os.devnull}, "not a file"),
     ({"batch_size": 0}, "batch_size must be at least 1"),
     ({"precision": "int8"}, "precision must be one of"),
     ({"test_list": "nowhere/2007_test.txt"}, "Run voc_annotation.py"),
