@@ -16,8 +16,7 @@ from utils.evaluation.compare import compare_folders
 from utils.evaluation.detection_files import (image_names, image_sizes, read_detections,
                                               write_detections)
 from utils.evaluation.measurement import Measurement, as_values, format_measurement, measure
-from utils.evaluation.report import (plot_confusion, plot_errors, plot_curves, plot_confusion,
-                                     write_report)
+from utils.evaluation.report import plot_confusion, plot_curves, plot_errors, write_report
 from utils.evaluation.voc_ap import VOC_IOU, mean_ap
 from utils.page import save_figure
 
