@@ -176,6 +176,11 @@ class Loader:
             worker_init_fn=start_worker, persistent_workers=workers > 0, pin_memory=pin_memory,
             timeout=WAIT_SECONDS if workers else 0)
 
+    @property
+    def images_a_step(self) -> int:
+        """The images of an optimizer step, of all ranks."""
+        return min(self.batch_size * self.accumulate * self.ranks, self.num_images)
+
     def __len__(self) -> int:
         """Return the optimizer steps of an epoch."""
         batches_a_step = self.accumulate * self.ranks
@@ -210,133 +215,3 @@ class Loader:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
-
-
-# ---- Used until train.py has moved to Loader ----
-# ruff: noqa: E402
-import shutil
-import threading
-from functools import cache
-
-from torch.utils.data import Sampler
-
-from utils.distributed import processes_here, rank, world_size
-
-PREFETCH = 2
-SHARED_MEMORY = "/dev/shm"
-WORKERS_FAILED = (
-    "a process that reads images ended or hung ({}). Out of memory is the usual reason: lower "
-    "num_workers or batch_size.\nIn a container " + SHARED_MEMORY + " may be too small: start it "
-    "with --shm-size=1g, or set num_workers = 0.")
-
-
-class EpochBatchSampler(Sampler):
-    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone.
-
-    The last batch is filled up from the start of the epoch's order, so that batch norm never
-    meets a batch of one because of a remainder. Of several ranks each has every ranks-th batch;
-    `start` of them are left out.
-    """
-
-    def __init__(self, num_records, batch_size, seed, rank=0, ranks=1):
-        self.num_records, self.batch_size, self.seed = num_records, batch_size, seed
-        self.rank, self.ranks = rank, ranks
-        self.epoch = self.start = 0
-
-    def _places(self):
-        places = range(0, self.num_records, self.batch_size)
-        return places[self.rank::self.ranks][self.start:]
-
-    def __len__(self):
-        return len(self._places())
-
-    def __iter__(self):
-        order = make_rng(Purpose.ORDER, self.seed, self.epoch).permutation(self.num_records)
-        if self.num_records > self.batch_size:
-            order = np.concatenate([order, order[:-self.num_records % self.batch_size]])
-        for place in self._places():
-            yield [(self.epoch, int(k)) for k in order[place:place + self.batch_size]]
-
-
-def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory, accumulate=1):
-    """Return a DataLoader of Batches; set `loader.batch_sampler.epoch` before each epoch.
-
-    Reads in the main process where workers have no room to lay their batches down; `accumulate`
-    of them are in use at a time.
-    """
-    workers = min(num_workers, os.cpu_count() or 1)
-    if workers and not has_shared_memory(workers, batch_size, dataset.spec, accumulate):
-        workers = 0
-    sampler = EpochBatchSampler(len(dataset), batch_size, seed, rank(), world_size())
-    return DataLoader(dataset, batch_sampler=sampler,
-                      # of its own, so that the script's random numbers depend on no worker
-                      generator=torch.Generator().manual_seed(seed),
-                      num_workers=workers, collate_fn=collate, worker_init_fn=start_worker,
-                      pin_memory=pin_memory, persistent_workers=workers > 0,
-                      prefetch_factor=PREFETCH if workers else None,
-                      timeout=WAIT_SECONDS if workers else 0)
-
-
-def has_shared_memory(workers, batch_size, spec, accumulate=1):
-    """Tell whether the batches that workers hold at a time fit; print a line where they do not."""
-    if not os.path.isdir(SHARED_MEMORY):  # other systems have no such limit
-        return True
-    # What is ahead, one being made by each worker, in the main process those of a step and one
-    # more, and as much again.
-    batches_held = workers * (PREFETCH + 1) + accumulate + 1
-    need = processes_here() * (2 * batches_held * batch_size * spec.size**2 * 3 + 2**20)
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if free < need:
-        print(f"{SHARED_MEMORY} has {free / 2**20:.0f} MB free, {workers} workers need "
-              f"{need / 2**20:.0f}: images are read in the main process, which is slower. Start "
-              "the container with --shm-size=1g, or set num_workers = 0.")
-    return free >= need
-
-
-def batches(loader):
-    """Yield the loader's Batches; raise a worker's UserError here, in the main process.
-
-    Raises UserError too where a worker was killed or no batch comes.
-    """
-    iterator = iter(loader)
-    if loader.num_workers:
-        hear_deaths(death_handler)
-    while True:
-        try:
-            batch = next(iterator, None)
-        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-            raise (as_user_error(error) if loader.num_workers else error) from None
-        if batch is None:
-            return
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
-
-
-def as_user_error(error):
-    """Return the UserError for a worker's end; the error itself where a worker met a bug."""
-    text = str(error) or type(error).__name__
-    if text.startswith("Caught "):  # what torch writes before a worker's own traceback
-        return error
-    hear_deaths(lambda: signal.SIG_DFL)  # else torch says it again whenever a process ends
-    return UserError(WORKERS_FAILED.format(text.splitlines()[0].strip(". ")))
-
-
-def hear_deaths(make_handler):
-    """Set the handler of SIGCHLD where the system and the thread can."""
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, make_handler())
-
-
-@cache
-def death_handler():
-    """Return torch's handler, which raises in the midst of anything, but with a UserError."""
-    torch_handler = signal.getsignal(signal.SIGCHLD)
-
-    def handler(number, frame):
-        try:
-            torch_handler(number, frame)
-        except RuntimeError as error:
-            raise as_user_error(error) from None
-
-    return handler
