@@ -9,8 +9,8 @@ from ssd import SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
 from utils.data.annotations import Record, check_same_classes, read_list
 from utils.device import keep_freed_memory
-from utils.distributed import (check_alike, check_device, first_ahead, on_first, process_group,
-                               rank)
+from utils.distributed import (check_device, check_same_on_all_ranks, on_rank0, process_group, rank,
+                               rank0_first)
 from utils.evaluation.assignment import FlatDetections, flatten_detections
 from utils.evaluation.compare import compare_folders
 from utils.evaluation.detection_files import (image_names, image_sizes, read_detections,
@@ -55,13 +55,13 @@ def main(settings: MapSettings) -> None:
     """Detect or read, measure, report."""
     with process_group():
         if settings.compare:
-            on_first(lambda: print(compare_folders(settings.compare)))
+            on_rank0(lambda: print(compare_folders(settings.compare)))
             return
         if settings.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
         records, class_names = read_list(settings.test_list)
         image_names(records)  # refuses a list with an image twice, before the work
-        folder = on_first(lambda: make_folder(settings.map_out_path))
+        folder = on_rank0(lambda: make_folder(settings.map_out_path))
         detections = None if settings.detections else detect(settings, records, class_names)
         if rank() != 0:
             return
@@ -77,12 +77,12 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
            ) -> FlatDetections:
     """Run the detector that the settings name over the images of records, on all ranks."""
     keep_freed_memory()
-    detector = first_ahead(lambda: SSD(SSDSettings(**shared_fields(settings, SSDSettings))))
+    detector = rank0_first(lambda: SSD(SSDSettings(**shared_fields(settings, SSDSettings))))
     check_device(detector.device, settings.device)
     check_same_classes(names_without_gaps(detector.class_names), "the weights", class_names,
                        settings.test_list)
-    check_alike({"images": len(records), "batch_size": settings.batch_size,
-                 "precision": detector.precision, "classes": detector.class_names})
+    check_same_on_all_ranks({"images": len(records), "batch_size": settings.batch_size,
+                             "precision": detector.precision, "classes": detector.class_names})
     detections = detector.detect_records(records, batch_size=settings.batch_size)
     return flatten_detections([without_gaps(image) for image in detections])
 
