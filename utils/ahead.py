@@ -16,33 +16,23 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
     Items are taken in the calling thread, no earlier than they are needed.
     """
     waiting = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > depth:
             yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of `size` items; the last one may be shorter."""
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def read_ahead(items: Iterable[Item], read: Callable[[Item], Item],
                work: Callable[[list[Item]], Iterable[Result]], *, batch_size: int
                ) -> Iterator[Result]:
-    """Yield what work(list of `batch_size` items that were read) gives, item by item, in order.
+    """Yield what `work` gives for batches of items that were read, item by item, in order.
 
     `read` runs in two threads and `work` in a third, ahead of the caller.
     """
     with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as runner:
         images = ahead(readers, read, items, batch_size)
-        for results in ahead(runner, work, batched(images, batch_size), 1):
+        batches = iter(lambda: list(islice(images, batch_size)), [])  # until an empty one
+        for results in ahead(runner, work, batches, 1):
             yield from results

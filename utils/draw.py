@@ -21,6 +21,8 @@ FONT = Path(importlib.util.find_spec("matplotlib").origin).parent.joinpath(
 MAX_HEAT_MAPS = 12  # classes that a sheet shows
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G, B (ITU-R BT.601)
 
+_print_once = functools.cache(print)
+
 
 def find_font(text: str) -> Path:
     """Return a font with all characters of a text: FONT, or the first one of the system."""
@@ -40,8 +42,8 @@ def _find_font(characters):
                 return path
         except (OSError, RuntimeError):  # a font that FreeType cannot read
             continue
-    print("note: no font on this machine has all characters of the class names, so that drawings "
-          "show boxes instead; install one that has them, such as Noto Sans")
+    _print_once("note: no font on this machine has all characters of the class names, so that "
+                "drawings show boxes instead; install one that has them, such as Noto Sans")
     return FONT
 
 
