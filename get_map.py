@@ -22,7 +22,7 @@ from utils.evaluation.map_page import Measurement, as_values, measure, write_rep
 from utils.evaluation.map_report import (format_results, plot_confusion, plot_errors,
                                          plot_precision_recall)
 from utils.evaluation.voc_ap import VOC_IOU, mean_ap
-from utils.training.run_state import fingerprint
+from utils.training.run import list_digest as fingerprint
 
 
 @dataclass(frozen=True)
