@@ -6,17 +6,15 @@ import torch
 
 import voc_annotation
 from nets.build import new_network
-from ssd import SSD
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.data import demo_data
 from utils.data.annotations import read_list
-from utils.image import prepare
+from utils.image import prepare, stack_inputs
 
 IMAGES = 240
-# Spread of the random detector's scores: its best ones are clear.
-GAIN = 8
+GAIN = 8  # spread of the random detector's scores: its best ones are clear
 # Scores above 0.01 in the image: as many as a detector trained on photographs of playing cards has
-# (median of 20 test images: 118).
+# (median of 20 test images: 118). With others, NMS would be timed on other work than users have.
 CANDIDATES = 120
 
 
@@ -28,31 +26,30 @@ def draw_data(folder: Path) -> None:
         lists_dir=str(folder)))
 
 
+@torch.no_grad()
 def make_detector(path: Path, image: str, list_path: Path) -> None:
-    """Write a checkpoint of SSD300 with VGG16 whose numbers are random.
-
-    Its background is as strong as leaves CANDIDATES scores in the image above 0.01: with fewer or
-    more of them, what comes after the network would be timed on other work than users have.
-    """
+    """Write a checkpoint of SSD300 with VGG16 whose weights are random, with CANDIDATES scores."""
     torch.manual_seed(0)
     records, names = read_list(list_path)
     network = new_network("vgg", 300, len(names), backbone_weights="",
                           images=[record[:2] for record in records])
     for head in network.conf:
-        head.weight.data *= GAIN
-    runtime = SSD(network=network, class_names=names, precision="fp32").runtime
-    bias = _background(runtime.raw(prepare(image, network.spec)[0][None])[1])
+        head.weight *= GAIN
+    _, conf = network.eval()(stack_inputs([prepare(image, network.spec)[0]]))
+    bias = background_bias(conf)
     for head in network.conf:
-        head.bias.data.view(-1, network.num_classes)[:, 0] += bias
+        head.bias.view(-1, network.num_classes)[:, 0] += bias
     save_checkpoint(path, Checkpoint(network.spec, names, network.state_dict(), {}, {}))
 
 
-def _background(conf):
-    """Return what background needs, added to its conf, for CANDIDATES scores above 0.01."""
+def background_bias(conf: torch.Tensor) -> float:
+    """Return what leaves CANDIDATES scores above 0.01, added to the background's conf."""
     low, high = -30.0, 30.0
     for _ in range(40):
         middle = (low + high) / 2
         shifted = torch.cat([conf[..., :1] + middle, conf[..., 1:]], -1)
-        count = (shifted.softmax(-1)[..., 1:] > 0.01).sum()
-        low, high = (middle, high) if count > CANDIDATES else (low, middle)
+        if (shifted.softmax(-1)[..., 1:] > 0.01).sum() > CANDIDATES:
+            low = middle
+        else:
+            high = middle
     return high
