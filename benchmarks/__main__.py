@@ -1,66 +1,48 @@
-"""All benchmarks, one table: python -m benchmarks, or python -m benchmarks.NAME for one of them.
+"""All benchmarks, one table: python -m benchmarks, or python -m benchmarks --only step
 
-On drawn images and a detector with random weights, unless others are given: times hardly depend on
-what the weights are. Each benchmark is a process of its own, and sees first that all sides do the
-same, as its own text says. Nothing else should run meanwhile.
+Each benchmark is a process of its own, and sees first that all sides do the same, as its own text
+says. Nothing else should run meanwhile. Random weights do: times hardly depend on the weights.
 """
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
-from benchmarks.prepare import draw_data, make_detector
+from benchmarks.prepare import NAMES, BenchSettings, draw_data, make_detector
 from benchmarks.table import read_rows, report
 from utils.cli import ROOT, UserError, make_folder, resolve, run
 
-NAMES = ("inference", "runtimes", "startup", "loader", "step", "map", "annotations")
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """What is run, on what."""
-
-    # Of all benchmarks; some of them in any order.
-    only: tuple[str, ...] = NAMES
-    # Data and figures (bench.json) go here.
-    folder: str = "bench"
-    # A detector of VGG16 at 300 pixels; "" makes one of random weights.
-    model_path: str = ""
-    # A JPEG file.
-    image: str = "img/demo.jpg"
-    # "cuda" for what takes a GPU: inference and step.
-    device: str = "cpu"
-
 
 def main(settings: BenchSettings) -> None:
-    """Make what is missing in the folder, run the benchmarks one after the other, print all rows."""
+    """Make what is missing; run one benchmark, or one after the other and print all rows."""
     unknown = [name for name in settings.only if name not in NAMES]
-    if unknown:
+    if unknown or not settings.only:
         raise UserError(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}.")
     folder = make_folder(settings.folder)
-    if not (folder / "2007_train.txt").exists():
-        draw_data(folder)
-    model = settings.model_path or str(folder / "detector.pth")
-    if not settings.model_path:
-        make_detector(Path(model), str(resolve(settings.image)), folder / "2007_train.txt")
-    detector = ["--model_path", model, "--image", settings.image]
-    lists = ["--train_list", f"{folder}/2007_train.txt"]
-    flags = {"inference": [*detector, "--device", settings.device], "startup": detector,
-             "runtimes": [*detector, *lists, "--val_list", f"{folder}/2007_val.txt",
-                          "--folder", f"{folder}/exported"],
-             "loader": lists, "step": [*lists, "--device", settings.device, "--steps", "6",
-                                       "--turns", "1"],
-             "map": [], "annotations": ["--VOCdevkit_path", f"{folder}/VOCdevkit"]}
+    settings = replace(settings, folder=str(folder), data=settings.data or str(folder),
+                       image=str(resolve(settings.image)),
+                       model_path=settings.model_path or str(folder / "detector.pth"))
+    if not Path(settings.data, "2007_train.txt").exists():
+        draw_data(Path(settings.data))
+    if not Path(settings.model_path).exists():
+        make_detector(Path(settings.model_path), settings.image,
+                      Path(settings.data, "2007_train.txt"))
+    if len(settings.only) == 1:
+        name = settings.only[0]
+        report(import_module(f"benchmarks.{name}").measure(settings), folder / f"{name}.json")
+        return
     rows, failed = [], []
     for name in settings.only:
         print(f"\n==== {name}", flush=True)
-        path = folder / f"{name}.json"
-        command = [sys.executable, "-m", f"benchmarks.{name}", *flags[name], "--json_path", path]
+        command = [sys.executable, "-m", "benchmarks", "--only", name]
+        for flag in ("folder", "data", "model_path", "image", "turns", "steps", "files", "device"):
+            command += [f"--{flag}", str(getattr(settings, flag))]
         if subprocess.run(command, cwd=ROOT).returncode:
             failed.append(name)
         else:
-            rows += read_rows(path)
+            rows += read_rows(folder / f"{name}.json")
     report(rows, folder / "bench.json")
     if failed:
         raise UserError(f"failed: {', '.join(failed)}; see their messages above.")

@@ -1,39 +1,23 @@
-"""Seconds to read VOC annotations, against parsing the same files with ElementTree alone.
-
-    python -m benchmarks.annotations --VOCdevkit_path VOCdevkit
-"""
+"""Seconds to read VOC annotations, against parsing the same files with ElementTree alone."""
 
 import shutil
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from benchmarks.prepare import BenchSettings
 from benchmarks.race import race
-from benchmarks.table import report, rows_of
-from utils.cli import UserError, resolve, run
+from benchmarks.table import Row, rows_of
+from utils.cli import UserError
 from utils.data.voc import read_voc
 
 
-@dataclass(frozen=True)
-class AnnotationBenchmark:
-    """What is timed."""
-
-    # The XML files of its VOC2007 are copied until there are enough.
-    VOCdevkit_path: str = "VOCdevkit"
-    # Files to read.
-    files: int = 20000
-    turns: int = 3
-    # File for the figures; "" for none.
-    json_path: str = ""
-
-
-def main(settings: AnnotationBenchmark) -> None:
-    """Copy, see that both count the same objects, then time both in turns."""
-    originals = sorted((resolve(settings.VOCdevkit_path) / "VOC2007/Annotations").glob("*.xml"))
+def measure(settings: BenchSettings) -> list[Row]:
+    """Copy files until there are enough, see that both count the same objects, time both."""
+    originals = sorted(Path(settings.data, "VOCdevkit/VOC2007/Annotations").glob("*.xml"))
     if not originals:
-        raise UserError("no XML files in VOC2007/Annotations; set VOCdevkit_path.")
+        raise UserError("no XML files in VOCdevkit/VOC2007/Annotations; check data.")
     with tempfile.TemporaryDirectory() as folder:
         for name in ("Annotations", "JPEGImages"):
             Path(folder, name).mkdir()
@@ -43,7 +27,7 @@ def main(settings: AnnotationBenchmark) -> None:
         medians = race({"ElementTree alone": partial(parse_all, Path(folder, "Annotations")),
                         "read, checked": partial(read_all, Path(folder))}, settings.turns,
                        lambda one, other: one == other, rehearse=False)
-    report(rows_of(f"reading {settings.files:,} VOC files", medians), settings.json_path)
+    return rows_of(f"reading {settings.files:,} VOC files", medians)
 
 
 def parse_all(folder):
@@ -57,7 +41,3 @@ def read_all(root):
     if problems:
         raise UserError(f"{len(problems)} files have problems; fix the annotations first.")
     return sum(len(annotation.objects) for annotation in annotations)
-
-
-if __name__ == "__main__":
-    run(main, AnnotationBenchmark)

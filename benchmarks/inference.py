@@ -1,7 +1,5 @@
 """From a JPEG file to boxes, and from raw outputs to boxes: this project and torchvision.
 
-    python -m benchmarks.inference --model_path logs/run/best.pth --image img/demo.jpg
-
 torchvision's ssd300_vgg16 gets the detector's weights and runs as its users run it: fp32, its own
 reading, resizing, postprocessing and thresholds, which are those for scoring here. The project
 reads the same weights from a file in torchvision's layout, with its numbers (priors, pixel values,
@@ -10,7 +8,6 @@ resizing), so that both do the same work; boxes are compared first.
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +17,12 @@ from torchvision.io import ImageReadMode, read_image
 from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 from torchvision.models.detection.image_list import ImageList
 
+from benchmarks.prepare import BenchSettings
 from benchmarks.race import race
-from benchmarks.table import report, rows_of
+from benchmarks.table import Row, rows_of
 from benchmarks.torchvision_ssd import as_torchvision
 from nets.build import read_network
-from ssd import SSD, SSDSettings
-from utils.checkpoint import newest_checkpoint
-from utils.cli import UserError, resolve, run
+from ssd import SSD
 from utils.device import pick_device
 from utils.multibox.boxes import to_cxcywh
 from utils.multibox.coder import BoxCoder
@@ -34,53 +30,27 @@ from utils.multibox.postprocess import Thresholds, decode_outputs, select
 from utils.multibox.spec import SSDSpec
 
 
-@dataclass(frozen=True)
-class InferenceSettings:
-    """What is timed."""
-
-    # A detector of VGG16 at 300 pixels; "" takes the newest best.pth under logs.
-    model_path: str = ""
-    # A JPEG file.
-    image: str = "img/demo.jpg"
-    turns: int = 15
-    # "cpu", or "cuda" for both sides.
-    device: str = "cpu"
-    # File for the figures; "" for none.
-    json_path: str = ""
-
-
-def main(settings: InferenceSettings) -> None:
+def measure(settings: BenchSettings) -> list[Row]:
     """Race from file to boxes, then the postprocessing alone."""
     pick_device(settings.device)
     with tempfile.TemporaryDirectory() as folder:
         reference, flags = both_ways(settings.model_path, Path(folder), settings.device)
-        detectors = {f"PyTorch {precision}": SSD(SSDSettings(device=settings.device,
-                                                             precision=precision, **flags))
-                     for precision in ("fp32", "auto")}
-    image = str(resolve(settings.image))
-    tasks = {"torchvision fp32": partial(detect_reference, reference, image)}
-    tasks |= {name: partial(detect, detector, image) for name, detector in detectors.items()}
+        tasks = {"torchvision fp32": partial(detect_reference, reference, settings.image)}
+        for precision in ("fp32", "auto"):
+            detector = SSD(device=settings.device, precision=precision, **flags)
+            tasks[f"PyTorch {precision}"] = partial(detect, detector, settings.image)
     print("from a file to boxes")
-    rows = rows_of("file to boxes, SSD300 VGG16", race(tasks, settings.turns, same_detections))
+    rows = rows_of("file to boxes, SSD300 VGG16", race(tasks, 5 * settings.turns, same_detections))
     for num_classes in (21, 81):
         print(f"raw outputs of many candidates to boxes, {num_classes} classes")
-        medians = race(postprocessing(num_classes), settings.turns, same_arrays)
+        medians = race(postprocessing(num_classes), 5 * settings.turns, same_arrays)
         rows += rows_of(f"decode and NMS, {num_classes} classes", medians)
-    report(rows, settings.json_path)
-
-
-def weights_path(model_path: str) -> str:
-    """Return the path of a detector: the one named, else the newest; UserError without any."""
-    path = model_path or newest_checkpoint("logs")
-    if not path:
-        raise UserError("there is no best.pth under logs; set model_path to a detector of VGG16 at "
-                        "300 pixels.")
-    return str(path)
+    return rows
 
 
 def both_ways(model_path: str, folder: Path, device: str) -> tuple[torch.nn.Module, dict]:
     """Return torchvision's network with a detector's weights, and flags to read them here too."""
-    network, names = read_network(weights_path(model_path))
+    network, names = read_network(model_path)
     reference = as_torchvision(network, same_priors=False)
     torch.save(reference.state_dict(), folder / "weights.pth")
     (folder / "classes.txt").write_text("\n".join(names), encoding="utf-8")
@@ -145,7 +115,3 @@ def same_arrays(first: tuple, second: tuple) -> bool:
     """Tell whether all arrays are equal but for rounding."""
     return all(len(one) == len(two) and np.allclose(one, two, atol=1e-3)
                for one, two in zip(first, second))
-
-
-if __name__ == "__main__":
-    run(main, InferenceSettings)

@@ -1,60 +1,46 @@
 """Time of a training sample, one core: this project against torchvision.transforms.v2.
 
-    python -m benchmarks.loader --train_list 2007_train.txt
-
 Both go from the JPEG file to a normalised float tensor of 300x300, antialiased, with the same
 distributions of colour changes, expansion, crops and flips, in one process, taking turns. What is
 left unlike: torchvision multiplies brightness by 0.875 to 1.125 where SSD adds up to 32, changes
 contrast about the image's mean where SSD multiplies, and draws width and height of a crop apart.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import cv2
 import torch
 from torchvision.transforms import v2
 
+from benchmarks.prepare import BenchSettings
 from benchmarks.race import race
-from benchmarks.table import report, rows_of
+from benchmarks.table import Row, rows_of
 from benchmarks.torchvision_ssd import augmentations, read_sample
 from nets.ssd import Normalise
-from utils.cli import UserError, run
+from utils.cli import UserError
 from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset
 from utils.image import stack_inputs
 from utils.multibox.spec import SSDSpec
 
-
-@dataclass(frozen=True)
-class LoaderSettings:
-    """What is timed."""
-
-    # A list that voc_annotation.py wrote; its images must be JPEG files.
-    train_list: str = "2007_train.txt"
-    # Images a turn.
-    images: int = 100
-    turns: int = 3
-    # File for the figures; "" for none.
-    json_path: str = ""
+NUM_IMAGES = 100  # a turn
 
 
-def main(settings: LoaderSettings) -> None:
+def measure(settings: BenchSettings) -> list[Row]:
     """Compare what both make, then time them."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     cv2.setNumThreads(1)
-    records, _ = read_list(settings.train_list)
-    records = (records * (settings.images // len(records) + 1))[:settings.images]
+    records = read_list(f"{settings.data}/2007_train.txt")[0][:NUM_IMAGES]
     tasks = make_tasks(records, SSDSpec())
     for name, task in tasks.items():
         print(describe(name, task, len(records)))
     medians = race({name: partial(make_all, task, len(records)) for name, task in tasks.items()},
                    settings.turns, lambda one, other: one == other, rehearse=False)
-    report(rows_of("a training sample, one core",
-                   {name: median / len(records) for name, median in medians.items()}),
-           settings.json_path)
+    return rows_of("a training sample, one core",
+                   {name: median / len(records) for name, median in medians.items()})
 
 
 def make_all(task, count):
@@ -82,7 +68,3 @@ def describe(name, task, count):
         raise UserError(f"{name} makes {tuple(samples.shape)} {samples.dtype}.")
     return (f"{name:<28} range {samples.min():.0f}..{samples.max():.0f}, mean {samples.mean():.1f},"
             f" standard deviation {samples.std():.1f}")
-
-
-if __name__ == "__main__":
-    run(main, LoaderSettings)

@@ -1,7 +1,5 @@
 """Seconds to score detections, against pycocotools, faster-coco-eval and hotcoco.
 
-    python -m benchmarks.map
-
 For VOC's mAP at one IoU, and COCO's twelve figures. Ours starts from the lists that a detector
 gives, the others from their own index of the same boxes, made beforehand. For VOC pycocotools has
 one IoU, one range of sizes, the recalls of VOC 2007, and a class at most once in an image: so its
@@ -13,7 +11,6 @@ import importlib
 import io
 import json
 import tempfile
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +18,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from benchmarks.prepare import BenchSettings
 from benchmarks.race import race
-from benchmarks.table import Row, report
-from utils.cli import run
+from benchmarks.table import Row
 from utils.coco_ids import coco_results
 from utils.data.annotations import Record
 from utils.evaluation.assignment import flatten_detections, flatten_records
@@ -36,37 +33,27 @@ JUDGES = {"pycocotools": ("pycocotools.cocoeval", "COCOeval", "pycocotools.coco"
           "faster-coco-eval": ("faster_coco_eval", "COCOeval_faster", "faster_coco_eval"),
           "hotcoco": ("hotcoco", "COCOeval", "hotcoco")}
 
-
-@dataclass(frozen=True)
-class MapBenchmark:
-    """What is timed."""
-
-    images: int = 5000
-    detections: int = 100_000
-    classes: int = 20
-    turns: int = 2
-    # File for the figures; "" for none.
-    json_path: str = ""
+IMAGES, DETECTIONS, CLASSES = 5000, 100_000, 20
 
 
-def main(settings: MapBenchmark) -> None:
+def measure(settings: BenchSettings) -> list[Row]:
     """Time both rules."""
-    rows = [*compare("VOC mAP", settings, voc=True), *compare("COCO's figures", settings, voc=False)]
-    report(rows, settings.json_path)
+    return [*compare("VOC mAP", settings.turns, voc=True),
+            *compare("COCO's figures", settings.turns, voc=False)]
 
 
-def compare(name, settings, *, voc):
+def compare(name, turns, *, voc):
     """See that all give the same figures for the same boxes, then time them in turns."""
-    detections, records = make_set(settings, np.random.default_rng(0), once=voc)
+    detections, records = make_set(np.random.default_rng(0), once=voc)
     tasks = {}
     for judge in ("pycocotools",) if voc else JUDGES:
         if find_spec(JUDGES[judge][0].split(".")[0]):
-            scorer = make_judge(judge, detections, records, settings.classes, voc)
-            tasks[judge] = partial(reference_figures, scorer, voc)
-    tasks["this project"] = partial(project_figures, detections, records, settings.classes, voc)
-    medians = race(tasks, settings.turns, equal, rehearse=False)
+            tasks[judge] = partial(reference_figures, make_judge(judge, detections, records, voc),
+                                   voc)
+    tasks["this project"] = partial(project_figures, detections, records, voc)
+    medians = race(tasks, turns, equal, rehearse=False)
     own = medians.pop("this project")
-    return [Row(f"{name}, {settings.detections:,} detections", "this project", own, judge, median)
+    return [Row(f"{name}, {DETECTIONS:,} detections", "this project", own, judge, median)
             for judge, median in medians.items()]
 
 
@@ -74,24 +61,24 @@ def equal(one, other):
     return np.abs(np.subtract(one, other)).max() < 1e-12
 
 
-def make_set(settings, rng, *, once):
+def make_set(rng, *, once):
     """Return (list of detections, list of Record) with boxes near and far, right and wrong.
 
     Images have 7 objects on average; with `once` a class is among them at most once.
     """
     detections, records = [], []
-    count = settings.detections // settings.images
-    for number in range(settings.images):
-        labels = np.flatnonzero(rng.random(settings.classes) < 7 / settings.classes)
+    count = DETECTIONS // IMAGES
+    for number in range(IMAGES):
+        labels = np.flatnonzero(rng.random(CLASSES) < 7 / CLASSES)
         if not once:
-            labels = rng.integers(settings.classes, size=len(labels))
+            labels = rng.integers(CLASSES, size=len(labels))
         boxes = random_boxes(rng, len(labels))
         near = rng.integers(len(labels), size=count * 6 // 10 if len(labels) else 0)
         sides = boxes[near, 2:] - boxes[near, :2]
         noise = rng.normal(0, 0.08, (len(near), 4)) * np.concatenate([sides, sides], 1)
         guesses = np.concatenate([boxes[near] + noise, random_boxes(rng, count - len(near))])
         guesses[:, 2:] = np.maximum(guesses[:, 2:], guesses[:, :2] + 1)
-        classes = [labels[near], rng.integers(settings.classes, size=count - len(near))]
+        classes = [labels[near], rng.integers(CLASSES, size=count - len(near))]
         detections.append(SimpleNamespace(
             boxes=guesses.astype(np.float32), labels=np.concatenate(classes),
             scores=rng.random(count, np.float32)))
@@ -106,18 +93,18 @@ def random_boxes(rng, number):
     return np.concatenate([low, low + 12 * 20 ** rng.random((number, 2))], 1)
 
 
-def project_figures(detections, records, classes, voc):
+def project_figures(detections, records, voc):
     """Return the figures of this project: VOC's 11-point mAP, or COCO's twelve."""
     if voc:
-        return [mean_ap(evaluate_voc(detections, records, classes), "ap_11_point")]
+        return [mean_ap(evaluate_voc(detections, records, CLASSES), "ap_11_point")]
     flat, objects = flatten_detections(detections), flatten_records(records)
-    return list(evaluate_coco(flat, objects, classes).figures().values())
+    return list(evaluate_coco(flat, objects, CLASSES).figures().values())
 
 
-def make_judge(name, detections, records, classes, voc):
+def make_judge(name, detections, records, voc):
     """Return a package's COCOeval of the same boxes."""
     module, scorer, index = JUDGES[name]
-    names = [str(label) for label in range(classes)]
+    names = [str(label) for label in range(CLASSES)]
     flat, ids = flatten_detections(detections), image_ids(records)
     results = coco_results([ids[k] for k in flat.image], flat.labels, flat.boxes, flat.scores,
                            names)
@@ -144,7 +131,3 @@ def reference_figures(judge, voc):
             return [precision[precision > -1].mean()]
         judge.summarize()
         return judge.stats[:12]  # faster-coco-eval has more
-
-
-if __name__ == "__main__":
-    run(main, MapBenchmark)

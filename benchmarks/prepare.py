@@ -1,5 +1,6 @@
-"""What the benchmarks need where nothing is at hand: drawn images, their lists, a detector."""
+"""Settings of the benchmarks, and what they need where nothing is at hand: images, a detector."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,16 +12,41 @@ from utils.data import demo_data
 from utils.data.annotations import read_list
 from utils.image import prepare, stack_inputs
 
-IMAGES = 240
+NAMES = ("inference", "runtimes", "startup", "loader", "step", "map", "annotations")
+NUM_IMAGES = 240
 GAIN = 8  # spread of the random detector's scores: its best ones are clear
 # Scores above 0.01 in the image: as many as a detector trained on photographs of playing cards has
 # (median of 20 test images: 118). With others, NMS would be timed on other work than users have.
 CANDIDATES = 120
 
 
+@dataclass(frozen=True)
+class BenchSettings:
+    """What is run, on what."""
+
+    # Of all benchmarks; some of them in any order.
+    only: tuple[str, ...] = NAMES
+    # Drawn data, exported files and figures (bench.json) go here.
+    folder: str = "bench"
+    # Folder of a VOCdevkit with the lists that voc_annotation.py made of it; "" draws images.
+    data: str = ""
+    # A detector of VGG16 at 300 pixels for the classes of these lists; "" takes random weights.
+    model_path: str = ""
+    # A JPEG file.
+    image: str = "img/demo.jpg"
+    # Turns of each; what takes milliseconds has five times as many.
+    turns: int = 3
+    # Steps of a turn of training.
+    steps: int = 6
+    # Annotation files to read.
+    files: int = 20000
+    # "cuda" for what takes a GPU: inference and step.
+    device: str = "cpu"
+
+
 def draw_data(folder: Path) -> None:
     """Draw images and write the lists that voc_annotation.py makes of them."""
-    demo_data.main(demo_data.DemoSettings(folder=str(folder), images=IMAGES, held_out=0))
+    demo_data.main(demo_data.DemoSettings(folder=str(folder), images=NUM_IMAGES, held_out=0))
     voc_annotation.main(voc_annotation.AnnotationSettings(
         classes_path=str(folder / "classes.txt"), VOCdevkit_path=str(folder / "VOCdevkit"),
         lists_dir=str(folder)))

@@ -1,28 +1,25 @@
 """What runs a detector fastest on this processor.
 
-    python -m benchmarks.runtimes --model_path logs/run/best.pth --image img/demo.jpg
-
 torchvision's ssd300_vgg16 with the detector's weights, in fp32 as its users run it, is what the
 others are compared with, from a JPEG file to boxes. The two resize differently, and int8 is coarse:
 scores are near and not the same.
 """
 
 import tempfile
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-from benchmarks.inference import detect, detect_reference, same_detections, weights_path
+from benchmarks.inference import detect, detect_reference, same_detections
+from benchmarks.prepare import BenchSettings
 from benchmarks.race import race
-from benchmarks.table import report, rows_of
+from benchmarks.table import Row, rows_of
 from benchmarks.torchvision_ssd import as_torchvision
 from nets.ssd import SSDNet, build_spec
 from ssd import SSD
 from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.cli import make_folder, resolve, run
 
 # Name -> precision of the exported file, what runs it, precision in which it computes.
 KINDS = {"ONNX Runtime fp32": ("fp32", "onnxruntime", "fp32"),
@@ -32,45 +29,26 @@ KINDS = {"ONNX Runtime fp32": ("fp32", "onnxruntime", "fp32"),
          "OpenVINO int8": ("int8", "openvino", "fp32")}
 
 
-@dataclass(frozen=True)
-class RuntimesSettings:
-    """What is timed."""
-
-    # A detector of VGG16 at 300 pixels; "" takes the newest best.pth under logs.
-    model_path: str = ""
-    # A JPEG file.
-    image: str = "img/demo.jpg"
-    turns: int = 10
-    # The exported files are written here.
-    folder: str = "exported"
-    # For int8.
-    train_list: str = "2007_train.txt"
-    val_list: str = "2007_val.txt"
-    # File for the figures; "" for none.
-    json_path: str = ""
-
-
-def main(settings: RuntimesSettings) -> None:
+def measure(settings: BenchSettings) -> list[Row]:
     """Export and race from file to boxes; then race small networks."""
-    original = SSD(weights_path(settings.model_path), device="cpu")
-    image = str(resolve(settings.image))
+    original = SSD(settings.model_path, device="cpu")
     tasks = {"torchvision fp32": partial(
-        detect_reference, as_torchvision(original.network, same_priors=True), image)}
+        detect_reference, as_torchvision(original.network, same_priors=True), settings.image)}
     paths = {}
     for precision in ("fp32", "int8"):
-        paths[precision] = str(make_folder(settings.folder) / f"{precision}.onnx")
+        paths[precision] = f"{settings.folder}/{precision}.onnx"
         original.export(paths[precision], outputs="boxes", precision=precision, force=True,
-                        train_list=settings.train_list, val_list=settings.val_list)
+                        train_list=f"{settings.data}/2007_train.txt",
+                        val_list=f"{settings.data}/2007_val.txt")
     for name, (file, runtime, precision) in KINDS.items():
         detector = SSD(paths[file], device="cpu", precision=precision, runtime=runtime)
-        tasks[name] = partial(detect, detector, image)
-    print(f"\nfrom {settings.image} to boxes")
+        tasks[name] = partial(detect, detector, settings.image)
+    print("\nfrom a file to boxes")
     same = partial(same_detections, pixels=5, score=0.2, confidence=0.3, share=0.8)
-    rows = rows_of("file to boxes, SSD300 VGG16", race(tasks, settings.turns, same))
+    rows = rows_of("file to boxes, SSD300 VGG16", race(tasks, 5 * settings.turns, same))
     print("\nsmall networks, on noise in which neither finds anything: not the same network")
-    rows += rows_of("image to boxes, small networks",
-                    race(small_networks(), settings.turns, lambda one, other: one == other == 0))
-    report(rows, settings.json_path)
+    return rows + rows_of("image to boxes, small networks", race(
+        small_networks(), 5 * settings.turns, lambda one, other: one == other == 0))
 
 
 def small_networks():
@@ -105,7 +83,3 @@ def small_networks():
             detector = SSD(path, device="cpu", precision=precision)
             tasks[f"MobileNetV2 300, {precision}"] = partial(project, detector)
     return tasks
-
-
-if __name__ == "__main__":
-    run(main, RuntimesSettings)

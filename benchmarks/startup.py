@@ -1,7 +1,5 @@
 """Seconds and memory from nothing to the boxes of one image: a process of its own each time.
 
-    python -m benchmarks.startup --model_path logs/run/best.pth
-
 All find the same three best scores. torchvision's script does what its documentation says, with
 the same weights; torch.load reads them.
 """
@@ -12,14 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.inference import both_ways
-from benchmarks.table import report, rows_of
-from utils.cli import ROOT, UserError, resolve, run
+from benchmarks.prepare import BenchSettings
+from benchmarks.table import Row, rows_of
+from utils.cli import ROOT, UserError
 
 PROJECT = """
 import os, sys
@@ -56,35 +55,21 @@ SIDES = {"torchvision fp32": (TORCHVISION, "fp32"), "fp32": (PROJECT, "fp32"),
          "auto": (PROJECT, "auto")}
 
 
-@dataclass(frozen=True)
-class StartupSettings:
-    """What is timed."""
-
-    # A detector of VGG16 at 300 pixels; "" takes the newest best.pth under logs.
-    model_path: str = ""
-    # A JPEG file.
-    image: str = "img/demo.jpg"
-    turns: int = 3
-    # File for the figures; "" for none.
-    json_path: str = ""
-
-
-def main(settings: StartupSettings) -> None:
-    """Start each side in turns; see that all find the same best scores; print medians."""
+def measure(settings: BenchSettings) -> list[Row]:
+    """Start each side in turns; see that all find the same best scores; return medians."""
     outcomes = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         _, flags = both_ways(settings.model_path, Path(folder), "cpu")
         for _ in range(1 + settings.turns):  # the first one fills the caches of the disk
             for side, results in outcomes.items():
-                results.append(start(side, flags, str(resolve(settings.image))))
+                results.append(start(side, flags, settings.image))
     best = np.array([sorted(results[0][0])[-3:] for results in outcomes.values()])
     if not best.size or np.ptp(best, axis=0).max() > 0.03:
         raise UserError(f"the sides do not find the same, or nothing: best scores {best.tolist()}.")
     seconds, memory = ({side: statistics.median(result[k] for result in results[1:])
                         for side, results in outcomes.items()} for k in (1, 2))
-    report(rows_of("start to first boxes", seconds) +
-           [replace(row, unit="B") for row in rows_of("most memory of that", memory)],
-           settings.json_path)
+    return rows_of("start to first boxes", seconds) + [
+        replace(row, unit="B") for row in rows_of("most memory of that", memory)]
 
 
 def start(side, flags, image):
@@ -98,7 +83,3 @@ def start(side, flags, image):
         raise UserError(f"{side} failed.")
     scores, end, memory = json.loads(process.stdout.splitlines()[-1])
     return scores, end - begin, memory
-
-
-if __name__ == "__main__":
-    run(main, StartupSettings)

@@ -50,16 +50,15 @@ def quantity(value: float, unit: str) -> str:
     return "-" if math.isnan(value) else f"{value / scale:.3g} {name}"
 
 
-def report(rows: Sequence[Row], json_path: str) -> None:
-    """Print a table, and write it as JSON where a path is given."""
+def report(rows: Sequence[Row], json_path: Path) -> None:
+    """Print a table, and write it as JSON."""
     print(f"\n{machine()}\n{table(rows)}", flush=True)
-    if json_path:
-        Path(json_path).write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
+    json_path.write_text(json.dumps([asdict(row) for row in rows]), encoding="utf-8")
 
 
-def read_rows(json_path: str | Path) -> list[Row]:
+def read_rows(json_path: Path) -> list[Row]:
     """Return the rows that `report` wrote."""
-    return [Row(**row) for row in json.loads(Path(json_path).read_text(encoding="utf-8"))]
+    return [Row(**row) for row in json.loads(json_path.read_text(encoding="utf-8"))]
 
 
 def machine() -> str:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.__main__ import BenchSettings
 from benchmarks.__main__ import main as bench
 from benchmarks.inference import postprocessing, same_arrays, same_detections
-from benchmarks.prepare import CANDIDATES, background_bias
+from benchmarks.prepare import CANDIDATES, BenchSettings, background_bias
 from benchmarks.race import race
 from benchmarks.table import Row, quantity, read_rows, report, rows_of, table
 from benchmarks.torchvision_ssd import as_torchvision, batch_as_lists, reference_loss
@@ -43,7 +42,7 @@ def test_a_race_of_different_results_is_refused():
 def test_rows_are_kept_and_printed(tmp_path, capsys):
     rows = [*rows_of("reading", {"reference": 0.2, "own": 0.0005}),
             Row("memory", "own", 3 * 2**30, "reference", 6 * 2**30, "B")]
-    report(rows, str(tmp_path / "rows.json"))
+    report(rows, tmp_path / "rows.json")
     assert table(rows).splitlines()[1:] == ["reading  own  500 us  reference  200 ms  400 x",
                                             "memory   own  3 GB    reference  6 GB    2 x"]
     assert table(rows) in capsys.readouterr().out
@@ -106,7 +105,8 @@ def test_a_network_that_torchvision_does_not_have_is_refused(backbone, size, til
 def test_unknown_benchmarks_and_failed_ones_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no benchmark speed; there are inference, runtimes"):
         bench(BenchSettings(only=("speed",), folder=str(tmp_path)))
-    (tmp_path / "2007_train.txt").touch()
+    for name in ("2007_train.txt", "detector.pth"):
+        (tmp_path / name).touch()
     monkeypatch.setattr(sys, "executable", "false")
-    with pytest.raises(UserError, match="failed: map"):
-        bench(BenchSettings(only=("map",), folder=str(tmp_path), model_path="any"))
+    with pytest.raises(UserError, match="failed: map, step"):
+        bench(BenchSettings(only=("map", "step"), folder=str(tmp_path)))

@@ -156,7 +156,7 @@ VGG = (64, 3, 3, 3)
     (zeros(features_0_weight=VGG), "no known family.*A classification network goes into"),
     ({"box_head.predictor.x.weight": torch.zeros(1)}, "begins with 'box_head.predictor.x.weight'"),
     ({"epoch": 3}, "no tensors"), ([1, 2], "no tensors"),
-    ({"model": {"backbone.vgg.0.weight": torch.zeros(1)}}, "looks like lufficc's, but is not a who"),
+    ({"model": {"backbone.vgg.0.weight": torch.zeros(1)}}, "looks like lufficc's, but is not a"),
     (zeros(vgg_0_weight=VGG, conf_0_weight=(84, 512, 3, 3)), "not a whole SSD .'loc.0.weight'"),
     (zeros(vgg_0_weight=VGG, loc_0_weight=(16, 4), conf_0_weight=(85, 4)), "heads do not fit"),
     (zeros(vgg_0_weight=VGG, loc_0_weight=(), conf_0_weight=()), "not a whole SSD"),
