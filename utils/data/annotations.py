@@ -15,8 +15,7 @@ import numpy as np
 from utils.cli import UserError, read_text, resolve, shorten
 from utils.image import IMAGE_SUFFIXES
 
-# The first line of a list: this and the class names as JSON.
-HEADER = "# classes:"
+HEADER = "# classes:"  # begins the first line of a list; the class names follow as JSON
 # An object in a list line: x1,y1,x2,y2,class and a 1 for difficult objects.
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
 OBJECT = re.compile(rf"{NUMBER},{NUMBER},{NUMBER},{NUMBER},\d{{1,9}}(?:,[01])?")
@@ -37,24 +36,18 @@ def plain_name(text: str) -> str:
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
-    """Read a class list: one name per line.
+    """Read a class list, one name per line; blank lines and # comments are skipped.
 
-    Letter case and inner spaces are kept; blank lines and lines that begin with # are skipped.
-    Raises UserError for a file that is missing, has no names, has a name twice, or is JSON, YAML
-    or another format with brackets.
+    Raises UserError for a file that is missing, has no names or has a name twice.
     """
     text = read_text(path, remedy="classes_path must name a text file with one class per line.")
     names = [plain_name(line) for line in text.split("\n")]
     names = [name for name in names if name and not name.startswith("#")]
     if not names:
         raise UserError(f"{shorten(resolve(path))}: no class names; write one per line.")
-    duplicates = [name for name in names if names.count(name) > 1]
-    if duplicates:
-        raise UserError(f"{shorten(resolve(path))}: {duplicates[0]!r} is duplicated; remove one.")
-    for name in names:
-        if re.search(r"[][{}\t\0]|:$", name):
-            raise UserError(f"{shorten(resolve(path))}: {name!r:.60} is not a bare class name; "
-                            "write one name per line.")
+    for k, name in enumerate(names):
+        if name in names[:k]:
+            raise UserError(f"{shorten(resolve(path))}: {name!r} is duplicated; remove one.")
     return tuple(names)
 
 
@@ -66,10 +59,7 @@ def nearest_name(name: str, class_names: Sequence[str]) -> str | None:
 
 
 def format_record(record: Record) -> str:
-    """Return the list line of a record: `path x1,y1,x2,y2,class[,1] ...`.
-
-    Coordinates have up to three decimals. Paths inside the repo are relative to it.
-    """
+    """Return the list line of a record: `path x1,y1,x2,y2,class[,1] ...`, up to 3 decimals."""
     words = [shorten(record.path)]
     for box, label, difficult in zip(record.boxes_px, record.labels, record.difficult):
         edges = [f"{edge:.3f}".rstrip("0").rstrip(".") for edge in box.tolist()]
@@ -99,52 +89,40 @@ def parse_line(line: str) -> Record:
 
 def list_text(records: Sequence[Record], class_names: Sequence[str]) -> str:
     """Return the text of a list file: a header with the class names, then one line per image."""
-    header = f"{HEADER} {json.dumps(list(class_names), ensure_ascii=False)}\n"
-    return header + "".join(format_record(record) + "\n" for record in records)
+    lines = [f"{HEADER} {json.dumps(list(class_names), ensure_ascii=False)}",
+             *map(format_record, records)]
+    return "\n".join(lines) + "\n"
 
 
 def read_list(path: str | os.PathLike) -> tuple[list[Record], tuple[str, ...]]:
     """Read a list file; return its records and class names.
 
-    Lists of the same classes may be concatenated. Raises UserError for a missing, empty or broken
-    file, naming the line.
+    Raises UserError for a missing, empty or broken file, naming the line.
     """
-    where = shorten(resolve(path))
-    text = read_text(path, remedy="Run voc_annotation.py, which writes it.")
-    class_names, records = None, []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            if line.startswith(HEADER):
-                names = _parse_header(line)
-                if names != (class_names or names):
-                    raise ValueError("other class names than in the first line")
-                class_names = names
-                continue
-            if class_names is None:
-                raise ValueError(f'the first line must name the classes: {HEADER} ["cat"]')
-            record = parse_line(line)
-            if (record.labels >= len(class_names)).any():
-                raise ValueError(f"class {record.labels.max()}, but there are "
-                                 f"{len(class_names)} class names, counted from 0")
-        except (ValueError, UserError) as error:
-            raise UserError(f"{where}, line {number}: {error}; run voc_annotation.py again."
-                            ) from None
-        records.append(record)
+    path = resolve(path)
+    header, *lines = read_text(path, remedy="Run voc_annotation.py, which writes it.").split("\n")
+    records, number = [], 1
+    try:
+        class_names = tuple(map(plain_name, json.loads(header.removeprefix(HEADER))))
+        if not (header.startswith(HEADER) and len(set(class_names)) == len(class_names) > 0):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise UserError(f'{shorten(path)}: the first line must be {HEADER} ["cat", "dog"], the '
+                        "class names; run voc_annotation.py again.") from None
+    try:
+        for number, line in enumerate(lines, start=2):
+            if line.strip() and line != header:  # of a second list that was appended
+                records.append(parse_line(line))
+                if (records[-1].labels >= len(class_names)).any():
+                    raise ValueError(f"class {records[-1].labels.max()}, but there are "
+                                     f"{len(class_names)} class names, counted from 0")
+    except (ValueError, UserError) as error:
+        raise UserError(f"{shorten(path)}, line {number}: {error}; run voc_annotation.py again."
+                        ) from None
     if not records:
-        raise UserError(f"{where}: no images in the list; check the split and run "
+        raise UserError(f"{shorten(path)}: no images in the list; check the split and run "
                         "voc_annotation.py again.")
     return records, class_names
-
-
-def _parse_header(line):
-    """Return the class names of a header line; ValueError for a broken one."""
-    names = json.loads(line.removeprefix(HEADER))
-    if not (isinstance(names, list) and names and len(set(map(str, names))) == len(names)
-            and all(isinstance(name, str) for name in names)):
-        raise ValueError("the header must be a JSON list of different class names")
-    return tuple(plain_name(name) for name in names)
 
 
 def read_records(path: str | os.PathLike, class_names: Sequence[str], origin: str) -> list[Record]:
@@ -167,11 +145,7 @@ def check_same_classes(class_names: Sequence[str], origin: str, list_names: Sequ
 
 
 def write_together(texts: Mapping[Path, str], retired: Sequence[Path] = ()) -> None:
-    """Write {path: text}; files are renamed into place only after all of them were written.
-
-    Files in `retired` get `.old` appended to their names. Raises UserError naming what cannot be
-    written.
-    """
+    """Write {path: text}, renaming into place once all are written; `retired` files become .old."""
     try:
         for path, text in texts.items():
             Path(f"{path}.part").write_text(text, encoding="utf-8", newline="\n")
@@ -179,6 +153,5 @@ def write_together(texts: Mapping[Path, str], retired: Sequence[Path] = ()) -> N
             os.replace(path, f"{path}.old")
         for path in texts:
             os.replace(f"{path}.part", path)
-    except OSError as error:
-        raise UserError(f"{error.filename2 or error.filename}: cannot be written "
-                        f"({error.strerror}).") from None
+    except (OSError, UnicodeEncodeError) as error:  # a file name may hold bytes of no encoding
+        raise UserError(f"{path}: cannot be written ({error}).") from None

@@ -16,20 +16,22 @@ def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]
     Returns one Annotation per image and the problems. Raises UserError for another file.
     """
     entries, names, rows = _load(path)
-    objects, problems = {key: [] for key in entries}, []
+    index = ImageIndex(images)
+    objects, problems = {key: [] for key in entries}, list(index.problems)
     for number, row in enumerate(rows, start=1):
         try:
-            item = _read_object(row, names, f"annotation {number}")
-            if str(row.get("image_id")) not in objects:
-                raise ValueError(f"image_id {row.get('image_id')!r:.60} is the id of no image")
-            objects[str(row["image_id"])].append(item)
-        except (ValueError, AttributeError) as error:
-            problems.append(Problem(ProblemKind.BAD_OBJECT,
-                                    f"{shorten(path)}, annotation {number}", str(error)))
-    table = ((str(entry.get("file_name", "")), int_size(entry.get("width"), entry.get("height")),
-              objects[key]) for key, entry in entries.items())
-    index = ImageIndex(images)
-    return gather_rows(table, index, path.name), problems + index.problems
+            name, members = names[str(row["category_id"])], objects[str(row["image_id"])]
+            x, y, width, height = map(float, row["bbox"])
+        except (KeyError, TypeError, ValueError):
+            problems.append(Problem(
+                ProblemKind.BAD_OBJECT, f"{shorten(path)}, annotation {number}",
+                f"no bbox of four numbers, or an id of no image or category: {row!s:.120}"))
+            continue
+        members.append(SourceObject(name, (x, y, x + width, y + height),
+                                    is_true(row.get("iscrowd", 0)), f"annotation {number}"))
+    table = [(str(entry.get("file_name", "")), int_size(entry.get("width"), entry.get("height")),
+              objects[key]) for key, entry in entries.items()]
+    return gather_rows(table, index, path.name), problems
 
 
 def _load(path):
@@ -42,20 +44,7 @@ def _load(path):
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{shorten(path)}: not COCO annotations ({type(error).__name__}: "
                         f"{error!s:.100}); it needs images, categories and annotations.") from None
-    for part, by_id in (("images", entries), ("categories", names)):
-        if len(by_id) != len(values[part]):
-            raise UserError(f"{shorten(path)}: an id is duplicated in {part!r}; give each its own.")
+    if len(entries) < len(values["images"]) or len(names) < len(values["categories"]):
+        raise UserError(f"{shorten(path)}: an id is duplicated in images or categories; give each "
+                        "its own.")
     return entries, names, rows
-
-
-def _read_object(row, names, position):
-    """Return the SourceObject of an annotation; ValueError says what is wrong with it."""
-    category = str(row.get("category_id"))
-    if category not in names:
-        raise ValueError(f"category_id {category!r:.60} is the id of no category")
-    try:
-        x, y, width, height = (float(value) for value in row.get("bbox"))
-    except (TypeError, ValueError):
-        raise ValueError("no bbox of four numbers") from None
-    return SourceObject(names[category], (x, y, x + width, y + height),
-                        is_true(row.get("iscrowd", 0)), position)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from utils.cli import shorten
 from utils.data.annotations import Record
 from utils.data.image_check import ImageFacts
-from utils.data.sources import Annotation, Problem, ProblemKind, SourceObject
+from utils.data.sources import Annotation, Problem, ProblemKind
 
 MIN_SIDE_PX = 0.999  # a box with less than a pixel of the image cannot be trained on
 TINY_SIDE_PX = 8.0  # at the network's input: a cell of the finest feature map
@@ -19,21 +19,19 @@ Box = Sequence[float]  # xyxy edges in pixels
 
 
 class Doctor:
-    """Turns annotations into records and lists every decision.
+    """Turns annotations into records and lists every decision in `problems`.
 
-    Args:
-        class_names: the classes to keep.
-        facts: of all images.
-        input_size: side of the network's input in pixels, to tell which objects are tiny there.
-        tile: side of a window in pixels of the image; 0 for images as a whole.
+    `facts` are those of all images; `input_size` is the side of the network's input in pixels, to
+    tell which objects are tiny there; `tile` is the side of a window in pixels of the image, 0 for
+    images as a whole. `unknown` counts the objects of each class that is not in `class_names`.
     """
 
     def __init__(self, class_names: Sequence[str], facts: Mapping[Path, ImageFacts],
                  input_size: int = 300, tile: int = 0):
-        self.class_ids = {name: k for k, name in enumerate(class_names)}
-        self.facts, self.input_size, self.tile = facts, input_size, tile
+        self.class_names, self.facts = list(class_names), facts
+        self.input_size, self.tile = input_size, tile
         self.problems: list[Problem] = []
-        self.unknown: Counter[str] = Counter()  # class name -> objects left out
+        self.unknown: Counter[str] = Counter()
 
     def note(self, kind: ProblemKind, where: str, what: str) -> None:
         """List a problem."""
@@ -41,44 +39,43 @@ class Doctor:
 
     def record(self, annotation: Annotation) -> Record | None:
         """Return the Record of an annotation, or None where it or its image is unusable."""
-        if annotation.objects is None:  # the reader listed it
+        path = annotation.image
+        if annotation.objects is None:  # which its reader listed
             return None
-        if annotation.image is None:
+        if path is None:
             self.note(ProblemKind.IMAGE_MISSING, annotation.origin,
                       f"no image for {annotation.key!r}")
             return None
-        facts = self.facts[annotation.image]
+        facts = self.facts[path]
         if facts.fault:
-            self.note(facts.fault, shorten(annotation.image), facts.reason)
+            self.note(facts.fault, shorten(path), facts.reason)
             return None
         transform = self._transform(annotation, facts)
         kept = {}
         for item in annotation.objects:
             where = f"{annotation.origin}, {item.position} ({item.name})"
             box = self._check_box(item, where, transform, facts.size)
-            if box is None:
-                continue
-            label = self.class_ids[item.name]
-            key = (label, *np.round(box, 3))
-            if key in kept:
-                self.note(ProblemKind.DUPLICATE, where,
-                          "the same class and box as an object before")
-                continue
-            kept[key] = box, label, item.difficult
+            if box is not None:
+                key = (item.name, *np.round(box, 3))
+                if key in kept:
+                    self.note(ProblemKind.DUPLICATE, where, "the class and box of an object before")
+                else:
+                    kept[key] = box, self.class_names.index(item.name), item.difficult
         boxes, labels, difficult = zip(*kept.values()) if kept else ((), (), ())
-        return Record(annotation.image, np.array(boxes, dtype=np.float32).reshape(-1, 4),
-                      np.array(labels, dtype=np.int64), np.array(difficult, dtype=bool))
+        return Record(path, np.array(boxes, np.float32).reshape(-1, 4),
+                      np.array(labels, np.int64), np.array(difficult, bool))
 
-    def _transform(self, annotation: Annotation, facts: ImageFacts) -> Callable[[Box], Box]:
-        """Return the map from boxes of the annotation to boxes of the image as it is shown."""
+    def _transform(self, annotation, facts):
+        """Return the function from boxes of the annotation to boxes of the image as it is shown."""
         size, shown = annotation.size, facts.size
         undecided = size is None or facts.orientation < 5 or shown[0] == shown[1]
         if facts.orientation > 1 and undecided and annotation.objects:
             self.note(ProblemKind.ORIENTATION_UNCLEAR, annotation.origin,
                       f"the image is turned or mirrored by EXIF {facts.orientation}, and its size "
                       "cannot tell whether the boxes were drawn before or after that")
+        decision, transform = "taken as they are", lambda box: box
         if size is None or size == shown:
-            return lambda box: box
+            return transform
         scale_x, scale_y = shown[0] / size[0], shown[1] / size[1]
         if facts.orientation >= 5 and size == shown[::-1]:
             decision, transform = "turned by EXIF", lambda box: turn_box(
@@ -86,20 +83,17 @@ class Doctor:
         elif abs(math.log(scale_x / scale_y)) < SAME_ASPECT:
             decision, transform = "scaled", lambda box: (
                 box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)
-        else:
-            decision, transform = "taken as they are", lambda box: box
         self.note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"annotated {size[0]}x{size[1]}, "
                   f"the image is {shown[0]}x{shown[1]}; boxes {decision}")
         return transform
 
-    def _check_box(self, item: SourceObject, where: str, transform: Callable[[Box], Box],
-                   size: tuple[int, int]) -> Box | None:
+    def _check_box(self, item, where, transform, size):
         """Return the object's box, clipped to the image, or None where it is unusable."""
-        if item.name not in self.class_ids:
+        if item.name not in self.class_names:
             self.unknown[item.name] += 1
             self.note(ProblemKind.UNKNOWN_CLASS, where, f"{item.name!r} is not in the class list")
             return None
-        if not all(map(math.isfinite, item.box_px)):
+        if not np.isfinite(item.box_px).all():
             self.note(ProblemKind.NOT_A_NUMBER, where, f"{item.box_px}")
             return None
         x1, y1, x2, y2 = transform(item.box_px)
@@ -107,8 +101,8 @@ class Doctor:
             self.note(ProblemKind.CORNERS_SWAPPED, where, _format_box((x1, y1, x2, y2)))
         whole = np.array([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)])
         box = whole.clip(0, [*size, *size])
-        description = f"{_format_box(whole)} in a {size[0]}x{size[1]} image"
         width, height = box[2:] - box[:2]
+        description = f"{_format_box(whole)} in a {size[0]}x{size[1]} image"
         if min(width, height) < MIN_SIDE_PX:
             self.note(ProblemKind.NO_AREA, where, description)
             return None
@@ -121,12 +115,28 @@ class Doctor:
             self.note(ProblemKind.OUTSIDE_THE_IMAGE, where, description)
         return box
 
+    def check_lists(self, lists: Mapping[str, Sequence[Record]]) -> None:
+        """List images whose content comes up twice in the {split: records}, and unused classes."""
+        first, used = {}, set()
+        for split, records in lists.items():
+            for record in records:
+                used.update(record.labels.tolist())
+                other_split, other = first.setdefault(self.facts[record.path].digest,
+                                                      (split, record))
+                if other is not record:
+                    self.note(
+                        ProblemKind.TWICE if split == other_split else ProblemKind.IN_TWO_SPLITS,
+                        shorten(record.path),
+                        f"in {split}; the same as {shorten(other.path)} in {other_split}")
+        for label, name in enumerate(self.class_names):
+            if label not in used:
+                self.note(ProblemKind.UNUSED_CLASS, name, "no object of this class in any split")
 
-def turn_box(box: Box, size: tuple[int, int], orientation: int) -> tuple[float, ...]:
+
+def turn_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
     """Turn or mirror a box as an EXIF orientation, 1 to 8, does with the image.
 
-    From xyxy edges in pixels of the stored image, of (width, height) `size`, to those of the image
-    as it is shown.
+    From xyxy edges in pixels of the stored image, of (width, height) `size`, to the image as shown.
     """
     x1, y1, x2, y2 = box
     width, height = size
@@ -135,30 +145,6 @@ def turn_box(box: Box, size: tuple[int, int], orientation: int) -> tuple[float, 
     if orientation in (3, 4, 6, 7):
         y1, y2 = height - y2, height - y1
     return (y1, x1, y2, x2) if orientation >= 5 else (x1, y1, x2, y2)
-
-
-def check_splits(doctor: Doctor, lists: Mapping[str, Sequence[Record]]) -> None:
-    """List images whose content comes up more than once, in two splits or in one."""
-    first = {}
-    for split, records in lists.items():
-        for record in records:
-            digest = doctor.facts[record.path].digest
-            other_split, other = first.setdefault(digest, (split, record))
-            if other is not record:
-                doctor.note(
-                    ProblemKind.TWICE if other_split == split else ProblemKind.IN_TWO_SPLITS,
-                    shorten(record.path),
-                    f"in {split}; the same as {shorten(other.path)} in {other_split}")
-
-
-def check_classes(doctor: Doctor, lists: Mapping[str, Sequence[Record]],
-                  class_names: Sequence[str]) -> None:
-    """List classes that no object has."""
-    used = {label for records in lists.values() for record in records
-            for label in record.labels.tolist()}
-    for label, name in enumerate(class_names):
-        if label not in used:
-            doctor.note(ProblemKind.UNUSED_CLASS, name, "no object of this class in any split")
 
 
 def _format_box(box):

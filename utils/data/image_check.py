@@ -18,10 +18,10 @@ class ImageFacts(NamedTuple):
     """What an image file turned out to be."""
 
     size: tuple[int, int] | None  # (width, height) as load_image returns it; None: unreadable
-    orientation: int  # of EXIF, 1 for upright
-    digest: bytes  # of the file's content
-    fault: ProblemKind | None
-    reason: str
+    orientation: int = 1  # of EXIF, 1 for upright
+    digest: bytes = b""  # of the file's content
+    fault: ProblemKind | None = None
+    reason: str = ""
 
 
 def inspect_images(paths: Iterable[Path], *, num_threads: int,
@@ -40,13 +40,12 @@ def inspect_image(path: Path) -> ImageFacts:
         size = image_size(io.BytesIO(data), path)
         with Image.open(io.BytesIO(data)) as image:
             orientation = orientation_of(image)
-            image.load()
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        return ImageFacts(size, orientation, digest, None, "")
+            image.load()  # raises where the end of the file is missing
+        return ImageFacts(size, orientation, hashlib.blake2b(data, digest_size=16).digest())
     except UserError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
     except Exception as error:  # for damaged files Pillow raises OSError, struct.error and others
         reason = str(error)
         if "truncated" in reason:
             fault, reason = ProblemKind.IMAGE_TRUNCATED, "the end of the file is missing"
-    return ImageFacts(None, 1, b"", fault, reason)
+    return ImageFacts(None, fault=fault, reason=reason)

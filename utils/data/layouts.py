@@ -7,45 +7,43 @@ from pathlib import Path
 from utils.cli import UserError, read_text, shorten
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
-from utils.data.sources import Annotation, Problem, ProblemKind
+from utils.data.sources import Annotation, Problem, ProblemKind, tails
 from utils.data.splits import RECORD, SPLITS
 from utils.data.yolo import load_yaml, read_yolo
 
 # What tools call the splits; a year may follow.
 SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 NAME = rf"((?:{'|'.join(SPLIT_OF)})\d*)"
-# The files of a source: a pattern below annotation_path, whose group names the split, and where
-# the images may lie. The first pattern with a file counts.
+# Annotation files: a pattern below annotation_path, whose group names the split, and the folders
+# where the images may lie. The first pattern with a file counts.
 LAYOUTS = {
-    "coco": [(rf"annotations/instances_{NAME}\.json",  # COCO's own folder
-              ("instances_{0}", "{0}", "images/{0}", "images", ".")),
-             (r"annotations/instances_()[^/]*\.json", ("images", ".")),  # CVAT's export
-             (rf"{NAME}/[^/]+\.json", ("{0}",)),  # Roboflow's export
-             (r"()[^/]+\.json", (".",))],
-    "csv": [(rf"{NAME}/[^/]+\.csv", ("{0}",)), (r"()[^/]+\.csv", (".",))],
+    "coco": [(rf"annotations/instances_{NAME}\.json", ("{0}", "images/{0}", "images")),  # COCO's
+             (r"annotations/instances_()[^/]*\.json", ("images",)),  # CVAT's
+             (rf"{NAME}/[^/]+\.json", ("{0}",)),  # Roboflow's
+             (r"()[^/]+\.json", ())],
+    "csv": [(rf"{NAME}/[^/]+\.csv", ("{0}",)), (r"()[^/]+\.csv", ())],
 }
 READERS = {"coco": read_coco, "csv": read_csv}
-Part = tuple[str, list[Annotation], list[Problem]]
+Part = tuple[str, list[Annotation], list[Problem]]  # split or ""
 
 
 def read_parts(form: str, path: Path, images: Path | None = None) -> list[Part]:
     """Read a source with its own split, where it has one.
 
-    `form` is "coco", "yolo" or "csv", `path` a file, or a folder in one of LAYOUTS; a YOLO folder's
-    split is in its YAML file or in its folders' names. `images` is the folder of the images of a
-    file; None is the usual one. Returns (split or "", annotations, problems) of each part. Raises
-    UserError for a path that is missing or in no known layout.
+    `form` is "coco", "yolo" or "csv"; `path` is a file, or a folder as in LAYOUTS; a YOLO folder
+    has its split in its YAML file or in the names of its folders. `images` is the folder of the
+    images of a .json or .csv file, None the usual one. Raises UserError for a path that is missing
+    or has no annotation file.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; set annotation_path.")
+    path = Path(os.path.abspath(path))
+    if not path.exists() or form == "yolo" and not path.is_dir():
+        raise UserError(f"{path}: no such {'folder' if form == 'yolo' else 'file or folder'}; set "
+                        "annotation_path.")
     if form == "yolo":
-        if not path.is_dir():
-            raise UserError(f"{path}: annotation_path must name a folder for yolo.")
         return _read_yolo_parts(path)
-    if not path.is_dir():
-        return [("", *READERS[form](path, images or path.parent))]
+    files = _annotation_files(form, path) if path.is_dir() else {"": (path, path.parent)}
     return [(split, *READERS[form](file, images or folder))
-            for split, (file, folder) in _annotation_files(form, path).items()]
+            for split, (file, folder) in files.items()]
 
 
 def split_of(name: str) -> str:
@@ -60,19 +58,17 @@ def _annotation_files(form, path):
     for pattern, folders in LAYOUTS[form]:
         parts = {}
         for relative, file in files.items():
-            match = re.fullmatch(pattern, relative, re.IGNORECASE)
-            if not match:
-                continue
-            split = split_of(match[1])
-            if split in parts:
-                raise UserError(f"{shorten(parts[split][0])} and {shorten(file)}: two files for "
-                                f"{split or 'all images'}; name one of them in annotation_path, or "
-                                "move it elsewhere.")
-            places = [path / folder.format(match[1]) for folder in folders]
-            parts[split] = file, next((place for place in places if place.is_dir()), path)
+            if match := re.fullmatch(pattern, relative, re.IGNORECASE):
+                split = split_of(match[1])
+                if split in parts:
+                    raise UserError(f"{shorten(parts[split][0])} and {shorten(file)}: two files for"
+                                    f" {split or 'all images'}; move one elsewhere, or name it in "
+                                    "annotation_path.")
+                parents = [path / folder.format(match[1]) for folder in folders]
+                parts[split] = file, next((p for p in parents if p.is_dir()), path)
         if parts:
             return parts
-    raise UserError(f"{shorten(path)}: no annotation file for {form} in it; name the file in "
+    raise UserError(f"{shorten(path)}: no annotation file of {form} in it; name the file in "
                     "annotation_path.")
 
 
@@ -80,13 +76,13 @@ def _read_yolo_parts(folder):
     """Return the parts of a YOLO folder by its YAML file, else by the names of its folders."""
     items, problems = read_yolo(folder)
     images = {item.image.relative_to(folder).as_posix(): item for item in items}
-    by_yaml, faults = _yaml_splits(folder, set(images))
+    splits, faults = _yaml_splits(folder, images)
     problems += faults
     parts = {split: [] for split in (*SPLITS, "")}
-    for relative, item in images.items():
-        first = re.match(r"(?:images/)?([^/]+)/|", relative, re.IGNORECASE)[1] or ""
-        split = by_yaml.get(relative) or split_of(first)
-        if by_yaml and not split:
+    for image, item in images.items():
+        folders = image.lower().removeprefix("images/").split("/")[:-1]
+        split = splits.get(image) or split_of(folders[0] if folders else "")
+        if splits and not split:
             problems.append(Problem(ProblemKind.IN_NO_SPLIT, shorten(item.image),
                                     "in no place that the YAML file names"))
         else:
@@ -97,7 +93,8 @@ def _read_yolo_parts(folder):
 def _yaml_splits(folder, images):
     """Return ({image: split}, problems) of the YAML file; images are relative paths.
 
-    A split is a folder of images or a text file that lists some, or several of them.
+    A split is a folder of images or a text file that lists some, or several of these. Paths are
+    often those of another machine: the longest end that is here counts.
     """
     splits, problems = {}, []
     for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
@@ -105,47 +102,27 @@ def _yaml_splits(folder, images):
         for key in SPLIT_OF if "names" in values else ():
             texts = values.get(key) or []
             for text in texts if isinstance(texts, list) else [texts]:
-                place = _find_place(folder, values.get("path"), str(text))
+                place = next((tail for tail in tails(f"{values.get('path') or ''}/{text}")
+                              if (folder / tail).exists()), None)
                 if place is None:
-                    problems.append(Problem(ProblemKind.SPLIT_NAMES_NOTHING, shorten(file),
-                                            f"{key}: {text!s:.200} is not in this folder"))
+                    lost, members = [text], []
                 elif (folder / place).is_dir():
-                    prefix = "" if place == "." else f"{place}/"
-                    members = [image for image in images if image.startswith(prefix)]
+                    lost, members = [], [i for i in images if i.startswith(f"{place}/")]
                 else:
-                    members, faults = _listed_images(folder, place, images)
-                    problems += faults
-                if place is not None:
-                    splits = dict.fromkeys(members, SPLIT_OF[key]) | splits
+                    lost, members = _listed_images(folder / place, folder, images)
+                splits |= {image: SPLIT_OF[key] for image in members if image not in splits}
+                problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, shorten(file), f"{key}: "
+                                     f"{line!s:.200} is no place and no image with labels here")
+                             for line in lost]
     return splits, problems
 
 
-def _find_place(folder, start, text):
-    """Return the relative path of what a YAML file names, None where it is not in the folder.
-
-    Paths start at `path:` or at the file; Roboflow's begin with ../ but start there too.
-    """
-    for place in (folder / str(start or "") / text, folder / text,
-                  folder / re.sub(r"^(\.\./)+", "", text)):
-        place = Path(os.path.abspath(place))
-        if place.is_relative_to(folder) and place.exists():
-            return place.relative_to(folder).as_posix()
-    return None
-
-
-def _listed_images(folder, place, images):
-    """Return (images that a text file lists, problems); paths of other machines count by ends."""
-    beside = os.path.dirname(place)
-    lines = [line.strip() for line in read_text(folder / place, remedy="").splitlines()]
-    lines = [line for line in lines if line]
-    members, lost = [], []
-    for line in lines:
-        parts = line.replace("\\", "/").split("/")
-        tails = ["/".join(parts[k:]) for k in range(len(parts))]
-        image = next((path for tail in tails for path in (tail, os.path.join(beside, tail))
+def _listed_images(file, folder, images):
+    """Return (lines without an image, images) of a text file of paths, also of other machines."""
+    start = file.parent.relative_to(folder).as_posix()
+    lost, members = [], []
+    for line in filter(None, map(str.strip, read_text(file, remedy="").splitlines())):
+        image = next((path for tail in tails(line) for path in (tail, f"{start}/{tail}")
                       if path in images), None)
         (members if image else lost).append(image or line)
-    return members, [Problem(
-        ProblemKind.SPLIT_NAMES_NOTHING, shorten(folder / place),
-        f"{len(lost)} of {len(lines)} lines are no image with labels here, such as {lost[0]!r:.200}"
-    )] if lost else []
+    return lost, members

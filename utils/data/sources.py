@@ -5,8 +5,6 @@ per image, with boxes as xyxy edges in pixels, and a list of Problem.
 """
 
 import os
-import posixpath
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,10 +15,8 @@ from typing import NamedTuple
 from utils.cli import UserError, shorten
 from utils.image import IMAGE_SUFFIXES
 
-# Images that OpenCV cannot read on every system.
+# Images that OpenCV does not read on every system.
 UNREAD_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd")
-# A list file cannot hold these: line breaks, and bytes of a name that are not UTF-8.
-UNLISTABLE = re.compile(r"[\r\n\ud800-\udfff]")
 
 
 class ProblemKind(Enum):
@@ -48,12 +44,8 @@ class ProblemKind(Enum):
     TWICE = "same image twice", "kept, and counts twice"
     UNUSED_CLASS = "unused class", "nothing to learn from"
 
-    def __str__(self) -> str:
-        return self.value[0]
-
-    @property
-    def decision(self) -> str:
-        return self.value[1]
+    def __init__(self, text: str, decision: str):
+        self.text, self.decision = text, decision
 
 
 class Problem(NamedTuple):
@@ -84,58 +76,44 @@ class Annotation(NamedTuple):
 
 
 def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return {path relative to folder, with slashes: absolute path} of the files, sorted.
-
-    Linked folders are entered. Raises UserError for a folder that cannot be read and for a name
-    that a list file cannot hold.
-    """
+    """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed."""
     files = {}
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_folder):
+    for parent, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         prefix = "" if parent == str(folder) else f"{Path(parent).relative_to(folder).as_posix()}/"
-        for name in sorted(names):
-            if name.lower().endswith(suffixes):
-                if UNLISTABLE.search(name):
-                    raise UserError(f"{parent}/{name!a}: the name has a line break, or bytes that "
-                                    "are not UTF-8; rename the file.")
-                files[prefix + name] = Path(parent, name)
+        files |= {prefix + name: Path(parent, name) for name in sorted(names)
+                  if name.lower().endswith(suffixes)}
     return files
 
 
-def _refuse_folder(error):
-    raise UserError(f"{shorten(error.filename)}: the folder cannot be read ({error.strerror}).")
-
-
 class ImageIndex:
-    """Finds images under a folder, sub-folders included, by their path or by their name alone."""
+    """The images under a folder, sub-folders included, and which of them an annotation means."""
 
     def __init__(self, folder: Path):
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; set images_path to the folder of the "
-                            "images.")
-        self.folder, self.paths, self.problems = folder, {}, []
-        self._by_path, self._by_name = defaultdict(list), defaultdict(list)
-        for relative, path in walk_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES).items():
-            if not relative.lower().endswith(IMAGE_SUFFIXES):
-                self.problems.append(Problem(
-                    ProblemKind.IMAGE_UNREADABLE, shorten(path),
-                    f"images ending in {path.suffix} are not read; convert it to .png or .jpg"))
-                continue
-            self.paths[relative] = path
-            for text in (_fold(relative), _fold(os.path.splitext(relative)[0])):
-                self._by_path[text].append(relative)
-                self._by_name[text.rpartition("/")[2]].append(relative)
+            raise UserError(f"{folder}: no such folder; set images_path to the folder of images.")
+        files = walk_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
+        self.folder = folder
+        self.paths = {relative: path for relative, path in files.items()
+                      if relative.lower().endswith(IMAGE_SUFFIXES)}
+        self.problems = [Problem(ProblemKind.IMAGE_UNREADABLE, shorten(path), f"images ending in "
+                                 f"{path.suffix} are not read; convert it to .png or .jpg")
+                         for relative, path in files.items() if relative not in self.paths]
+        self._by_tail = defaultdict(list)  # end of a path, without ending -> relative paths
+        for relative in self.paths:
+            for tail in tails(_fold(os.path.splitext(relative)[0])):
+                self._by_tail[tail].append(relative)
 
     def match(self, wanted: Sequence[tuple[str, str]]) -> list[Path | None]:
         """Return the image of each annotation, None where there is none.
 
         `wanted` has the path without ending and the file name, perhaps "", of every annotation. An
-        image of the same path is taken first. Else the file name decides, then the bare name: where
-        it means one image, no other annotation means that image, and the folders do not contradict.
-        Raises UserError where not a single image is found.
+        image of the same path comes first. Else the file name decides, then the path, by its end:
+        where it means one image, and no other annotation means the same. Raises UserError where not
+        a single image is found.
         """
-        exact = [self._same_path(stem, name) for stem, name in wanted]
-        guesses = [None if image else self._same_name(name) or self._same_name(stem)
+        exact = [self.exact(stem + os.path.splitext(name)[1]) for stem, name in wanted]
+        guesses = [None if image else self._guess(name) or self._guess(stem)
                    for image, (stem, name) in zip(exact, wanted)]
         claims = Counter([*exact, *guesses])
         images = [image or (guess if claims[guess] == 1 else None)
@@ -146,26 +124,23 @@ class ImageIndex:
                             "images_path.")
         return [self.paths.get(image) for image in images]
 
-    def _same_path(self, stem, name):
-        """Return the image of this path; of several endings the one of `name`, else the first."""
-        images = self._by_path.get(_fold(stem), ())
+    def exact(self, path: str) -> str | None:
+        """Return the image of a path as the folder spells it; another ending is the last choice."""
+        if path in self.paths:
+            return path
+        stem = _fold(os.path.splitext(path)[0])
+        images = [image for image in self._by_tail.get(stem, ())
+                  if _fold(os.path.splitext(image)[0]) == stem]
         return min(images, default=None, key=lambda image: (
-            image != name, os.path.splitext(image)[0] != stem))
+            _fold(image) != _fold(path), not image.startswith(os.path.splitext(path)[0])))
 
-    def _same_name(self, text):
-        """Return the only image that a path of another folder or machine can mean, or None."""
-        text = _fold(text)
-        images = self._by_name.get(text.rpartition("/")[2], [])
-        agreeing = [image for image in images if _folders_agree(text, _fold(image))]
-        if not agreeing and (text.startswith(("/", "~")) or text[1:2] == ":"):
-            agreeing = images  # a path of another machine says nothing about folders
-        return agreeing[0] if len(agreeing) == 1 else None
-
-    def spelling(self, name: str) -> str:
-        """Return a file name as the folder spells it, so that p0.jpg and ./P0.JPG are one."""
-        name = posixpath.normpath(name.replace("\\", "/")) if name else ""
-        images = self._by_path.get(_fold(name), ())
-        return name if name in self.paths or len(images) != 1 else images[0]
+    def _guess(self, path):
+        """Return the only image whose path has the longest end in common, or None."""
+        stem, ending = os.path.splitext(_fold(path))
+        images = next((self._by_tail[tail] for tail in tails(stem) if tail in self._by_tail), [])
+        if len(images) > 1:
+            images = [image for image in images if _fold(image).endswith(ending)]
+        return images[0] if len(images) == 1 else None
 
 
 def _fold(path):
@@ -173,36 +148,31 @@ def _fold(path):
     return unicodedata.normalize("NFC", path.replace("\\", "/")).lower()
 
 
-def _folders_agree(path, other):
-    """Tell whether the folders of one path are the last folders of the other."""
-    pairs = zip(path.split("/")[-2::-1], other.split("/")[-2::-1])
-    return all(folder == other_folder for folder, other_folder in pairs)
+def tails(path: str) -> list[str]:
+    """Return a path without its first 0, 1, 2 .. folders; `.` and `..` are left out."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return ["/".join(parts[k:]) for k in range(len(parts))]
 
 
 def gather_rows(rows: Iterable[tuple[str, tuple[int, int] | None, list[SourceObject]]],
                 index: ImageIndex, table: str) -> list[Annotation]:
-    """Return one Annotation per image of a table in which images may come up again.
+    """Return one Annotation per image of a table, the name of whose file is `table`.
 
-    `rows` gives (file name, size or None, objects); `table` is the name of the table's file.
+    `rows` gives (file name, size or None, objects); an image may come up again.
     """
     items = {}
     for name, size, objects in rows:
-        name = index.spelling(name)
-        item = items.setdefault(name, Annotation(name, f"{table}, {name}", None, [], size))
+        name = next(iter(tails(name)), "")
+        key = name if name in index.paths else _fold(name)  # p0.jpg and ./P0.JPG are one
+        item = items.setdefault(key, Annotation(name, f"{table}, {name}", None, [], size))
         item.objects.extend(objects)
-    images = index.match([(os.path.splitext(name)[0], name) for name in items])
+    images = index.match([(os.path.splitext(item.key)[0], item.key) for item in items.values()])
     return [item._replace(image=image) for item, image in zip(items.values(), images)]
 
 
 def is_true(value: object) -> bool:
     """Tell whether a flag is set, which may be text, a number or JSON's true."""
     return str(value).strip().lower() in ("1", "1.0", "true", "yes", "y", "t")
-
-
-def unreadable(error: UserError) -> Problem:
-    """Return the Problem of an annotation file that cannot be read."""
-    where, _, what = str(error).partition(": ")
-    return Problem(ProblemKind.UNREADABLE_ANNOTATION, where, what)
 
 
 def int_size(width: object, height: object) -> tuple[int, int] | None:

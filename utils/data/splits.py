@@ -17,7 +17,6 @@ import numpy as np
 from utils.cli import UserError, read_text, shorten
 
 SPLITS = ("train", "val", "test")
-FILES = (*SPLITS, "trainval")
 RECORD = "drawn_splits.json"
 Members = dict[str, list[str]]  # split -> keys of its images
 
@@ -26,14 +25,13 @@ class Splits(NamedTuple):
     """How the images of a source are split."""
 
     members: Members  # every key of the split files, known or not
-    unlisted: list[str]  # keys in no split
     files: dict[Path, str]  # to be written together with the lists
-    messages: list[str]  # lines to print
     retired: list[Path]  # split files to get .old appended to their names
+    messages: list[str]  # lines to print
 
 
-def draw_splits(old: Mapping[str, Sequence[str]], keys: Sequence[str],
-                shares: Mapping[str, float], seed: int) -> Members:
+def draw_splits(old: Members, keys: Sequence[str], shares: Mapping[str, float],
+                seed: int) -> Members:
     """Add new images to the splits drawn before, and drop those that are gone.
 
     val and test are filled up to their `shares` of all keys, with at least one image each as long
@@ -63,21 +61,17 @@ def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed:
                 overwrite: bool = False) -> Splits:
     """Draw what a source came without from its train images: val, and test if it has neither.
 
-    `given` is {split: keys} of the source, `record` the file that remembers the draw; `overwrite`
-    draws anew. `shares` and `seed` are those of draw_splits.
+    `given` is {split: keys} of the source; `record` remembers the draw; `overwrite` draws anew.
     """
     if given["val"]:
-        return Splits(given, [], {}, [], [])
+        return Splits(given, {}, [], [])
     old = {} if overwrite else read_record(record)
     if given["test"]:
         shares = {"val": shares["val"]}
         old.pop("test", None)
     drawn = draw_splits(old, given["train"], shares, seed)
-    files = {record: _to_json(drawn)}
-    messages = [describe_draw(record.parent, old, drawn, shares, len(given["train"]))]
-    if not _is_writable(record.parent):
-        files, messages = {}, [*messages, _unwritable(record.parent)]
-    return Splits(drawn | {"test": given["test"] or drawn["test"]}, [], files, messages, [])
+    files, message = _written(record.parent, old, drawn, {record: _to_json(drawn)})
+    return Splits(drawn | {"test": given["test"] or drawn["test"]}, files, [], [message])
 
 
 def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int, *,
@@ -87,67 +81,60 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
     train and val are drawn from trainval.txt where it came with the data. test is drawn from the
     images in no file, unless trainval.txt, or train.txt and val.txt, came with the data.
     `overwrite` draws all anew; `train_on_val` trains on the given train and val images together,
-    except for the val share. `keys` are the annotated images, sorted; `shares` and `seed` are
-    those of draw_splits.
+    except for the val share. `keys` are the annotated images, sorted.
     """
-    files = {name: read_split(path, set(keys)) for name in FILES
+    files = {name: read_split(path, set(keys)) for name in (*SPLITS, "trainval")
              if (path := folder / f"{name}.txt").exists()}
     record = read_record(folder / RECORD)
     given = {name: members for name, members in files.items()
              if set(members) != set(record.get(name, ()))}
-    retired = []
+    retired, messages = [], [f"kept {shorten(folder / name)}.txt: {len(given[name])} images"
+                             for name in given]
     if overwrite:
-        retired, given, record = [folder / f"{name}.txt" for name in given], {}, {}
-    taken = set().union(*given.values()) - set(given.get("trainval", ()))
-    old = {name: [key for key in record.get(name, ()) if key not in taken] for name in SPLITS
-           if name in files and name not in given}
+        retired = [folder / f"{name}.txt" for name in given]
+        messages = [f"{shorten(path)} was not drawn here: it is now {path.name}.old"
+                    for path in retired]
+        given, record = {}, {}
+    fixed = set().union(*(given[name] for name in SPLITS if name in given))
+    old = {name: [key for key in record.get(name, ()) if key not in fixed] for name in files
+           if name in SPLITS and name not in given}
     wanted = {name: share for name, share in shares.items() if name not in given}
     pool = keys
+    if "trainval" in given:
+        pool = [key for key in keys if key in fixed.union(given["trainval"])]
     if "trainval" in given or {"train", "val"} <= set(given):
         wanted.pop("test", None)
-    if "trainval" in given:
-        pool = [key for key in keys if key in taken.union(given["trainval"])]
     drawn = draw_splits(old | given, pool, wanted, seed)
     members = {name: given.get(name, drawn[name]) for name in SPLITS}
-    listed = set().union(*given.values(), *members.values())
-    messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
-    messages += [f"{shorten(path)} was not drawn here: it is now {path.name}.old"
-                 for path in retired]
-    to_write = {}
     drawn = {name: members[name] for name in SPLITS
              if name not in given and (members[name] or name in files)}
+    to_write = {}
     if drawn:
-        messages.append(describe_draw(folder, old, drawn, wanted, len(pool)))
         if "trainval" not in given:
             drawn["trainval"] = sorted({*members["train"], *members["val"]})
-        to_write = {folder / f"{name}.txt": "".join(f"{key}\n" for key in drawn[name])
-                    for name in drawn} | {folder / RECORD: _to_json(drawn)}
-    if to_write and not _is_writable(folder):
-        messages.append(_unwritable(folder))
-        to_write, retired = {}, []
+        texts = {folder / f"{name}.txt": "".join(f"{key}\n" for key in drawn[name])
+                 for name in drawn}
+        to_write, message = _written(folder, old, drawn, texts | {folder / RECORD: _to_json(drawn)})
+        messages.append(message)
     if train_on_val and "val" in given:
         both = sorted({*given.get("trainval", ()), *members["train"], *members["val"]})
         members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
-    return Splits(members, [key for key in keys if key not in listed], to_write, messages, retired)
+    return Splits(members, to_write, retired if to_write else [], messages)
 
 
-def describe_draw(folder: Path, old: Members, new: Members, shares: Mapping[str, float],
-                  total: int) -> str:
-    """Return what became of the splits drawn in a folder, and which miss their share of `total`."""
+def _written(folder, old, new, files):
+    """Return (files to write, a line on what became of the splits drawn in a folder)."""
     before, after = (set().union(*splits.values()) for splits in (old, new))
-    counts = ", ".join(f"{name} {len(members)}" for name, members in new.items())
-    if not before:
-        return f"drew the splits of {shorten(folder)}: {counts} images"
-    added = ", ".join(f"{name} {len({*members} - before)}" for name, members in new.items())
-    text = (f"splits of {shorten(folder)}: {len(after & before)} images kept, "
-            f"{len(after - before)} new ({added}), {len(before - after)} gone or moved by hand; "
-            f"now {counts}")
-    for name, share in shares.items():
-        size, target = len(new.get(name, ())), share * total
-        if abs(size - target) > max(1, target / 10) or (size and not share):
-            text += (f"\n{name} has {size} of {total} images, {name}_share is {share:g}: "
-                     "shares and seed apply to new images only; overwrite_splits draws anew")
-    return text
+    counts = ", ".join(f"{name} {len(new[name])}" for name in SPLITS if name in new)
+    text = f"drew the splits of {shorten(folder)}: {counts} images"
+    if before:
+        text = (f"splits of {shorten(folder)}: {len(after & before)} images kept, "
+                f"{len(after - before)} new, {len(before - after)} gone or moved by hand; now "
+                f"{counts}\n(shares and seed apply to new images only; overwrite_splits draws anew)")
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(parent, os.W_OK):
+        return {}, f"{text}\n{shorten(folder)} cannot be written to, so this is not remembered"
+    return files, text
 
 
 def read_split(path: Path, keys: set[str]) -> list[str]:
@@ -158,24 +145,13 @@ def read_split(path: Path, keys: set[str]) -> list[str]:
 
 def read_record(path: Path) -> Members:
     """Return {split: keys} that were drawn before, {} where there is no record."""
-    if not path.exists():
-        return {}
     try:
-        record = json.loads(read_text(path, remedy="Remove it."))
-        return {name: [str(key) for key in record[name]] for name in FILES if name in record}
-    except (ValueError, TypeError):
+        record = json.loads(read_text(path, remedy="Remove it.")) if path.exists() else {}
+        return {name: sorted(keys) for name, keys in record.items()}
+    except (ValueError, TypeError, AttributeError):
         raise UserError(f"{shorten(path)}: not a record of drawn splits; restore it from a copy, "
                         "or remove it and set overwrite_splits.") from None
 
 
 def _to_json(splits):
     return json.dumps(splits, indent=0, ensure_ascii=False) + "\n"
-
-
-def _is_writable(folder):
-    return os.access(next(path for path in (folder, *folder.parents) if path.exists()), os.W_OK)
-
-
-def _unwritable(folder):
-    return (f"{shorten(folder)} cannot be written to, so the splits are not recorded: they change "
-            "where images come or go")

@@ -12,7 +12,7 @@ from pathlib import Path
 from utils.cli import UserError, shorten
 from utils.data.annotations import plain_name
 from utils.data.sources import (Annotation, ImageIndex, Problem, ProblemKind, SourceObject,
-                                int_size, is_true, unreadable, walk_files)
+                                int_size, is_true, walk_files)
 
 # Elements that hold boxes in the XML of other tools.
 SHAPES = {"object", "bndbox", "xmin", "box", "bbox", "polygon", "polyline", "points", "shape",
@@ -24,8 +24,7 @@ def read_voc(root: Path, progress: Callable[[Iterable], Iterable] = iter
     """Read a VOC folder: Annotations/**/*.xml and JPEGImages/**.
 
     `progress`, such as tqdm, is wrapped around the files. Returns one Annotation per XML file,
-    sorted by key, and the problems. Raises UserError where a folder is missing or there is no XML
-    file.
+    sorted, and the problems. Raises UserError for a missing folder and where there is no XML file.
     """
     for name in ("Annotations", "JPEGImages"):
         if not (root / name).is_dir():
@@ -33,11 +32,11 @@ def read_voc(root: Path, progress: Callable[[Iterable], Iterable] = iter
                             "VOCdevkit_path.")
     files = walk_files(root / "Annotations", (".xml",))
     if not files:
-        raise UserError(f"{shorten(root)}/Annotations: no XML files. Put the annotations there and "
-                        "the images into JPEGImages, or set VOCdevkit_path.")
+        raise UserError(f"{shorten(root)}/Annotations: no XML files; put the annotations there, "
+                        "and the images into JPEGImages, or set VOCdevkit_path.")
     index = ImageIndex(root / "JPEGImages")
-    items, names, problems = [], [], []
-    gc.disable()  # else the collector walks again and again through all objects read so far
+    items, names, problems = [], [], list(index.problems)
+    gc.disable()  # the collector would walk again and again through all that was read so far
     try:
         for relative, path in progress(files.items()):
             item, name, faults = _read_file(relative, path)
@@ -48,7 +47,6 @@ def read_voc(root: Path, progress: Callable[[Iterable], Iterable] = iter
         gc.enable()
     images = index.match([(item.key, name) for item, name in zip(items, names)])
     used = set(images)
-    problems += index.problems
     problems += [Problem(ProblemKind.NO_ANNOTATION, shorten(path), "no XML file for this image")
                  for path in index.paths.values() if path not in used]
     return [item._replace(image=image) for item, image in zip(items, images)], problems
@@ -58,24 +56,18 @@ def _read_file(relative, path):
     """Return (Annotation without its image, file name or "", problems) of an XML file."""
     key = relative[:-len(".xml")]
     try:
-        root = parse_xml(path)
-        objects, problems = voc_objects(root, relative)
-        if not objects and not problems:
-            check_background(root, path)
-    except UserError as error:
-        return Annotation(key, relative, None, None, None), "", [unreadable(error)]
-    size = int_size(root.findtext("size/width"), root.findtext("size/height"))
-    name = root.findtext("filename") or ""
-    return Annotation(key, relative, None, objects, size), name, problems
-
-
-def parse_xml(path: Path) -> ElementTree.Element:
-    """Return the root of an XML file; UserError names a file that cannot be read."""
-    try:
-        return ElementTree.parse(path).getroot()
+        root = ElementTree.parse(path).getroot()
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-        raise UserError(f"{shorten(path)}: not a readable XML file ({error}); repair or remove it."
-                        ) from None
+        root, fault = None, f"not a readable XML file ({error}); repair or remove it"
+    else:
+        objects, problems = voc_objects(root, relative)
+        fault = "" if objects or problems else _fault_of_background(root)
+    if fault:
+        problem = Problem(ProblemKind.UNREADABLE_ANNOTATION, shorten(path), fault)
+        return Annotation(key, relative, None, None, None), "", [problem]
+    size = int_size(root.findtext("size/width"), root.findtext("size/height"))
+    return (Annotation(key, relative, None, objects, size), root.findtext("filename") or "",
+            problems)
 
 
 def voc_objects(root: ElementTree.Element, origin: str
@@ -108,10 +100,10 @@ def voc_objects(root: ElementTree.Element, origin: str
     return objects, problems
 
 
-def check_background(root: ElementTree.Element, path: Path) -> None:
-    """Raise UserError for XML without <object> that is not the VOC annotation of a background."""
-    tags = {node.tag.rpartition("}")[2].lower() for node in root.iter()}
-    if root.tag != "annotation" or tags & SHAPES:
-        held = "".join(f", it has <{tag}>" for tag in sorted(tags & SHAPES)[:1])
-        raise UserError(f"{shorten(path)}: <{root.tag:.60}> is not a VOC annotation{held}; export "
-                        "it as Pascal VOC, repair or remove it.")
+def _fault_of_background(root):
+    """Return why XML without <object> is not the annotation of an empty image, "" if it is."""
+    shapes = {node.tag.rpartition("}")[2].lower() for node in root.iter()} & SHAPES
+    if root.tag == "annotation" and not shapes:
+        return ""
+    held = "".join(f", it has <{shape}>" for shape in sorted(shapes)[:1])
+    return f"<{root.tag[:60]}> is not a VOC annotation{held}; export it as Pascal VOC"
