@@ -31,9 +31,10 @@ from utils.detections import Detections, class_numbers
 from utils.draw import draw_detections
 from utils.evaluation.scoring import detect_records
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
-from utils.image import ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image
-from utils.multibox.postprocess import Kept, NmsRule, Thresholds, select
-from utils.tiling import check_rule, detect_windows, read_to_detect
+from utils.image import (ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image,
+                         prepare)
+from utils.multibox.postprocess import NmsRule, Thresholds, select
+from utils.tiling import check_rule, detect_windows
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
 SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": Thresholds.max_per_class,
@@ -166,7 +167,7 @@ class SSD:
         images = [find_image(image) for image in images]
         if not images:
             return []
-        inputs, sizes = zip(*(read_to_detect(image, self.spec) for image in images))
+        inputs, sizes = zip(*(prepare(image, self.spec) for image in images))
         return self._detect_inputs(inputs, sizes, thresholds)
 
     def detect_stream(self, images: Iterable[ImageInput], *, batch_size: int = 4,
@@ -196,9 +197,8 @@ class SSD:
     def _read(self, source, keep_image):
         """Return (source, array or None, (input, size) or UserError)."""
         try:
-            image = find_image(source)
-            array = as_rgb_array(image) if keep_image else None
-            return source, array, read_to_detect(image if array is None else array, self.spec)
+            array = as_rgb_array(find_image(source))
+            return source, array if keep_image else None, prepare(array, self.spec)
         except UserError as error:
             return source, None, error
 
@@ -278,22 +278,24 @@ class SSD:
         return detect_records(stream, records, batch_size)
 
     def _detect_inputs(self, inputs, sizes, thresholds):
-        """Turn what `read_to_detect` returned of images into Detections in pixels."""
+        """Turn what `prepare` returned of images into Detections in pixels."""
         rules = {name: getattr(self.settings, name)
                  for name in ("confidence", "nms_iou", "nms", "classes")} | thresholds
         rules["classes"] = class_numbers(rules["classes"], self.class_names)
-        if self.spec.tile:
-            found = detect_windows(inputs, self.spec, self._detect_pass, rules)
-        else:
-            found = [kept._replace(boxes=boxes_to_pixels(kept.boxes, width, height, self.spec))
-                     for kept, (width, height) in zip(self._detect_pass(inputs, rules), sizes)]
-        return [Detections(*kept, self.class_names) for kept in found]
+        if not self.spec.tile:
+            return self._detect_pass(inputs, sizes, Thresholds(**rules))
+        detections = detect_windows(inputs, self.spec, self._detect_pass, Thresholds(**rules))
+        # Each window has its own caps; one that the caller gave is meant for the image.
+        most = thresholds.get("max_per_image") or None
+        return [one[:most] for one in detections]
 
-    def _detect_pass(self, inputs, rules):
-        """Return what is kept of one pass, as NumPy arrays in fractions of the input."""
-        found = select(*self.runtime(np.stack(inputs)), Thresholds(**rules),
-                       clip=self.spec.box_clip == "after_nms")
-        return [Kept(*(part.numpy() for part in kept)) for kept in found]
+    def _detect_pass(self, inputs, sizes, thresholds):
+        """Return the Detections of one pass, in pixels of images of these (width, height) sizes."""
+        kept = select(*self.runtime(np.stack(inputs)), thresholds,
+                      clip=self.spec.box_clip == "after_nms")
+        return [Detections(boxes_to_pixels(boxes, *size, self.spec), scores.numpy(),
+                           labels.numpy(), self.class_names)
+                for (boxes, scores, labels), size in zip(kept, sizes)]
 
 
 def _load(settings):

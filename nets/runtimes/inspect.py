@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from nets.runtimes.torch import Runtime, TorchRuntime
 from nets.ssd import SSDNet
 from utils.device import evaluating
-from utils.image import as_rgb_array, input_rect, read_input, resize_to_input
-from utils.multibox.postprocess import Kept, Thresholds, decode_outputs, select
-from utils.tiling import cut_window, detect_windows, read_to_detect, window_grid
+from utils.detections import Detections
+from utils.image import (as_rgb_array, boxes_to_pixels, input_rect, prepare,
+                         resize_to_input)
+from utils.multibox.postprocess import Thresholds, decode_outputs, select
+from utils.tiling import cut_window, detect_windows, window_grid
 
 HEAT_SIDE = 1000  # pixels of a heat map of windows, at most
 
@@ -63,7 +65,7 @@ def heat_map(runtime: Runtime, image: np.ndarray) -> np.ndarray:
     spec = runtime.spec
     if spec.tile:
         return _heat_of_windows(runtime, as_rgb_array(image))
-    array, (width, height) = read_input(image, spec)
+    array, (width, height) = prepare(image, spec)
     x0, y0, x1, y1 = input_rect(width, height, spec)
     return _heat_of_input(runtime, array)[:, y0:y1, x0:x1].numpy()
 
@@ -126,7 +128,7 @@ def _time_stages(runtime, paths, thresholds):
     """Return the seconds that reading, the network, and decoding with NMS took."""
     spec, spent, start = runtime.spec, np.zeros(2), time.perf_counter()
 
-    def look(inputs, limits):
+    def look(inputs, sizes, limits):
         nonlocal spent
         marks = [time.perf_counter()]
         is_torch = isinstance(runtime, TorchRuntime)  # an exported file may decode by itself
@@ -138,13 +140,15 @@ def _time_stages(runtime, paths, thresholds):
         marks.append(time.perf_counter())
         if is_torch:
             outputs = decode_outputs(*outputs, runtime.network.coder)
-        found = select(*outputs, Thresholds(**limits), clip=spec.box_clip == "after_nms")
+        found = select(*outputs, limits, clip=spec.box_clip == "after_nms")
         spent += np.diff([*marks, time.perf_counter()])
-        return [Kept(*(part.numpy() for part in kept)) for kept in found]
+        return [Detections(boxes_to_pixels(boxes, *size, spec), scores.numpy(), labels.numpy())
+                for (boxes, scores, labels), size in zip(found, sizes)]
 
-    inputs = [read_to_detect(path, spec)[0] for path in paths]
+    inputs, sizes = zip(*(prepare(path, spec) for path in paths))
+    limits = Thresholds(**thresholds)
     if spec.tile:
-        detect_windows(inputs, spec, look, thresholds)
+        detect_windows(inputs, spec, look, limits)
     else:
-        look(inputs, thresholds)
+        look(inputs, sizes, limits)
     return [time.perf_counter() - start - spent.sum(), *spent]

@@ -43,7 +43,7 @@ def describe(spec: SSDSpec, class_names: Sequence[str], *, outputs: Outputs,
 
 
 def input_dtype(spec: SSDSpec) -> torch.dtype:
-    """Return the dtype of the grey levels that `read_input` gives."""
+    """Return the dtype of the grey levels that `prepare` gives."""
     return torch.float32 if spec.resize.endswith("float32") else torch.uint8
 
 

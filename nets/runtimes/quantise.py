@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from nets.runtimes.onnx import optional
 from utils.multibox.spec import SSDSpec
-from utils.tiling import inputs_to_learn
+from utils.tiling import sample_inputs
 
 CALIBRATED = 100  # images that tell the range of activations
 QUANTISED = ["Conv", "MaxPool", "Relu"]  # L2Norm, softmax, decoding and NMS stay float
@@ -25,7 +25,7 @@ def calibration_inputs(images: Sequence[tuple[str | Path, np.ndarray]], spec: SS
     An image is a (path, (G, 4) boxes in pixels); where windows are looked at, it gives one.
     """
     chosen = images[::math.ceil(len(images) / CALIBRATED) or 1]
-    return inputs_to_learn(tqdm(chosen, desc="int8", unit="image", leave=False, disable=None),
+    return sample_inputs(tqdm(chosen, desc="int8", unit="image", leave=False, disable=None),
                            spec)
 
 

@@ -38,7 +38,7 @@ class Runtime(Protocol):
         """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_outputs` makes them.
 
         `images` is a NumPy array or tensor (B, S, S, 3), RGB grey levels not normalised, uint8;
-        float32 where the spec resizes in float32, as `read_input` gives it.
+        float32 where the spec resizes in float32, as `prepare` gives it.
         """
         ...
 

@@ -17,7 +17,7 @@ from utils.image import boxes_to_input, load_image
 from utils.multibox.boxes import area
 from utils.multibox.spec import TILES, SSDSpec
 from utils.page import Section, image_uri, new_figure, write_page
-from utils.tiling import in_own_windows, window_grid
+from utils.tiling import boxes_in_windows, window_grid
 
 MATCH_IOU = 0.5  # a prior with this IoU is a positive, as train.py has it
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the HTML file has all
@@ -114,7 +114,7 @@ def objects_at_input(lists: Lists, facts: Mapping[Path, ImageFacts], spec: SSDSp
     for record in [record for records in lists.values() for record in records]:
         width, height = facts[record.path].size
         if spec.tile:
-            boxes.append(in_own_windows(record.boxes_px, (width, height), spec.tile))
+            boxes.append(boxes_in_windows(record.boxes_px, (width, height), spec.tile))
         else:
             fractions = record.boxes_px / (width, height, width, height)
             boxes.append(boxes_to_input(fractions, width, height, spec))
