@@ -37,7 +37,7 @@ def inspect_image(path: Path) -> ImageFacts:
     fault = ProblemKind.IMAGE_UNREADABLE
     try:
         data = path.read_bytes()
-        size = image_size(io.BytesIO(data), path)
+        size = image_size(path)
         with Image.open(io.BytesIO(data)) as image:
             orientation = orientation_of(image)
             image.load()  # raises where the end of the file is missing

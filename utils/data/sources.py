@@ -112,8 +112,9 @@ class ImageIndex:
         where it means one image, and no other annotation means the same. Raises UserError where not
         a single image is found.
         """
-        exact = [self.exact(stem + os.path.splitext(name)[1]) for stem, name in wanted]
-        guesses = [None if image else self._guess(name) or self._guess(stem)
+        splitext = os.path.splitext
+        exact = [self._same_path(stem, splitext(name)[1]) for stem, name in wanted]
+        guesses = [None if image else self._same_end(*splitext(name)) or self._same_end(stem, "")
                    for image, (stem, name) in zip(exact, wanted)]
         claims = Counter([*exact, *guesses])
         images = [image or (guess if claims[guess] == 1 else None)
@@ -124,22 +125,20 @@ class ImageIndex:
                             "images_path.")
         return [self.paths.get(image) for image in images]
 
-    def exact(self, path: str) -> str | None:
-        """Return the image of a path as the folder spells it; another ending is the last choice."""
-        if path in self.paths:
-            return path
-        stem = _fold(os.path.splitext(path)[0])
-        images = [image for image in self._by_tail.get(stem, ())
-                  if _fold(os.path.splitext(image)[0]) == stem]
-        return min(images, default=None, key=lambda image: (
-            _fold(image) != _fold(path), not image.startswith(os.path.splitext(path)[0])))
+    def _same_path(self, stem, ending):
+        """Return the image of a path; of several endings the given one, else the first."""
+        if stem + ending in self.paths:
+            return stem + ending
+        images = [image for image in self._by_tail.get(_fold(stem), ())
+                  if _fold(os.path.splitext(image)[0]) == _fold(stem)]
+        return min(images, default=None, key=lambda image: os.path.splitext(image)[0] != stem)
 
-    def _guess(self, path):
+    def _same_end(self, stem, ending):
         """Return the only image whose path has the longest end in common, or None."""
-        stem, ending = os.path.splitext(_fold(path))
-        images = next((self._by_tail[tail] for tail in tails(stem) if tail in self._by_tail), [])
+        images = next((self._by_tail[tail] for tail in tails(_fold(stem))
+                       if tail in self._by_tail), [])
         if len(images) > 1:
-            images = [image for image in images if _fold(image).endswith(ending)]
+            images = [image for image in images if image.lower().endswith(ending.lower())]
         return images[0] if len(images) == 1 else None
 
 
