@@ -1,8 +1,5 @@
 """Measure a detector, or detections in a file, on the test list by the rules of VOC and COCO."""
 
-import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
-
-# isort: split
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +22,7 @@ from utils.evaluation.map_page import Measurement, as_values, measure, write_rep
 from utils.evaluation.map_report import (format_results, plot_confusion, plot_errors,
                                          plot_precision_recall)
 from utils.evaluation.voc_ap import VOC_IOU, mean_ap
-from utils.training.run_state import fingerprint
+from utils.training.run import list_digest as fingerprint
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,6 @@
     python predict.py --mode heatmap a.jpg       # where each class scores
 """
 
-import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
-
-# isort: split
 import contextlib
 import functools
 import re
@@ -32,7 +29,6 @@ from utils.image import image_size
 from utils.media.frames import Finder
 from utils.media.outputs import ImageFormat
 from utils.media.viewer import Viewer
-from utils.streams import raising_when_asked_to_end
 from utils.tiling import window_grid
 
 FPS_SECONDS = 3  # for each batch size
@@ -103,7 +99,7 @@ def main(settings: PredictSettings) -> None:
     if settings.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
     keep_freed_memory()
-    with process_group(), raising_when_asked_to_end():
+    with process_group():
         detector = first_ahead(lambda: SSD(settings))
         check_device(detector.device, settings.device)
         look_into = {"summary": summary, "fps": fps, "export": export}.get(settings.mode)

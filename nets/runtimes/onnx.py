@@ -17,12 +17,11 @@ import torch
 from nets.runtimes.torch import Runtime
 from utils.checkpoint import FORMAT as CHECKPOINT
 from utils.checkpoint import parse_checkpoint
-from utils.cli import UserError, check_file, shorten
+from utils.cli import UserError, check_file, first_line, shorten
 from utils.device import set_precision
 from utils.multibox.postprocess import decode_outputs
 from utils.multibox.coder import BoxCoder
 from utils.multibox.spec import SSDSpec
-from utils.tensor_files import first_line
 
 FORMAT = "ssd-onnx-1"
 Outputs = Literal["detections", "boxes", "raw"]
