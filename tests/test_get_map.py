@@ -23,8 +23,8 @@ def folder(tmp_path_factory):
     tiny_detector().save(folder / "best.pth")
     lines = [f"{photo(folder / f'{k}.png', k)} 5,5,{40 + k},30,0 20,10,60,50,0\n"
              for k in range(3)]
-    (folder / "2007_test.txt").write_text("".join(lines), encoding="utf-8")
-    (folder / "2007_classes.txt").write_text("\n".join(NAMES), encoding="utf-8")
+    header = f"# classes: {json.dumps(NAMES)}\n"
+    (folder / "2007_test.txt").write_text(header + "".join(lines), encoding="utf-8")
     return folder
 
 
@@ -157,9 +157,8 @@ def test_the_size_of_an_image_is_read_once(measure, tmp_path, monkeypatch):
 
 def test_an_image_twice_stops_before_the_work(measure, folder, tmp_path):
     lines = (folder / "2007_test.txt").read_text(encoding="utf-8").splitlines()
-    (tmp_path / "2007_test.txt").write_text("\n".join([*lines, lines[0]]))
-    (tmp_path / "2007_classes.txt").write_text("\n".join(NAMES))
-    with pytest.raises(UserError, match=r"0\.png stands twice in the list"):
+    (tmp_path / "2007_test.txt").write_text("\n".join([*lines, lines[-1]]))
+    with pytest.raises(UserError, match=r"2\.png stands twice in the list"):
         measure(test_list=str(tmp_path / "2007_test.txt"))
 
 
@@ -177,8 +176,9 @@ def test_settings_that_cannot_work(measure, changes, message):
 
 
 def test_lists_of_other_classes_are_refused(measure, folder, tmp_path):
-    (tmp_path / "2007_test.txt").write_text((folder / "2007_test.txt").read_text())
-    (tmp_path / "2007_classes.txt").write_text("\n".join(NAMES[::-1]))
+    text = (folder / "2007_test.txt").read_text()
+    (tmp_path / "2007_test.txt").write_text(
+        text.replace(json.dumps(NAMES), json.dumps(NAMES[::-1])))
     with pytest.raises(UserError, match="number 1 is 'cat' in the first, 'dog'"):
         measure(test_list=str(tmp_path / "2007_test.txt"))
 
