@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
 from utils.data.annotations import Record
 from utils.data.doctor import Doctor
@@ -30,7 +31,7 @@ TILE_SCALES = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6)  # tiles to choose from, in sides 
 TILE_RECORDS = 1000  # images that are enough to choose
 Lists = Mapping[str, Sequence[Record]]  # split -> records
 Rows = list[list[str]]  # of a table, header first
-Images = dict[str, list[tuple[str, Any]]]  # heading -> (caption, matplotlib figure or PIL image)
+Images = dict[str, list[tuple[str, Figure | Image.Image]]]  # heading -> (caption, image)
 
 
 def examine(lists: Lists, doctor: Doctor, spec: SSDSpec, paper: SSDSpec, *, seed: int
@@ -157,7 +158,7 @@ def coverage_table(boxes: np.ndarray, labels: np.ndarray, class_names: Sequence[
               for name, mask in groups)]
 
 
-def plot_boxes(boxes: np.ndarray, spec: SSDSpec) -> list[tuple[str, Any]]:
+def plot_boxes(boxes: np.ndarray, spec: SSDSpec) -> list[tuple[str, Figure]]:
     """Return (caption, figure) of the distributions of box sizes and of aspect ratios."""
     sizes, axes = new_figure(f"Objects at {spec.size} x {spec.size}", "side in pixels", "objects")
     axes.hist(np.sqrt(area(boxes)) * spec.size, bins=np.linspace(0, spec.size, 61))
@@ -171,7 +172,8 @@ def plot_boxes(boxes: np.ndarray, spec: SSDSpec) -> list[tuple[str, Any]]:
              sizes), ("aspect ratios of the objects", ratios)]
 
 
-def contact_sheet(lists: Lists, class_names: Sequence[str], seed: int) -> list[tuple[str, Any]]:
+def contact_sheet(lists: Lists, class_names: Sequence[str], seed: int
+                  ) -> list[tuple[str, Image.Image]]:
     """Return (caption, PIL image) of annotated samples, spread over the classes."""
     split_of = {record.path: split for split, records in lists.items() for record in records}
     records = [record for split in lists.values() for record in split]
@@ -183,11 +185,12 @@ def contact_sheet(lists: Lists, class_names: Sequence[str], seed: int) -> list[t
 def write_html(path: Path, tables: Mapping[str, Rows], problems: Sequence[Problem], advice: str,
                images: Images) -> None:
     """Write the report as one file that needs no other; UserError where it cannot be written."""
-    lists = [(summary, [["where", "what"], *([problem.where, problem.what] for problem in group)])
-             for summary, group in by_kind(problems).items()]
+    details = [Section(summary, [["where", "what"],
+                                 *([problem.where, problem.what] for problem in group)])
+               for summary, group in by_kind(problems).items()]
     sections = [*(Section(heading, rows) for heading, rows in tables.items()),
                 Section("Better priors", text=advice or "no objects"),
-                Section("Problems", text="" if lists else "none", lists=lists),
+                Section("Problems", text="" if details else "none", details=details),
                 *(Section(heading, images=[(caption, image_uri(image)) for caption, image in items])
                   for heading, items in images.items())]
     write_page(path, "Dataset report", sections)
