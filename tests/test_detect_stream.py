@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny_detector import photo, tiny_detector
 
-from utils.ahead import ahead, batched
+from utils.ahead import ahead
 from utils.cli import UserError
 
 
@@ -79,4 +79,3 @@ def test_ahead_keeps_order_and_its_distance():
     for count, result in enumerate(ahead(pool, lambda item: item * 2, range(10), 3), start=1):
         assert result == 2 * (count - 1) and pool.done <= count + 3
     assert count == 10
-    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
