@@ -184,6 +184,7 @@ LIMITS = {"input_shape": (1, 4096), "epochs": (1, 10 ** 6), "batch_size": (1, 40
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
               "early_stopping", "sample_period"}
+LAYOUTS = {True: torch.channels_last, False: torch.contiguous_format}
 BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # may too, with as many images a step
 
 
@@ -205,8 +206,7 @@ def main(settings: TrainSettings) -> None:
             settings.train_list, settings.val_list, settings.classes_path)
         network = network_of(saved, "this run", str(last)) if saved else rank0_first(
             partial(build_network, settings, class_names, train_records))
-        network.to(device, memory_format=(torch.channels_last if settings.channels_last
-                                          else torch.contiguous_format))
+        network.to(device, memory_format=LAYOUTS[settings.channels_last])
         if settings.sync_batch_norm and world_size() > 1:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
         criterion = MultiBoxLoss(network.coder, match_iou=settings.match_iou,
@@ -260,8 +260,8 @@ def main(settings: TrainSettings) -> None:
                     break
             run.save()
         if val_records:
-            best = SSD(str(folder / "best.pth"), device=str(device))
-            print(format_results(best.evaluate(val_records)[0], class_names))
+            results, _ = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
+            print(format_results(results, class_names))
         print(describe_end(folder, run.history, run.best_epoch))
 
 

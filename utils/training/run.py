@@ -63,7 +63,6 @@ class Run:
         self.seconds, self.sums, self.learning_rate, self.history = 0.0, {}, 0.0, []
         self.best_map = self.best_epoch = None
         self.saved = None  # (epoch, step_in_epoch) of last.pth
-        self._board = None
 
     def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
         """Yield the batches of each step that the epoch under way still has, with a progress bar."""
@@ -123,12 +122,6 @@ class Run:
             self.board.add(row)
         return row
 
-    @property
-    def board(self) -> Board:
-        """TensorBoard's files of this run."""
-        self._board = self._board or Board(self.folder, first_epoch=self.epoch)
-        return self._board
-
     def show(self, samples: Image.Image | None) -> None:
         """Write samples.jpg, and the same for TensorBoard."""
         if samples is not None and rank() == 0:
@@ -138,12 +131,9 @@ class Run:
 
     def save(self) -> None:
         """Write last.pth, with everything that the run needs to go on exactly from here."""
-        generators = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            generators["cuda"] = torch.cuda.get_rng_state()
         self._write("last.pth", run={name: getattr(self, name) for name in PROGRESS} | {
             "basis": self.basis, "optimizer": self.optimizer.state_dict()["state"],
-            "scaler": self.scaler.state_dict(), "generators": generators})
+            "scaler": self.scaler.state_dict(), "generator": torch.get_rng_state()})
         self.saved = self.epoch, self.step_in_epoch
 
     def _write(self, name, run=None):
@@ -173,12 +163,12 @@ class Run:
                                         "param_groups": self.optimizer.state_dict()["param_groups"]})
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["generators"]["cpu"])
-        if torch.cuda.is_available() and "cuda" in state["generators"]:
-            torch.cuda.set_rng_state(state["generators"]["cuda"])
+        torch.set_rng_state(state["generator"])
         self.saved = self.epoch, self.step_in_epoch
 
     def __enter__(self) -> "Run":
+        if rank() == 0:
+            self.board = Board(self.folder, first_epoch=self.epoch + 1)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
