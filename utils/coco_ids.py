@@ -1,7 +1,9 @@
-"""The ids by which COCO's tools know classes and images, for all files of results."""
+"""COCO's form of results, and the ids by which its tools know classes and images."""
 
 import re
 from collections.abc import Sequence
+
+import numpy as np
 
 # COCO numbers its 80 classes 1 to 90.
 COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -15,6 +17,32 @@ def class_ids(class_names: Sequence[str]) -> list[int]:
 
 
 def numbers_of(names: Sequence[str]) -> list[int] | None:
-    """Return what images are called where all are different numbers, as COCO's are, else None."""
+    """Return image names as integers where all are different integers, as COCO's are, else None."""
     numbers = [int(name) for name in names if re.fullmatch(r"[0-9]{1,15}", name)]
     return numbers if len(set(numbers)) == len(names) else None
+
+
+def coco_results(image_ids: Sequence[int | str], labels: np.ndarray, boxes: np.ndarray,
+                 scores: np.ndarray, class_names: Sequence[str], *, decimals: int | None = None
+                 ) -> list[dict]:
+    """Return D detections as rows of a COCO results file.
+
+    Args:
+        image_ids: D ids, of the image of each detection.
+        labels: (D,) int, indices into `class_names`.
+        boxes: (D, 4) xyxy edges in pixels; rows have [x, y, width, height].
+        scores: (D,) float.
+        decimals: of the pixels; None writes numbers in full, so that they read back unchanged.
+    """
+    ids, xywh = class_ids(class_names), boxes_xywh(boxes)
+    if decimals is not None:
+        xywh = xywh.round(decimals)
+    return [{"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score}
+            for image_id, label, box, score in zip(image_ids, labels.tolist(), xywh.tolist(),
+                                                   scores.tolist())]
+
+
+def boxes_xywh(boxes: np.ndarray) -> np.ndarray:
+    """Return (N, 4) xyxy boxes as float64 [x, y, width, height]."""
+    boxes = boxes.astype(np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)

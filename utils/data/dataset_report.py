@@ -1,16 +1,14 @@
 """The dataset doctor's report: text for the screen, and one HTML file with images."""
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
 from utils.multibox.boxes import area
 from utils.cli import UserError
 from utils.data.prior_fit import covered
+from utils.data.samples import choose_samples, draw_record
 from utils.data.sources import ProblemKind
-from utils.draw import draw_boxes
 from utils.image import boxes_to_input, load_image
 from utils.page import Section, image_uri, new_figure, write_page
 from utils.multibox.spec import TILES
@@ -18,7 +16,6 @@ from utils.tiling import in_own_windows, window_grid
 
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the HTML file has all
 SAMPLES = 12  # images on the contact sheet
-SAMPLE_SIDE = 480  # pixels of the longer side
 # Sides of objects in pixels of the network's input, as square roots of their areas.
 SIZE_GROUPS = (("tiny, under 8 px", 0, 8), ("small, 8 to 32 px", 8, 32),
                ("medium, 32 to 96 px", 32, 96), ("large, over 96 px", 96, np.inf))
@@ -134,34 +131,18 @@ def plot_boxes(boxes, spec):
 
 
 def contact_sheet(lists, class_names, seed):
-    """Return [(caption, PIL image)] of annotated samples, spread over the splits and classes."""
-    records = [(split, record) for split, records in lists.items() for record in records
-               if len(record.labels)]
-    left = np.random.default_rng(seed).permutation(len(records)).tolist()
-    shown, sheet = Counter(), []
-    # Rarest classes first: they are where mistakes hide.
-    while left and len(sheet) < SAMPLES:
-        k = min(left, key=lambda k: min(shown[int(label)] for label in records[k][1].labels))
-        left.remove(k)
-        split, record = records[k]
+    """Return [(caption, PIL image)] of annotated samples, spread over the classes."""
+    split_of = {record.path: split for split, records in lists.items() for record in records}
+    records = [record for split in lists.values() for record in split]
+    sheet = []
+    for record in choose_samples(records, SAMPLES, seed=seed):
         try:
-            sheet.append((f"{split}: {record.path.name}", draw_sample(record, class_names)))
+            image = load_image(record.path)
         except UserError:  # gone since it was inspected
             continue
-        shown.update(set(record.labels.tolist()))
+        sheet.append((f"{split_of[record.path]}: {record.path.name}",
+                      draw_record(record, image, class_names)))
     return sheet
-
-
-def draw_sample(record, class_names):
-    """Return the image of a Record, shrunk and then drawn on, so that its labels can be read."""
-    image = Image.fromarray(load_image(record.path))
-    before = image.size
-    image.thumbnail((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.BOX)
-    scale = np.divide(image.size, before)
-    texts = [class_names[label] + (" (difficult)" if hard else "")
-             for label, hard in zip(record.labels, record.difficult)]
-    return draw_boxes(np.asarray(image), record.boxes_px * (*scale, *scale), record.labels, texts,
-                      len(class_names))
 
 
 def write_html(path, *, tables, problems, suggestion, figures, images):

@@ -5,8 +5,10 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from enum import IntEnum
 from functools import cache
+from itertools import islice
 from typing import NamedTuple
 
 import cv2
@@ -28,6 +30,11 @@ WORKERS_FAILED = (
     "a process that reads images ended or hung ({}). Out of memory is the usual reason: lower "
     "num_workers or batch_size.\nIn a container " + SHARED_MEMORY + " may be too small: start it "
     "with --shm-size=1g, or set num_workers = 0.")
+
+
+WORKER_LOST = (
+    "a process that reads images was lost ({}). Lack of memory is the usual reason: lower "
+    "num_workers or batch_size. In a container, start it with --shm-size=1g or set num_workers = 0.")
 
 
 class Purpose(IntEnum):
@@ -166,6 +173,83 @@ def start_worker(worker_id):
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def epoch_order(num_images: int, *, batch_size: int, seed: int, epoch: int, ranks: int = 1
+                ) -> np.ndarray:
+    """Return the images of an epoch's batches, of all ranks, as (N, B) indices.
+
+    The order depends on (seed, epoch) alone. It wraps round, so that the last batch is full (batch
+    norm never sees a batch of one because of a remainder) and N is a multiple of `ranks`. B is
+    `batch_size`, or the number of images where that is smaller.
+    """
+    order = make_rng(Purpose.ORDER, seed, epoch).permutation(num_images)
+    batch_size = min(batch_size, num_images)
+    count = -(-num_images // batch_size)
+    count += -count % ranks
+    return order[np.arange(count * batch_size) % num_images].reshape(count, batch_size)
+
+
+class Loader:
+    """The batches of each optimizer step, made by worker processes that live through all epochs.
+
+    Args:
+        dataset: a DetectionDataset, or another one indexed by (epoch, index).
+        batch_size: images of one Batch.
+        accumulate: Batches of a step, of each rank.
+        seed: of the order of the images.
+        num_workers: processes that make samples, at most one a core; 0: the main process does.
+        rank, ranks: this process among those that share the steps; it takes every ranks-th Batch.
+        pin_memory: for copies to a GPU.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch_size: int, accumulate: int, seed: int,
+                 num_workers: int, rank: int = 0, ranks: int = 1, pin_memory: bool = False):
+        self.num_images, self.batch_size, self.accumulate = len(dataset), batch_size, accumulate
+        self.seed, self.rank, self.ranks = seed, rank, ranks
+        workers = min(num_workers, os.cpu_count() or 1)
+        self._keys = []  # (epoch, index) of each image of each Batch to come
+        self._data_loader = DataLoader(
+            dataset, batch_sampler=self._keys, collate_fn=collate, num_workers=workers,
+            # Its own, so that the script's random numbers do not depend on the workers.
+            generator=torch.Generator().manual_seed(seed),
+            worker_init_fn=start_worker, persistent_workers=workers > 0, pin_memory=pin_memory,
+            timeout=WAIT_SECONDS if workers else 0)
+
+    def __len__(self) -> int:
+        """Return the optimizer steps of an epoch."""
+        batches_a_step = self.accumulate * self.ranks
+        return -(-self.num_images // (min(self.batch_size, self.num_images) * batches_a_step))
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Batch]]:
+        """Yield this rank's Batches of each step of an epoch, from `start_step` on.
+
+        The last step may have fewer than `accumulate`, on all ranks equally many. Raises UserError
+        for an image that cannot be read and for a worker that was killed or hangs.
+        """
+        order = epoch_order(self.num_images, batch_size=self.batch_size, seed=self.seed,
+                            epoch=epoch, ranks=self.ranks)[self.rank::self.ranks]
+        self._keys[:] = [[(epoch, int(index)) for index in batch]
+                         for batch in order[start_step * self.accumulate:]]
+        batches = self._batches()
+        while step := list(islice(batches, self.accumulate)):
+            yield step
+
+    def _batches(self):
+        """Yield the Batches of `_keys`; raise a worker's UserError in this process."""
+        iterator = iter(self._data_loader)
+        while True:
+            try:
+                batch = next(iterator, None)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader"):  # a bug, in a worker or here
+                    raise
+                raise UserError(WORKER_LOST.format(error)) from None
+            if batch is None:
+                return
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory, accumulate=1):

@@ -11,7 +11,7 @@ from typing import Any
 from utils.cli import UserError, writing
 from utils.data.annotations import Record
 from utils.distributed import rank
-from utils.training.samples import choose_samples, draw_samples
+from utils.data.samples import choose_samples, draw_samples
 
 
 class Board:
