@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.cli import UserError, describe_error, make_folder, shorten, writing
-from utils.coco_ids import class_ids, numbers_of
+from utils.coco_ids import coco_results, numbers_of
 from utils.detections import COLUMNS, Detections
 from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
@@ -37,7 +37,7 @@ class Outputs:
     clip.avi.mp4, clip.avi.json. As a context manager it completes the last video at the end.
 
     Attributes:
-        rows: {name of the image or video: a row for each of its objects}, for the tables.
+        results: {name of the image or video: (frame number or None, Detections) of each frame}.
         counts: objects of each class.
         failures: {name: what went wrong}; that costs one line, and the rest goes on.
     """
@@ -47,7 +47,7 @@ class Outputs:
                  image_format: ImageFormat = "jpg"):
         self.folder, self.draw, self.crop = folder, draw, crop
         self.save_json, self.save_csv, self.image_format = save_json, save_csv, image_format
-        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.results: dict[str, list[tuple[int | None, Detections]]] = {}
         self.counts: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
         self._video: _Video | None = None  # the one that is being written
@@ -66,28 +66,31 @@ class Outputs:
 
     def write(self, frame: Frame, detections: Detections) -> np.ndarray | None:
         """Write the files of a frame; return it drawn, (H, W, 3) uint8 RGB, if it has its image."""
-        name = frame.source.name
-        self.counts.update(detections.names)
-        if not frame.number:  # an image, or the start of a video
-            self.rows[name] = []
-        if self.save_json or self.save_csv:  # a camera may run for days
-            self.rows[name] += [{"image": name, "frame": frame.number, **row}
-                                for row in detections.rows()]
-        drawn = None
+        name, drawn = frame.source.name, None
         if frame.image is not None:
             drawn = np.asarray(draw_detections(frame.image, detections, detections.class_names))
+        self.counts.update(detections.names)
+        if not frame.number:  # an image, or the start of a video
+            self.results[name] = []
+        if self.save_json or self.save_csv:  # a camera may run for days
+            self.results[name].append((frame.number, detections))
         try:
             if self.crop:
                 self._write_crops(frame, detections)
-            if frame.number is None:
-                self._write_image_files(frame.source, detections, drawn)
-            else:
-                self._add_to_video(frame, detections, drawn)
+            if frame.number is not None:
+                self._add_to_video(frame, drawn)
+            elif self.draw:
+                self.write_image(name, drawn)
+            if frame.number is None and self.save_json:
+                width, height = image_size(frame.source.path)
+                write_json(self.folder / f"{name}.json", {
+                    "image": str(frame.source.path), "width": width, "height": height,
+                    "objects": detections.rows()})
         except UserError as error:
             self.report(name, error)
         return drawn
 
-    def write_image(self, name: str, image: np.ndarray) -> Path:
+    def write_image(self, name: str, image: np.ndarray) -> None:
         """Write (H, W, 3) uint8 RGB below the folder, the format added to its name."""
         path = self.folder / f"{name}.{self.image_format}"
         encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
@@ -98,16 +101,6 @@ class Outputs:
         make_folder(path.parent)
         with writing(path) as part:
             part.write_bytes(data)
-        return path
-
-    def _write_image_files(self, source, detections, drawn):
-        if self.draw:
-            self.write_image(source.name, drawn)
-        if self.save_json:
-            width, height = image_size(source.path)
-            write_json(self.folder / f"{source.name}.json", {
-                "image": str(source.path), "width": width, "height": height,
-                "objects": detections.rows()})
 
     def _write_crops(self, frame, detections):
         """Write a file for each object, named by image, class and score."""
@@ -121,41 +114,54 @@ class Outputs:
             self.write_image(f"crops/{frame.source.name}{mark}_{number}_{label}_{score:.2f}",
                              frame.image[y1:y2, x1:x2])
 
-    def _add_to_video(self, frame, detections, drawn):
+    def _add_to_video(self, frame, drawn):
         if self._video is None or self._video.source != frame.source:
             self._close_video()
-            path = self.folder / frame.source.name
-            make_folder(path.parent)
-            self._video = _Video(path, frame, draw=self.draw)
-        if self.save_json:
-            self._video.objects.append({"frame": frame.number, "objects": detections.rows()})
-        if self._video.writer:
-            self._video.add(drawn)
+            self._video = _Video(self.folder / f"{frame.source.name}.mp4", frame, draw=self.draw)
+        self._video.add(drawn)
 
     def _close_video(self):
         """Complete the video that is being written, so that it can be played, and its JSON."""
         video, self._video = self._video, None
-        if video and video.writer:
-            video.writer.release()
-        if video and self.save_json:
+        if video is None:
+            return
+        video.close()
+        if self.save_json:
+            frames = [{"frame": number, "objects": detections.rows()}
+                      for number, detections in self.results[video.source.name]]
             write_json(self.folder / f"{video.source.name}.json",
-                       {"video": str(video.source.path), "frames": video.objects})
+                       {"video": str(video.source.path), "frames": frames})
 
     def write_tables(self, class_names: Sequence[str]) -> None:
-        """Gather what all processes detected; write coco_results.json and detections.csv of it."""
+        """Gather what all processes detected; write coco_results.json and detections.csv of it.
+
+        COCO's tools know an image by its number where all file names are numbers, else by its
+        name; a frame by name/frame.
+        """
         if world_size() > 1:
-            rows, counts, failures = zip(*gather((self.rows, self.counts, self.failures)))
-            self.rows = dict(sorted(item for part in rows for item in part.items()))
+            results, counts, failures = zip(*gather((self.results, self.counts, self.failures)))
+            self.results = dict(sorted(item for part in results for item in part.items()))
             self.counts = sum(counts, Counter())
             self.failures = {name: text for part in failures for name, text in part.items()}
-        if rank() == 0 and self.save_json:
-            write_json(self.folder / "coco_results.json", coco_results(self.rows, class_names))
-        if rank() == 0 and self.save_csv:
+        if rank() > 0:
+            return
+        frames = [(name, number, detections) for name, frames in self.results.items()
+                  for number, detections in frames]
+        if self.save_json:
+            numbers = numbers_of([Path(name).stem for name in self.results])
+            ids = dict(zip(self.results, numbers or self.results))
+            write_json(self.folder / "coco_results.json", [
+                row for name, number, (boxes, scores, labels) in frames for row in coco_results(
+                    [ids[name] if number is None else f"{name}/{number}"] * len(boxes),
+                    labels, boxes, scores, class_names, decimals=2)])
+        if self.save_csv:
             with writing(self.folder / "detections.csv") as part, open(
                     part, "w", encoding="utf-8", newline="") as file:
                 table = csv.DictWriter(file, ("image", "frame", *COLUMNS))
                 table.writeheader()
-                table.writerows(row for rows in self.rows.values() for row in rows)
+                table.writerows({"image": name, "frame": number, **row}
+                                for name, number, detections in frames
+                                for row in detections.rows())
 
     def sum_up(self, sources: Sequence[Source], *, count: bool) -> None:
         """Print what was done; UserError where something failed or there was nothing to do."""
@@ -166,34 +172,38 @@ class Outputs:
         print(f"{len(names - self.failures.keys())} of {total} files done; see "
               f"{shorten(self.folder)}")
         if count:
-            print("in all: " + ", ".join(f"{n} {name}" for name, n in self.counts.most_common()))
+            print("in all: " + ", ".join(f"{name} {n}" for name, n in self.counts.most_common()))
         if self.failures:
             raise UserError(f"{len(self.failures)} of {total} failed: "
                             f"{', '.join(list(self.failures)[:20])}")
 
 
 class _Video:
-    """The video that is being written: an .mp4 in the rate of its source."""
+    """The video that is being drawn: an .mp4 in the rate of its source."""
 
     def __init__(self, path, first_frame, *, draw):
         self.source, self.rate = first_frame.source, first_frame.rate
-        self.objects = []  # of each frame, for the .json
-        self.start, self.written = time.monotonic(), 0
-        self.writer = None
+        self.start, self.written, self.writer = time.monotonic(), 0, None
         if draw:
-            self.writer = cv2.VideoWriter(f"{path}.mp4", cv2.VideoWriter_fourcc(*"mp4v"),
-                                          self.rate, first_frame.image.shape[1::-1])
+            make_folder(path.parent)
+            self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), self.rate,
+                                          first_frame.image.shape[1::-1])
             if not self.writer.isOpened():
-                raise UserError(f"{path}.mp4: cannot be written.")
+                raise UserError(f"{path}: cannot be written.")
 
     def add(self, drawn):
-        """Append a drawn frame, (H, W, 3) uint8 RGB."""
+        if self.writer is None:
+            return
         target = self.written + 1
         if isinstance(self.source.path, int):  # a camera does not wait for the detector
             target = max(target, round((time.monotonic() - self.start) * self.rate))
         while self.written < target:
             self.writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
             self.written += 1
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.release()
 
 
 def show_frame(frame: Frame, drawn: np.ndarray) -> bool:
@@ -210,19 +220,3 @@ def write_json(path: Path, values: Any) -> None:
     make_folder(path.parent)
     with writing(path) as part:
         part.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-
-
-def coco_results(rows: dict[str, list[dict[str, Any]]], class_names: Sequence[str]) -> list[dict]:
-    """Return the rows of `Outputs` in COCO's result format, with the ids of utils/coco_ids.py.
-
-    Images are known by their numbers where all file names are numbers, as COCO's are, else by
-    their names; frames by name/frame.
-    """
-    classes = class_ids(class_names)
-    numbers = numbers_of([Path(name).stem for name in rows])
-    image_ids = dict(zip(rows, numbers or rows))
-    return [{"image_id": image_ids[name] if row["frame"] is None else f"{name}/{row['frame']}",
-             "category_id": classes[row["label"]],
-             "bbox": [row["x1"], row["y1"], round(row["x2"] - row["x1"], 2),
-                      round(row["y2"] - row["y1"], 2)], "score": row["score"]}
-            for name, image_rows in rows.items() for row in image_rows]
