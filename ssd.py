@@ -32,13 +32,21 @@ from utils.draw import draw_detections
 from utils.evaluation.scoring import detect_records
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image
-from utils.multibox.postprocess import (MAX_PER_CLASS, MAX_PER_IMAGE, THRESHOLDS, Kept, NmsRule,
-                               check_thresholds, select)
+from utils.multibox.postprocess import Kept, NmsRule, Thresholds, select
 from utils.tiling import check_rule, detect_windows, read_to_detect
 
 # Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
-SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": MAX_PER_CLASS,
-           "max_per_image": MAX_PER_IMAGE}
+SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": Thresholds.max_per_class,
+           "max_per_image": Thresholds.max_per_image}
+THRESHOLDS = {"confidence": (0, 1), "nms_iou": (0, 1)}
+
+
+def check_thresholds(values):
+    """Raise UserError for a keyword of `detect_batch` out of its range."""
+    try:
+        Thresholds(**values)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
 
 
 @dataclass(frozen=True)
@@ -283,7 +291,8 @@ class SSD:
 
     def _detect_pass(self, inputs, rules):
         """Return what is kept of one pass, as NumPy arrays in fractions of the input."""
-        found = select(*self.runtime(np.stack(inputs)), self.spec, **rules)
+        found = select(*self.runtime(np.stack(inputs)), Thresholds(**rules),
+                       clip=self.spec.box_clip == "after_nms")
         return [Kept(*(part.numpy() for part in kept)) for kept in found]
 
 

@@ -5,17 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from nets.weights.backbone_weights import backbone_names, load_backbone, read_backbone
 from nets.backbones import BACKBONES
 from nets.first_scale import scale_new_layers
-from nets.ssd import SSDNet, build_spec, feature_grids
+from nets.ssd import SSDNet, build_spec, nest_extras
 from nets.weights.transfer import transfer
 from nets.weights.weight_files import read_detector
 from utils.checkpoint import Checkpoint, check_tensors
 from utils.cli import UserError, shorten
-from utils.tensor_files import MAX_UNPACKED
 
 
 def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights: str = "imagenet",
@@ -54,10 +52,10 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         count = load_backbone(network, weights)
         filled = all(name in weights.state_dict
                      for name in backbone_names(network.backbone, network))
-        fresh = "" if filled else f"{network.parts.unfilled}, "
+        fresh = "" if filled else f"{network.backbone_spec.unfilled}, "
         print(f"weights: {count} tensors of {backbone} from {backbone_weights}; {fresh}extra "
               f"layers and heads start from random numbers\n"
-              f"colours: {spec.colours()} ({weights.reason})")
+              f"pixel values: minus {spec.mean} ({weights.reason})")
     if images:
         print(scale_new_layers(network, images, weights.state_dict if weights else ()))
     return network
@@ -81,8 +79,8 @@ def network_of(checkpoint: Checkpoint, family: str, place: str) -> SSDNet:
     Raises UserError for a file that is not whole or asks for too much memory.
     """
     spec, names = checkpoint.spec, checkpoint.class_names
-    _check_whole(checkpoint, place)
-    network = SSDNet(len(names) + 1, spec)
+    checkpoint = checkpoint._replace(state_dict=nest_extras(checkpoint.state_dict))
+    network = _check_whole(checkpoint, place)
     # As a plain dict without version, PyTorch lets it lack the counters of batch norm.
     network.load_state_dict(dict(checkpoint.state_dict))
     network.family = family
@@ -96,17 +94,12 @@ def _check_whole(checkpoint, place):
     if spec.backbone not in BACKBONES:
         raise UserError(f"{place}: its backbone {spec.backbone[:60]!r} is not one of "
                         f"{', '.join(BACKBONES)}.")
-    grids = feature_grids(spec.backbone, spec.size, spec.resnet_pool_padding)
-    if grids != spec.grids:
-        raise UserError(f"{place}: its feature maps are {spec.grids}, but {spec.backbone} gives "
-                        f"{grids} at {spec.size} pixels; the file is damaged.")
-    with torch.device("meta"):
-        own = SSDNet(len(checkpoint.class_names) + 1, spec).state_dict()
-    size = sum(4 * tensor.numel() for tensor in own.values())
-    if size > MAX_UNPACKED:
-        raise UserError(f"{place}: asks for a network of {size / 2 ** 30:.1f} GiB; the file is "
-                        "damaged.")
-    check_tensors(own, checkpoint.state_dict, place)
+    try:
+        network = SSDNet(len(checkpoint.class_names) + 1, spec)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{place}: {error}; the file is damaged.") from None
+    check_tensors(network.state_dict(), checkpoint.state_dict, place)
+    return network
 
 
 def continued_network(path: str | Path, class_names: tuple[str, ...], *, family: str = "auto",

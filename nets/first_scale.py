@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nets.ssd import SSDNet
-from utils.image import normalise, stack_inputs
+from utils.image import stack_inputs
 from utils.tiling import inputs_to_learn
 
 NUM_IMAGES = 12
@@ -36,7 +36,7 @@ def scale_new_layers(network: SSDNet, images: Sequence[tuple[str | Path, np.ndar
     step = max(1, len(images) // NUM_IMAGES)
     images = list(inputs_to_learn(images[::step][:NUM_IMAGES], network.spec))
     # Batch norm takes no image alone.
-    batch = normalise(stack_inputs(images * 2 if len(images) == 1 else images), network.spec)
+    batch = stack_inputs(images * 2 if len(images) == 1 else images)
     new = [(name, module) for name, module in network.named_modules()
            if isinstance(module, nn.Conv2d) and module.bias is not None
            and f"{name}.weight" not in filled]

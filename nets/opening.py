@@ -47,7 +47,7 @@ def hold_network(network: SSDNet, class_names: Sequence[str] | None, *, device: 
 
     Raises ValueError where it lies on another device than asked for, or has other classes.
     """
-    own, wanted = network.priors.device, pick_device(device)
+    own, wanted = network.coder.priors.device, pick_device(device)
     if device != "auto" and (own.type != wanted.type or wanted.index not in (None, own.index)):
         raise ValueError(f"the network lies on {own}, the settings say {device!r}")
     if class_names is None or len(class_names) != network.num_classes - 1:

@@ -281,15 +281,6 @@ def stack_inputs(inputs):
     return torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
 
 
-def normalise(batch, spec):
-    """Turn RGB grey levels into the numbers the network expects, on the tensor's device.
-
-    (B, 3, S, S) uint8 or float32 becomes (B, 3, S, S) float32.
-    """
-    mean, std = (torch.tensor(v, device=batch.device)[:, None, None] for v in (spec.mean, spec.std))
-    return (batch.float() - mean) / std
-
-
 def boxes_to_input(boxes, width, height, spec):
     """Map (N, 4) xyxy fractions of an image of this size to fractions of the network input."""
     offset, scale = _placement(width, height, spec)

@@ -15,9 +15,10 @@ from utils.multibox.boxes import pairwise_iou
 from utils.cli import UserError
 from utils.image import as_rgb_array, boxes_to_pixels, read_input, resize_to_input
 from utils.multibox.nms import nms as nms_of
-from utils.multibox.postprocess import MAX_PER_CLASS, MAX_PER_IMAGE, Kept, NmsRule
+from utils.multibox.postprocess import Kept, NmsRule, Thresholds
 from utils.multibox.spec import SSDSpec
 
+MAX_PER_CLASS, MAX_PER_IMAGE = Thresholds.max_per_class, Thresholds.max_per_image
 WINDOWS_A_PASS = 16  # through the network; bounds the memory, however large the image
 MOST_A_CLASS = 2000  # boxes of a class that are merged: memory grows with their square
 RANDOM_SHARE = 0.25  # of training windows that lie anywhere, the rest around objects

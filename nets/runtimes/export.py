@@ -10,7 +10,7 @@ no more; float32 grey levels where the spec resizes in float32. `outputs` says w
 being xyxy in fractions of the input:
 
 raw         loc (B, P, 4) and conf (B, P, C), float32: the network's own
-boxes       boxes (B, P, 4) and scores (B, P, K), float32: those of `decode_scores`
+boxes       boxes (B, P, 4) and scores (B, P, K), float32: those of `decode_outputs`
 detections  boxes (N, 4), scores (N,), labels (N,) int64 from 0, image_index (N,) int64: those of
             `select` with the thresholds of the export, image by image, best first. Behind them
             come all_boxes and all_scores, the two of "boxes", for who wants other thresholds.
@@ -36,8 +36,7 @@ from nets.runtimes.quantise import quantise
 from nets.runtimes.torch import Runtime, folded_copy
 from nets.ssd import SSDNet
 from utils.cli import UserError, check_file, make_folder, resolve, shorten, writing
-from utils.image import normalise
-from utils.multibox.postprocess import decode_scores
+from utils.multibox.postprocess import decode_outputs
 
 OPSET = 18
 ExportPrecision = Literal["fp32", "int8"]
@@ -53,10 +52,10 @@ class _Exported(nn.Module):
 
     def forward(self, images):
         spec = self.network.spec
-        loc, conf = self.network(normalise(images.permute(0, 3, 1, 2), spec))
+        loc, conf = self.network(images.permute(0, 3, 1, 2))
         if self.outputs == "raw":
             return loc, conf
-        boxes, scores = decode_scores(loc, conf, self.network.priors, spec)
+        boxes, scores = decode_outputs(loc, conf, self.network.coder)
         if self.outputs == "boxes":
             return boxes, scores
         found = _select_in_graph(boxes, scores, **self.thresholds)

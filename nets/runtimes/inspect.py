@@ -12,7 +12,7 @@ from nets.runtimes.torch import Runtime, TorchRuntime
 from nets.ssd import SSDNet
 from utils.device import evaluating
 from utils.image import as_rgb_array, input_rect, read_input, resize_to_input
-from utils.multibox.postprocess import Kept, decode_scores, select
+from utils.multibox.postprocess import Kept, Thresholds, decode_outputs, select
 from utils.tiling import cut_window, detect_windows, read_to_detect, window_grid
 
 HEAT_SIDE = 1000  # pixels of a heat map of windows, at most
@@ -34,7 +34,7 @@ def summarise(network: SSDNet) -> str:
     counter = FlopCounterMode(display=False)
     try:
         with evaluating(network), torch.no_grad(), counter:
-            network(torch.zeros(1, 3, size, size, device=network.priors.device))
+            network(torch.zeros(1, 3, size, size, device=network.coder.priors.device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -46,7 +46,7 @@ def summarise(network: SSDNet) -> str:
                      f"{_count(module):>12,}{flops / 1e6:>12,.1f}")
     return "\n".join([*lines, f"{len(rows)} layers, {_count(network):,} parameters, "
                       f"{counter.get_total_flops() / 1e9:.2f} GFLOPs for {size}x{size} pixels, "
-                      f"{len(network.priors):,} priors"])
+                      f"{len(network.coder.priors):,} priors"])
 
 
 def _count(module):
@@ -137,8 +137,8 @@ def _time_stages(runtime, paths, thresholds):
             torch.mps.synchronize()
         marks.append(time.perf_counter())
         if is_torch:
-            outputs = decode_scores(*outputs, runtime.network.priors, spec)
-        found = select(*outputs, spec, **limits)
+            outputs = decode_outputs(*outputs, runtime.network.coder)
+        found = select(*outputs, Thresholds(**limits), clip=spec.box_clip == "after_nms")
         spent += np.diff([*marks, time.perf_counter()])
         return [Kept(*(part.numpy() for part in kept)) for kept in found]
 

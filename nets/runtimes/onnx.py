@@ -19,8 +19,8 @@ from utils.checkpoint import FORMAT as CHECKPOINT
 from utils.checkpoint import parse_checkpoint
 from utils.cli import UserError, check_file, shorten
 from utils.device import set_precision
-from utils.multibox.postprocess import decode_scores
-from utils.multibox.priors import make_priors
+from utils.multibox.postprocess import decode_outputs
+from utils.multibox.coder import BoxCoder
 from utils.multibox.spec import SSDSpec
 from utils.tensor_files import first_line
 
@@ -149,18 +149,18 @@ class Exported:
         self.outputs = values["outputs"]
         self.precision = "int8" if values["precision"] == "int8" else precision
         self.wanted = OUTPUT_NAMES[self.outputs][-2:]  # those without thresholds
-        self.priors = make_priors(self.spec)
+        self.coder = BoxCoder(self.spec)
 
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As Runtime; UserError where the file's outputs are not those of its spec."""
         images = np.ascontiguousarray(images)
         boxes, scores = (torch.from_numpy(value) for value in self._run(images))
         is_raw = self.outputs == "raw"
-        shape, classes = (len(images), len(self.priors)), len(self.class_names) + is_raw
+        shape, classes = (len(images), len(self.coder.priors)), len(self.class_names) + is_raw
         if boxes.shape != (*shape, 4) or scores.shape != (*shape, classes):
             raise UserError(f"{shorten(self.path)}: gives {tuple(boxes.shape)} and "
                             f"{tuple(scores.shape)}, which does not fit its spec; it is damaged.")
-        return decode_scores(boxes, scores, self.priors, self.spec) if is_raw else (boxes, scores)
+        return decode_outputs(boxes, scores, self.coder) if is_raw else (boxes, scores)
 
 
 class OnnxRuntime(Exported):

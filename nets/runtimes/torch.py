@@ -13,8 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nets.ssd import SSDNet
 from utils.device import Precision, evaluating, run_in
-from utils.image import normalise
-from utils.multibox.postprocess import decode_scores
+from utils.multibox.postprocess import decode_outputs
 from utils.multibox.spec import SSDSpec
 
 
@@ -36,7 +35,7 @@ class Runtime(Protocol):
     name: str
 
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_scores` makes them.
+        """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_outputs` makes them.
 
         `images` is a NumPy array or tensor (B, S, S, 3), RGB grey levels not normalised, uint8;
         float32 where the spec resizes in float32, as `read_input` gives it.
@@ -61,27 +60,25 @@ class TorchRuntime:
     def __init__(self, network: SSDNet, class_names: Sequence[str], *, precision: Precision,
                  owned: bool):
         self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
-        self.device, self.precision, self.owned = network.priors.device, precision, owned
+        self.device, self.precision, self.owned = network.coder.priors.device, precision, owned
         self._copy, self._lock = None, threading.Lock()
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As Runtime."""
-        return decode_scores(*self.raw(images), self.network.priors, self.spec)
+        return decode_outputs(*self.raw(images), self.network.coder)
 
     @torch.inference_mode()
     def raw(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return loc (B, P, 4) and conf (B, P, C) of the images."""
         images = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2)  # channels last
-        batch = normalise(images, self.spec)
         if self.owned:
-            return self._run_copy(batch)
+            return self._run_copy(images)
         with evaluating(self.network), run_in(self.precision, self.device):
-            return self.network(batch)
+            return self.network(images)
 
     def _run_copy(self, batch):
         """Run the copy, which the first call makes and packs."""
-        batch = batch.to(_DTYPES[self.precision])
         with self._lock:
             if self._copy is None:
                 network = inference_copy(self.network, self.precision)
@@ -151,9 +148,11 @@ def inference_copy(network: SSDNet, precision: Precision) -> nn.Module:
     """
     network = folded_copy(network)
     modules, dtype = list(network.modules()), _DTYPES[precision]
+    normalise = copy.deepcopy(network.normalise)
     network.to(dtype=dtype, memory_format=torch.channels_last)
+    network.normalise = _Cast(normalise, dtype)
     network.L2Norm = _Cast(network.L2Norm.float(), dtype)
-    if _can_pack(network.priors.device, dtype):
+    if _can_pack(network.coder.priors.device, dtype):
         for module in modules:
             _pack(module)
     return network

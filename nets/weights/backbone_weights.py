@@ -77,5 +77,5 @@ def load_backbone(network: SSDNet, weights: BackboneWeights) -> int:
 
 def backbone_names(layers: nn.Module, network: SSDNet) -> list[str]:
     """Return the network's names of these layers' tensors, counters of batch norm left out."""
-    return [f"{network.parts.prefix}.{name}" for name in layers.state_dict()
+    return [f"{network.backbone_spec.prefix}.{name}" for name in layers.state_dict()
             if not name.endswith(COUNTER)]

@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from coders import coder_for
 
-from utils.multibox.boxes import (
-    area,
-    decode,
-    encode,
-    pairwise_intersection,
-    pairwise_iou,
-    to_cxcywh,
-    to_xyxy,
-)
+from utils.multibox.boxes import (area, pairwise_intersection, pairwise_iou, to_cxcywh,
+                                  to_xyxy)
+from utils.multibox.spec import SSDSpec
 
-VARIANCES = (0.1, 0.2)
+UNCLAMPED = SSDSpec(log_size_clamp=None)
 
 
 def random_boxes(generator, *shape):
@@ -135,7 +130,7 @@ def test_encode_by_hand():
     box = torch.tensor([[0.3, 0.35, 0.7, 0.45]], dtype=torch.float64)
     prior = torch.tensor([[0.45, 0.5, 0.2, 0.2]], dtype=torch.float64)
     expected = [[0.05 / 0.2 / 0.1, -0.1 / 0.2 / 0.1, math.log(2) / 0.2, -math.log(2) / 0.2]]
-    torch.testing.assert_close(encode(box, prior, VARIANCES),
+    torch.testing.assert_close(coder_for(prior).encode(box),
                                torch.tensor(expected, dtype=torch.float64))
 
 
@@ -144,43 +139,44 @@ def test_decode_by_hand():
     loc = torch.tensor([[1.0, -1.0, math.log(3) / 0.2, -math.log(2) / 0.2]], dtype=torch.float64)
     prior = torch.tensor([[0.5, 0.5, 0.2, 0.4]], dtype=torch.float64)
     expected = torch.tensor([[0.22, 0.36, 0.82, 0.56]], dtype=torch.float64)
-    torch.testing.assert_close(decode(loc, prior, VARIANCES), expected)
+    torch.testing.assert_close(coder_for(prior).decode(loc), expected)
 
 
-@pytest.mark.parametrize("variances", [VARIANCES, (1.0, 1.0)])
+@pytest.mark.parametrize("variances", [(0.1, 0.2), (1.0, 1.0)])
 @pytest.mark.parametrize("shape", [(50,), (3, 50)])
 def test_decode_inverts_encode(variances, shape, generator):
     boxes = random_boxes(generator, *shape)
     priors = to_cxcywh(random_boxes(generator, 50))
-    again = decode(encode(boxes, priors, variances), priors, variances, math.log(1000 / 16))
+    coder = coder_for(priors, SSDSpec(variances=variances))
+    again = coder.decode(coder.encode(boxes))
     assert again.shape == boxes.shape
     torch.testing.assert_close(again, boxes)
 
 
 def test_a_prior_encodes_itself_as_zero():
     prior = torch.tensor([[0.5, 0.25, 0.5, 0.25]])
-    assert torch.equal(encode(to_xyxy(prior), prior, VARIANCES), torch.zeros(1, 4))
+    assert torch.equal(coder_for(prior).encode(to_xyxy(prior)), torch.zeros(1, 4))
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e6, 1e30])
 def test_clamp_keeps_decode_finite(offset):
     prior = torch.tensor([[0.5, 0.5, 0.2, 0.4]])
     loc = torch.tensor([[0.0, 0.0, offset, offset]])
-    assert not decode(loc, prior, VARIANCES).isfinite().all()
-    sizes = to_cxcywh(decode(loc, prior, VARIANCES, math.log(1000 / 16)))[0, 2:]
+    assert not coder_for(prior, UNCLAMPED).decode(loc).isfinite().all()
+    sizes = to_cxcywh(coder_for(prior).decode(loc))[0, 2:]
     torch.testing.assert_close(sizes, torch.tensor([0.2, 0.4]) * 62.5)
 
 
 def test_clamp_leaves_small_sizes_alone():
     prior = torch.tensor([[0.5, 0.5, 0.2, 0.4]])
     for loc in (torch.full((1, 4), 5.0), torch.full((1, 4), -40.0)):
-        assert torch.equal(decode(loc, prior, VARIANCES, math.log(1000 / 16)),
-                           decode(loc, prior, VARIANCES))
+        assert torch.equal(coder_for(prior).decode(loc),
+                           coder_for(prior, UNCLAMPED).decode(loc))
 
 
 def test_arguments_are_not_changed(generator):
     a, b = random_boxes(generator, 6), random_boxes(generator, 6)
     before = a.clone(), b.clone()
     pairwise_iou(a, b)
-    decode(encode(a, b, VARIANCES), b, VARIANCES, 1.0)
+    coder_for(b).decode(coder_for(b).encode(a))
     assert torch.equal(a, before[0]) and torch.equal(b, before[1])

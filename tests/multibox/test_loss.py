@@ -5,8 +5,26 @@ import math
 import pytest
 import torch
 
-from utils.multibox.loss import loss_normaliser, mine_hard_negatives, multibox_loss
+from utils.multibox.coder import BoxCoder
+from utils.multibox.loss import MultiBoxLoss
 from utils.multibox.matching import IGNORED, Targets
+from utils.multibox.spec import SSDSpec
+
+CODER = BoxCoder(SSDSpec())
+
+
+def loss_of(loc, conf, targets, normaliser=1.0, **options):
+    return MultiBoxLoss(CODER, **options)(loc, conf, targets, normaliser)
+
+
+def mine(losses, labels, background_negatives=0):
+    criterion = MultiBoxLoss(CODER, background_negatives=background_negatives)
+    return criterion.mine_hard_negatives(losses, labels)
+
+
+def count(labels, background_negatives=0):
+    criterion = MultiBoxLoss(CODER, background_negatives=background_negatives)
+    return criterion.count(Targets(labels, None))
 
 
 def naive_smooth_l1(difference):
@@ -49,7 +67,7 @@ def random_case(seed, batch=4, priors=60, classes=5, positive_rate=0.1):
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_equals_the_loop(ratio, positive_rate, seed):
     loc, conf, targets = random_case(seed, positive_rate=positive_rate)
-    parts = multibox_loss(loc, conf, targets, negatives_per_positive=ratio)
+    parts = loss_of(loc, conf, targets, negatives_per_positive=ratio)
     expected = naive_loss(loc.tolist(), conf.tolist(), targets.labels.tolist(),
                           targets.loc.tolist(), ratio)
     assert parts.loc.item() == pytest.approx(expected[0], rel=1e-5)
@@ -62,7 +80,7 @@ def test_loss_by_hand():
     loc = torch.tensor([[[0.5, 0.0, -2.0, 0.0]] + [[9.0] * 4] * 4])
     conf = torch.tensor([[[0.0, 0.0], [0.0, 4.0], [0.0, 0.0], [0.0, 0.0], [8.0, 0.0]]])
     targets = Targets(torch.tensor([[1, 0, 0, 0, 0]]), torch.zeros(1, 5, 4))
-    parts = multibox_loss(loc, conf, targets, negatives_per_positive=3)
+    parts = loss_of(loc, conf, targets)
     assert parts.loc.item() == pytest.approx(1.625)
     assert parts.conf.item() == pytest.approx(3 * math.log(2) + math.log(1 + math.exp(4)))
 
@@ -72,7 +90,7 @@ def test_no_objects_cost_nothing_and_have_finite_gradients():
     loc.requires_grad_()
     conf.requires_grad_()
     empty = Targets(torch.zeros_like(targets.labels), targets.loc)
-    parts = multibox_loss(loc, conf, empty, negatives_per_positive=3)
+    parts = loss_of(loc, conf, empty)
     assert parts.loc.item() == 0 and parts.conf.item() == 0
     (parts.loc + parts.conf).backward()
     assert torch.equal(loc.grad, torch.zeros_like(loc))
@@ -82,15 +100,15 @@ def test_no_objects_cost_nothing_and_have_finite_gradients():
 def test_background_images_are_mined_and_weighed():
     labels = torch.tensor([[0, 0, 0, 0, -1], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
     losses = torch.tensor([[1.0, 5, 2, 3, 9], [1, 2, 3, 4, 5], [5, 4, 3, 2, 1]])
-    chosen = mine_hard_negatives(losses, labels, 3, 2)
+    chosen = mine(losses, labels, 2)
     assert chosen.tolist() == [[False, True, False, True, False],
                                [False, False, True, True, True],
                                [True, True, False, False, False]]
     # 2 / 3 for each background image, 1 for the object (its 3 negatives are worth as much).
-    assert loss_normaliser(labels, 3, 2) == pytest.approx(1 + 2 * 2 / 3)
-    assert loss_normaliser(labels, 3) == 1
+    assert count(labels, 2) == pytest.approx(1 + 2 * 2 / 3)
+    assert count(labels) == 1
     # More wanted than there are candidates.
-    assert loss_normaliser(labels[:1], 3, 30) == pytest.approx(4 / 3)
+    assert count(labels[:1], 30) == pytest.approx(4 / 3)
 
 
 def test_a_batch_of_background_does_not_explode():
@@ -99,9 +117,8 @@ def test_a_batch_of_background_does_not_explode():
     labels[0, 0] = 1
     conf = torch.zeros(17, 50, 2)
     targets = Targets(labels, torch.zeros(17, 50, 4))
-    parts = multibox_loss(torch.zeros(17, 50, 4), conf, targets, negatives_per_positive=3,
-                          background_negatives=30)
-    each = float(parts.conf) / loss_normaliser(labels, 3, 30)
+    each = float(loss_of(torch.zeros(17, 50, 4), conf, targets, count(labels, 30),
+                         background_negatives=30).conf)
     assert each == pytest.approx((4 + 16 * 30) / (1 + 16 * 10) * math.log(2), rel=1e-5)
 
 
@@ -112,7 +129,7 @@ def test_ignored_priors_get_no_gradient():
     conf[ignored] = torch.tensor([-50.0, 50, 0, 0, 0])
     loc.requires_grad_()
     conf.requires_grad_()
-    parts = multibox_loss(loc, conf, targets, negatives_per_positive=3)
+    parts = loss_of(loc, conf, targets)
     (parts.loc + parts.conf).backward()
     assert ignored.any()
     assert not conf.grad[ignored].any() and not loc.grad[ignored].any()
@@ -122,7 +139,7 @@ def test_gradient_reaches_positives_and_chosen_negatives_only():
     loc, conf, targets = random_case(2)
     loc.requires_grad_()
     conf.requires_grad_()
-    parts = multibox_loss(loc, conf, targets, negatives_per_positive=3)
+    parts = loss_of(loc, conf, targets)
     (parts.loc + parts.conf).backward()
     positives = targets.labels > 0
     assert torch.equal(loc.grad.abs().sum(-1) > 0, positives)
@@ -134,47 +151,45 @@ def test_negatives_are_counted_per_image():
     labels = torch.tensor([[1, 1, 0, 0, 0, 0, 0, 0, 0], [0] * 9])
     losses = torch.arange(18.0).reshape(2, 9)
     # The second image has the harder negatives but no object, so none of them counts.
-    chosen = mine_hard_negatives(losses, labels, 3)
+    chosen = mine(losses, labels)
     assert chosen.nonzero().tolist() == [[0, p] for p in range(3, 9)]
 
 
 def test_negatives_are_capped_by_the_candidates():
     labels = torch.tensor([[1, 2, IGNORED, 0, 0]])
-    chosen = mine_hard_negatives(torch.tensor([[9.0, 9, 9, 0, 1]]), labels, 3)
+    chosen = mine(torch.tensor([[9.0, 9, 9, 0, 1]]), labels)
     assert chosen.tolist() == [[False, False, False, True, True]]
-    all_positive = mine_hard_negatives(torch.rand(1, 3), torch.tensor([[1, 2, 3]]), 3)
+    all_positive = mine(torch.rand(1, 3), torch.tensor([[1, 2, 3]]))
     assert not all_positive.any()
 
 
 def test_hardest_negatives_are_chosen():
     labels = torch.tensor([[0, 0, 1, 0, 0, 0]])
-    chosen = mine_hard_negatives(torch.tensor([[0.1, 5, 9, 0.3, 0.2, 4]]), labels, 3)
+    chosen = mine(torch.tensor([[0.1, 5, 9, 0.3, 0.2, 4]]), labels)
     assert chosen.nonzero()[:, 1].tolist() == [1, 3, 5]
 
 
 def test_equal_losses_still_give_the_wanted_number():
     labels = torch.zeros(1, 500, dtype=torch.long)
     labels[0, :5] = 1
-    assert mine_hard_negatives(torch.ones(1, 500), labels, 3).sum() == 15
+    assert mine(torch.ones(1, 500), labels).sum() == 15
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_gives_float32(dtype):
     loc, conf, targets = random_case(3)
-    half = multibox_loss(loc.to(dtype), conf.to(dtype), targets, negatives_per_positive=3)
+    half = loss_of(loc.to(dtype), conf.to(dtype), targets)
     # The rounding of the inputs is all that half precision may cost.
-    full = multibox_loss(loc.to(dtype).float(), conf.to(dtype).float(), targets,
-                         negatives_per_positive=3)
+    full = loss_of(loc.to(dtype).float(), conf.to(dtype).float(), targets)
     assert half.loc.dtype == half.conf.dtype == torch.float32
     assert torch.equal(half.loc, full.loc) and torch.equal(half.conf, full.conf)
 
 
 def test_batch_is_the_sum_of_its_images():
     loc, conf, targets = random_case(4)
-    together = multibox_loss(loc, conf, targets, negatives_per_positive=3)
-    single = [multibox_loss(loc[b:b + 1], conf[b:b + 1],
-                            Targets(targets.labels[b:b + 1], targets.loc[b:b + 1]),
-                            negatives_per_positive=3) for b in range(len(loc))]
+    together = loss_of(loc, conf, targets)
+    single = [loss_of(loc[b:b + 1], conf[b:b + 1],
+                            Targets(targets.labels[b:b + 1], targets.loc[b:b + 1])) for b in range(len(loc))]
     torch.testing.assert_close(together.loc, sum(part.loc for part in single))
     torch.testing.assert_close(together.conf, sum(part.conf for part in single))
 
@@ -182,5 +197,5 @@ def test_batch_is_the_sum_of_its_images():
 def test_huge_scores_stay_finite():
     conf = torch.tensor([[[1e4, -1e4], [-1e4, 1e4]]])
     targets = Targets(torch.tensor([[1, 0]]), torch.zeros(1, 2, 4))
-    parts = multibox_loss(torch.zeros(1, 2, 4), conf, targets, negatives_per_positive=3)
+    parts = loss_of(torch.zeros(1, 2, 4), conf, targets)
     assert parts.conf.item() == 4e4

@@ -5,11 +5,11 @@ from fractions import Fraction
 
 import pytest
 import torch
+from coders import coder_for
 
 from utils.multibox.boxes import to_cxcywh
 from utils.multibox.matching import IGNORED, bipartite_match, make_targets, match
 
-VARIANCES = (0.1, 0.2)
 GRID = 8  # corners at multiples of 1/8: float32 is exact, so ties and boundaries are real
 
 
@@ -62,8 +62,8 @@ def targets_of(boxes, labels, priors, difficult=None, **options):
     boxes = torch.tensor([boxes], dtype=torch.float32).reshape(1, -1, 4)
     difficult = torch.tensor([difficult or [False] * len(labels)])
     return make_targets(boxes, torch.tensor([labels], dtype=torch.long), difficult,
-                        to_cxcywh(torch.tensor(priors)),
-                        **{"iou_threshold": 0.5, "variances": VARIANCES, **options})
+                        coder_for(to_cxcywh(torch.tensor(priors))),
+                        **{"match_iou": 0.5, **options})
 
 
 @pytest.mark.parametrize("num_objects, num_priors", [(1, 1), (1, 9), (4, 20), (6, 6), (7, 3)])
@@ -159,8 +159,8 @@ def test_padding_is_never_matched(padding):
 def test_batch_without_objects(num_objects):
     priors = to_cxcywh(grid_boxes(torch.Generator().manual_seed(0), 5))
     targets = make_targets(torch.zeros(2, num_objects, 4), torch.full((2, num_objects), -1),
-                           torch.zeros(2, num_objects, dtype=torch.bool), priors,
-                           iou_threshold=0.5, variances=VARIANCES)
+                           torch.zeros(2, num_objects, dtype=torch.bool), coder_for(priors),
+                           match_iou=0.5)
     assert targets.labels.shape == (2, 5) and targets.loc.shape == (2, 5, 4)
     assert targets.labels.dtype == torch.int64 and targets.loc.dtype == torch.float32
     assert not targets.labels.any() and int((targets.labels > 0).sum()) == 0
@@ -184,8 +184,8 @@ def test_targets_equal_the_loop(train_on_difficult):
     boxes, priors = grid_boxes(generator, 10, 4), grid_boxes(generator, 30)
     labels = torch.randint(-1, 5, (10, 4), generator=generator)
     difficult = torch.rand(10, 4, generator=generator) < 0.3
-    targets = make_targets(boxes, labels, difficult, to_cxcywh(priors), iou_threshold=0.5,
-                           variances=VARIANCES, train_on_difficult=train_on_difficult)
+    targets = make_targets(boxes, labels, difficult, coder_for(to_cxcywh(priors)), match_iou=0.5,
+                           train_on_difficult=train_on_difficult)
     positives = 0
     for b in range(10):
         matched = naive_match(boxes[b].tolist(), (labels[b] >= 0).tolist(), priors.tolist(), 0.5)

@@ -5,8 +5,7 @@ import pytest
 import torch
 import torchvision
 
-from utils.multibox.postprocess import select
-from utils.multibox.spec import SSDSpec
+from utils.multibox.postprocess import Thresholds, select
 
 
 def outputs(seed, priors=60, classes=3):
@@ -17,7 +16,8 @@ def outputs(seed, priors=60, classes=3):
 
 
 def kept(boxes, scores, **rules):
-    return select(boxes, scores, SSDSpec(), **{"confidence": 0.3, "nms_iou": 0.4, **rules})[0]
+    thresholds = Thresholds(**{"confidence": 0.3, "nms_iou": 0.4, **rules})
+    return select(boxes, scores, thresholds, clip=True)[0]
 
 
 @pytest.mark.parametrize("seed", range(3))

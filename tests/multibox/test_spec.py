@@ -2,18 +2,10 @@
 
 import dataclasses
 import json
-import math
 
 import pytest
 
-from utils.multibox.spec import (
-    BOX_CLIPS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    PRIOR_CLIPS,
-    RESIZES,
-    SSDSpec,
-)
+from utils.multibox.spec import IMAGENET_MEAN, IMAGENET_STD, SSDSpec
 
 UNLIKE_DEFAULT = SSDSpec(
     backbone="resnet50", input_shape=(512, 512), grids=(64, 32, 16), steps=None,
@@ -52,92 +44,17 @@ def test_unknown_field_is_refused():
         SSDSpec.from_dict({**SSDSpec().to_dict(), "anchor_sizes": [1, 2]})
 
 
-@pytest.mark.parametrize("ratio", [0, -1, math.nan, math.inf, 1e-30, "2", None, True])
-def test_ratios_that_make_no_priors(ratio):
-    with pytest.raises(ValueError, match="aspect_ratios"):
-        SSDSpec(aspect_ratios=((2,), (2, ratio), (2,), (2,), (2,), (2,)))
-
-
-def test_more_priors_than_memory_holds():
-    with pytest.raises(ValueError, match="priors are more than"):
-        SSDSpec(input_shape=(4096, 4096), grids=(4096, 19, 10, 5, 3, 1))
-
-
-@pytest.mark.parametrize("values", [{"grids": [[[1]]]}, {"grids": [1] * 10 ** 5}])
-def test_lists_of_a_file_are_not_followed_without_end(values):
-    values["grids"].append(values["grids"])
-    with pytest.raises(ValueError, match="too long or too deep"):
-        SSDSpec.from_dict(values)
-
-
-def test_specs_stored_before_still_read():
-    # Every checkpoint made so far holds both fields.
-    stored = {**SSDSpec().to_dict(), "channel_order": "rgb", "resize": "cv2_linear_uint8"}
-    before = dict(stored)
-    assert SSDSpec.from_dict(stored) == SSDSpec(resize="cv2_linear_uint8") and stored == before
-    with pytest.raises(ValueError, match="channel_order"):
-        SSDSpec.from_dict({**stored, "channel_order": "bgr"})
-
-
 def test_spec_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SSDSpec().letterbox = True
 
 
 @pytest.mark.parametrize("name, value", [
-    ("grids", (38, 19)),
-    ("steps", (8, 16)),
-    ("anchors_size", (30, 60, 111, 162, 213, 264)),
+    ("grids", (38, 19)), ("steps", (8, 16)), ("anchors_size", (30, 60, 111, 162, 213, 264)),
     ("anchors_size", (30, 60, 111, 162, 213, 264, 200)),
-    ("anchors_size", (30, 30, 111, 162, 213, 264, 315)),
-    ("anchors_size", (0, 60, 111, 162, 213, 264, 315)),
-    ("aspect_ratios", ((2,), (2, 3))),
-    ("variances", (0.1, 0.1, 0.2, 0.2)),
-    ("variances", (0.1, 0)),
-    ("mean", (127.5,)),
-    ("std", (1.0, 1.0)),
-    ("std", (1.0, 0.0, 1.0)),
-    ("input_shape", (300,)),
-    ("input_shape", (300, 512)),
-    ("prior_clip", "corner"),
-    ("box_clip", "after"),
-    ("resize", "cv2_area"),
-    ("anchors_size", (math.nan,) * 7),
-    ("anchors_size", (30, 60, 111, 162, 213, 264, math.inf)),
-    ("anchors_size", (1e-30, 60, 111, 162, 213, 264, 315)),
-    ("anchors_size", ("30", 60, 111, 162, 213, 264, 315)),
-    ("steps", (0, 16, 32, 64, 100, 300)),
-    ("steps", (8, 16, 32, 64, 100, math.inf)),
-    ("grids", (38.5, 19, 10, 5, 3, 1)),
-    ("grids", (10 ** 9, 19, 10, 5, 3, 1)),
-    ("input_shape", (10 ** 9, 10 ** 9)),
-    ("input_shape", (True, True)),
-    ("mean", (math.nan, 0, 0)),
-    ("variances", (math.inf, 1)),
-    ("letterbox", "yes"),
-    ("letterbox_fill", 256),
-    ("resnet_pool_padding", True),
-    ("log_size_clamp", math.inf),
-    ("l2_eps", math.nan),
-    ("backbone", None),
-    ("tile", 63),
-    ("tile", -600),
-    ("tile", 10 ** 9),
-    ("tile", 600.0),
-    ("tile", True),
-    ("tile", None),
-])
-def test_contradiction_names_field_and_value(name, value):
-    with pytest.raises(ValueError) as error:
+    ("anchors_size", (0, 60, 111, 162, 213, 264, 315)), ("aspect_ratios", ((2,), (2, 3))),
+    ("aspect_ratios", ((2,), (2, 0), (2,), (2,), (2,), (2,))), ("input_shape", (300, 512)),
+    ("prior_clip", "corner"), ("box_clip", "after"), ("resize", "cv2_area"), ("tile", 63)])
+def test_contradictions_name_the_field(name, value):
+    with pytest.raises(ValueError, match="anchors_size" if name == "grids" else name):
         SSDSpec(**{name: value})
-    # A wrong number of grids shows at whichever list has to agree with it.
-    shown = SSDSpec().steps if value == (38, 19) else value
-    assert str(shown) in str(error.value) or name == "backbone"
-    assert name in str(error.value) or value == (38, 19)
-
-
-@pytest.mark.parametrize("name, choices", [("prior_clip", PRIOR_CLIPS), ("box_clip", BOX_CLIPS),
-                                           ("resize", RESIZES)])
-def test_every_choice_is_accepted(name, choices):
-    for choice in choices:
-        assert getattr(SSDSpec(**{name: choice}), name) == choice

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from nets.build import new_network
+from nets.ssd import Normalise
 from nets.first_scale import NUM_IMAGES, scale_new_layers
 from utils.cli import UserError
 from utils.multibox.spec import SSDSpec
@@ -25,13 +26,14 @@ class Chain(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.spec = SPEC
+        self.normalise = Normalise(SPEC.mean, SPEC.std)
         self.old = nn.Conv2d(3, 8, 3, padding=1)
         self.new = nn.ModuleList([nn.Conv2d(8, 16, 3, stride=2), nn.Conv2d(16, 16, 1)])
         self.normed = nn.Sequential(nn.Conv2d(16, 8, 3, bias=False), nn.BatchNorm2d(8))
         self.loc, self.conf = (nn.ModuleList([nn.Conv2d(8, out, 3)]) for out in (16, 20))
 
     def forward(self, x):
-        x = self.old(x).relu()
+        x = self.old(self.normalise(x)).relu()
         for layer in (*self.new, self.normed):
             x = layer(x).relu()
         return self.loc[0](x), self.conf[0](x)
@@ -53,8 +55,7 @@ def paths(tmp_path):
 
 def network_input(path, spec):
     """Return the input that an image of the network's size makes."""
-    pixels = (np.asarray(Image.open(path), dtype=np.float32) - spec.mean) / spec.std
-    return torch.from_numpy(pixels).float().permute(2, 0, 1)
+    return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The network and its pre- and post-processing against numbers of published implementations.
 
 The archives in tests/fixtures were recorded by running those implementations; only sampled rows
-are kept. Tolerances: a hundredth of a grey level for the input, 1e-3 for raw outputs.
+are kept. Tolerances: a hundredth of a pixel value for the input, 1e-3 for raw outputs.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from conftest import fill_state_dict, fixture_image, fixture_keys
 
 from ssd import SSD, SSDSettings
 from utils.multibox.boxes import to_xyxy
-from utils.image import normalise, resize_to_input, stack_inputs
+from utils.image import resize_to_input, stack_inputs
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 SHARED = Path(__file__).parents[3] / "shared" / "fixtures"
@@ -37,20 +37,20 @@ def case(request, tmp_path_factory):
 
 
 def network_input(detector):
-    return normalise(stack_inputs([resize_to_input(fixture_image(), detector.spec)]),
-                     detector.spec)
+    return stack_inputs([resize_to_input(fixture_image(), detector.spec)])
 
 
 def test_priors(case):
     fixture, detector = case
-    priors = to_xyxy(detector.network.priors).numpy()
+    priors = to_xyxy(detector.network.coder.priors).numpy()
     assert len(priors) == fixture["num_priors"]
     np.testing.assert_allclose(priors[fixture["rows"]], fixture["priors_xyxy"], atol=1e-6)
 
 
 def test_network_input(case):
     fixture, detector = case
-    pixels = network_input(detector).contiguous().numpy().reshape(-1)[fixture["pixels"]]
+    x = detector.network.normalise(network_input(detector))
+    pixels = x.contiguous().numpy().reshape(-1)[fixture["pixels"]]
     np.testing.assert_allclose(pixels, fixture["x"], atol=0.01)
 
 

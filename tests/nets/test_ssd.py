@@ -7,7 +7,7 @@ from torchvision.models import mobilenet_v2, resnet50, vgg
 
 from nets.weights.backbone_weights import load_backbone, read_backbone
 from nets.backbones import BACKBONES
-from nets.ssd import L2Norm, SSDNet, build_spec, feature_grids
+from nets.ssd import L2Norm, SSDNet, build_spec, nest_extras
 from nets.vgg import decimate_classifier, make_vgg16
 from utils.cli import UserError
 from utils.multibox.spec import CAFFE_MEAN, IMAGENET_MEAN
@@ -19,9 +19,9 @@ def test_outputs_have_one_row_a_prior_in_train_and_eval(backbone, priors):
     net = SSDNet(4, build_spec(backbone, 300))
     for mode in (True, False):
         with torch.no_grad():
-            loc, conf = net.train(mode)(torch.randn(2, 3, 300, 300))
+            loc, conf = net.train(mode)(torch.randint(0, 256, (2, 3, 300, 300), dtype=torch.uint8))
         assert loc.shape == (2, priors, 4) and conf.shape == (2, priors, 4)
-        assert len(net.priors) == priors
+        assert len(net.coder.priors) == priors
 
 
 def test_vgg_has_the_papers_layers():
@@ -30,9 +30,9 @@ def test_vgg_has_the_papers_layers():
     assert len(shapes) == 71
     assert shapes["vgg.31.weight"] == (1024, 512, 3, 3)  # fc6
     assert shapes["vgg.33.weight"] == (1024, 1024, 1, 1)  # fc7
-    assert shapes["extras.1.weight"] == (512, 256, 3, 3)  # conv8_2
+    assert shapes["extras.0.2.weight"] == (512, 256, 3, 3)  # conv8_2
     assert shapes["conf.0.weight"] == (4 * 21, 512, 3, 3)
-    assert "priors" not in shapes
+    assert not any("priors" in name or "mean" in name for name in shapes)
     fc6 = SSDNet(21, build_spec("vgg", 300)).vgg[31]
     assert fc6.dilation == (6, 6) and fc6.padding == (6, 6)
 
@@ -73,33 +73,6 @@ def test_l2norm_stays_finite_at_zero_and_fp32_under_autocast():
     dead = torch.zeros(1, 4, 2, 2, requires_grad=True)  # what ReLU may leave at a position
     layer(dead).sum().backward()
     assert layer(dead).isfinite().all() and dead.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("backbone, pool_padding", [("vgg", 1), ("mobilenetv2", 1),
-                                                    ("resnet50", 1), ("resnet50", 0)])
-def test_the_grids_are_those_that_pytorch_finds(backbone, pool_padding):
-    """Also where nothing is left for some layer."""
-    parts = BACKBONES[backbone]
-    for size in (1, 33, 75, 96, 130, 161, 258, 300, 301, 511, 512, 640):
-        with torch.device("meta"):
-            extras, count = parts.make_extras(size)
-            layers, x, grids = parts.layers(pool_padding).eval(), torch.empty(1, 3, size, size), ()
-            chunks = [layers[:parts.taps[0]], layers[parts.taps[0]:parts.taps[1]]]
-            chunks += [extras[k:k + count].eval() for k in range(0, len(extras), count)]
-            try:
-                for chunk in chunks:
-                    for layer in chunk:
-                        x = layer(x)
-                    grids += x.shape[-1:]
-            except RuntimeError:
-                grids = ()
-        assert feature_grids(backbone, size, pool_padding) == grids
-
-
-def test_a_spec_with_other_grids_is_refused():
-    net = SSDNet(3, replace(build_spec("mobilenetv2", 300), grids=(19, 10, 5, 3, 2, 2)))
-    with pytest.raises(ValueError, match="feature maps"):
-        net.eval()(torch.zeros(1, 3, 300, 300))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -170,3 +143,29 @@ def test_no_internet_names_address_and_place(monkeypatch):
     message = r"https://\S+vgg16_features\S*\.pth could.*\n.*model_data/"
     with pytest.raises(UserError, match=message):
         read_backbone("imagenet", "vgg")
+
+
+def test_pixel_values_are_normalised():
+    network = SSDNet(2, build_spec("mobilenetv2", 300, mean=(1, 2, 3), std=(2, 4, 8)))
+    images = torch.full((1, 3, 2, 2), 9, dtype=torch.uint8)
+    assert network.normalise(images)[0, :, 0, 0].tolist() == [4, 7 / 4, 6 / 8]
+
+
+def test_a_spec_with_other_grids_is_refused():
+    with pytest.raises(ValueError, match="feature maps"):
+        SSDNet(3, replace(build_spec("mobilenetv2", 300), grids=(19, 10, 5, 3, 2, 2)))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_flat_extra_layers_of_files_are_nested(backbone):
+    state = SSDNet(2, build_spec(backbone, 300)).state_dict()
+    flat, count = {}, 0
+    for name, value in state.items():
+        _, _, rest = name.partition("extras.")
+        if rest and backbone == "mobilenetv2":
+            name = name.replace(".0.conv", ".conv")
+        elif rest:
+            block, layer, kind = rest.split(".")
+            name = f"extras.{2 * int(block) + (layer == '2')}.{kind}"
+        flat[name] = value
+    assert list(nest_extras(flat)) == list(nest_extras(state)) == list(state) != list(flat)

@@ -1,71 +1,105 @@
-"""The multibox loss (paper section 2.2, eq. 1-3)."""
+"""The multibox loss (paper section 2.2, eq. 1 to 3)."""
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from utils.multibox.coder import BoxCoder
+from utils.multibox.matching import Targets, make_targets
 
 
-class LossParts(NamedTuple):
-    """Sums over a batch, to be divided by the normaliser of the whole optimizer step."""
+class Losses(NamedTuple):
+    """The two parts of eq. 1, divided by N; the loss to minimise is their sum."""
 
-    loc: torch.Tensor  # scalar, smooth L1 over the positives
-    conf: torch.Tensor  # scalar, cross entropy over the positives and the mined negatives
+    loc: torch.Tensor  # scalar
+    conf: torch.Tensor  # scalar
 
 
-def multibox_loss(loc: torch.Tensor, conf: torch.Tensor, targets: NamedTuple, *,
-                  negatives_per_positive: float, background_negatives: int = 0) -> LossParts:
-    """Return the summed localisation and confidence losses of a batch, in float32.
+class MultiBoxLoss(nn.Module):
+    """L(x, c, l, g) = (L_conf(x, c) + L_loc(x, l, g)) / N, eq. 1 with alpha = 1.
 
-    Nothing is divided here: the optimizer step that a batch belongs to may hold several batches,
-    and `loss_normaliser` is summed over all of them. Finite, and 0 where nothing is chosen.
+    An optimizer step may hold several batches, on several processes, and is to learn as from one
+    large batch. So the targets of all of them are made first, N is summed over them, and each batch
+    is divided by the sum:
+
+        targets = [criterion.match(...) for each batch]
+        normaliser = max(1, sum(criterion.count(target) for target in targets))
+        losses = criterion(*network(images), target, normaliser)
 
     Args:
-        loc: (B, P, 4) float tensor, raw offsets.
-        conf: (B, P, C) float tensor, raw class scores before softmax, background first.
-        targets: Targets of `make_targets`.
-        negatives_per_positive: 3 in SSD; chosen per image, hardest first.
-        background_negatives: chosen in an image without positives; none in Caffe.
+        coder: the network's, whose priors are matched.
+        match_iou: priors with IoU >= this to an object are positives.
+        negatives_per_positive: hard negatives of an image for each of its positives.
+        background_negatives: hard negatives of an image without positives; 0 in the paper.
+        train_on_difficult: False leaves difficult objects out: neither object nor background.
     """
-    positive = targets.labels > 0
-    loc_loss = F.smooth_l1_loss(loc.float()[positive], targets.loc[positive], reduction="sum")
-    each_conf = F.cross_entropy(conf.float().transpose(1, 2), targets.labels.clamp(min=0),
-                                reduction="none")  # (B, P)
-    negative = mine_hard_negatives(each_conf.detach(), targets.labels, negatives_per_positive,
-                                   background_negatives)
-    return LossParts(loc_loss, each_conf[positive | negative].sum())
 
+    def __init__(self, coder: BoxCoder, *, match_iou: float = 0.5,
+                 negatives_per_positive: float = 3.0, background_negatives: int = 0,
+                 train_on_difficult: bool = True):
+        super().__init__()
+        self.coder, self.match_iou = coder, match_iou
+        self.negatives_per_positive = negatives_per_positive
+        self.background_negatives = background_negatives
+        self.train_on_difficult = train_on_difficult
 
-def count_negatives(labels: torch.Tensor, negatives_per_positive: float,
-                    background_negatives: int = 0) -> torch.Tensor:
-    """Return how many negatives each image of (B, P) labels contributes, (B,) int64."""
-    positives, candidates = (labels > 0).sum(1), (labels == 0).sum(1)
-    wanted = (positives * negatives_per_positive).long()
-    return torch.where(positives > 0, wanted, background_negatives).minimum(candidates)
+    def match(self, boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Tensor) -> Targets:
+        """Return the Targets of a padded batch; arguments of `make_targets`."""
+        return make_targets(boxes, labels, difficult, self.coder, match_iou=self.match_iou,
+                            train_on_difficult=self.train_on_difficult)
 
+    def count(self, targets: Targets) -> float:
+        """Return what a batch adds to N: its positives, as in the paper.
 
-def loss_normaliser(labels: torch.Tensor, negatives_per_positive: float,
-                    background_negatives: int = 0) -> float:
-    """Return what a batch with (B, P) labels adds to the divisor of its optimizer step.
+        An image without positives counts as a third of its background negatives (as one of every
+        `negatives_per_positive`), so that it weighs as much as an image with objects.
+        """
+        positives = (targets.labels > 0).sum(1)
+        share = self._num_negatives(targets.labels) / max(self.negatives_per_positive, 1.0)
+        return float(torch.maximum(positives, share).sum())
 
-    An image counts as its positives, one without any as a third of its negatives (one in
-    negatives_per_positive): so a batch of mostly background is no heavier than another.
-    """
-    positives = (labels > 0).sum(1)
-    negatives = count_negatives(labels, negatives_per_positive, background_negatives)
-    share = negatives / max(negatives_per_positive, 1.0)
-    return float(torch.maximum(positives, share).sum())
+    def forward(self, loc: torch.Tensor, conf: torch.Tensor, targets: Targets,
+                normaliser: float) -> Losses:
+        """Return the Losses of a batch, in float32.
 
+        Args:
+            loc: (B, P, 4) float, predicted offsets.
+            conf: (B, P, C) float, class scores before softmax, background first.
+            targets: of `match`.
+            normaliser: N, at least 1: the sum of `count` over all batches of the step.
+        """
+        positive = targets.labels > 0  # (B, P)
+        # Eq. 2: smooth L1 between predicted and encoded boxes, over the positives.
+        loc_loss = F.smooth_l1_loss(loc.float()[positive], targets.loc[positive], reduction="sum")
+        # Eq. 3: cross entropy over the positives and the hard negatives.
+        cross_entropy = F.cross_entropy(conf.float().transpose(1, 2), targets.labels.clamp(min=0),
+                                        reduction="none")  # (B, P)
+        negative = self.mine_hard_negatives(cross_entropy.detach(), targets.labels)
+        conf_loss = cross_entropy[positive | negative].sum()
+        # Eq. 1.
+        return Losses(loc_loss / normaliser, conf_loss / normaliser)
 
-def mine_hard_negatives(losses: torch.Tensor, labels: torch.Tensor, negatives_per_positive: float,
-                        background_negatives: int = 0) -> torch.Tensor:
-    """Choose the background priors with the highest loss, image by image (Caffe MAX_NEGATIVE).
+    def mine_hard_negatives(self, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Choose the background priors with the highest loss, image by image (Caffe MAX_NEGATIVE).
 
-    `losses` (B, P) are the confidence losses, `labels` (B, P) as in Targets. Returns a (B, P) bool
-    mask of the chosen negatives.
-    """
-    candidate = labels == 0
-    wanted = count_negatives(labels, negatives_per_positive, background_negatives)  # (B,)
-    order = losses.masked_fill(~candidate, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    chosen_rank = torch.arange(labels.shape[1], device=labels.device) < wanted[:, None]
-    return torch.zeros_like(candidate).scatter(1, order, chosen_rank)
+        Args:
+            losses: (B, P) confidence losses.
+            labels: (B, P) as in Targets.
+
+        Returns:
+            (B, P) bool mask of the chosen negatives.
+        """
+        candidate = labels == 0
+        hardest_first = losses.masked_fill(~candidate, -torch.inf).argsort(
+            dim=1, descending=True, stable=True)
+        is_chosen = (torch.arange(labels.shape[1], device=labels.device)
+                     < self._num_negatives(labels)[:, None])
+        return torch.zeros_like(candidate).scatter(1, hardest_first, is_chosen)
+
+    def _num_negatives(self, labels):
+        """Return how many negatives each image of (B, P) labels contributes, (B,) int64."""
+        positives, candidates = (labels > 0).sum(1), (labels == 0).sum(1)
+        wanted = (positives * self.negatives_per_positive).long()
+        return torch.where(positives > 0, wanted, self.background_negatives).minimum(candidates)

@@ -1,13 +1,14 @@
 """torchvision's non-maximum suppression, without the rest of torchvision.
 
-To import torchvision takes longer than to find the objects of an image: it brings datasets, video
-and PyTorch's compiler along. Its operators lie in a library of their own beside it.
+Importing torchvision takes a second, longer than detecting the objects of an image: it brings data
+sets, video and PyTorch's compiler along. Its operators lie in a library of their own beside it.
 """
 
 import contextlib
 import functools
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,14 +17,14 @@ import torch
 def nms(boxes: torch.Tensor, scores: torch.Tensor, iou: float) -> torch.Tensor:
     """Return the indices that remain of (N, 4) xyxy boxes with (N,) scores, best first.
 
-    Of two boxes with IoU above `iou` the lower score goes; of equal scores the later box.
+    Of two boxes with IoU above `iou` the one with the lower score goes; of equal scores the later.
     """
     return _operator()(boxes, scores, iou)
 
 
 @functools.cache
-def _operator():
-    """Return the operator; where its library cannot be had alone, torchvision brings it."""
+def _operator() -> Callable:
+    """Return the operator; where its library cannot be loaded alone, torchvision brings it."""
     if "torchvision" not in sys.modules:
         folder = Path(importlib.util.find_spec("torchvision").origin).parent
         for file in (*folder.glob("_C*.so"), *folder.glob("_C*.pyd")):

@@ -1,23 +1,21 @@
-"""The prior boxes (default boxes) of a spec."""
+"""The prior boxes (the paper's default boxes) of a spec."""
 
 import math
 
 import torch
 
 from utils.multibox.boxes import to_cxcywh, to_xyxy
+from utils.multibox.spec import SSDSpec
 
 
-def make_priors(spec):
+def make_priors(spec: SSDSpec) -> torch.Tensor:
     """Return the priors of all feature maps (paper section 2.2, Caffe `PriorBox`).
 
-    Order: map by map, row by row, and in a cell s, s', then each ratio a as a, 1/a, where
-    s is the map's size and s' the geometric mean with the next one.
-
-    Args:
-        spec: SSDSpec.
+    Order: map by map, row by row, and in a cell s, s', then each ratio a as a, 1/a, where s is the
+    map's size and s' the geometric mean with the next one.
 
     Returns:
-        (P, 4) float32 tensor, cxcywh as fractions of the input; 8,732 rows for SSD300.
+        (P, 4) float32, cxcywh as fractions of the input; 8,732 rows for SSD300.
     """
     maps = [_map_priors(spec, k) for k in range(len(spec.grids))]
     return clip_priors(torch.cat(maps), spec.prior_clip).float()
@@ -29,7 +27,7 @@ def _map_priors(spec, k):
     step = spec.size / grid if spec.steps is None else spec.steps[k]
     centres = (torch.arange(grid, dtype=torch.float64) + 0.5) * step
     cy, cx = torch.meshgrid(centres, centres, indexing="ij")
-    cells = torch.stack([cx, cy], -1).reshape(-1, 2)
+    cells = torch.stack([cx, cy], -1).reshape(-1, 2)  # (grid * grid, 2)
     shapes = torch.tensor(_cell_shapes(spec, k), dtype=torch.float64)  # (A, 2)
     priors = [cells.repeat_interleave(len(shapes), 0), shapes.repeat(len(cells), 1)]
     return torch.cat(priors, 1) / spec.size
@@ -46,10 +44,10 @@ def _cell_shapes(spec, k):
     return shapes
 
 
-def clip_priors(priors_cxcywh, rule):
+def clip_priors(priors_cxcywh: torch.Tensor, rule: str) -> torch.Tensor:
     """Limit (P, 4) priors to the image by a rule that published weights were trained with.
 
-    "none" (Caffe), "corners" (the box is cut at the border), "centre_size" (all four numbers
+    "none" (Caffe), "corners" (the box is cut at the border), "centre_size" (all four numbers are
     limited to [0, 1]), or "size" (width and height only).
     """
     if rule == "corners":

@@ -15,9 +15,7 @@ from utils.cli import shorten
 from utils.data.loader import Batch, DetectionDataset, batches, make_loader
 from utils.device import run_in
 from utils.distributed import batch_norm_alone, share_tensors, sum_floats, sum_gradients
-from utils.image import normalise
-from utils.multibox.loss import loss_normaliser, multibox_loss
-from utils.multibox.matching import make_targets
+from utils.multibox.loss import MultiBoxLoss
 from utils.training.optim import Schedule, set_frozen, set_learning_rate
 from utils.training.run_state import (CannotLearn, finite_number, generator_states, load_optimizer,
                                       set_generators, whole_number)
@@ -155,16 +153,11 @@ class Trainer:
         positives, objects and images.
         """
         leaving, group = group is None, group or []
-        mining = {"negatives_per_positive": self.objective.negatives_per_positive,
-                  "background_negatives": self.objective.background_negatives}
+        criterion = MultiBoxLoss(self.network.coder, **vars(self.objective))
         group = [batch.to(self.device) for batch in group]
-        targets = [make_targets(batch.boxes, batch.labels, batch.difficult, self.network.priors,
-                                iou_threshold=self.objective.match_iou,
-                                variances=self.network.spec.variances,
-                                train_on_difficult=self.objective.train_on_difficult)
-                   for batch in group]
+        targets = [criterion.match(batch.boxes, batch.labels, batch.difficult) for batch in group]
         normaliser, num_batches, leaving = sum_floats(
-            [sum(loss_normaliser(target.labels, **mining) for target in targets),
+            [sum(criterion.count(target) for target in targets),
              len(group), leaving])
         if leaving:
             raise Leaving
@@ -173,11 +166,11 @@ class Trainer:
             all_have_one = k * self.schedule.ranks <= num_batches
             with (run_in(self.precision, self.device),
                   nullcontext() if all_have_one else batch_norm_alone(self.network)):
-                loc, conf = self.network(normalise(batch.images, self.network.spec))
-            parts = multibox_loss(loc, conf, target, **mining)
+                loc, conf = self.network(batch.images)
+            parts = criterion(loc, conf, target, normaliser)
             self._check_finite(parts, batch)
-            self.scaler.scale((parts.loc + parts.conf) / normaliser).backward()
-            totals = [total + part.item() / normaliser for total, part in zip(totals, parts)]
+            self.scaler.scale(parts.loc + parts.conf).backward()
+            totals = [total + part.item() for total, part in zip(totals, parts)]
         sums = sum_floats([*totals, sum(int((target.labels > 0).sum()) for target in targets),
                            sum(int((batch.labels >= 0).sum()) for batch in group),
                            sum(len(batch.images) for batch in group)])
