@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -80,3 +80,12 @@ class Detections:
     def _repr_html_(self) -> str:
         """Return a table for notebooks."""
         return f"<pre>{escape(repr(self))}</pre>"
+
+
+def class_indices(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
+    """Return the indices of classes; UserError for a name that is none of them."""
+    for name in names:
+        if name not in class_names:
+            raise UserError(f"classes: {name!r} is none of the detector's: "
+                            f"{', '.join(class_names[:30])}.")
+    return tuple(class_names.index(name) for name in names)

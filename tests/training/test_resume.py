@@ -605,7 +605,7 @@ def test_a_run_of_windows_goes_on_with_the_same_bits(data, tmp_path, monkeypatch
 def test_the_state_of_the_scaler_survives(data, tmp_path, monkeypatch):
     """fp16 on the CPU, which train.py refuses for its slowness: one step overflows and is left."""
     monkeypatch.setattr(train, "set_precision", lambda name, device: "fp16")
-    monkeypatch.setattr("nets.opening.set_precision", lambda name, device: "fp32")  # for val mAP
+    monkeypatch.setattr("ssd.set_precision", lambda name, device: "fp32")  # for val mAP
     changes = {"epochs": 2, "precision": "auto", "save_steps": 1}
     real = torch.amp.GradScaler
 

@@ -1,40 +1,15 @@
 """Detections of lists; val mAP for a training: a bad image costs a figure, not the run."""
 
-from collections.abc import Callable, Iterable
-from itertools import chain
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from utils.checkpoint import parse_checkpoint
 from utils.cli import UserError
 from utils.data.annotations import Record
-from utils.detections import Detections
-from utils.distributed import on_first, shared_out
+from utils.distributed import on_first
 from utils.evaluation.map_report import format_results
 from utils.evaluation.voc_ap import mean_ap
 from utils.tensor_files import read_tensor_file
-
-
-def detect_records(stream: Callable[..., Iterable[tuple]], records: list[Record], batch_size: int
-                   ) -> list[Detections]:
-    """Return the Detections of each record's image, on all ranks, which share the batches out.
-
-    `stream` is `SSD.detect_stream` with its thresholds. Raises UserError for a bad image.
-    """
-    def work(batches):
-        found = stream([record.path for batch in batches for record in batch],
-                       batch_size=batch_size)
-        for batch in tqdm(batches, desc="mAP", unit="batch", leave=False, disable=None):
-            results = [next(found)[2] for _ in batch]
-            for error in results:
-                if isinstance(error, UserError):
-                    raise error
-            yield results
-
-    batches = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
-    return list(chain(*shared_out(batches, work)))
 
 
 def val_map(scorer: Any, records: list[Record]) -> float | None:
