@@ -35,9 +35,10 @@ from utils.device import pick_device, set_precision
 from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
-from utils.image import ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image
-from utils.multibox.postprocess import Kept, NmsRule, Thresholds, select
-from utils.tiling import check_rule, detect_windows, inputs_to_learn, read_to_detect
+from utils.image import (ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image,
+                         prepare)
+from utils.multibox.postprocess import NmsRule, Thresholds, select
+from utils.tiling import check_rule, detect_windows, sample_inputs
 
 SCORING = Thresholds()  # the paper's and Caffe's: mAP needs the weak detections too
 CALIBRATION_IMAGES = 100  # at most, of int8: they tell the range of activations
@@ -154,8 +155,8 @@ class SSD:
         """
         check_images(images)
         thresholds = self._override(overrides)
-        prepared = [read_to_detect(find_image(image), self.spec) for image in images]
-        return self._detect_prepared(prepared, thresholds)
+        return self._detect_prepared([prepare(find_image(image), self.spec) for image in images],
+                                     thresholds)
 
     def detect_stream(self, images: Iterable[ImageInput], *, batch_size: int = 4,
                       keep_images: bool = True, **overrides: Any
@@ -184,9 +185,8 @@ class SSD:
     def _read(self, source, keep_image):
         """Return (source, array or None, what is prepared of it or UserError)."""
         try:
-            image = find_image(source)
-            array = as_rgb_array(image) if keep_image else None
-            return source, array, read_to_detect(image if array is None else array, self.spec)
+            array = as_rgb_array(find_image(source))
+            return source, array if keep_image else None, prepare(array, self.spec)
         except UserError as error:
             return source, None, error
 
@@ -201,20 +201,22 @@ class SSD:
         """Return the Detections of images that came as (network input, (width, height))."""
         if not prepared:
             return []
-        if self.spec.tile:
-            kept = detect_windows([image for image, _ in prepared], self.spec, self._detect_inputs,
-                                  thresholds)
-        else:
-            kept = [part._replace(boxes=boxes_to_pixels(part.boxes, *size, self.spec))
-                    for part, (_, size) in zip(self._detect_inputs(
-                        [network_input for network_input, _ in prepared], thresholds), prepared)]
-        return [Detections(*part, self.class_names) for part in kept]
+        inputs, sizes = zip(*prepared)
+        if not self.spec.tile:
+            return self._detect_pass(inputs, sizes, thresholds)
+        detections = detect_windows(inputs, self.spec, self._detect_pass, thresholds)
+        # Each window has the default caps; one that the caller gave is meant for the image.
+        is_default = thresholds.max_per_image == Thresholds.max_per_image
+        most = None if is_default else thresholds.max_per_image or None
+        return [each[:most] for each in detections]
 
-    def _detect_inputs(self, inputs, thresholds):
-        """Return what is kept of one pass, as NumPy arrays in fractions of the input."""
+    def _detect_pass(self, inputs, sizes, thresholds):
+        """Return the Detections of one pass, in pixels of images of these (width, height) sizes."""
         kept = select(*self.runtime(np.stack(inputs)), thresholds,
                       clip=self.spec.box_clip == "after_nms")
-        return [Kept(*(part.numpy() for part in each)) for each in kept]
+        return [Detections(boxes_to_pixels(boxes, *size, self.spec), scores.numpy(),
+                           labels.numpy(), self.class_names)
+                for (boxes, scores, labels), size in zip(kept, sizes)]
 
     def _override(self, changes):
         """Return the detector's thresholds with changes, whose classes are names."""
@@ -296,7 +298,7 @@ class SSD:
                               for name in (train_list, val_list))
                 step = math.ceil(len(train) / CALIBRATION_IMAGES) or 1
                 file = quantise(
-                    file, inputs_to_learn((record[:2] for record in train[::step]), self.spec),
+                    file, sample_inputs((record[:2] for record in train[::step]), self.spec),
                     score=lambda file: mean_ap(SSD(file, runtime="onnxruntime").evaluate(val)[0]),
                     max_loss=math.inf if force else max_loss)
             make_folder(path.parent)

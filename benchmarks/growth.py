@@ -29,7 +29,7 @@ from nets.runtimes.torch import TorchRuntime
 from nets.ssd import SSDNet, build_spec
 from utils.cli import run
 from utils.device import keep_freed_memory, pick_device, set_precision
-from utils.image import read_input
+from utils.image import prepare
 
 LARGEST_FOR_OTHERS = 100_000  # detections; pycocotools takes minutes for more
 
@@ -178,7 +178,7 @@ def by_megapixels(settings):
             path = f"{folder}/{number}.jpg"
             cv2.imwrite(path, image)
             curves["torchvision"].append(least(partial(torchvisions, path), settings.turns))
-            curves["this project"].append(least(partial(read_input, path, spec), settings.turns))
+            curves["this project"].append(least(partial(prepare, path, spec), settings.turns))
     return [Curve("file to input", "megapixels", name, list(settings.megapixels), times)
             for name, times in curves.items()]
 

@@ -30,7 +30,7 @@ from utils.multibox.boxes import to_cxcywh
 from utils.checkpoint import newest_checkpoint
 from utils.cli import UserError, resolve, run
 from utils.device import pick_device
-from utils.image import read_input
+from utils.image import prepare
 from utils.multibox.postprocess import decode_scores, select
 from utils.multibox.spec import SSDSpec
 
@@ -132,9 +132,9 @@ def same_detections(found, other):
 
 def stages(detector, path, turns=10):
     """Return (stage, least seconds) of reading and resizing, the network with decoding, NMS."""
-    image, _ = read_input(path, detector.spec)
+    image, _ = prepare(path, detector.spec)
     boxes, scores = detector.runtime(image[None])
-    calls = {"read and resize": partial(read_input, path, detector.spec),
+    calls = {"read and resize": partial(prepare, path, detector.spec),
              "network and decoding": lambda: (detector.runtime(image[None]),
                                               wait(detector.device.type)),
              "selection": partial(select, boxes, scores, detector.spec, **SCORING)}

@@ -10,7 +10,7 @@ from ssd import SSD
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.data import demo_data
 from utils.data.annotations import read_list
-from utils.image import read_input
+from utils.image import prepare
 
 IMAGES = 240
 # Spread of the random detector's scores: its best ones are clear.
@@ -41,7 +41,7 @@ def make_detector(path: Path, image: str, list_path: Path) -> None:
     for head in network.conf:
         head.weight.data *= GAIN
     runtime = SSD(network=network, class_names=names, precision="fp32").runtime
-    bias = _background(runtime.raw(read_input(image, network.spec)[0][None])[1])
+    bias = _background(runtime.raw(prepare(image, network.spec)[0][None])[1])
     for head in network.conf:
         head.bias.data.view(-1, network.num_classes)[:, 0] += bias
     save_checkpoint(path, Checkpoint(network.spec, names, network.state_dict(), {}, {}))

@@ -27,7 +27,7 @@ from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.cli import make_folder, resolve, run
 from utils.data.annotations import read_list
 from utils.evaluation.voc_ap import mean_ap
-from utils.image import read_input
+from utils.image import prepare
 
 KINDS = {"PyTorch fp32": ("", "", "fp32"), "PyTorch bf16": ("", "", "bf16"),
          "ONNX Runtime fp32": ("fp32", "onnxruntime", "fp32"),
@@ -72,7 +72,7 @@ def main(settings: RuntimesSettings) -> None:
         name: work / figures[name]["median"] / peak(detector.precision)
         for name, detector in detectors.items()}) if "PyTorch" not in row.way]
     print("\nnetwork and decoding alone")
-    inputs = read_input(image, spec)[0][None]
+    inputs = prepare(image, spec)[0][None]
     race({name: partial(detector.runtime, inputs) for name, detector in detectors.items()},
          settings.turns, same_scores)
     print("\nsmall networks, on noise in which neither finds anything: not the same network")

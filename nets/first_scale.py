@@ -16,7 +16,7 @@ from torch import nn
 
 from nets.ssd import SSDNet
 from utils.image import stack_inputs
-from utils.tiling import inputs_to_learn
+from utils.tiling import sample_inputs
 
 NUM_IMAGES = 12
 # Deviation of a layer's output over the images: 1 keeps the signal; the heads begin with classes
@@ -29,12 +29,12 @@ def scale_new_layers(network: SSDNet, images: Sequence[tuple[str | Path, np.ndar
     """Scale the weights that still are random so that their outputs have the wanted deviation.
 
     Takes up to NUM_IMAGES of the images, spread over the list, or windows of them, as
-    `inputs_to_learn`. Layers without bias are left alone: batch norm behind them sets their scale.
+    `sample_inputs`. Layers without bias are left alone: batch norm behind them sets their scale.
     `filled` names the tensors of the network that were read from a file. Changes only weights.
     Returns a line for the user; raises UserError for an image that cannot be read.
     """
     step = max(1, len(images) // NUM_IMAGES)
-    images = list(inputs_to_learn(images[::step][:NUM_IMAGES], network.spec))
+    images = list(sample_inputs(images[::step][:NUM_IMAGES], network.spec))
     # Batch norm takes no image alone.
     batch = stack_inputs(images * 2 if len(images) == 1 else images)
     new = [(name, module) for name, module in network.named_modules()

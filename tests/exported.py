@@ -36,7 +36,7 @@ class TinyNet(nn.Module):
 
 
 def images(count, spec, seed=0):
-    """Return (B, S, S, 3) blurred noise as `read_input` would give it."""
+    """Return (B, S, S, 3) blurred noise as `prepare` would give it."""
     rng = np.random.default_rng(seed)
     size = (spec.size, spec.size)
     made = [cv2.resize(rng.uniform(0, 255, (12, 12, 3)), size, interpolation=cv2.INTER_LINEAR)

@@ -1,170 +1,98 @@
-"""Images from file to network input: the one path for training, validation, prediction, mAP."""
+"""The one path of an image, which training, validation, prediction and scoring share.
+
+    file --load_image--> (H, W, 3) uint8 RGB --resize_to_input--> (S, S, 3) --stack_inputs--> batch
+"""
 
 import io
 import os
-import re
-import stat
 import struct
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image, JpegImagePlugin
+from PIL import ExifTags, Image
 
 from utils.cli import UserError, check_file, typed_path
-from utils.resize import may_halve, resize
+from utils.multibox.spec import SSDSpec
 
-JPEG_START = b"\xff\xd8"
+JPEG_START = b"\xff\xd8"  # until image_check.py does without
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
-# What `SSD.detect` takes.
-ImageInput = str | os.PathLike | Image.Image | np.ndarray
-# What decoders raise for broken files.
+ImageInput = str | os.PathLike | Image.Image | np.ndarray  # what `SSD.detect` takes
+# What the decoders raise for broken files.
 DECODE_ERRORS = (cv2.error, OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError,
                  RuntimeError, ArithmeticError, struct.error, Image.DecompressionBombError)
-# A halved JPEG has chroma as stored, a whole one has it interpolated to twice its size (libjpeg's
-# "fancy upsampling"): the means of 2x2 pixels of that are this filter of the stored one.
-CHROMA_FILTER = np.array([1, 6, 1], np.float32) / 8
+# OpenCV is faster with JPEG; of these it misreads some, or the orientation, or knows none.
+PILLOW_FORMATS = ("TIFF", "WEBP", "GIF")
 
 
-class Header(NamedTuple):
-    """What an image file says of itself before its pixels are decoded."""
+# ---- Files and other sources to arrays ----
 
-    size: tuple[int, int]  # (width, height) as load_image gives it
-    orientation: int  # how the decoded pixels have to be turned; EXIF's 1 to 8
-    # A JPEG decoder can give the means of 2x2 pixels. Even sides, and chroma stored at a half
-    # ("4:2:0", nearly all photographs): for the rest it gives something else at strong noise.
-    can_be_halved: bool
+def load_image(path: str | os.PathLike) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 RGB.
 
-
-def load_image(path):
-    """Read an image file as (H, W, 3) uint8 RGB; UserError where it is missing or no image.
-
-    Grey, palette and 16-bit images become 8-bit RGB, transparency is dropped, and a rotation
-    that the file asks for (`orientation_of`) is carried out. A path may have any letters, also on
-    Windows, where OpenCV's own reader fails on them.
+    Greyscale, palette and 16-bit images become 8-bit RGB, transparency is dropped, and the
+    orientation of EXIF or XMP is applied. Raises UserError for a file that is missing or broken.
     """
-    return decode_image(read_bytes(path), path)
-
-
-def read_bytes(path):
-    """Return the contents of a file; UserError names it where it cannot be read."""
     try:
-        check_regular(path)
-        return Path(path).read_bytes()
+        data = Path(path).read_bytes()  # OpenCV's own reader fails on some paths of Windows
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; check the path.") from None
-    except ValueError as error:  # a zero byte in the path
-        raise UserError(f"{str(path)!a}: {error}; check the path.") from None
+    return decode_image(data, path)
 
 
-def check_regular(path):
-    """Raise UserError for folders, pipes and devices: reading some of them never ends."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise UserError(f"{path}: not a file with an image in it; check the path.")
-
-
-def decode_image(data, path, header=None, *, halve=False):
-    """Decode the bytes of an image file as `load_image`.
-
-    The path is for messages; `header` is that of `read_header`, where it is known already. `halve`
-    gives the means of 2x2 pixels, which is faster, of an image that `can_be_halved`.
-    """
-    header = header or read_header(io.BytesIO(data), path)
-    mode = cv2.IMREAD_REDUCED_COLOR_2 if halve else cv2.IMREAD_COLOR
+def decode_image(data: bytes, path: str | os.PathLike) -> np.ndarray:
+    """Decode the bytes of an image file as `load_image` does; errors name `path`."""
     try:
-        # OpenCV before 5 misreads some, and before 4.11 knows no GIF.
-        if data[8:12] == b"WEBP" or data[:4] == b"GIF8":
-            return as_rgb_array(Image.open(io.BytesIO(data)))
-        # OpenCV and Pillow do not know the same marks of orientation: `orientation_of` decides.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    except DECODE_ERRORS:
-        image = None
-    if image is None:
-        raise UserError(f"{path}: not an image that can be read; replace or remove the file.")
-    image = _filter_chroma(image) if halve else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    return turn(image, header.orientation)
-
-
-def _filter_chroma(image):
-    """Return a halved BGR image as RGB, with the chroma that means of the whole image have."""
-    ycc = cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)
-    for channel in (1, 2):  # one plane at a time: fresh memory costs more than the filter
-        plane = cv2.extractChannel(ycc, channel)
-        plane = cv2.sepFilter2D(plane, -1, CHROMA_FILTER, CHROMA_FILTER, dst=plane,
-                                borderType=cv2.BORDER_REPLICATE)
-        cv2.insertChannel(plane, ycc, channel)
-    return cv2.cvtColor(ycc, cv2.COLOR_YCrCb2RGB)
-
-
-def read_header(file, path=None):
-    """Return the Header of an image.
-
-    `file` is a path or a binary file object; `path` is named in errors in its place. Raises
-    UserError for what is not an image.
-    """
-    path = file if path is None else path
-    try:
-        if isinstance(file, (str, os.PathLike)):
-            check_regular(file)
-        with Image.open(file) as image:
-            # Pillow and OpenCV carry out a TIFF's own tag by themselves.
-            done = image.format == "TIFF" and ExifTags.Base.Orientation in image.tag_v2
-            orientation = 1 if done else orientation_of(image)
-            size = image.size[::-1] if orientation >= 5 else image.size
-            even = size[0] % 2 == size[1] % 2 == 0
-            return Header(size, orientation, even and JpegImagePlugin.get_sampling(image) == 2)
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: not an image that can be read, it has more than "
-                        f"{2 * Image.MAX_IMAGE_PIXELS // 10**6} megapixels; cut it into parts or "
-                        "scale it down.") from None
+        with Image.open(io.BytesIO(data)) as header:
+            if header.format in PILLOW_FORMATS:
+                return _pil_to_array(header)
+            orientation = orientation_of(header)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8),
+                             cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # fails where nothing was decoded
     except DECODE_ERRORS as error:
-        reason = re.sub(" <_io.*>", "", str(error))  # Pillow's word for the bytes of the file
-        raise UserError(f"{path}: not an image that can be read ({reason}); "
-                        "replace or remove the file.") from None
+        raise _unreadable(path, error) from None
+    return _apply_orientation(image, orientation)
 
 
-def image_size(file, path=None):
-    """Return (width, height) of an image as `load_image` gives it; arguments of `read_header`."""
-    return read_header(file, path).size
+def image_size(file: str | os.PathLike | BinaryIO, path: str | os.PathLike | None = None
+               ) -> tuple[int, int]:
+    """Return the (width, height) that `load_image` gives, from the header of a file alone.
 
-
-def orientation_of(image):
-    """Return the orientation of a PIL image, 1 to 8, by EXIF or else XMP; 1 for nonsense."""
+    Errors name `path` where `file` is a file object.
+    """
+    path = path or file
     try:
-        file = getattr(image, "fp", None)  # none where it came out of a pickle
-        if image.format == "PNG" and file and not _png_has_marks(file):
-            return 1
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        with Image.open(file) as image:
+            width, height = image.size
+            return (height, width) if orientation_of(image) >= 5 else (width, height)
+    except DECODE_ERRORS as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path, error):
+    reason = "the decoder failed" if isinstance(error, cv2.error) else error
+    return UserError(f"{path}: not an image that can be read ({reason}); "
+                     "replace or remove the file.")
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the orientation still to be applied to a PIL image, EXIF's 1 to 8; 1 for nonsense."""
+    if image.format == "TIFF":  # Pillow applies it
+        return 1
+    try:
+        # Not image.getexif(): that of PNG files decodes all pixels to look for EXIF behind them.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except DECODE_ERRORS:  # EXIF that cannot be read
         return 1
     return value if value in range(1, 9) else 1
 
 
-def _png_has_marks(file):
-    """Tell whether a PNG file holds EXIF or XMP, perhaps behind its pixels.
-
-    Pillow would decode the whole image to find that out.
-    """
-    place = file.tell()
-    try:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"eXIf":
-                return True
-            text = file.read(min(length, 24)) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
-            if text.startswith((b"XML:com.adobe.xmp", b"Raw profile type")):
-                return True
-            file.seek(length - len(text) + 4, os.SEEK_CUR)
-        return False
-    finally:
-        file.seek(place)
-
-
-def turn(image, orientation):
-    """Carry out an EXIF orientation, 1 to 8, on an (H, W, 3) array."""
+def _apply_orientation(image, orientation):
+    """Turn and mirror an (H, W, 3) array as an EXIF orientation says."""
     if orientation >= 5:
         image = cv2.transpose(image)
     if orientation in (2, 3, 6, 7):
@@ -172,23 +100,22 @@ def turn(image, orientation):
     return cv2.flip(image, 0) if orientation in (3, 4, 7, 8) else image
 
 
-def check_images(images):
-    """Raise TypeError for what is one image, or none, in the place of several."""
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or not hasattr(
-            images, "__iter__"):
+def check_images(images: Any) -> None:
+    """Raise TypeError for a single image, or no image, in the place of several."""
+    if isinstance(images, (str, os.PathLike, Image.Image)) or not hasattr(images, "__iter__"):
         raise TypeError(f"expected a list of images, got {type(images).__name__}")
 
 
-def find_image(image):
-    """Return an image as it is, or its path where it was found, before anything is read."""
+def find_image(image: ImageInput) -> ImageInput:
+    """Return a path as the absolute path of a file, anything else as it is, without reading it."""
     return check_file(typed_path(image)) if isinstance(image, (str, os.PathLike)) else image
 
 
-def as_rgb_array(image):
+def as_rgb_array(image: ImageInput) -> np.ndarray:
     """Return a path, PIL image or RGB array as an (H, W, 3) uint8 array.
 
     Raises TypeError for anything else, ValueError for an array of another shape or dtype and for
-    an image without pixels, UserError for an unreadable file.
+    an image without pixels, UserError for a file that cannot be read.
     """
     if isinstance(image, (str, os.PathLike)):
         return load_image(image)
@@ -203,70 +130,107 @@ def as_rgb_array(image):
 
 
 def _pil_to_array(image):
-    """Return a PIL image, turned as it asks for, as an (H, W, 3) uint8 array."""
     if 0 in image.size:
         raise ValueError(f"expected an image with pixels, got {image.size[0]}x{image.size[1]}")
-    image.load()  # a TIFF is turned by it, and then asks for no turn
+    image.load()
     orientation = orientation_of(image)
-    if image.mode.startswith("I"):  # 16 bits; convert would cut them off at 255
+    if image.mode.startswith("I"):  # 16 bits: convert would clip them at 255
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    return turn(np.array(image.convert("RGB")), orientation)  # a copy, to draw on
+    return _apply_orientation(np.array(image.convert("RGB")), orientation)
 
 
-def read_input(image, spec):
-    """Read a path, PIL image or (H, W, 3) uint8 RGB array as network input.
+# ---- Arrays to network inputs ----
 
-    A large JPEG file is halved by its decoder where that gives the same input. Returns the input
-    of `resize_to_input` and the image's (width, height).
+def prepare(image: ImageInput, spec: SSDSpec) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the network input of an image and the image's (width, height).
+
+    Where the spec has a tile, the whole image comes in place of the input: utils/tiling.py cuts it.
     """
-    if not isinstance(image, (str, os.PathLike)):
-        array = as_rgb_array(image)
-        return resize_to_input(array, spec), array.shape[1::-1]
-    data = read_bytes(image)
-    header = read_header(io.BytesIO(data), image)
-    halve = header.can_be_halved and may_halve(header.size, inner_size(*header.size, spec),
-                                               spec.resize)
-    array = decode_image(data, image, header, halve=halve)
-    return resize_to_input(array, spec, header.size), header.size
+    image = as_rgb_array(image)
+    height, width = image.shape[:2]
+    return image if spec.tile else resize_to_input(image, spec), (width, height)
 
 
-def input_rect(width, height, spec):
-    """Return where an image of this size lies in the network input: (x0, y0, x1, y1) in pixels.
+def resize_to_input(image: np.ndarray, spec: SSDSpec) -> np.ndarray:
+    """Resize an (H, W, 3) uint8 RGB image to the network's input by the spec's rule.
 
-    The whole input when images are squashed; centred with its aspect ratio under letterbox.
+    Returns (S, S, 3) RGB pixel values 0..255, float32 where the spec resizes in float32, else
+    uint8. The network normalises them: resizing is linear, so the order makes no difference.
     """
-    inner_w, inner_h = inner_size(width, height, spec)
-    x0, y0 = (spec.size - inner_w) // 2, (spec.size - inner_h) // 2
-    return x0, y0, x0 + inner_w, y0 + inner_h
+    return add_bars(resize(image, inner_size(*image.shape[1::-1], spec), spec.resize), spec)
 
 
-def inner_size(width, height, spec):
-    """Return the (width, height) of `input_rect`."""
-    if not spec.letterbox:
-        return spec.size, spec.size
-    scale = min(spec.size / width, spec.size / height)
-    return max(1, int(width * scale)), max(1, int(height * scale))
+def resize(image: np.ndarray, target: tuple[int, int], rule: str) -> np.ndarray:
+    """Resize to (width, height) `target` with the library, filter and dtype that `rule` names.
 
-
-def resize_to_input(image, spec, size=None):
-    """Resize an image to the network's input size by the spec's rule.
-
-    Normalising first, as torchvision does, gives the same numbers: resizing is linear and its
-    weights add up to one.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        size: (width, height) of the whole image where `image` was halved by its decoder.
-
-    Returns:
-        (S, S, 3) RGB in grey levels, float32 where the spec resizes in float32, else uint8.
+    "area_linear_uint8" averages whole cells of pixels first, so that no pixel is skipped, and goes
+    the rest of the way linearly.
     """
-    size = size or image.shape[1::-1]
-    return add_bars(resize(image, inner_size(*size, spec), spec.resize, size), spec)
+    if rule == "pil_bicubic_uint8":
+        return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
+    if rule == "cv2_linear_float32":
+        image = image.astype(np.float32)
+    height, width = image.shape[:2]
+    x, y = cell_size((width, height), target, rule)
+    cells = average_cells(image, (x, y))
+    if width % x == 0 and height % y == 0:
+        return cv2.resize(cells, target, interpolation=cv2.INTER_LINEAR)
+    # The last cells reach over the edge: the image is a part of them.
+    return sample_region(cells, (0, 0, width / x, height / y), target)
 
 
-def add_bars(resized, spec):
-    """Place a resized image in the middle of the letterbox fill, as `input_rect`; (S, S, 3)."""
+def cell_size(size: Sequence[float], target: tuple[int, int], rule: str) -> tuple[int, int]:
+    """Return how many pixels (in x, in y) are averaged to one before the linear part of a rule.
+
+    `size` is the (width, height) of the image, or of the region of it, that becomes `target`.
+    """
+    if rule.startswith("cv2_linear"):
+        return 1, 1
+    x, y = (max(1, int(have / need + 1e-9)) for have, need in zip(size, target))
+    # Even from 4 on: existing weights were trained with that.
+    return (x // 2 * 2, y // 2 * 2) if min(x, y) >= 4 else (x, y)
+
+
+def average_cells(image: np.ndarray, cell: tuple[int, int], fill: Sequence[float] | None = None
+                  ) -> np.ndarray:
+    """Return the means of cells of (x, y) pixels.
+
+    Cells that reach over the right or lower edge see `fill` there, or the last pixels repeated.
+    """
+    if cell == (1, 1):
+        return image
+    height, width = image.shape[:2]
+    columns, rows = -(-width // cell[0]), -(-height // cell[1])
+    right, below = columns * cell[0] - width, rows * cell[1] - height
+    if right or below:
+        border = cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, border, value=fill)
+    # Halfway between two pixels lies their mean: the same, four times as fast.
+    kernel = cv2.INTER_LINEAR if max(cell) == 2 else cv2.INTER_AREA
+    return cv2.resize(image, (columns, rows), interpolation=kernel)
+
+
+def sample_region(image: np.ndarray, region: Sequence[float], target: tuple[int, int], *,
+                  flip: bool = False, fill: Sequence[float] | None = None) -> np.ndarray:
+    """Resize a region of an image to (width, height) `target` linearly, mirrored or not.
+
+    The region is xyxy in pixels and may reach over the image's edges: `fill` is the colour there,
+    None repeats the pixels at the edges.
+    """
+    left, top, right, bottom = region
+    scale_x, scale_y = (right - left) / target[0], (bottom - top) / target[1]
+    if flip:
+        left, scale_x = right, -scale_x
+    # Pixel centres lie at +0.5: source + 0.5 = edge + (target + 0.5) * scale.
+    matrix = np.array([[scale_x, 0, left + 0.5 * scale_x - 0.5],
+                       [0, scale_y, top + 0.5 * scale_y - 0.5]])
+    border = cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
+    return cv2.warpAffine(image, matrix, target, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                          borderMode=border, borderValue=fill)
+
+
+def add_bars(resized: np.ndarray, spec: SSDSpec) -> np.ndarray:
+    """Return a resized image in the middle of the letterbox fill, (S, S, 3); as is without it."""
     if not spec.letterbox:
         return resized
     height, width = resized.shape[:2]
@@ -276,30 +240,50 @@ def add_bars(resized, spec):
     return canvas
 
 
-def stack_inputs(inputs):
+def stack_inputs(inputs: Sequence[np.ndarray]) -> torch.Tensor:
     """Stack (S, S, 3) arrays into a (B, 3, S, S) tensor of their dtype, channels last in memory."""
     return torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
 
 
-def boxes_to_input(boxes, width, height, spec):
+# ---- Where things lie in the network input ----
+
+def inner_size(width: float, height: float, spec: SSDSpec) -> tuple[int, int]:
+    """Return the (width, height) that an image of this size has in the network input, in pixels.
+
+    The whole input where images are squashed; with the image's aspect ratio under letterbox.
+    """
+    if not spec.letterbox:
+        return spec.size, spec.size
+    scale = min(spec.size / width, spec.size / height)
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def input_rect(width: float, height: float, spec: SSDSpec) -> tuple[int, int, int, int]:
+    """Return where an image of this size lies in the network input, xyxy in pixels."""
+    inner_width, inner_height = inner_size(width, height, spec)
+    x0, y0 = (spec.size - inner_width) // 2, (spec.size - inner_height) // 2
+    return x0, y0, x0 + inner_width, y0 + inner_height
+
+
+def boxes_to_input(boxes: np.ndarray, width: float, height: float, spec: SSDSpec) -> np.ndarray:
     """Map (N, 4) xyxy fractions of an image of this size to fractions of the network input."""
-    offset, scale = _placement(width, height, spec)
+    offset, scale = _offset_and_scale(width, height, spec)
     return boxes * scale + offset
 
 
-def boxes_to_pixels(boxes, width, height, spec):
-    """Map (N, 4) xyxy fractions of the network input to pixel edges of the image, float32.
+def boxes_to_pixels(boxes: np.ndarray, width: int, height: int, spec: SSDSpec) -> np.ndarray:
+    """Map (N, 4) xyxy fractions of the network input to pixels of the image, float32.
 
-    They are clipped to the image where the spec clips boxes at all.
+    They are clipped to the image unless the spec clips no boxes at all.
     """
-    offset, scale = _placement(width, height, spec)
+    offset, scale = _offset_and_scale(width, height, spec)
     fractions = (np.asarray(boxes, dtype=np.float64) - offset) / scale
     if spec.box_clip != "none":
         fractions = fractions.clip(0, 1)
     return (fractions * (width, height, width, height)).astype(np.float32)
 
 
-def _placement(width, height, spec):
-    """Return (offset, scale), each 4 numbers, from image fractions to input fractions."""
+def _offset_and_scale(width, height, spec):
+    """Return the (4,) offset and scale that map image fractions to input fractions."""
     x0, y0, x1, y1 = (edge / spec.size for edge in input_rect(width, height, spec))
-    return np.array([x0, y0, x0, y0]), np.array([x1 - x0, y1 - y0] * 2)
+    return np.array([x0, y0, x0, y0]), np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])

@@ -75,7 +75,7 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
 
 
 def input_dtype(spec: SSDSpec) -> torch.dtype:
-    """Return the dtype of the pixel values that `read_input` gives."""
+    """Return the dtype of the pixel values that `prepare` gives."""
     return torch.float32 if spec.resize.endswith("float32") else torch.uint8
 
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from nets.runtimes.torch import Runtime
 from nets.ssd import SSDNet
 from utils.device import evaluating
-from utils.image import input_rect, resize_to_input
+from utils.image import input_rect, prepare, resize_to_input
 from utils.multibox.postprocess import Thresholds, select
-from utils.tiling import WINDOWS_A_PASS, cut_window, read_to_detect, window_grid
+from utils.tiling import WINDOWS_PER_PASS, cut_window, window_grid
 
 HEAT_SIDE = 1000  # pixels of a heat map of tiles, at most
 FPS_SECONDS = 3  # for each batch size
@@ -110,12 +110,12 @@ def measure_speed(runtime: Runtime, path: Path, batch_sizes: Sequence[int],
 def _time_stages(runtime, paths, thresholds):
     """Return the seconds for reading, for network and decoding, for NMS, and for all of them."""
     spec, marks = runtime.spec, [time.perf_counter()]
-    inputs = [read_to_detect(path, spec)[0] for path in paths]
+    inputs = [prepare(path, spec)[0] for path in paths]
     if spec.tile:
         inputs = [resize_to_input(cut_window(image, tile, spec), spec) for image in inputs
                   for tile in window_grid(*image.shape[1::-1], spec.tile)[0]]
     marks.append(time.perf_counter())
-    step = WINDOWS_A_PASS if spec.tile else len(inputs)
+    step = WINDOWS_PER_PASS if spec.tile else len(inputs)
     outputs = [runtime(np.stack(inputs[k:k + step])) for k in range(0, len(inputs), step)]
     outputs[-1][1].sum().item()  # waits for a GPU
     marks.append(time.perf_counter())

@@ -125,7 +125,7 @@ def test_the_heads_of_a_real_network_begin_with_the_wanted_deviation(tmp_path):
 
 def test_the_start_is_the_same_again_and_takes_images_from_the_whole_list(monkeypatch):
     seen = []
-    monkeypatch.setattr("utils.tiling.read_input", lambda path, spec: (
+    monkeypatch.setattr("utils.tiling.prepare", lambda path, spec: (
         seen.append(path), (np.full((SIDE, SIDE, 3), 2 * path, np.uint8), None))[1])
     states = []
     for _ in range(2):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from tiny_detector import tiny_detector
 
-from utils.multibox.postprocess import Kept
+from utils.detections import Detections
+from utils.multibox.postprocess import Thresholds
 from utils.multibox.spec import SSDSpec
-from utils.tiling import (cut_window, detect_windows, draw_window, in_own_windows, merge_windows,
+from utils.tiling import (cut_window, detect_windows, draw_window, boxes_in_windows, merge_windows,
                           window_grid)
 
 TILE = 120
@@ -19,7 +20,7 @@ SIZES = [(700, 400), (121, 120), (120, 300), (90, 70), (211, 500)]
 
 
 def looks(boxes, scores, labels):
-    return Kept(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32),
+    return Detections(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32),
                       np.array(labels, np.int64))
 
 
@@ -63,8 +64,8 @@ def squares(size, rng, sides, count=40):
 
 def find_squares(rng, calls=None):
     """Return a network that sees all there is in its input, exactly, by connected components."""
-    def look(inputs, limits):
-        assert limits["max_per_image"] == 0
+    def detect(inputs, sizes, thresholds):
+        assert thresholds.max_per_image == 0 and set(sizes) == {(TILE, TILE)}
         if calls is not None:
             calls.append(len(inputs))
         found = []
@@ -73,11 +74,11 @@ def find_squares(rng, calls=None):
             for label in (0, 1):
                 mask = (image[..., 0] == 100 * (label + 1)).astype(np.uint8)
                 for x, y, w, h, _ in cv2.connectedComponentsWithStats(mask, connectivity=4)[2][1:]:
-                    boxes.append((x / TILE, y / TILE, (x + w) / TILE, (y + h) / TILE))
+                    boxes.append((x, y, x + w, y + h))
                     labels.append(label)
             found.append(looks(boxes, rng.uniform(0.5, 0.99, len(boxes)), labels))
         return found
-    return look
+    return detect
 
 
 def as_set(found):
@@ -90,8 +91,7 @@ def as_set(found):
 def test_an_exact_network_finds_every_object_once(size, seed):
     rng = np.random.default_rng(seed)
     image, objects = squares(size, rng, (6, TILE // 4 + 1))
-    [found] = detect_windows([image], SPEC, find_squares(rng),
-                             {"confidence": 0.1, "nms_iou": 0.45, "max_per_image": 0})
+    [found] = detect_windows([image], SPEC, find_squares(rng), Thresholds())
     assert as_set(found) == objects and len(found.scores) == len(objects) > 0
     assert (np.diff(found.scores) <= 0).all()
 
@@ -101,24 +101,24 @@ def test_objects_larger_than_the_overlap_are_joined(seed):
     """Also those larger than a window, of which no window sees more than a part."""
     rng = np.random.default_rng(seed)
     image, objects = squares((900, 700), rng, (31, 180), count=6)
-    [found] = detect_windows([image], SPEC, find_squares(rng), {"confidence": 0.1, "nms_iou": 0.45})
+    [found] = detect_windows([image], SPEC, find_squares(rng), Thresholds())
     assert as_set(found) == objects and len(found.scores) == len(objects) > 0
 
 
 def test_an_image_may_hold_more_objects_than_a_window():
     rng = np.random.default_rng(0)
     image, objects = squares((1600, 1200), rng, (6, 20), count=700)
-    [found] = detect_windows([image], SPEC, find_squares(rng), {"confidence": 0.1, "nms_iou": 0.45})
+    [found] = detect_windows([image], SPEC, find_squares(rng), Thresholds())
     assert as_set(found) == objects and len(found.scores) == len(objects) > 250
-    few = {"confidence": 0.1, "nms_iou": 0.45, "max_per_image": 7}
-    assert len(detect_windows([image], SPEC, find_squares(rng), few)[0].scores) == 7
+    windows = len(window_grid(1600, 1200, TILE)[0])
+    few = detect_windows([image], SPEC, find_squares(rng), Thresholds(max_per_image=1))[0]
+    assert len(few) == windows
 
 
 def test_several_images_share_passes_of_bounded_size():
     rng, calls = np.random.default_rng(0), []
     images, truths = zip(*(squares(size, rng, (6, 30)) for size in [(700, 400), (90, 70)] * 2))
-    found = detect_windows(images, SPEC, find_squares(rng, calls),
-                           {"confidence": 0.1, "nms_iou": 0.45, "max_per_image": 0})
+    found = detect_windows(images, SPEC, find_squares(rng, calls), Thresholds())
     assert [as_set(one) for one in found] == list(truths)
     windows = 2 * (len(window_grid(700, 400, TILE)[0]) + 1)
     assert sum(calls) == windows and max(calls) <= 16 and len(calls) == -(-windows // 16)
@@ -152,7 +152,7 @@ LEFT, RIGHT = 0, 1
 def test_hand_worked_merges(seen, kept):
     found = [looks(*zip(*[item[1:] for item in seen if item[0] == side])) if any(
         item[0] == side for item in seen) else looks([], [], []) for side in (LEFT, RIGHT)]
-    merged = merge_windows(found, (210, 120), SPEC, nms_iou=0.45)
+    merged = merge_windows(found, (210, 120), SPEC, Thresholds())
     assert [tuple(box) for box in merged.boxes.tolist()] == [
         seen[k][1] if isinstance(k, int) else k for k in kept]
 
@@ -162,9 +162,9 @@ def test_caps_come_after_merging():
     found = [looks(boxes, np.linspace(0.5, 0.4, 10), [0] * 10),
              looks([(x1 + 100, *rest, x2 + 100, y2) for x1, *rest, x2, y2 in boxes],
                    np.linspace(0.9, 0.8, 10), [0] * 10)]
-    merged = merge_windows(found, (210, 120), SPEC, nms_iou=0.45, max_per_image=12)
+    merged = merge_windows(found, (210, 120), SPEC, Thresholds(max_per_image=6))
     assert len(merged.scores) == 12 and (merged.scores[:10] >= 0.79).all()
-    everything = merge_windows(found, (210, 120), SPEC, nms_iou=0.45, max_per_image=0)
+    everything = merge_windows(found, (210, 120), SPEC, Thresholds(max_per_image=0))
     np.testing.assert_array_equal(merged.boxes, everything.boxes[:12])
 
 
@@ -278,5 +278,5 @@ def test_what_lies_beyond_the_image_is_the_mean():
 def test_objects_as_fractions_of_their_own_windows():
     # Windows along x begin at 0 and 90, their parts meet at 105.
     boxes = np.array([[90, 12, 114, 24], [100, 12, 124, 24], [0, 0, 210, 120]])
-    np.testing.assert_allclose(in_own_windows(boxes, (210, 120), TILE) * TILE, [
+    np.testing.assert_allclose(boxes_in_windows(boxes, (210, 120), TILE) * TILE, [
         [90, 12, 114, 24], [10, 12, 34, 24], [0, 0, 210, 120]])

@@ -12,7 +12,7 @@ from utils.data.sources import ProblemKind
 from utils.image import boxes_to_input, load_image
 from utils.page import Section, image_uri, new_figure, write_page
 from utils.multibox.spec import TILES
-from utils.tiling import in_own_windows, window_grid
+from utils.tiling import boxes_in_windows, window_grid
 
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the HTML file has all
 SAMPLES = 12  # images on the contact sheet
@@ -71,7 +71,7 @@ def objects_at_input(lists, facts, spec):
         for record in records:
             width, height = facts[record.path].size
             if spec.tile:
-                boxes.append(in_own_windows(record.boxes_px, (width, height), spec.tile))
+                boxes.append(boxes_in_windows(record.boxes_px, (width, height), spec.tile))
             else:
                 fractions = record.boxes_px / (width, height, width, height)
                 boxes.append(boxes_to_input(fractions, width, height, spec))

@@ -1,58 +1,46 @@
-"""Records to batches: dataset, sampler, collate, loader."""
+"""Records to batches: dataset, order, collating, and the loader of each step's batches."""
 
-import io
 import os
-import shutil
 import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from functools import cache
 from itertools import islice
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from utils.cli import UserError
-from utils.data.augment import (Geometry, apply_geometry, choose_geometry, may_halve_region,
-                                move_boxes)
-from utils.distributed import processes_here, rank, world_size
-from utils.image import decode_image, read_bytes, read_header, stack_inputs
+from utils.data.annotations import Record
+from utils.data.augment import (Augmentation, Geometry, apply_geometry, choose_geometry, move_boxes)
+from utils.image import load_image, stack_inputs
+from utils.multibox.spec import SSDSpec
 from utils.tiling import cut_window, draw_window
 
 WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
-PREFETCH = 2  # batches that a worker makes ahead
-SHARED_MEMORY = "/dev/shm"  # where workers lay their batches down, on Linux
-WORKERS_FAILED = (
-    "a process that reads images ended or hung ({}). Out of memory is the usual reason: lower "
-    "num_workers or batch_size.\nIn a container " + SHARED_MEMORY + " may be too small: start it "
-    "with --shm-size=1g, or set num_workers = 0.")
-
-
-WORKER_LOST = (
-    "a process that reads images was lost ({}). Lack of memory is the usual reason: lower "
-    "num_workers or batch_size. In a container, start it with --shm-size=1g or set num_workers = 0.")
+WORKER_LOST = ("a process that reads images was lost ({}). Lack of memory is the usual reason: "
+               "lower num_workers or batch_size; in a container, start it with --shm-size=1g or set "
+               "num_workers = 0.")
 
 
 class Purpose(IntEnum):
-    """What random numbers are drawn for; the first part of every generator's key."""
+    """What random numbers are drawn for: the first part of every generator's key."""
 
     ORDER = 1
     SAMPLE = 2
 
 
-def make_rng(purpose, seed, epoch, index=0):
-    """Return the np.random.Generator of a purpose, a seed, an epoch and an image."""
+def make_rng(purpose: Purpose, seed: int, epoch: int, index: int = 0) -> np.random.Generator:
+    """Return the generator of a purpose, a seed, an epoch and an image."""
     return np.random.default_rng((purpose, seed, epoch, index))
 
 
 class Sample(NamedTuple):
     """One training image, resized and augmented."""
 
-    image: np.ndarray  # (S, S, 3) RGB grey levels
+    image: np.ndarray  # (S, S, 3) RGB pixel values, uint8 or float32
     boxes: np.ndarray  # (G, 4) float32 xyxy, fractions of the input
     labels: np.ndarray  # (G,) int64
     difficult: np.ndarray  # (G,) bool
@@ -62,13 +50,13 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """A padded batch; G is the largest number of objects in it."""
 
-    images: torch.Tensor  # (B, 3, S, S) RGB grey levels, not yet normalised
-    boxes: torch.Tensor  # (B, G, 4) float32
+    images: torch.Tensor  # (B, 3, S, S) RGB pixel values, uint8 or float32
+    boxes: torch.Tensor  # (B, G, 4) float32 xyxy, fractions of the input
     labels: torch.Tensor  # (B, G) int64, -1 for padding
     difficult: torch.Tensor  # (B, G) bool
     indices: tuple[int, ...]
 
-    def to(self, device):
+    def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with its tensors on `device`."""
         return Batch(*(part.to(device, non_blocking=True) for part in self[:4]), self.indices)
 
@@ -78,98 +66,70 @@ class DetectionDataset(Dataset):
 
     Indexed by (epoch, index): a sample depends on the seed and those two alone, not on the worker
     that makes it or on what that worker made before. Where the spec has a tile, a sample is made of
-    one window of the image: an epoch takes as many samples and steps as without.
+    one window of the image.
     """
 
-    def __init__(self, records, spec, augmentation, seed):
+    def __init__(self, records: Sequence[Record], spec: SSDSpec, augmentation: Augmentation | None,
+                 seed: int):
         self.records, self.spec = records, spec
         self.augmentation, self.seed = augmentation, seed
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key):
-        """Return the Sample, or the UserError that names an unreadable image."""
+    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
+        """Return the Sample, or the UserError that names an image that cannot be used.
+
+        Raised in a worker, the error would arrive as a page of tracebacks.
+        """
         epoch, index = key
-        record = self.records[index]
-        rng = make_rng(Purpose.SAMPLE, self.seed, epoch, index)
         try:
-            data = read_bytes(record.path)
-            header = read_header(io.BytesIO(data), record.path)
-            width, height = header.size
-            boxes = (record.boxes_px / (width, height, width, height)).clip(0, 1)
-            if (boxes[:, 2:] <= boxes[:, :2]).any():
-                raise UserError(f"{record.path}: the list has a box outside of this "
-                                f"{width}x{height} image; run voc_annotation.py again.")
-            labels, difficult, size, window = *record[2:], header.size, None
-            if self.spec.tile:  # from here on the window is the image
-                window = draw_window(record.boxes_px, size, self.spec.tile, rng)
-                boxes, mine = move_boxes(boxes, Geometry(window / (size * 2), False))
-                labels, difficult, size = labels[mine], difficult[mine], (self.spec.tile,) * 2
-            geometry = choose_geometry(boxes, self.augmentation, rng)
-            halve = window is None and header.can_be_halved and may_halve_region(
-                geometry, size, self.spec)
-            image = decode_image(data, record.path, header, halve=halve)
+            return self._make_sample(index, make_rng(Purpose.SAMPLE, self.seed, epoch, index))
         except UserError as error:
-            # Raised in a worker it would arrive as a page of tracebacks; see `batches`.
             return error
-        if window is not None:
+
+    def _make_sample(self, index, rng):
+        path, boxes_px, labels, difficult = self.records[index]
+        image = load_image(path)
+        height, width = image.shape[:2]
+        boxes = (boxes_px / (width, height, width, height)).clip(0, 1)
+        if (boxes[:, 2:] <= boxes[:, :2]).any():
+            raise UserError(f"{path}: the list has a box outside of this {width}x{height} image; "
+                            "run voc_annotation.py again.")
+        if self.spec.tile:  # from here on the window is the image
+            window = draw_window(boxes_px, (width, height), self.spec.tile, rng)
             image = cut_window(image, window, self.spec)
-        image, boxes, kept = apply_geometry(image, boxes, geometry, self.spec, self.augmentation,
-                                            rng, size=size)
-        return Sample(image, boxes, labels[kept], difficult[kept], index)
+            region = window / (width, height, width, height)
+            boxes, indices = move_boxes(boxes, Geometry(region, flip=False))
+            labels, difficult = labels[indices], difficult[indices]
+        geometry = choose_geometry(boxes, self.augmentation, rng)
+        image, boxes, indices = apply_geometry(image, boxes, geometry, self.spec,
+                                               self.augmentation, rng)
+        return Sample(image, boxes, labels[indices], difficult[indices], index)
 
 
-class EpochBatchSampler(Sampler):
-    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone.
-
-    The last batch is filled up from the start of the epoch's order, so that batch norm never
-    meets a batch of one because of a remainder. Of several ranks each has every ranks-th batch;
-    `start` of them are left out.
-    """
-
-    def __init__(self, num_records, batch_size, seed, rank=0, ranks=1):
-        self.num_records, self.batch_size, self.seed = num_records, batch_size, seed
-        self.rank, self.ranks = rank, ranks
-        self.epoch = self.start = 0
-
-    def _places(self):
-        places = range(0, self.num_records, self.batch_size)
-        return places[self.rank::self.ranks][self.start:]
-
-    def __len__(self):
-        return len(self._places())
-
-    def __iter__(self):
-        order = make_rng(Purpose.ORDER, self.seed, self.epoch).permutation(self.num_records)
-        if self.num_records > self.batch_size:
-            order = np.concatenate([order, order[:-self.num_records % self.batch_size]])
-        for place in self._places():
-            yield [(self.epoch, int(k)) for k in order[place:place + self.batch_size]]
-
-
-def collate(samples):
-    """Pad and stack Samples to a Batch; hand on the first UserError among them instead."""
-    errors = [sample for sample in samples if isinstance(sample, UserError)]
-    if errors:
-        return errors[0]
+def collate(samples: Sequence[Sample | UserError]) -> Batch | UserError:
+    """Pad and stack Samples to a Batch; return the first UserError among them instead."""
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
     most = max(len(sample.boxes) for sample in samples)
-    boxes = np.zeros((len(samples), most, 4), dtype=np.float32)
-    labels = np.full((len(samples), most), -1, dtype=np.int64)
-    difficult = np.zeros((len(samples), most), dtype=bool)
+    boxes = torch.zeros(len(samples), most, 4)
+    labels = torch.full((len(samples), most), -1)
+    difficult = torch.zeros(len(samples), most, dtype=torch.bool)
     for k, sample in enumerate(samples):
         count = len(sample.boxes)
-        boxes[k, :count], labels[k, :count] = sample.boxes, sample.labels
-        difficult[k, :count] = sample.difficult
-    return Batch(stack_inputs([sample.image for sample in samples]), torch.from_numpy(boxes),
-                 torch.from_numpy(labels), torch.from_numpy(difficult),
+        boxes[k, :count] = torch.from_numpy(sample.boxes)
+        labels[k, :count] = torch.from_numpy(sample.labels)
+        difficult[k, :count] = torch.from_numpy(sample.difficult)
+    return Batch(stack_inputs([sample.image for sample in samples]), boxes, labels, difficult,
                  tuple(sample.index for sample in samples))
 
 
-def start_worker(worker_id):
-    """Keep OpenCV single-threaded in a worker: the workers are the parallelism.
+def start_worker(worker_id: int) -> None:
+    """Set up a worker: one OpenCV thread, since the workers are the parallelism, and no Ctrl-C.
 
-    A terminal's Ctrl-C reaches workers too: they leave it to the script, which needs their batches.
+    A terminal's Ctrl-C reaches workers too; only the script, which needs their batches, handles it.
     """
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -250,6 +210,52 @@ class Loader:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
+
+
+# ---- Used until train.py has moved to Loader ----
+# ruff: noqa: E402
+import shutil
+import threading
+from functools import cache
+
+from torch.utils.data import Sampler
+
+from utils.distributed import processes_here, rank, world_size
+
+PREFETCH = 2
+SHARED_MEMORY = "/dev/shm"
+WORKERS_FAILED = (
+    "a process that reads images ended or hung ({}). Out of memory is the usual reason: lower "
+    "num_workers or batch_size.\nIn a container " + SHARED_MEMORY + " may be too small: start it "
+    "with --shm-size=1g, or set num_workers = 0.")
+
+
+class EpochBatchSampler(Sampler):
+    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone.
+
+    The last batch is filled up from the start of the epoch's order, so that batch norm never
+    meets a batch of one because of a remainder. Of several ranks each has every ranks-th batch;
+    `start` of them are left out.
+    """
+
+    def __init__(self, num_records, batch_size, seed, rank=0, ranks=1):
+        self.num_records, self.batch_size, self.seed = num_records, batch_size, seed
+        self.rank, self.ranks = rank, ranks
+        self.epoch = self.start = 0
+
+    def _places(self):
+        places = range(0, self.num_records, self.batch_size)
+        return places[self.rank::self.ranks][self.start:]
+
+    def __len__(self):
+        return len(self._places())
+
+    def __iter__(self):
+        order = make_rng(Purpose.ORDER, self.seed, self.epoch).permutation(self.num_records)
+        if self.num_records > self.batch_size:
+            order = np.concatenate([order, order[:-self.num_records % self.batch_size]])
+        for place in self._places():
+            yield [(self.epoch, int(k)) for k in order[place:place + self.batch_size]]
 
 
 def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory, accumulate=1):
