@@ -115,7 +115,7 @@ def report(settings: MapSettings, it: Measurement, records: list[Record], folder
     print(f"mAP@0.5 {area:.4f} (area), {points:.4f} (11-point)")
     values = {"list": settings.test_list} | as_values(it, SSDSettings().confidence)
     origin = (f"The detections are those of {settings.detections}." if settings.detections else
-              f"The APs are of all detections above a confidence of {SCORING['confidence']:g}.")
+              f"The APs are of all detections above a confidence of {SCORING.confidence:g}.")
     faults += write_files(folder, {
         "results.txt": lambda path: path.write_text(f"{text}\n", encoding="utf-8"),
         "results.json": lambda path: path.write_text(
