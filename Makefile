@@ -12,10 +12,9 @@ test: .venv/installed
 bench: .venv/installed
 	$(BIN)/python -m benchmarks $(FLAGS)
 
-# Spoils files and settings until the project errs; another SEED tries others.
-SEED ?= 0
+# The property tests with many more examples.
 fuzz: .venv/installed
-	$(BIN)/python tests/fuzz.py --minutes 10 --seed $(SEED)
+	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q -n auto -m hypothesis tests
 
 # Draws a data set, trains on it, measures, and draws detections on images held out.
 demo: .venv/base

@@ -1,8 +1,5 @@
 """Measure a detector, or detections in a file, on the test list by the rules of VOC and COCO."""
 
-import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
-
-# isort: split
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,9 +3,6 @@
 Edit the settings below, or give them as flags: python train.py --epochs 30 --batch_size 16
 """
 
-import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
-
-# isort: split
 import os
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace

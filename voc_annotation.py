@@ -5,9 +5,6 @@ ImageSets/Main, the lists 2007_train.txt, 2007_val.txt, 2007_test.txt, and datas
 Run it again when images were added: old ones keep their split.
 """
 
-import utils.streams  # noqa: F401 (first: it looks after Ctrl-C while the rest is imported)
-
-# isort: split
 import os
 from dataclasses import dataclass, replace
 from functools import partial

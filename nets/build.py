@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nets.weights.backbone_weights import backbone_names, load_backbone, read_backbone
-from nets.backbones import BACKBONES
 from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec, nest_extras
-from nets.weights.transfer import transfer
-from nets.weights.weight_files import read_detector
+from nets.weights.transfer import backbone_names, load_backbone, transfer
+from nets.weights.weight_files import read_backbone, read_detector
 from utils.checkpoint import Checkpoint, check_tensors
 from utils.cli import UserError, shorten
 
@@ -66,39 +64,28 @@ def read_network(path: str | Path, *, family: str = "auto",
     """Return (network, class names) of a detector file; print what it is.
 
     The arguments are those of weight_files.read_detector. Raises UserError for a file that cannot
-    be read, is not whole, or asks for too much memory.
+    be read or is not whole.
     """
     checkpoint, family = read_detector(path, family=family, class_names=class_names)
     network = network_of(checkpoint, family, shorten(path))
     return network, checkpoint.class_names
 
 
-def network_of(checkpoint: Checkpoint, family: str, place: str) -> SSDNet:
-    """Return the network of what `read_detector` returned for file `place`; print what it is.
+def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
+    """Return the network of what `read_detector` returned for a file; print what it is.
 
-    Raises UserError for a file that is not whole or asks for too much memory.
+    Raises UserError for a file that is not whole.
     """
     spec, names = checkpoint.spec, checkpoint.class_names
-    checkpoint = checkpoint._replace(state_dict=nest_extras(checkpoint.state_dict))
-    network = _check_whole(checkpoint, place)
-    # As a plain dict without version, PyTorch lets it lack the counters of batch norm.
-    network.load_state_dict(dict(checkpoint.state_dict))
-    network.family = family
-    print(f"weights: {place}: {family}, {spec.summary()}, {len(names)} classes")
-    return network
-
-
-def _check_whole(checkpoint, place):
-    """Raise UserError unless spec and tensors are those of one network; take no memory for it."""
-    spec = checkpoint.spec
-    if spec.backbone not in BACKBONES:
-        raise UserError(f"{place}: its backbone {spec.backbone[:60]!r} is not one of "
-                        f"{', '.join(BACKBONES)}.")
     try:
-        network = SSDNet(len(checkpoint.class_names) + 1, spec)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{place}: {error}; the file is damaged.") from None
-    check_tensors(network.state_dict(), checkpoint.state_dict, place)
+        network = SSDNet(len(names) + 1, spec)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path}: {error}; the file is damaged.") from None
+    state_dict = nest_extras(checkpoint.state_dict)
+    check_tensors(network.state_dict(), state_dict, path)
+    network.load_state_dict(state_dict)  # a plain dict may lack the counters of batch norm
+    network.family = family
+    print(f"weights: {path}: {family}, {spec.summary()}, {len(names)} classes")
     return network
 
 

@@ -165,7 +165,7 @@ def test_an_image_twice_stops_before_the_work(measure, folder, tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"detections": "nowhere.json"}, "no such file or folder"),
-    ({"detections": os.devnull}, "a pipe or device"),
+    ({"detections": os.devnull}, "not a file"),
     ({"batch_size": 0}, "batch_size must be at least 1"),
     ({"precision": "int8"}, "precision must be one of"),
     ({"weights_family": "junk"}, "weights_family must be one of"),

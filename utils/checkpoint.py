@@ -1,25 +1,18 @@
 """Checkpoints: weights with everything needed to use them, as plain types."""
 
-import contextlib
 import os
+import pickle
 import re
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from utils.cli import UserError, resolve, shorten, writing
+from utils.cli import UserError, check_file, first_line, resolve, shorten, writing
 from utils.multibox.spec import SSDSpec
-from utils.tensor_files import first_line
 
 FORMAT = "ssd-checkpoint-1"
-MAX_CLASSES = 10_000
-# What no class name may hold: characters that are not seen. Some that are not printable by Python's
-# rules belong to words, such as the joiners of Persian.
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]")
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTER = "num_batches_tracked"  # of batch norm; nothing that is computed depends on it
 
 
@@ -31,7 +24,7 @@ class Checkpoint(NamedTuple):
     state_dict: dict  # name -> tensor
     settings: dict  # of the training run, plain types
     progress: dict  # epoch, val_map, ...: plain types
-    run: dict | None = None  # what a run needs to go on, in last.pth alone: plain types and tensors
+    run: dict | None = None  # of last.pth alone: what a run needs to go on, plain types and tensors
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -46,25 +39,32 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
                             for name, tensor in checkpoint.state_dict.items()}
     if checkpoint.run is None:
         del values["run"]
-    with writing(path) as part:
-        try:
-            torch.save(values, part)
-        except RuntimeError as error:  # PyTorch's own for a full disk and a missing folder
-            full = part.exists() and shutil.disk_usage(part).free < 2 ** 20
-            raise OSError("the disk is full" if full else first_line(error)) from None
-        _sync(part, os.O_RDWR)
-    if os.name == "posix":  # the new name too must reach the disk; not all file systems can
-        with contextlib.suppress(OSError):
-            _sync(path.parent, os.O_RDONLY)
+    with writing(path) as part, open(part, "wb") as file:
+        torch.save(values, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _sync(path, flags):
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, flags | getattr(os, "O_BINARY", 0))
+def read_torch_file(path: str | Path) -> object:
+    """Return the plain object that torch.save wrote, on the CPU; no code of the file is run.
+
+    Raises UserError for a file that is missing, empty, a web page, damaged, of another kind, or
+    that holds other Python objects than tensors and plain types.
+    """
+    path = check_file(path)
+    with open(path, "rb") as file:
+        start = file.read(100).lstrip().lower()
+    if not start or start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        kind = "a web page, not weights" if start else "the file is empty"
+        raise UserError(f"{shorten(path)}: {kind}: the download failed; get it again.")
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{shorten(path)}: cannot be read as plain tensors: it is no weights file, "
+                        "or holds code, which is not run; ask for a plain state dict.") from None
+    except Exception as error:  # on damaged bytes PyTorch raises exceptions of many types
+        raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); the file is "
+                        "damaged, incomplete, or of another kind.") from None
 
 
 def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
@@ -72,83 +72,55 @@ def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
 
     Raises UserError, naming the file, where something is missing or is not what it should be.
     """
-    if not isinstance(values, dict) or "format" not in values or not (
-            "spec" in values or str(values["format"]) == FORMAT):
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
         return None
     try:
-        for part in ("spec", "state_dict", "settings", "progress"):
-            if not isinstance(values[part], dict):
-                raise ValueError(f"{part} is a {type(values[part]).__name__}")
-        if values["format"] != FORMAT:
-            raise ValueError(f"its format is not {FORMAT!r}")
-        spec, names = SSDSpec.from_dict(values["spec"]), values["class_names"]
-        if not isinstance(names, (list, tuple)) or not 1 <= len(names) <= MAX_CLASSES:
-            raise ValueError(f"class_names must be a list of 1..{MAX_CLASSES}")
-        if not all(isinstance(name, str) and name and not UNSEEN.search(name) for name in names):
-            raise ValueError("class_names must be lines of text")
-        if len(set(names)) < len(names):
-            raise ValueError("a class name stands twice")
-        if not isinstance(values.get("run"), (dict, type(None))):
-            raise ValueError("what it needs to go on is no dict")
-        return Checkpoint(spec, tuple(names), values["state_dict"], values["settings"],
-                          values["progress"], values.get("run"))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        names = values["class_names"]
+        if (not isinstance(names, (list, tuple)) or not names or len(set(names)) < len(names)
+                or not all(isinstance(name, str) for name in names)):
+            raise ValueError("class_names must be a list of different texts")
+        parts = [values["state_dict"], values["settings"], values["progress"]]
+        if not all(isinstance(part, dict) for part in (*parts, values.get("run") or {})):
+            raise ValueError("a part is not a dict")
+        return Checkpoint(SSDSpec.from_dict(values["spec"]), tuple(names), *parts,
+                          values.get("run"))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{shorten(path)}: an incomplete checkpoint ({first_line(error)}); "
                         "it is damaged or from another version.") from None
 
 
-def check_tensors(own: dict, state_dict: dict, path: str | Path) -> None:
-    """Compare a file's tensors with those of a network, whose own may be on the meta device.
+def check_tensors(expected: dict, state_dict: dict, path: str | Path) -> None:
+    """Compare a file's tensors with those of a network, which may be on the meta device.
 
-    Counters of batch norm may be missing, as in files of old PyTorch; torch takes such files too.
-
-    Raises UserError naming what is missing, does not belong, has another shape, or holds anything
-    but finite real numbers.
+    Counters of batch norm may be missing, as in files of old PyTorch.
+    Raises UserError naming a tensor that is missing, does not belong, has another shape, or holds
+    anything but finite numbers.
     """
-    known = [name for name in own if name in state_dict]
-    faults = {
-        "missing": [name for name in own if name not in state_dict and not name.endswith(COUNTER)],
-        "unexpected": [name for name in state_dict if name not in own],
-        "misshaped": [name for name in known
-                      if not torch.is_tensor(state_dict[name]) or state_dict[name].is_nested
-                      or state_dict[name].shape != own[name].shape]}
-    for what, names in faults.items():
-        if names:
-            raise UserError(f"{shorten(path)}: {len(names)} tensors are {what}, "
-                            f"{first_line(names[0])} among them; the file is damaged or of "
-                            "another network.")
-    for name in known:
-        if fault := tensor_fault(name, state_dict[name]):
-            raise UserError(f"{shorten(path)}: {name} {fault}; the file is damaged or of a "
-                            "training that failed.")
+    for name in [*expected, *(name for name in state_dict if name not in expected)]:
+        value = state_dict.get(name)
+        if name not in expected:
+            fault = "does not belong to this network"
+        elif value is None:
+            fault = None if name.endswith(COUNTER) else "is missing"
+        elif not torch.is_tensor(value) or value.shape != expected[name].shape:
+            fault = f"does not have the shape {tuple(expected[name].shape)}"
+        else:
+            fault = tensor_fault(name, value)
+        if fault:
+            raise UserError(f"{shorten(path)}: {first_line(name)} {fault}; the file is damaged or "
+                            "of another network.")
 
 
 def tensor_fault(name: str, value: torch.Tensor) -> str | None:
     """Return what keeps a tensor from being weights, or None."""
-    dtype = str(value.dtype).removeprefix("torch.")
-    if value.layout != torch.strided or value.is_quantized:
-        return f"is {dtype}, sparse or quantised"
-    if value.device.type != "cpu":
-        return f"has no numbers, it lies on {value.device}"
-    if name.endswith(COUNTER):
-        return None if value.dtype == torch.int64 else f"is {dtype}, not int64"
-    if value.dtype not in FLOATS:
-        return f"is {dtype}, not floating point"
-    # float64 may be finite beyond the range of float32.
-    if not value.float().isfinite().all():
+    if not name.endswith(COUNTER) and not value.is_floating_point():
+        return f"is {value.dtype}, not floating point"
+    if not value.float().isfinite().all():  # float64 may exceed the range of float32
         return "holds nan or infinite numbers"
-    if name.endswith("running_var") and (value < 0).any():
-        return "holds negative variances"
     return None
 
 
 def newest_checkpoint(logs_dir: str | Path, name: str = "best.pth") -> Path | None:
     """Return the newest file of a name anywhere under a log folder, or None."""
-    folder = resolve(logs_dir)
-    # rglob follows no links to folders.
-    found = {}
-    for file in {*folder.rglob(name), *folder.glob(f"*/{name}")}:
-        with contextlib.suppress(OSError):  # a run removed meanwhile
-            if file.is_file():
-                found[file] = (file.stat().st_mtime_ns, str(file))
-    return max(found, key=found.get, default=None)
+    files = [file for file in resolve(logs_dir).rglob(name) if file.is_file()]
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)

@@ -1,18 +1,13 @@
-"""Command line of the scripts: settings from flags, errors without tracebacks, paths."""
+"""Command line of the scripts: paths, settings from flags, errors without tracebacks."""
 
 import contextlib
 import dataclasses
-import errno
-import io
 import math
 import os
 import re
 import shlex
-import stat
-import subprocess
+import signal
 import sys
-import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
@@ -20,22 +15,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from utils.memory import is_out_of_memory, out_of_memory
-from utils.streams import is_second, open_streams, output_lost, raising_ctrl_c
-
 ROOT = Path(__file__).resolve().parent.parent
-# Why files cannot be written; Windows has no quota.
-FILE_ERRNOS = {getattr(errno, name, None) for name in
-               ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EFBIG")}
-# On Windows scanners and viewers hold files for a while.
-RETRY_SECONDS = 3 if os.name == "nt" else 0
 # What a setting may be in Python, by its type hint.
-TYPES = {float: (Real, "a number"), int: (Integral, "a whole number"),
+TYPES = {float: (Real, "a number"), int: (Integral, "an integer"),
          bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; the message names the file or value and the remedy."""
+    """A mistake that the user can fix; the message names the file or value and the remedy."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,60 +38,37 @@ class PeerLeft(Exception):
 
 
 def resolve(path: str | os.PathLike) -> Path:
-    """Return `path` as an absolute Path; relative ones start at the repo, wherever one stands.
-
-    Raises UserError for what no file can be called: a zero byte in it, or too long.
-    """
-    path = Path(path)
-    with contextlib.suppress(RuntimeError):  # ~$report.jpg, a lock file of Word: no user's home
-        path = path.expanduser()
-    try:
-        # Only what looks odd is tried out: lists hold tens of thousands of paths.
-        if "\0" in str(path) or len(os.fsencode(path)) > 255:
-            os.lstat(ROOT / path)
-    except ValueError as error:
-        raise UserError(f"{str(path)!a}: no possible name ({error}); check the path.") from None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{path}: too long for a file name; check the path.") from None
-    return ROOT / path
+    """Return `path` as an absolute Path; a relative one starts at the repository."""
+    return ROOT / os.path.expanduser(path)
 
 
 def typed_path(text: str | os.PathLike) -> Path:
-    """Return a path that a person typed: from where they stand, else the repo, else UserError."""
-    path = resolve(text)
-    if os.path.lexists(text):
-        return Path(text).absolute()
-    if not os.path.lexists(path):
-        looked = dict.fromkeys((os.getcwd(), str(ROOT)))
-        places = f" in {' or '.join(looked)}" if path == ROOT / text != Path(text) else ""
-        raise UserError(f"{text}: no such file or folder{places}; check the path.")
-    return path
+    """Return a path that a person typed: in the current directory or the repository, or UserError."""
+    for path in (Path(os.path.expanduser(text)).absolute(), resolve(text)):
+        if os.path.exists(path):
+            return path
+    raise UserError(f"{text}: no such file or folder; check the path.")
 
 
 def check_file(path: str | os.PathLike) -> Path:
-    """Return `path`, absolute; UserError for a missing file, a folder, a pipe and a device."""
+    """Return `path` as an absolute Path, or UserError for a missing file or a folder."""
     path = resolve(path)
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; check the path.") from None
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device"
-        raise UserError(f"{path}: {kind}, not a file; check the path.")
+    if not os.path.isfile(path):
+        kind = "not a file" if os.path.exists(path) else "No such file"
+        kind = "a folder, not a file" if os.path.isdir(path) else kind
+        raise UserError(f"{path}: {kind}; check the path.")
     return path
 
 
 def shorten(path: str | os.PathLike) -> str:
-    """Return `path` as text, relative to the repo where it lies inside it."""
+    """Return `path` as text, relative to the repository where it lies inside it."""
     path = Path(path)
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
 def typeable(path: str | os.PathLike) -> str:
-    """Return `path`, shortened, as one argument of a command line."""
-    quote = shlex.quote if os.name == "posix" else lambda text: subprocess.list2cmdline([text])
-    return quote(shorten(path))
+    """Return `path`, shortened and quoted, as one argument of a command line."""
+    return shlex.quote(shorten(path))
 
 
 def make_folder(path: str | os.PathLike) -> Path:
@@ -114,7 +78,7 @@ def make_folder(path: str | os.PathLike) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: the folder cannot be made ({error.strerror}); "
-                        "choose another place in the settings.") from None
+                        "choose another one in the settings.") from None
     return folder
 
 
@@ -131,31 +95,19 @@ def read_text(path: str | os.PathLike, *, remedy: str) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """Give the block a file to write, which becomes `path` at its end: the old one or the new.
+    """Give the block a temporary file, which replaces `path` at its end: the old file or the new.
 
     Raises UserError naming `path` where it cannot be written.
     """
-    part = path.with_suffix(".part")  # one that a killed run left is written over
+    part = path.with_suffix(".part")
     try:
         yield part
-        _replace(part, path)
+        os.replace(part, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}).") from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
-
-
-def _replace(part, path):
-    """Rename a file over another one, once more where Windows says that somebody has it open."""
-    end = time.monotonic() + RETRY_SECONDS
-    while True:
-        try:
-            return os.replace(part, path)
-        except PermissionError:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(0.1)
 
 
 def typed_flags() -> set[str]:
@@ -179,28 +131,28 @@ def settings_table(settings: Any) -> str:
 
 
 def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None = None) -> None:
-    """Check a settings object that was made in Python as strictly as flags are.
+    """Check the types and ranges of a settings object, whether made by flags or in Python.
 
     `limits` is {field: (lowest, highest)} of numbers, alone or in tuples; both are allowed. Raises
     UserError for a value of another type, none of its choices, not finite, or out of limits.
     """
     for name, hint in get_type_hints(type(settings)).items():
-        value, kinds = getattr(settings, name), get_args(hint)
+        value, kinds, limit = getattr(settings, name), get_args(hint), (limits or {}).get(name)
         if get_origin(hint) is Literal:
             if value not in kinds:
-                raise UserError(f"{name} must be one of {', '.join(map(repr, kinds))}, "
-                                f"got {value!r}.")
-            continue
-        is_tuple = get_origin(hint) is tuple
-        if is_tuple and not (isinstance(value, tuple)
-                             and (... in kinds or len(value) == len(kinds))):
-            example = type(settings).__dataclass_fields__[name].default
-            raise UserError(f"{name} must be a tuple such as {example}, got {value!r}.")
-        for part in value if is_tuple else (value,):
-            check_value(name, part, kinds[0] if is_tuple else hint, (limits or {}).get(name))
+                choices = ", ".join(map(repr, kinds))
+                raise UserError(f"{name} must be one of {choices}, got {value!r}.")
+        elif get_origin(hint) is tuple:
+            if not isinstance(value, tuple) or ... not in kinds and len(value) != len(kinds):
+                example = type(settings).__dataclass_fields__[name].default
+                raise UserError(f"{name} must be a tuple such as {example}, got {value!r}.")
+            for part in value:
+                check_value(name, part, kinds[0], limit)
+        else:
+            check_value(name, value, hint, limit)
 
 
-def check_value(name: str, value: Any, hint: Any, limits: tuple[float, float] | None) -> None:
+def check_value(name: str, value: Any, hint: type, limits: tuple[float, float] | None) -> None:
     """Raise UserError unless a value has the type of its hint, is finite, and within limits."""
     allowed, words = TYPES.get(hint, (object, ""))
     if not isinstance(value, allowed) or isinstance(value, bool) and hint in (int, float):
@@ -212,9 +164,14 @@ def check_value(name: str, value: Any, hint: Any, limits: tuple[float, float] | 
 
 
 def printable(text: str) -> str:
-    """Return a line without the control characters that file names may hold, and cut short."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda c: f"\\x{ord(c[0]):02x}", text)
-    return f"{text[:400]} ... {text[-200:]}" if len(text) > 620 else text
+    """Return `text` with escapes for what a terminal cannot show; file names may hold any."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def first_line(error: object) -> str:
+    """Return the first sentence of an exception's message, printable and short."""
+    text = str(error).strip().partition("\n")[0].split(". ")[0]
+    return printable(text)[:120] or type(error).__name__
 
 
 def describe_error(error: UserError | str) -> str:
@@ -222,50 +179,39 @@ def describe_error(error: UserError | str) -> str:
     return "error: " + "\n".join(map(printable, str(error).split("\n")))
 
 
-def _ending(error, settings):
-    """Return (what to print, exit status) for an exception, None for a bug."""
-    cause = error
-    while cause:  # Ctrl-C may come out as the error that some library makes of it
-        if isinstance(cause, KeyboardInterrupt):
-            return f"\n{str(cause) or 'stopped.'}", getattr(cause, "status", 130)
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, (UserError, PeerLeft)):
-        return describe_error(error), 2
-    if is_out_of_memory(error):
-        return describe_error(out_of_memory(settings)), 2
-    if isinstance(error, OSError) and error.errno in FILE_ERRNOS:
-        return describe_error(f"{error.filename or 'a file'}: {error.strerror}; "
-                              "make room or choose another place."), 2
-    return None
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that memory ran out, the computer's or a GPU's."""
+    words = r"out of memory|allocate memory|enough memory"
+    return (isinstance(error, MemoryError)
+            or isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
 
 
 def run(main: Callable[[Any], None], settings_class: type) -> None:
-    """Run a script: parse flags into `settings_class`, call `main(settings)`, print user errors.
+    """Run a script: parse flags into `settings_class` and call `main(settings)`.
 
-    Every field of the dataclass is a flag and the comment beside it is its help. Exit status: 2
-    with one or two lines for a UserError, lack of memory, or a file that cannot be written; 74
-    (EX_IOERR) if the output went to a file that could not take it; 130 for Ctrl-C. Any other
-    exception is a bug and keeps its traceback.
+    Every field of the dataclass is a flag, and the comment beside it is its help. A UserError and
+    lack of memory end in one line and status 2, Ctrl-C and SIGTERM in 130, an output that nobody
+    reads any more (`| head`) in 1. Any other exception is a bug and keeps its traceback.
     """
-    open_streams()
-    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's, of any large image
-    settings = status = None
-    with raising_ctrl_c():
-        try:
-            errors = io.StringIO() if is_second("LOCAL_RANK") else sys.stderr
-            with contextlib.redirect_stderr(errors):  # all processes have the same mistyped flags
-                settings = tyro.cli(settings_class, use_underscores=True)
-            check_fields(settings)
-            main(settings)
-        except SystemExit as stop:  # --help or a mistyped flag
-            status = stop.code
-        except (Exception, KeyboardInterrupt) as error:
-            ending = _ending(error, settings)
-            if ending is None:
-                raise
-            text, status = ending
-            print(text, file=sys.stderr)
-    if output_lost():
-        status = status or 74
-    if status is not None:
-        sys.exit(status)
+    if os.environ.get("RANK", "0") != "0":  # of several processes one prints
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    # Lines arrive as they are printed; an old encoding costs a character, not the run.
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's signal is a Ctrl-C
+    settings = tyro.cli(settings_class, use_underscores=True)
+    try:
+        check_fields(settings)
+        return main(settings)
+    except KeyboardInterrupt as error:
+        text, status = f"\n{str(error) or 'stopped.'}", getattr(error, "status", 130)
+    except BrokenPipeError:
+        text, status = "stopped: the program that read the output has ended", 1
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    except (UserError, PeerLeft, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            error = "out of memory; lower batch_size, then input_shape, or close other programs."
+        elif not isinstance(error, (UserError, PeerLeft)):
+            raise
+        text, status = describe_error(error), 2
+    print(text, file=sys.stderr)
+    sys.exit(status)

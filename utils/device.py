@@ -10,19 +10,19 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from utils.cli import UserError
+from utils.cli import UserError, first_line
 
 Precision = Literal["bf16", "fp16", "fp32"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
-_modes = threading.RLock()  # held while a network is out of its own mode; other threads wait
+_modes = threading.RLock()  # held while a network is out of its own mode
 
 
 def pick_device(name: str) -> torch.device:
     """Return the torch.device for "cpu", "cuda", "cuda:1", "mps", or "auto": a GPU if there is one.
 
-    Raises UserError for a device that is not here, or that networks cannot run on.
+    Raises UserError for a device that this machine lacks, or that networks cannot run on.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,26 +31,19 @@ def pick_device(name: str) -> torch.device:
         if device.type not in ("cpu", "cuda", "mps"):
             raise RuntimeError("it is none of cpu, cuda, mps")
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
-        raise UserError(f"device {name!r} cannot be used here ({reason}); "
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used here ({first_line(error)}); "
                         'try "auto" or "cpu".') from None
     return device
-
-
-def _cpu_has_bf16():
-    """Tell whether the processor has AVX512-BF16 or AMX; PyTorch offers the test since 2.4."""
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 def set_precision(name: str, device: torch.device) -> Precision:
     """Return the precision to run in, and make fp32 mean fp32; call it once, at the start.
 
     "auto" is bf16 where the hardware multiplies it natively, else fp16 on NVIDIA GPUs with units
-    for it, and fp32 elsewhere. NVIDIA's TF32 shortcut is switched off for the whole process,
-    forward and backward, so that numbers do not depend on the machine. Raises UserError for other
-    names, and for fp16 without an NVIDIA GPU: a processor takes 15 times as long in it as in fp32.
+    for it, and fp32 elsewhere. NVIDIA's TF32 is switched off for the whole process, so that
+    numbers do not depend on the machine. Raises UserError for other names, and for fp16 without an
+    NVIDIA GPU: a processor takes 15 times as long in it as in fp32.
     """
     if name not in ("auto", *get_args(Precision)):
         raise UserError(f"precision must be auto, bf16, fp16 or fp32, got {name!r}.")
@@ -58,12 +51,6 @@ def set_precision(name: str, device: torch.device) -> Precision:
         raise UserError(f'precision "fp16" is for NVIDIA GPUs, this is {device.type}; '
                         'take "auto".')
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if hasattr(torch.backends.cudnn, "conv"):
-        # PyTorch's newer switches, each by itself: they win over the old ones, and PyTorch raises
-        # on reading the old ones where the two disagree.
-        for part in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
-                     torch.backends.cuda.matmul):
-            part.fp32_precision = "ieee"
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -72,12 +59,16 @@ def set_precision(name: str, device: torch.device) -> Precision:
     return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step, instead of giving it back to the system.
+def _cpu_has_bf16():
+    """Tell whether the processor has AVX512-BF16 or AMX; PyTorch 2.4 lacks the second test."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(hasattr(torch.cpu, check) and getattr(torch.cpu, check)() for check in checks)
 
-    Else each step on a CPU, of training or of detection in batches, asks for its gigabytes again,
-    page by page: a tenth of its time. The process stays as large as its largest step. Nothing
-    happens on other systems.
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step; it takes a tenth of the time off a CPU step.
+
+    The process stays as large as its largest step. Nothing happens on other systems.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -93,7 +84,7 @@ def run_in(precision: Precision, device: torch.device) -> torch.autocast:
 
 @contextlib.contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Have a network in eval mode inside, and every submodule in its own mode again behind it."""
+    """Have a network in eval mode inside, and every submodule in its own mode again afterwards."""
     with _modes:
         training = [module for module in network.modules() if module.training]
         network.eval()

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from nets.ssd import SSDNet
-from utils.cli import UserError, check_file, shorten
-from utils.tensor_files import first_line
+from utils.cli import UserError, check_file, first_line, shorten
 from utils.device import set_precision
 from utils.multibox.coder import BoxCoder
 from utils.multibox.postprocess import decode_outputs

@@ -1,6 +1,6 @@
 """The code bases whose weights are read: one table, an entry of which is all that is known of one.
 
-Their tensors get our names, and their numbers go into the spec: weights need those they had.
+Their tensors get our names. Their numbers go into the spec: weights need those they were made with.
 """
 
 import re
@@ -14,8 +14,8 @@ from nets.backbones import TORCHVISION_FILES, rename
 from utils.coco_ids import COCO_GAPS
 from utils.detections import Detections
 
-# conv1_1 .. conv5_3, fc6, fc7 of Caffe by their place in our VGG16.
-VGG_PLACES = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12,
+# Caffe's names of the convolutions in our VGG16, by their index there.
+VGG_LAYERS = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12,
               "conv3_3": 14, "conv4_1": 17, "conv4_2": 19, "conv4_3": 21, "conv5_1": 24,
               "conv5_2": 26, "conv5_3": 28, "fc6": 31, "fc7": 33}
 
@@ -37,11 +37,16 @@ _COCO = (
     "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush")
 
 
-def _with_gaps(names):
-    """Return a name for each of COCO's 90 numbers, of which 10 are unused."""
-    names = iter(names)
-    return tuple(f"N/A {number}" if number in COCO_GAPS else next(names)
-                 for number in range(1, 91))
+_names = iter(_COCO)
+# Class names of published weights by their count, without background. Of COCO's 90 numbers 10 are
+# unused.
+PUBLISHED_NAMES = {
+    20: ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+         "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
+         "train", "tvmonitor"),
+    80: _COCO,
+    90: tuple(f"N/A {number}" if number in COCO_GAPS else next(_names) for number in range(1, 91)),
+}
 
 
 def names_without_gaps(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -49,23 +54,14 @@ def names_without_gaps(class_names: Sequence[str]) -> tuple[str, ...]:
     return _COCO if tuple(class_names) == PUBLISHED_NAMES[90] else tuple(class_names)
 
 
-def without_gaps(found: Detections) -> Detections:
+def without_gaps(detections: Detections) -> Detections:
     """Return detections of COCO's 90 numbers as those of its 80 classes, others as they are."""
-    if names_without_gaps(found.class_names) == found.class_names:
-        return found
-    number = {name: k for k, name in enumerate(_COCO)}
-    labels = np.array([number.get(name, -1) for name in found.class_names])[found.labels]
-    return replace(found[labels >= 0], labels=labels[labels >= 0], class_names=_COCO)
-
-
-# Class names of published weights by their count, without background.
-PUBLISHED_NAMES = {
-    20: ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-         "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
-         "train", "tvmonitor"),
-    80: _COCO,
-    90: _with_gaps(_COCO),
-}
+    names = detections.class_names
+    if names_without_gaps(names) == names:
+        return detections
+    new_labels = np.array([_COCO.index(name) if name in _COCO else -1 for name in names])
+    labels = new_labels[detections.labels]
+    return replace(detections[labels >= 0], labels=labels[labels >= 0], class_names=_COCO)
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ LUFFICC = ((r"backbone\.((?:vgg|extras)\..*)", r"\1"),
 # conv5, fc6 and fc7 are the first block of its extra layers.
 TORCHVISION = ((r"backbone\.features\.(.*)", r"vgg.\1"),
                (r"backbone\.scale_weight", "L2Norm.weight"),
-               *((rf"backbone\.extra\.0\.{block}\.(\w+)", rf"vgg.{place}.\1") for block, place in
+               *((rf"backbone\.extra\.0\.{block}\.(\w+)", rf"vgg.{layer}.\1") for block, layer in
                  ((1, 24), (3, 26), (5, 28), (r"7\.1", 31), (r"7\.3", 33))),
                *((rf"backbone\.extra\.{k // 2 + 1}\.{k % 2 * 2}\.(\w+)", rf"extras.{k}.\1")
                  for k in range(8)),
@@ -97,52 +93,46 @@ TORCHVISION = ((r"backbone\.features\.(.*)", r"vgg.\1"),
                (r"head\.regression_head\.module_list\.(.*)", r"loc.\1"), ("(.*)", r"\1"))
 
 
-def _caffe_places(first_extra):
+def _caffe_modules(first_extra):
     """Return {name of a layer: our module}; the extra layers begin with conv<first_extra>_1."""
-    return {f"conv{first_extra + k // 2}_{k % 2 + 1}": f"extras.{k}" for k in range(12)} | {
-        layer: f"vgg.{place}" for layer, place in VGG_PLACES.items()}
+    vgg = {layer: f"vgg.{index}" for layer, index in VGG_LAYERS.items()}
+    return {f"conv{first_extra + k // 2}_{k % 2 + 1}": f"extras.{k}" for k in range(12)} | vgg
 
 
 def read_ssd_keras(tensors: dict) -> dict:
-    """pierluigiferrari/ssd_keras: Caffe's layer names, HWIO kernels, a first layer for BGR."""
-    places = _caffe_places(first_extra=6) | {"conv4_3_norm": "L2Norm"}
-    places |= {f"{layer}_mbox_{head}": f"{head}.{k}" for head in ("loc", "conf")
-               for k, layer in enumerate(CAFFE_MAPS)}
+    """Rename pierluigiferrari/ssd_keras: Caffe's layers, HWIO kernels, a first layer for BGR."""
+    modules = _caffe_modules(first_extra=6) | {"conv4_3_norm": "L2Norm"}
+    modules |= {f"{layer}_mbox_{head}": f"{head}.{k}" for head in ("loc", "conf")
+                for k, layer in enumerate(CAFFE_MAPS)}
     state = {}
     for name, value in tensors.items():
         layer, kind = name.split("/")[0], name.split("/")[-1]
-        place = places.get(re.sub(r"(_mbox_(loc|conf)).*", r"\1", layer))
-        if place is None:
+        module = modules.get(re.sub(r"(_mbox_(loc|conf)).*", r"\1", layer))
+        if module is None:
             continue
         if value.ndim == 4:
             value = value.permute(3, 2, 0, 1)
             value = value.flip(1) if layer == "conv1_1" else value
-        state[f"{place}.{'bias' if re.search(r'bias|_b:|_b$', kind) else 'weight'}"] = value
+        state[f"{module}.{'bias' if re.search(r'bias|_b:|_b$', kind) else 'weight'}"] = value
     return state
 
 
 def read_chainercv(tensors: dict) -> dict:
-    """ChainerCV SSD300 and SSD512: slashes, W and b, and loc as (dy, dx, dh, dw)."""
+    """Rename ChainerCV's SSD300 and SSD512: slashes, W and b, and loc as (dy, dx, dh, dw)."""
     kinds = {"W": "weight", "b": "bias", "scale": "weight"}
-    places = _caffe_places(first_extra=8) | {"norm4": "L2Norm", "conv6": "vgg.31",
-                                             "conv7": "vgg.33"}
+    modules = _caffe_modules(first_extra=8) | {"norm4": "L2Norm", "conv6": "vgg.31",
+                                               "conv7": "vgg.33"}
     state = {}
     for name, value in tensors.items():
-        _, layer, kind = ("//" + name).rsplit("/", 2)
-        place = places.get(layer)
+        _, layer, kind = f"//{name}".rsplit("/", 2)
+        module = modules.get(layer)
         if match := re.search(r"multibox/(loc|conf)/(\d+)/", name):
-            place = f"{match[1]}.{match[2]}"
-            value = _swap_xy(value) if match[1] == "loc" else value
-        if place and kind in kinds:
-            state[f"{place}.{kinds[kind]}"] = value
+            module = f"{match[1]}.{match[2]}"
+            if match[1] == "loc":
+                value = value.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
+        if module and kind in kinds:
+            state[f"{module}.{kinds[kind]}"] = value
     return state
-
-
-def _swap_xy(value):
-    """Exchange x and y in the output channels of a loc head, (4A, ...)."""
-    if value.ndim == 0 or value.shape[0] % 4:
-        return value  # not a loc head; its shape is refused later
-    return value.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
 
 
 FAMILIES = {

@@ -1,13 +1,35 @@
-"""Weights of one class list carried over to another."""
+"""Weights put into a network: of a backbone alone, or of a detector with other classes."""
 
 import torch
+from torch import nn
 
-from nets.weights.families import names_without_gaps
 from nets.ssd import SSDNet
+from nets.weights.families import names_without_gaps
+from nets.weights.weight_files import BackboneWeights
+from utils.checkpoint import COUNTER, check_tensors
 
 # COCO's names for VOC's classes; a name in common needs no entry.
 COCO_NAMES = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle",
               "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"}
+
+
+def load_backbone(network: SSDNet, weights: BackboneWeights) -> int:
+    """Copy backbone weights into a network; return the number of tensors copied.
+
+    Raises UserError where a tensor of the pretrained layers is missing, has another shape, or
+    holds no weights.
+    """
+    own, needed = network.state_dict(), backbone_names(network.pretrained_layers, network)
+    fitting = {name: value for name, value in weights.state_dict.items() if name in own}
+    check_tensors({name: own[name] for name in (*needed, *fitting)}, fitting, "backbone_weights")
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def backbone_names(layers: nn.Module, network: SSDNet) -> list[str]:
+    """Return the network's names of these layers' tensors, counters of batch norm left out."""
+    return [f"{network.backbone_spec.prefix}.{name}" for name in layers.state_dict()
+            if not name.endswith(COUNTER)]
 
 
 def source_rows(class_names: tuple[str, ...], old_names: tuple[str, ...]) -> dict[int, int]:
@@ -17,25 +39,23 @@ def source_rows(class_names: tuple[str, ...], old_names: tuple[str, ...]) -> dic
     letter case, or are VOC's and COCO's words for one thing.
     """
     old = {name.lower(): index for index, name in reversed(list(enumerate(old_names, start=1)))}
-    either = COCO_NAMES | {coco: voc for voc, coco in COCO_NAMES.items()}
+    other_words = COCO_NAMES | {coco: voc for voc, coco in COCO_NAMES.items()}
     rows = {0: 0}
     for index, name in enumerate(map(str.lower, class_names), start=1):
-        found = old.get(name) or old.get(either.get(name))
-        if found:
-            rows[index] = found
+        row = old.get(name) or old.get(other_words.get(name))
+        if row:
+            rows[index] = row
     return rows
 
 
 @torch.no_grad()
 def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
              old_names: tuple[str, ...]) -> str:
-    """Fill a network from the weights of a detector with other classes.
+    """Fill a network from the weights of a detector with other classes; return text for the user.
 
     All but the conf heads is copied; of these the background and the classes in common. The other
-    rows stay as they are, random in a new network.
-
-    `network` is for class_names and has the spec of the weights, `state_dict` is for old_names.
-    Returns text for the user: what was kept, mapped, and left out.
+    rows stay as they are, random in a new network. `network` is for class_names and has the spec
+    of the weights, `state_dict` is for old_names.
     """
     rows = source_rows(class_names, old_names)
     own, filled = network.state_dict(), dict(state_dict)
@@ -50,7 +70,6 @@ def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
               ((class_names[k - 1], old_names[rows[k] - 1]) for k in rows if k)]
     fresh = [name for k, name in enumerate(class_names, start=1) if k not in rows]
     unused = len(names_without_gaps(old_names)) - len(mapped)
-    return ("kept: backbone, extra layers, box heads\n"
-            f"classes with weights: {', '.join(mapped) or 'none'}\n"
+    return (f"classes with weights: {', '.join(mapped) or 'none'}\n"
             f"classes that start fresh: {', '.join(fresh) or 'none'}\n"
             f"classes of the weights left out: {unused}")

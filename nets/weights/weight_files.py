@@ -1,18 +1,86 @@
-"""Weight files of others: recognised, and brought to our state dict and its spec."""
+"""Weight files of any code base: read without running code, recognised, brought to our names."""
 
 import re
+from http.client import HTTPException
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlparse
 
+import numpy as np
 import torch
 
-from nets.backbones import BACKBONES
-from nets.weights.download import download
-from nets.weights.families import COCO_DETECTOR, FAMILIES, PUBLISHED_NAMES
+from nets.backbones import BACKBONES, Backbone, rename
 from nets.ssd import build_spec
-from utils.checkpoint import MAX_CLASSES, Checkpoint, parse_checkpoint
-from utils.cli import UserError, resolve, shorten
-from utils.multibox.spec import COCO_SCALES, VOC_SCALES
-from utils.tensor_files import check_unpacked, read_tensor_file
+from nets.weights.families import COCO_DETECTOR, FAMILIES, PUBLISHED_NAMES
+from utils.checkpoint import Checkpoint, parse_checkpoint, read_torch_file
+from utils.cli import UserError, check_file, first_line, make_folder, resolve, shorten
+from utils.multibox.spec import (CAFFE_MEAN, CAFFE_STD, COCO_SCALES, IMAGENET_MEAN, IMAGENET_STD,
+                                 VOC_SCALES)
+
+
+class BackboneWeights(NamedTuple):
+    """Classification weights under this project's names, and the input they expect."""
+
+    state_dict: dict  # name in SSDNet -> tensor
+    mean: tuple[float, float, float]  # RGB pixel values
+    std: tuple[float, float, float]
+    reason: str  # why that input, for the user
+
+
+def download(url: str) -> Path:
+    """Fetch a file to model_data/ unless it is there, checked by the hash in its name.
+
+    Returns its absolute Path. Raises UserError without internet and for a broken download.
+    """
+    target = make_folder("model_data") / Path(urlparse(url).path).name
+    if not target.exists():
+        print(f"downloading {url}")
+        match = torch.hub.HASH_REGEX.search(target.name)
+        try:
+            torch.hub.download_url_to_file(url, str(target), match[1] if match else None)
+        except (OSError, RuntimeError, ValueError, HTTPException) as error:
+            raise UserError(f"{url} could not be downloaded ({error}).\nFetch it elsewhere and put "
+                            f"it at {shorten(target)}.") from None
+    return target
+
+
+def read_tensor_file(path: str | Path) -> object:
+    """Return {name: tensor} of a Keras .h5 or NumPy .npz file; else what torch.save wrote.
+
+    Raises UserError for a missing or damaged file, and for one that would run code.
+    """
+    path = check_file(path)
+    reader = {".h5": _read_h5, ".hdf5": _read_h5, ".npz": _read_npz}.get(path.suffix.lower())
+    if reader is None:
+        return read_torch_file(path)
+    try:
+        return {name: torch.from_numpy(array.astype(np.float32))
+                for name, array in reader(path).items() if array.dtype.kind == "f"}
+    except ImportError:
+        raise UserError(f"{shorten(path)}: Keras files need h5py; run: pip install h5py") from None
+    except Exception as error:  # h5py, zipfile and NumPy raise many types on damaged bytes
+        raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); the file is "
+                        "damaged, incomplete, or of another kind.") from None
+
+
+def _read_h5(path):
+    """Return {layer/.../weight: array} of a Keras file."""
+    import h5py
+    arrays = {}
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name.removeprefix("model_weights/")] = item[()]
+
+    with h5py.File(path, "r") as file:
+        file.visititems(collect)
+    return arrays
+
+
+def _read_npz(path):
+    """Return {name: array} of a NumPy archive; NumPy refuses pickled objects."""
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
 
 
 def read_detector(path: str | Path, *, family: str = "auto",
@@ -21,8 +89,8 @@ def read_detector(path: str | Path, *, family: str = "auto",
 
     Args:
         path: the file, or "coco" for torchvision's SSD300 trained on COCO, downloaded once.
-        family: a name in FAMILIES; "auto" tells by the contents. Where several families name
-            their tensors alike, their order tells, and what was taken is printed.
+        family: a name in FAMILIES; "auto" recognises the file by its tensors' names. Where two
+            families share those, their order decides, and what was taken is printed.
         class_names: for files with other classes than VOC's 20 or COCO's; None: by their count.
 
     Returns (Checkpoint, family), "this project" for its own; the tensors are still to be compared
@@ -35,15 +103,16 @@ def read_detector(path: str | Path, *, family: str = "auto",
         return checkpoint, "this project"
     tensors = _unwrap(values, path)
     family = _recognise(tensors, path, family)
-    state = FAMILIES[family].read(tensors)
-    spec, num_classes = _describe(state, family, path)
-    names = PUBLISHED_NAMES.get(num_classes) if class_names is None else tuple(class_names)
-    if names is None:
-        raise UserError(f"{shorten(path)}: has {num_classes} classes and no names; set "
-                        "classes_path to the list that it was trained with.")
+    try:
+        state = FAMILIES[family].read(tensors)
+        spec, num_classes = _describe(state, family)
+    except (ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"{shorten(path)}: looks like {family}'s, but is not a whole SSD "
+                        f"({first_line(error)}).") from None
+    names = PUBLISHED_NAMES.get(num_classes, ()) if class_names is None else tuple(class_names)
     if len(names) != num_classes:
-        raise UserError(f"{shorten(path)}: has {num_classes} classes, classes_path has "
-                        f"{len(names)}; name the list that it was trained with.")
+        raise UserError(f"{shorten(path)}: has {num_classes} classes, and {len(names)} names are "
+                        "known; set classes_path to the list that it was trained with.")
     return Checkpoint(spec, names, state, {}, {}), family
 
 
@@ -52,66 +121,75 @@ def _unwrap(values, path):
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]
-    if not isinstance(values, dict):
-        raise UserError(f"{shorten(path)}: holds a {type(values).__name__}, not a state dict.")
-    tensors = {name.removeprefix("module."): value for name, value in values.items()
-               if isinstance(name, str) and torch.is_tensor(value)}
+    pairs = values.items() if isinstance(values, dict) else ()
+    tensors = {str(name).removeprefix("module."): value for name, value in pairs
+               if torch.is_tensor(value)}
     if not tensors:
         raise UserError(f"{shorten(path)}: no tensors in it; is it a weights file?")
-    # One number in the file may be a tensor of any size, by strides of 0.
-    check_unpacked(4 * sum(value.numel() for value in tensors.values()), path)
     return tensors
 
 
 def _recognise(tensors, path, family):
     """Return the family that a file belongs to; where that is a guess, print it."""
-    if family not in ("auto", *FAMILIES):
-        raise UserError(f"weights_family must be auto, {', '.join(FAMILIES)}; got {family!r}.")
-    found = [name for name, entry in FAMILIES.items()
-             if any(re.fullmatch(entry.signature, tensor) for tensor in tensors)]
-    if not found:
-        raise UserError(f"{shorten(path)}: not an SSD of a known family ({', '.join(FAMILIES)}); "
-                        f"it begins with {next(iter(tensors))[:60]!r}. A classification network "
-                        "goes into backbone_weights of train.py.")
-    if family in found:
-        return family
-    if family != "auto":
-        raise UserError(f"{shorten(path)}: weights_family is {family!r}, but the tensors are "
-                        f"those of {' or '.join(found)}; leave it \"auto\".")
-    if len(found) == 1:
-        return found[0]
-    # Modules register in the order of their code, and torch.save keeps it.
+    fitting = [name for name, entry in FAMILIES.items()
+               if any(re.fullmatch(entry.signature, tensor) for tensor in tensors)]
+    if not fitting or family not in ("auto", *fitting):
+        known = " or ".join(fitting) or f"no known family ({', '.join(FAMILIES)})"
+        raise UserError(f"{shorten(path)}: its tensors are those of {known}, weights_family is "
+                        f"{family!r}; it begins with {first_line(next(iter(tensors)))!r}. A "
+                        "classification network goes into backbone_weights of train.py.")
+    if family != "auto" or len(fitting) == 1:
+        return family if family != "auto" else fitting[0]
+    # torch.save keeps the order in which a network registers its modules.
     groups = tuple(dict.fromkeys(name.split(".")[0] for name in tensors))
-    fitting = [name for name in found if FAMILIES[name].order == groups]
-    chosen = (fitting or found)[0]
-    reason = (f"its tensors are in the order {', '.join(groups)}" if fitting
-              else "the names fit and the order of the tensors is lost")
-    others = " or ".join(f'"{other}"' for other in found if other != chosen)
-    print(f"{shorten(path)}: taken for {chosen}'s, because {reason}; set weights_family to "
-          f"{others} if that is wrong")
+    chosen = next((name for name in fitting if FAMILIES[name].order == groups), fitting[0])
+    others = " or ".join(f'"{name}"' for name in fitting if name != chosen)
+    print(f"{shorten(path)}: taken for {chosen}'s, by the order of its tensors "
+          f"({', '.join(groups)}); set weights_family to {others} if that is wrong")
     return chosen
 
 
-def _describe(state, family, path):
-    """Tell (SSDSpec, number of classes without background) from our state dict and the family."""
-    taken_for = f"{shorten(path)}: looks like {family}'s, but"
-    backbone = next((name for name, entry in BACKBONES.items()
-                     if any(key.startswith(f"{entry.prefix}.") for key in state)), None)
-    loc, conf = state.get("loc.0.weight"), state.get("conf.0.weight")
-    if backbone is None or loc is None or conf is None or min(loc.ndim, conf.ndim) != 4:
-        raise UserError(f"{taken_for} is not a whole SSD; the backbone or the heads on its first "
-                        "feature map are missing.")
-    boxes = max(1, loc.shape[0] // 4)
-    num_classes = conf.shape[0] // boxes - 1
-    if not 1 <= num_classes <= MAX_CLASSES or conf.shape[0] % boxes or loc.shape[0] % 4:
-        raise UserError(f"{taken_for} is not a whole SSD; its heads have {loc.shape[0]} and "
-                        f"{conf.shape[0]} channels.")
+def _describe(state, family):
+    """Return (SSDSpec, number of classes without background) of a family's tensors."""
+    prefixes = {name.split(".")[0] for name in state}
+    backbone = next((name for name, entry in BACKBONES.items() if entry.prefix in prefixes), "none")
+    num_classes, rest = divmod(4 * len(state["conf.0.weight"]), len(state["loc.0.weight"]))
+    if rest or num_classes < 2:
+        raise ValueError("its heads do not fit together")
+    num_classes -= 1
     entry, size = FAMILIES[family], 512 if "conf.6.weight" in state else 300
     coco, changes = entry.uses_coco_sizes(num_classes), dict(entry.preset)
     if (size, coco) in entry.sizes:
         changes["anchors_size"] = entry.sizes[size, coco]
-    try:
-        spec = build_spec(backbone, size, scales=COCO_SCALES if coco else VOC_SCALES, **changes)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{taken_for} {error}.") from None
-    return spec, num_classes
+    scales = COCO_SCALES if coco else VOC_SCALES
+    return build_spec(backbone, size, scales=scales, **changes), num_classes
+
+
+def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
+    """Read classification weights for a backbone, a name in BACKBONES.
+
+    `source` is a file with torchvision's names, or "imagenet" for torchvision's own, downloaded
+    once. Raises UserError without internet, for an unreadable file, and for one of another network.
+    """
+    entry = BACKBONES[backbone]
+    path = download(entry.imagenet) if source == "imagenet" else resolve(source)
+    values = _unwrap(read_tensor_file(path), path)
+    renamed = rename(values, entry.names)
+    if not renamed:
+        raise UserError(f"{shorten(path)}: no tensors of {backbone} in it (it begins with "
+                        f"{first_line(next(iter(values)))!r}); check backbone and the file. A "
+                        "detector goes into model_path.")
+    return BackboneWeights(renamed | entry.convert(values), *_expected_input(values, entry))
+
+
+def _expected_input(values: dict, entry: Backbone) -> tuple[tuple, tuple, str]:
+    """Return (mean, std, reason) of the input: Caffe's pixel values, or a standard deviation of 1.
+
+    A VGG16 that torchvision trained has a classifier of numbers; that of IMAGENET1K_FEATURES, which
+    has Caffe's convolutions, is NaN.
+    """
+    classifier = values.get("classifier.0.weight")
+    if not entry.is_caffe or classifier is not None and classifier.isfinite().all():
+        return IMAGENET_MEAN, IMAGENET_STD, "torchvision's own training"
+    reason = "assumed, the file has no classifier to tell" if classifier is None else "Caffe's VGG16"
+    return CAFFE_MEAN, CAFFE_STD, reason

@@ -52,27 +52,10 @@ def test_a_whole_one_is_read(write, network, capsys):
 @pytest.mark.parametrize("parts", [
     {"class_names": []}, {"class_names": "ab"}, {"class_names": [1, 2]},
     {"class_names": ["a", "a"]},
-    {"class_names": [f"c{k}" for k in range(10 ** 5)]}, {"state_dict": None},
-    {"state_dict": [1]}, {"settings": None}, {"progress": 3},
-    {"spec": "abc"}, {"spec": torch.zeros(2)}, {"format": "ssd-checkpoint-2"}, {"format": [FORMAT]},
+    {"state_dict": None}, {"state_dict": [1]}, {"settings": None}, {"progress": 3}, {"spec": "abc"},
 ], ids=lambda parts: f"{next(iter(parts))}")
 def test_crafted_parts_end_in_one_line(write, parts):
-    refused(write(**parts), "incomplete|network of")
-
-
-@pytest.mark.parametrize("change, words", [
-    (lambda w: w * math.nan, "loc.0.weight holds nan or infinite"),
-    (lambda w: torch.zeros(1).expand(10 ** 6, 10 ** 6), "misshaped, loc.0.weight among")])
-def test_tensors_that_are_no_weights(write, network, change, words):
-    name = "loc.0.weight"
-    refused(write(state_dict=network.state_dict() | {name: change(network.state_dict()[name])}),
-            words)
-
-
-@pytest.mark.parametrize("classes, state", [(["a", "b"], {}), (["a"], None)])
-def test_a_state_dict_of_something_else(write, network, classes, state):
-    state = network.state_dict() if state is None else state
-    refused(write(class_names=classes, state_dict=state), "tensors are (missing|misshaped)")
+    refused(write(**parts), "incomplete")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
@@ -112,8 +95,8 @@ def vgg_file(path, classifier):
 
 
 @pytest.mark.parametrize("classifier, words", [
-    ({"classifier.0.weight": torch.full((4096, 4), math.nan)}, "known by its empty classifier"),
-    ({}, "assumed: without a classifier")])
+    ({"classifier.0.weight": torch.full((4096, 4), math.nan)}, "Caffe's VGG16"),
+    ({}, "assumed, the file has no classifier")])
 def test_the_colours_of_backbone_weights_are_said_aloud(tmp_path, capsys, classifier, words):
     network = new_network("vgg", 300, 2,
                           backbone_weights=vgg_file(tmp_path / "vgg.pth", classifier))
@@ -165,4 +148,4 @@ def test_saved_and_read_again(network, tmp_path):
     {"grids": [38, 19, 10, 5, 3, 1]}, {"grids": []}, {"anchors_size": [3, 2, 1]},
     {"input_shape": [300, 200]}, {"resize": "nearest"}])
 def test_specs_that_are_damaged_end_in_one_line(write, network, spec):
-    refused(write(spec=network.spec.to_dict() | spec), "incomplete|its backbone|feature maps|tensors")
+    refused(write(spec=network.spec.to_dict() | spec), "incomplete|is damaged|does not belong|is missing")

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet50, vgg
 
-from nets.weights.backbone_weights import load_backbone, read_backbone
+from nets.weights.transfer import load_backbone
+from nets.weights.weight_files import read_backbone
 from nets.backbones import BACKBONES
 from nets.ssd import L2Norm, SSDNet, build_spec, nest_extras
 from nets.vgg import decimate_classifier, make_vgg16

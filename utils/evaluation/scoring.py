@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import parse_checkpoint
+from utils.checkpoint import parse_checkpoint, read_torch_file
 from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.distributed import on_first
 from utils.evaluation.map_report import format_results
 from utils.evaluation.voc_ap import mean_ap
-from utils.tensor_files import read_tensor_file
 
 
 def val_map(scorer: Any, records: list[Record]) -> float | None:
@@ -27,7 +26,7 @@ def score_best(scorer: Any, records: list[Record], path: Path) -> str:
     "" and a line where the file or an image cannot be read.
     """
     try:
-        checkpoint = on_first(lambda: parse_checkpoint(read_tensor_file(path), path))
+        checkpoint = on_first(lambda: parse_checkpoint(read_torch_file(path), path))
         scorer.network.load_state_dict(checkpoint.state_dict)
         results = scorer.evaluate(records)[0]
     except UserError as error:

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import torch
 
-from utils.checkpoint import Checkpoint, parse_checkpoint, tensor_fault
-from utils.cli import UserError, shorten, typeable, typed_flags
+from utils.checkpoint import Checkpoint, parse_checkpoint, read_torch_file, tensor_fault
+from utils.cli import UserError, first_line, shorten, typeable, typed_flags
 from utils.data.annotations import Record
 from utils.distributed import check_alike, world_size
-from utils.tensor_files import first_line, read_tensor_file
 
 # What Adam and SGD keep of a parameter.
 KEPT = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
-COPIES = 4  # last.pth has at most the weights, Adam's two numbers of each, and little besides
 
 # What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
@@ -37,7 +35,7 @@ class CannotLearn(UserError):
 
 def read_run(path: Path) -> Checkpoint:
     """Return the Checkpoint of a last.pth; UserError for any file that holds weights alone."""
-    checkpoint = parse_checkpoint(read_tensor_file(path, COPIES), path)
+    checkpoint = parse_checkpoint(read_torch_file(path), path)
     if checkpoint is None or checkpoint.run is None:
         raise UserError(f"{shorten(path)}: weights alone, only a last.pth holds what a run needs "
                         f"to go on.\nName that, {_new_run(path)}")

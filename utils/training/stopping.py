@@ -10,7 +10,6 @@ from typing import Any
 from utils.cli import Stopped
 from utils.data.loader import hear_deaths
 from utils.distributed import world_size
-from utils.streams import is_second
 
 # What Ctrl-C, a scheduler and a terminal that closes send; Windows has no SIGHUP.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -67,6 +66,6 @@ class StopSignals:
         if self.immediate or not first:
             raise Stopped(number)
         # torchrun sends SIGTERM when another process has ended, which says why.
-        if number == signal.SIGINT and not is_second() or world_size() == 1:
+        if number == signal.SIGINT and os.environ.get("RANK", "0") == "0" or world_size() == 1:
             with contextlib.suppress(OSError):  # not print: this may be in the midst of one
                 os.write(2, NOTICE)
