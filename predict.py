@@ -133,11 +133,15 @@ def find(names: Iterable[str], finder: SourceFinder, outputs: Outputs) -> list[S
 
 def ask(detector: SSD, outputs: Outputs, settings: PredictSettings) -> None:
     """Ask for images, videos and folders until the user stops."""
-    finder = SourceFinder(outputs.folder)
-    while (text := input("image (q to stop): ")).strip().lower() not in ("q", "quit", "exit"):
-        outputs.failures.clear()  # each line is a new try
+    finder, text = SourceFinder(outputs.folder), ""
+    while text.strip().lower() not in ("q", "quit", "exit"):
         if text.strip():
             detect(detector, find([text], finder, outputs), outputs, settings)
+            outputs.failures.clear()  # each line is a new try
+        try:
+            text = input("image (q to stop): ")
+        except EOFError:
+            return
 
 
 def detect(detector: SSD, sources: list[Source], outputs: Outputs, settings: PredictSettings
@@ -183,12 +187,13 @@ def print_detections(source: Source, detections: Detections, detector: SSD | Non
     summary, *objects = repr(detections).split("\n")
     counts = ", ".join(f"{name} {count}" for name, count in detections.counts().items())
     tqdm.write(f"{source.name}: " + (f"{summary}: {counts}" if counts else "nothing found"))
-    if detector:
-        for line in objects:
-            print(line)
-        if not objects:
-            best = detector.detect_batch([source.path], confidence=0.0, max_per_image=1)[0]
-            print(f"  confidence is {detector.settings.confidence:g}, the best boxes:\n{best}")
+    if detector and counts:
+        print("\n".join(objects))
+    elif detector:
+        best = detector.detect_batch([source.path], confidence=0.0, max_per_image=1)[0]
+        for name, score in zip(best.names, best.scores):
+            print(f"  the best box has score {score:.2f} ({name}), confidence is "
+                  f"{detector.settings.confidence:g}")
 
 
 def draw_heat_maps(detector: SSD, sources: list[Source], outputs: Outputs, _: PredictSettings
