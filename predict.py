@@ -20,7 +20,8 @@ from ssd import SSD, SSDSettings
 from utils.cli import UserError, make_folder, run
 from utils.detections import Detections
 from utils.device import keep_freed_memory
-from utils.distributed import check_device, first_ahead, on_first, process_group, rank, world_size
+from utils.distributed import (check_device, on_rank0, process_group, rank, rank0_first,
+                               world_size)
 from utils.draw import draw_heat
 from utils.image import load_image
 from utils.media.frames import Frame, Source, SourceFinder, read_frames
@@ -93,10 +94,10 @@ def main(settings: PredictSettings) -> None:
         raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
     keep_freed_memory()
     with process_group():
-        detector = first_ahead(lambda: SSD(settings))
+        detector = rank0_first(lambda: SSD(settings))
         check_device(detector.device, settings.device)
         if settings.mode in ("summary", "fps", "export"):
-            on_first(lambda: look_into(detector, settings))
+            on_rank0(lambda: look_into(detector, settings))
             return
         outputs = Outputs(make_folder(settings.dir_save_path), draw=settings.draw,
                           crop=settings.crop, save_json=settings.save_json,

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -26,13 +27,13 @@ from nets.runtimes.onnx import OnnxRuntime, Outputs, RuntimeName
 from nets.runtimes.torch import Runtime, TorchRuntime, wrap_network
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
-from utils.ahead import read_ahead
+from utils.ahead import batched, read_ahead
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, make_folder, resolve, shorten, writing
 from utils.data.annotations import Record, read_class_names, read_records
 from utils.detections import Detections, class_indices
 from utils.device import pick_device, set_precision
-from utils.distributed import gather, rank, world_size
+from utils.distributed import share_out
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import (ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image,
@@ -250,17 +251,19 @@ class SSD:
         Ranks share the batches out, and all of them get all results. Raises UserError, on all
         ranks, for an image that cannot be read.
         """
-        batches = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
-        share = [record.path for batch in batches[rank()::world_size()] for record in batch]
-        stream = self.detect_stream(share, batch_size=batch_size, keep_images=False,
-                                    **asdict(SCORING))
-        results = [detections for *_, detections in tqdm(
-            stream, desc="mAP", total=len(share), unit="image", leave=False, disable=None)]
-        parts = gather(results)
-        for error in (each for part in parts for each in part if isinstance(each, UserError)):
-            raise error
-        parts = [iter(part) for part in parts]
-        return [next(parts[k % len(parts)]) for k, batch in enumerate(batches) for _ in batch]
+        def detect(batches):
+            paths = [record.path for batch in batches for record in batch]
+            stream = self.detect_stream(paths, batch_size=batch_size, keep_images=False,
+                                        **asdict(SCORING))
+            results = []
+            for *_, detections in tqdm(stream, desc="mAP", total=len(paths), unit="image",
+                                       leave=False, disable=None):
+                if isinstance(detections, UserError):
+                    raise detections
+                results.append(detections)
+            return batched(results, batch_size)
+
+        return list(chain(*share_out(list(batched(records, batch_size)), detect)))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the detector, wherever its weights came from, as a checkpoint of this project."""

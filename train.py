@@ -3,40 +3,37 @@
 Edit the settings below, or give them as flags: python train.py --epochs 30 --batch_size 16
 """
 
-import os
+import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 
 from nets.backbones import BACKBONES
 from nets.build import continued_network, network_of, new_network
-from nets.weights.families import FAMILIES
 from nets.ssd import SSDNet
-from ssd import SSD, SSDSettings
-from utils.checkpoint import Checkpoint
-from utils.cli import check_fields, run, settings_table, shared_fields, shorten
-from utils.data.annotations import Record, check_same_classes, read_class_names
+from nets.weights.families import FAMILIES
+from ssd import SSD
+from utils.cli import UserError, check_fields, settings_table
+from utils.cli import run as run_script
+from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
-from utils.data.loader import DetectionDataset
-from utils.device import keep_freed_memory, pick_device, set_precision
-from utils.distributed import check_device, join_batch_norm, on_first, process_group, world_size
-from utils.evaluation.scoring import score_best, val_map
-from utils.memory import flags_for_less, out_of_memory
-from utils.training.board import Board
-from utils.training.checks import (LIMITS, check_agreement, check_batch_norm, check_images,
-                                   check_length, read_lists)
-from utils.training.optim import Schedule, make_optimizer
-from utils.training.run_folder import (RunFolder, check_run_name, claim_folder, find_last,
-                                       hold_folder, resume_restarted)
-from utils.training.run_loop import restore, run_epochs
-from utils.training.run_state import (check_basis, check_same_everywhere, describe_basis, read_run,
-                                      resumed_values)
-from utils.training.summary import describe_end, describe_start
-from utils.training.trainer import Objective, Trainer
+from utils.data.loader import Batch, DetectionDataset, Loader
+from utils.data.samples import choose_samples, draw_samples
+from utils.device import keep_freed_memory, pick_device, run_in, set_precision
+from utils.distributed import (any_rank, broadcast_tensors, check_device, on_rank0, process_group,
+                               rank, rank0_first, sum_over_ranks, without_sync, world_size,
+                               wrap_network)
+from utils.evaluation.measurement import format_results
+from utils.evaluation.voc_ap import mean_ap
+from utils.multibox.loss import MultiBoxLoss
+from utils.training.logging import describe_end, describe_epoch, describe_start, has_stalled
+from utils.training.optim import Schedule, make_optimizer, set_frozen, set_learning_rate
+from utils.training.run import (Run, StopFlag, create_run_folder, merge_settings, read_lists,
+                                read_run)
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class TrainSettings:
 
     # Images to learn from.
     train_list: str = "2007_train.txt"
-    # Images to choose the best epoch by; "" does without: the best is then the last epoch.
+    # Images to choose the best epoch by. "" trains without: best.pth is then the last epoch.
     val_list: str = "2007_val.txt"
     # Leave "": the lists know their classes. A class list here must be the one they were made with.
     classes_path: str = ""
@@ -59,10 +56,10 @@ class TrainSettings:
     # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
     # smaller objects and has 2.9 times the pixels to compute.
     input_shape: tuple[int, int] = (300, 300)
-    # For small objects in large images: windows of this many pixels of the image are looked at, one
-    # random one of each image an epoch in training, all of them in detection and for val mAP
-    # (raise eval_period where that takes long). 0 looks at images as a whole. voc_annotation.py
-    # says when to set it and to what; of a model_path 0 takes what that was trained with.
+    # For small objects in large images: side of the tiles of an image in pixels. Training takes one
+    # random tile of each image an epoch; detection and val mAP take all tiles (raise eval_period
+    # where that takes long). 0 takes images as a whole. voc_annotation.py says when to set it and
+    # to what; with a model_path 0 keeps what that was trained with.
     tile: int = 0
     # Leave () unless voc_annotation.py prints other numbers. Sides of the priors in pixels of the
     # input, one a map and one more, as in the paper's (30, 60, 111, 162, 213, 264, 315).
@@ -86,12 +83,15 @@ class TrainSettings:
     # "imagenet" downloads torchvision's; a file with torchvision's names; "" starts from nothing,
     # which needs far more images and epochs.
     backbone_weights: str = "imagenet"
+    # Rescale new layers on a few images before the first step, so that training starts stably.
+    # False is the paper's start. A model_path needs no rescaling.
+    scale_new_layers: bool = True
 
     # ---- Length ----
 
     # Small sets want more of them: a warning says how many where the steps are few.
     epochs: int = 60
-    # Ends after so many measurements without a better val mAP, such as 10; 0 trains all epochs.
+    # Stop after this many measurements without a better val mAP, such as 10; 0 trains all epochs.
     early_stopping: int = 0
     # In the first epochs only the new layers train: gentler on the backbone, faster, less memory.
     freeze_epochs: int = 0
@@ -104,8 +104,8 @@ class TrainSettings:
 
     # ---- Optimizer ----
 
-    # adamw settles in short runs; sgd is Caffe's, for long ones. "adam" is adamw's former name.
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    # adamw settles in short runs; sgd is Caffe's, for long ones.
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     # For a batch of 32, scaled in proportion to the batch. Halve it when the loss jumps.
     learning_rate: float = 1e-3
     # cosine falls smoothly to min_lr_ratio; step drops to 0.1 and 0.01 as in the paper.
@@ -146,6 +146,9 @@ class TrainSettings:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     # Memory layout that convolutions prefer on most machines.
     channels_last: bool = True
+    # With several GPUs: batch norm takes its statistics over all of them. Slower, and worth it for
+    # mobilenetv2 and resnet50 with batches of 4 or fewer on each GPU.
+    sync_batch_norm: bool = False
     # Processes that read and augment images, at most one a core. 0 reads in the main process.
     num_workers: int = 2
     # The same seed gives the same samples in the same order.
@@ -154,7 +157,7 @@ class TrainSettings:
     # ---- Going on ----
 
     # "last" goes on with run run_name (begins it where it has no last.pth), else with the newest
-    # under save_dir; a path to a last.pth with that run. Other settings are then the run's own.
+    # under save_dir; a path goes on with that last.pth. All other settings are then the run's own.
     resume: str = ""
     # Steps between saves of last.pth within an epoch; 0 saves at the ends of epochs only.
     save_steps: int = 0
@@ -169,129 +172,205 @@ class TrainSettings:
     eval_period: int = 1
     # Epochs between kept checkpoints beside last.pth and best.pth; 0 keeps none.
     save_period: int = 0
-    # Epochs between drawings of samples.jpg, a few val images with what is found; 0 draws none.
+    # Epochs between drawings of samples.jpg, a few val images with their detections; 0 draws none.
     sample_period: int = 5
 
 
+# Lowest and highest values of settings; no other number may be below 0.
+LIMITS = {"input_shape": (1, 4096), "epochs": (1, 10 ** 6), "batch_size": (1, 4096),
+          "freeze_batch_size": (1, 4096), "accumulate": (1, 4096), "learning_rate": (1e-12, 10),
+          "min_lr_ratio": (1e-12, 1), "momentum": (0, 0.9999), "match_iou": (0.01, 1)}
+# What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
+MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
+              "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
+              "early_stopping", "sample_period"}
+BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # may too, with as many images a step
+
+
 def main(settings: TrainSettings) -> None:
-    """Train, save, measure, in one process or in those that torchrun started."""
+    """Train, save and measure, epoch by epoch: alone, or as one of torchrun's processes."""
     with process_group():
         check_settings(settings)
-        settings = replace(settings, **on_first(resume_restarted))
-        last = on_first(lambda: settings.resume and find_last(
-            settings.resume, save_dir=settings.save_dir, run_name=settings.run_name))
-        if not last:
-            return train(settings)
-        with hold_folder(last.parent):
-            saved = on_first(lambda: read_run(last))
-            train(resumed_settings(settings, saved, last), saved, last)
-
-
-def resumed_settings(settings: TrainSettings, saved: Checkpoint, last: Path) -> TrainSettings:
-    """Return the settings that a saved run goes on with; UserError for those it cannot take."""
-    settings = TrainSettings(**resumed_values(asdict(settings), saved, asdict(TrainSettings()),
-                                              shorten(last)))
-    check_settings(settings)
-    return settings
-
-
-def train(settings: TrainSettings, saved: Checkpoint | None = None, last: Path | None = None):
-    """Train from the beginning, or go on from a last.pth in whose folder nobody else writes."""
-    torch.manual_seed(settings.seed)
-    device = pick_device(settings.device)
-    check_device(device, settings.device)
-    precision = set_precision(settings.precision, device)
-    keep_freed_memory()
-    train_records, val_records, class_names = read_lists(
-        settings.train_list, settings.val_list, classes_path=settings.classes_path,
-        train_on_difficult=settings.train_on_difficult)
-    basis = describe_basis({"train": train_records, "val": val_records}, device, precision,
-                           asdict(TrainSettings()))
-    check_same_everywhere(asdict(settings), basis)
-    if saved:
-        check_same_classes(saved.class_names, shorten(last), class_names, settings.train_list)
-        check_basis(basis, saved.run, shorten(last))
-        network = network_of(saved, "this run", shorten(last))
-    else:
-        network = on_first(lambda: build_network(settings, class_names, train_records))
-    trainer = make_trainer(settings, network, train_records, device, precision)
-    check_batch_norm(network, trainer.schedule)
-    check_images(val_records, settings.val_list)
-    scorer, exact_scorer = (
-        SSD(SSDSettings(device=str(device), precision=kind), network=network,
-            class_names=class_names) for kind in (precision, "fp32"))
-    table = settings_table(settings)
-
-    def make_checkpoint():
-        progress = {"epoch": trainer.epoch, "step": trainer.done}
-        return Checkpoint(network.spec, class_names, network.state_dict(),
-                          asdict(settings) | {"resume": ""}, progress, basis | trainer.state_dict())
-
-    with (nullcontext(last.parent) if saved else claim_folder(
-            settings.save_dir, settings.run_name, table, again=bool(settings.resume))) as folder:
-        print(describe_start(folder, table, f"{device} in {precision}"))
-        results = RunFolder(folder, save_period=settings.save_period)
+        last, saved = on_rank0(partial(read_run, settings.resume, save_dir=settings.save_dir,
+                                       run_name=settings.run_name))
         if saved:
-            restore(trainer, results, saved, basis["machine"],
-                    early_stopping=settings.early_stopping)
-        else:
-            check_length(trainer.schedule)
-        board = Board(folder, scorer, val_records or train_records, num_images=len(train_records),
-                      kind="val" if val_records else "train", sample_period=settings.sample_period)
-        run_epochs(trainer, results, make_checkpoint,
-                   partial(val_map, scorer, val_records) if val_records else None,
-                   show=board.show, early_stopping=settings.early_stopping,
-                   eval_period=settings.eval_period, save_steps=settings.save_steps,
-                   memory_advice=(out_of_memory(settings), flags_for_less(settings)))
-        best = results.describe_best()
+            settings = resumed_settings(settings, TrainSettings(**saved.settings))
+        torch.manual_seed(settings.seed)
+        device = pick_device(settings.device)
+        check_device(device, settings.device)
+        precision = set_precision(settings.precision, device)
+        keep_freed_memory()
+
+        train_records, val_records, class_names = read_lists(
+            settings.train_list, settings.val_list, settings.classes_path)
+        network = network_of(saved, "this run", str(last)) if saved else rank0_first(
+            partial(build_network, settings, class_names, train_records))
+        network.to(device, memory_format=(torch.channels_last if settings.channels_last
+                                          else torch.contiguous_format))
+        if settings.sync_batch_norm and world_size() > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        criterion = MultiBoxLoss(network.coder, match_iou=settings.match_iou,
+                                 negatives_per_positive=settings.negatives_per_positive,
+                                 background_negatives=settings.background_negatives,
+                                 train_on_difficult=settings.train_on_difficult)
+        optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
+                                   weight_decay=settings.weight_decay)
+        scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        loaders = make_loaders(settings, network, train_records, device)  # one an epoch
+        schedule = Schedule(settings.learning_rate, sum(map(len, loaders)), kind=settings.schedule,
+                            warmup_steps=settings.warmup_steps, min_lr_ratio=settings.min_lr_ratio)
+        detector = SSD(network=network, class_names=class_names, device=str(device),
+                       precision=precision)
+        folder = last.parent if saved else on_rank0(partial(
+            create_run_folder, settings.save_dir, settings.run_name, settings_table(settings),
+            resume=bool(settings.resume)))
+        run = Run(folder, network, optimizer, scaler, class_names, settings=asdict(settings),
+                  lists={"train": train_records, "val": val_records},
+                  save_period=settings.save_period)
+        if saved:
+            run.load(saved)
+        print(describe_start(folder, settings_table(settings), f"{device} in {precision}",
+                             total_steps=schedule.total_steps, steps_an_epoch=len(loaders[-1])))
+
+        with run, StopFlag() as stop:
+            for epoch in range(run.epoch, settings.epochs):
+                network.train()
+                set_frozen(network.pretrained_layers, epoch < settings.freeze_epochs)
+                wrapped_network = wrap_network(network)
+                for batches in run.steps(loaders[epoch], settings.epochs):
+                    set_learning_rate(optimizer, schedule.rate(run.step, loaders[epoch].images_a_step))
+                    run.log(train_step(wrapped_network, criterion, optimizer, batches,
+                                       scaler=scaler, precision=precision,
+                                       clip_grad_norm=settings.clip_grad_norm))
+                    stopping = any_rank(stop.requested)
+                    if stopping or settings.save_steps and run.step % settings.save_steps == 0:
+                        run.save()
+                    if stopping:
+                        raise KeyboardInterrupt
+                run.save()  # before the measurement, which takes its time
+                broadcast_tensors(network.buffers())  # the statistics of batch norm are rank 0's
+                is_last = epoch + 1 == settings.epochs
+                measures = is_last or is_due(epoch, settings.eval_period)
+                row = run.end_epoch(partial(val_map, detector, val_records) if measures else None)
+                print(describe_epoch(row, settings.epochs, run.best_map))
+                if is_last or is_due(epoch, settings.sample_period):
+                    run.show(draw_samples(choose_samples(val_records or train_records), detector,
+                                          f"epoch {epoch + 1}"))
+                if has_stalled(run.history, settings.early_stopping):
+                    print("early stopping: val mAP has not improved lately")
+                    break
+            run.save()
         if val_records:
-            best += score_best(exact_scorer, val_records, folder / "best.pth")
-        print(describe_end(folder, results.history, best=best, num_images=len(train_records)))
+            best = SSD(str(folder / "best.pth"), device=str(device))
+            print(format_results(best.evaluate(val_records)[0], class_names))
+        print(describe_end(folder, run.history, run.best_epoch))
 
 
-def check_settings(settings: TrainSettings) -> None:
-    """Raise UserError for settings that cannot work, before anything is read."""
-    check_fields(settings, LIMITS | {"num_workers": (0, max(16, 4 * (os.cpu_count() or 1)))})
-    check_run_name(settings.run_name)
-    check_agreement(input_shape=settings.input_shape,
-                    stops_early=settings.early_stopping > 0, freezes=settings.freeze_epochs > 0,
-                    measures=bool(settings.val_list and settings.eval_period),
-                    pretrained=bool(settings.model_path or settings.backbone_weights))
+def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.optim.Optimizer,
+               batches: list[Batch], *, scaler: torch.amp.GradScaler, precision: str,
+               clip_grad_norm: float) -> dict[str, float]:
+    """Do one optimizer step over the batches of all ranks, as if they were one batch.
+
+    Args:
+        network: of `wrap_network`.
+        batches: this rank's; all ranks have equally many.
+        clip_grad_norm: largest norm of the gradient; 0 clips none.
+
+    Returns:
+        sums over all ranks: "loss", "loc", "conf", and "positives", "objects", "images".
+
+    Raises UserError for a loss or gradient that is not finite.
+    """
+    device = criterion.coder.priors.device
+    batches = [batch.to(device) for batch in batches]
+    # All targets first: the loss is divided by the positives of the whole step.
+    targets = [criterion.match(batch.boxes, batch.labels, batch.difficult) for batch in batches]
+    normaliser = max(1.0, *sum_over_ranks([sum(map(criterion.count, targets))]))
+    sums = dict.fromkeys(("loss", "loc", "conf", "positives", "objects", "images"), 0.0)
+    for number, (batch, target) in enumerate(zip(batches, targets), start=1):
+        with nullcontext() if number == len(batches) else without_sync(network):
+            with run_in(precision, device):
+                loc, conf = network(batch.images)
+            losses = criterion(loc, conf, target, normaliser)
+            loss = losses.loc + losses.conf
+            # wrap_network takes the mean over ranks; their sum is wanted.
+            scaler.scale(loss * world_size()).backward()
+        step = (loss, losses.loc, losses.conf, (target.labels > 0).sum(),
+                (batch.labels >= 0).sum(), torch.tensor(len(batch.images)))
+        for name, value in zip(sums, step):
+            sums[name] += value.item()
+    scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm or math.inf)
+    if not math.isfinite(sums["loss"] + (0 if scaler.is_enabled() else norm)):
+        lines = sorted(index + 2 for batch in batches for index in batch.indices)
+        raise UserError("the loss or its gradient is not finite; lower learning_rate, or check the "
+                        f"annotations of these lines of the train list: {lines}")
+    scaler.step(optimizer)  # leaves out steps that overflowed fp16
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return dict(zip(sums, sum_over_ranks(list(sums.values()))))
+
+
+def val_map(detector: SSD, records: list[Record]) -> float | None:
+    """Return the mAP@0.5 (area) of a detector, None without records."""
+    return mean_ap(detector.evaluate(records)[0]) if records else None
+
+
+def is_due(epoch: int, period: int) -> bool:
+    """Tell whether something is to be done after an epoch, counted from 0; a period of 0: never."""
+    return period > 0 and (epoch + 1) % period == 0
 
 
 def build_network(settings: TrainSettings, class_names: tuple[str, ...],
                   records: list[Record]) -> SSDNet:
     """Return the SSDNet to train, filled with the weights that the settings name."""
-    if not settings.model_path:
-        return new_network(settings.backbone, settings.input_shape[0], len(class_names),
-                           backbone_weights=settings.backbone_weights,
-                           anchors_size=settings.anchors_size,
-                           aspect_ratios=settings.aspect_ratios,
-                           letterbox=settings.letterbox_image, tile=settings.tile,
-                           images=[record[:2] for record in records])
-    path = settings.model_classes_path
-    return continued_network(settings.model_path, class_names, family=settings.weights_family,
-                             old_names=read_class_names(path) if path else None,
-                             tile=settings.tile)
+    if settings.model_path:
+        names_path = settings.model_classes_path
+        return continued_network(settings.model_path, class_names, family=settings.weights_family,
+                                 old_names=read_class_names(names_path) if names_path else None,
+                                 tile=settings.tile)
+    images = [record[:2] for record in records] if settings.scale_new_layers else []
+    return new_network(settings.backbone, settings.input_shape[0], len(class_names),
+                       backbone_weights=settings.backbone_weights,
+                       anchors_size=settings.anchors_size, aspect_ratios=settings.aspect_ratios,
+                       letterbox=settings.letterbox_image, tile=settings.tile, images=images)
 
 
-def make_trainer(settings: TrainSettings, network: SSDNet, records: list[Record],
-                 device: torch.device, precision: str) -> Trainer:
-    """Return the Trainer of a network, which moves to the device; settings end here."""
-    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    network.to(device, memory_format=layout)
-    join_batch_norm(network, device)
-    optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
-                               weight_decay=settings.weight_decay)
+def make_loaders(settings: TrainSettings, network: SSDNet, records: list[Record],
+                 device: torch.device) -> list[Loader]:
+    """Return the Loader of each epoch; frozen epochs may have larger batches."""
     dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],
                                settings.seed)
-    schedule = Schedule(num_images=len(records), kind=settings.schedule, ranks=world_size(),
-                        **shared_fields(settings, Schedule))
-    objective = Objective(**shared_fields(settings, Objective))
-    return Trainer(network, optimizer, dataset, schedule, objective, device=device,
-                   precision=precision, num_workers=settings.num_workers,
-                   clip_grad_norm=settings.clip_grad_norm)
+    frozen_loader, loader = (
+        Loader(dataset, batch_size=batch_size, accumulate=settings.accumulate, seed=settings.seed,
+               num_workers=settings.num_workers, rank=rank(), ranks=world_size(),
+               pin_memory=device.type == "cuda")
+        for batch_size in (settings.freeze_batch_size, settings.batch_size))
+    return [frozen_loader if epoch < settings.freeze_epochs else loader
+            for epoch in range(settings.epochs)]
+
+
+def resumed_settings(settings: TrainSettings, saved: TrainSettings) -> TrainSettings:
+    """Return the settings that a run goes on with: its own, but for those that may change."""
+    images_a_step = [(s.batch_size * s.accumulate, s.freeze_epochs and s.freeze_batch_size
+                      * s.accumulate) for s in (settings, saved)]
+    may_change = MAY_CHANGE | (BATCHES if len(set(images_a_step)) == 1 else set())
+    return TrainSettings(**merge_settings(asdict(settings), asdict(saved), asdict(TrainSettings()),
+                                          may_change))
+
+
+def check_settings(settings: TrainSettings) -> None:
+    """Raise UserError for settings that cannot work, before anything is read."""
+    check_fields(settings, LIMITS)
+    if settings.input_shape[0] != settings.input_shape[1]:
+        raise UserError(f"input_shape must be square, got {settings.input_shape}.")
+    if settings.early_stopping and not (settings.val_list and settings.eval_period):
+        raise UserError("early_stopping needs a val_list, and an eval_period of 1 or more.")
+    if settings.freeze_epochs and not (settings.model_path or settings.backbone_weights):
+        raise UserError('freeze_epochs needs pretrained weights: backbone_weights = "imagenet".')
+    if settings.backbone != "vgg" and settings.batch_size == 1:
+        raise UserError("batch norm cannot train on one image at a time: raise batch_size.")
 
 
 if __name__ == "__main__":
-    run(main, TrainSettings)
+    run_script(main, TrainSettings)

@@ -28,7 +28,7 @@ from PIL import Image
 from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.image_check import is_truncated
-from utils.data.loader import DetectionDataset, batches, make_loader
+from utils.data.loader import DetectionDataset, Loader
 from utils.image import as_rgb_array, image_size, load_image
 from utils.multibox.spec import SSDSpec
 
@@ -300,7 +300,7 @@ def test_unusual_image_loads_and_trains(tmp_path, capsys, case):
     records, _ = read_list(tmp_path / "2007_train.txt")
     for name in AUGMENTATIONS:
         dataset = DetectionDataset(records, SSDSpec(), AUGMENTATIONS[name], 0)
-        batch, = batches(make_loader(dataset, 2, seed=0, num_workers=0, pin_memory=False))
+        [[batch]] = Loader(dataset, batch_size=2, accumulate=1, seed=0, num_workers=0).epoch(0)
         assert batch.images.shape == (2, 3, 300, 300) and batch.boxes.isfinite().all()
 
 

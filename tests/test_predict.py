@@ -109,7 +109,7 @@ def test_the_prompt(run, folder, tmp_path):
     assert "  at " in alone and "  at " not in together
     assert written(tmp_path) == ["a.png.jpg", "b.png.jpg", "c.avi.mp4", "detections.csv",
                                  "sub/b.png.jpg"]
-    assert "0 found" not in run(typed=["in/a.png"])  # the end of a pipe
+    assert "a.png: " in run(typed=["in/a.png"])  # then the end of a pipe
 
 
 # ---- Other modes ----

@@ -1,4 +1,4 @@
-"""Work that is done ahead of the one who waits for it."""
+"""Work that threads do ahead of the caller."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -6,7 +6,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-READERS = 2  # threads that read images ahead of the network
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -14,36 +13,26 @@ def ahead(pool: Executor, function: Callable[[Item], Result], items: Iterable[It
           ) -> Iterator[Result]:
     """Yield function(item) of each item in order, while a pool works at up to `depth` later ones.
 
-    Items are taken in the calling thread, no earlier than they are needed for that.
+    Items are taken in the calling thread, no earlier than they are needed.
     """
     waiting = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > depth:
             yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of `size` items; the last one may be shorter."""
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def read_ahead(items: Iterable[Item], read: Callable[[Item], Item],
                work: Callable[[list[Item]], Iterable[Result]], *, batch_size: int
                ) -> Iterator[Result]:
-    """Yield what work(list of `batch_size` items that were read) gives, item by item, in order.
+    """Yield what `work` gives for batches of items that were read, item by item, in order.
 
-    `read` and `work` are done in threads of their own, ahead of the caller.
+    `read` runs in two threads and `work` in a third, ahead of the caller.
     """
-    with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(1) as runner:
-        for batch in ahead(runner, work, batched(ahead(readers, read, items, batch_size),
-                                                 batch_size), 1):
-            yield from batch
+    with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as runner:
+        images = ahead(readers, read, items, batch_size)
+        batches = iter(lambda: list(islice(images, batch_size)), [])  # until an empty one
+        for results in ahead(runner, work, batches, 1):
+            yield from results

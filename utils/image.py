@@ -1,4 +1,4 @@
-"""The one path of an image, which training, validation, prediction and scoring share.
+"""The one path of an image, which training, drawing, scoring and prediction share.
 
     file --load_image--> (H, W, 3) uint8 RGB --resize_to_input--> (S, S, 3) --stack_inputs--> batch
 """
@@ -24,11 +24,8 @@ ImageInput = str | os.PathLike | Image.Image | np.ndarray  # what `SSD.detect` t
 # What the decoders raise for broken files.
 DECODE_ERRORS = (cv2.error, OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError,
                  RuntimeError, ArithmeticError, struct.error, Image.DecompressionBombError)
-# OpenCV is faster with JPEG; of these it misreads some, or the orientation, or knows none.
-PILLOW_FORMATS = ("TIFF", "WEBP", "GIF")
+PILLOW_FORMATS = ("TIFF", "WEBP", "GIF")  # some versions of OpenCV misread them or know none
 
-
-# ---- Files and other sources to arrays ----
 
 def load_image(path: str | os.PathLike) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 RGB.
@@ -52,10 +49,9 @@ def decode_image(data: bytes, path: str | os.PathLike) -> np.ndarray:
             orientation = orientation_of(header)
         image = cv2.imdecode(np.frombuffer(data, np.uint8),
                              cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # fails where nothing was decoded
+        return _apply_orientation(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), orientation)
     except DECODE_ERRORS as error:
         raise _unreadable(path, error) from None
-    return _apply_orientation(image, orientation)
 
 
 def image_size(file: str | os.PathLike | BinaryIO, path: str | os.PathLike | None = None
@@ -64,13 +60,12 @@ def image_size(file: str | os.PathLike | BinaryIO, path: str | os.PathLike | Non
 
     Errors name `path` where `file` is a file object.
     """
-    path = path or file
     try:
         with Image.open(file) as image:
             width, height = image.size
             return (height, width) if orientation_of(image) >= 5 else (width, height)
     except DECODE_ERRORS as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path or file, error) from None
 
 
 def _unreadable(path, error):
@@ -139,8 +134,6 @@ def _pil_to_array(image):
     return _apply_orientation(np.array(image.convert("RGB")), orientation)
 
 
-# ---- Arrays to network inputs ----
-
 def prepare(image: ImageInput, spec: SSDSpec) -> tuple[np.ndarray, tuple[int, int]]:
     """Return the network input of an image and the image's (width, height).
 
@@ -155,35 +148,59 @@ def resize_to_input(image: np.ndarray, spec: SSDSpec) -> np.ndarray:
     """Resize an (H, W, 3) uint8 RGB image to the network's input by the spec's rule.
 
     Returns (S, S, 3) RGB pixel values 0..255, float32 where the spec resizes in float32, else
-    uint8. The network normalises them: resizing is linear, so the order makes no difference.
+    uint8. The network normalises them.
     """
-    return add_bars(resize(image, inner_size(*image.shape[1::-1], spec), spec.resize), spec)
+    return add_bars(_resize(image, spec), spec)
 
 
-def resize(image: np.ndarray, target: tuple[int, int], rule: str) -> np.ndarray:
-    """Resize to (width, height) `target` with the library, filter and dtype that `rule` names.
+def _resize(image, spec):
+    """Resize an image to the size it has in the input; the rule names library, filter and dtype.
 
     "area_linear_uint8" averages whole cells of pixels first, so that no pixel is skipped, and goes
     the rest of the way linearly.
     """
-    if rule == "pil_bicubic_uint8":
-        return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
-    if rule == "cv2_linear_float32":
-        image = image.astype(np.float32)
     height, width = image.shape[:2]
-    x, y = cell_size((width, height), target, rule)
-    cells = average_cells(image, (x, y))
+    target = _inner_size(width, height, spec)
+    if spec.resize == "pil_bicubic_uint8":
+        return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC))
+    if spec.resize == "cv2_linear_float32":
+        image = image.astype(np.float32)
+    x, y = _cell_size((width, height), target, spec.resize)
+    cells = _average_cells(image, (x, y), None)
     if width % x == 0 and height % y == 0:
         return cv2.resize(cells, target, interpolation=cv2.INTER_LINEAR)
     # The last cells reach over the edge: the image is a part of them.
-    return sample_region(cells, (0, 0, width / x, height / y), target)
+    return _warp(cells, (0, 0, width / x, height / y), target)
 
 
-def cell_size(size: Sequence[float], target: tuple[int, int], rule: str) -> tuple[int, int]:
-    """Return how many pixels (in x, in y) are averaged to one before the linear part of a rule.
+def resize_region(image: np.ndarray, region: np.ndarray, spec: SSDSpec, *, flip: bool
+                  ) -> np.ndarray:
+    """Resize a region of an image to the size it has in the network input, mirrored or not.
 
-    `size` is the (width, height) of the image, or of the region of it, that becomes `target`.
+    The region is xyxy in fractions of the image; what lies outside of the image has the mean
+    colour. Returns (h, w, 3) uint8, still without the bars of letterboxing.
     """
+    if (region == (0, 0, 1, 1)).all():  # exactly what prediction sees
+        sample = _resize(image, spec)
+        sample = np.array(sample if sample.dtype == np.uint8 else np.rint(sample), np.uint8)
+        return cv2.flip(sample, 1) if flip else sample
+    height, width = image.shape[:2]
+    sides = (region[2:] - region[:2]) * (width, height)
+    target = _inner_size(*sides, spec)
+    cell = np.array(_cell_size(sides, target, spec.resize))
+    low, high = region.reshape(2, 2) * (width, height)  # in pixels
+    # Average cells of the region alone, with one more around it for the linear part. A region may
+    # lie beside the image: then a pixel that it does not touch stands for the image.
+    start = np.minimum((np.floor(low).astype(int) - cell).clip(0), (width - 1, height - 1))
+    end = np.maximum(np.ceil(high).astype(int) + cell, start + 1)
+    fill = None if (region >= 0).all() and (region <= 1).all() else spec.mean
+    cells = _average_cells(image[start[1]:end[1], start[0]:end[0]], cell.tolist(), fill)
+    in_cells = np.concatenate([(low - start) / cell, (high - start) / cell])
+    return _warp(cells, in_cells, target, flip=flip, fill=fill)
+
+
+def _cell_size(size, target, rule):
+    """Return how many pixels (in x, in y) are averaged to one before the linear part of a rule."""
     if rule.startswith("cv2_linear"):
         return 1, 1
     x, y = (max(1, int(have / need + 1e-9)) for have, need in zip(size, target))
@@ -191,32 +208,22 @@ def cell_size(size: Sequence[float], target: tuple[int, int], rule: str) -> tupl
     return (x // 2 * 2, y // 2 * 2) if min(x, y) >= 4 else (x, y)
 
 
-def average_cells(image: np.ndarray, cell: tuple[int, int], fill: Sequence[float] | None = None
-                  ) -> np.ndarray:
-    """Return the means of cells of (x, y) pixels.
-
-    Cells that reach over the right or lower edge see `fill` there, or the last pixels repeated.
-    """
-    if cell == (1, 1):
+def _average_cells(image, cell, fill):
+    """Return the means of cells of (x, y) pixels; beyond the image is `fill`, None: its edge."""
+    x, y = cell
+    if x == y == 1:
         return image
     height, width = image.shape[:2]
-    columns, rows = -(-width // cell[0]), -(-height // cell[1])
-    right, below = columns * cell[0] - width, rows * cell[1] - height
+    right, below = -width % x, -height % y
     if right or below:
-        border = cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
-        image = cv2.copyMakeBorder(image, 0, below, 0, right, border, value=fill)
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, _border(fill), value=fill)
     # Halfway between two pixels lies their mean: the same, four times as fast.
-    kernel = cv2.INTER_LINEAR if max(cell) == 2 else cv2.INTER_AREA
-    return cv2.resize(image, (columns, rows), interpolation=kernel)
+    kernel = cv2.INTER_LINEAR if max(x, y) == 2 else cv2.INTER_AREA
+    return cv2.resize(image, ((width + right) // x, (height + below) // y), interpolation=kernel)
 
 
-def sample_region(image: np.ndarray, region: Sequence[float], target: tuple[int, int], *,
-                  flip: bool = False, fill: Sequence[float] | None = None) -> np.ndarray:
-    """Resize a region of an image to (width, height) `target` linearly, mirrored or not.
-
-    The region is xyxy in pixels and may reach over the image's edges: `fill` is the colour there,
-    None repeats the pixels at the edges.
-    """
+def _warp(image, region, target, *, flip=False, fill=None):
+    """Resize a region, xyxy in pixels, to `target` linearly; beyond the image is `fill`."""
     left, top, right, bottom = region
     scale_x, scale_y = (right - left) / target[0], (bottom - top) / target[1]
     if flip:
@@ -224,9 +231,12 @@ def sample_region(image: np.ndarray, region: Sequence[float], target: tuple[int,
     # Pixel centres lie at +0.5: source + 0.5 = edge + (target + 0.5) * scale.
     matrix = np.array([[scale_x, 0, left + 0.5 * scale_x - 0.5],
                        [0, scale_y, top + 0.5 * scale_y - 0.5]])
-    border = cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
     return cv2.warpAffine(image, matrix, target, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                          borderMode=border, borderValue=fill)
+                          borderMode=_border(fill), borderValue=fill)
+
+
+def _border(fill):
+    return cv2.BORDER_REPLICATE if fill is None else cv2.BORDER_CONSTANT
 
 
 def add_bars(resized: np.ndarray, spec: SSDSpec) -> np.ndarray:
@@ -245,13 +255,8 @@ def stack_inputs(inputs: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
 
 
-# ---- Where things lie in the network input ----
-
-def inner_size(width: float, height: float, spec: SSDSpec) -> tuple[int, int]:
-    """Return the (width, height) that an image of this size has in the network input, in pixels.
-
-    The whole input where images are squashed; with the image's aspect ratio under letterbox.
-    """
+def _inner_size(width, height, spec):
+    """Return the (width, height) in the input of an image of this size, without bars."""
     if not spec.letterbox:
         return spec.size, spec.size
     scale = min(spec.size / width, spec.size / height)
@@ -260,7 +265,7 @@ def inner_size(width: float, height: float, spec: SSDSpec) -> tuple[int, int]:
 
 def input_rect(width: float, height: float, spec: SSDSpec) -> tuple[int, int, int, int]:
     """Return where an image of this size lies in the network input, xyxy in pixels."""
-    inner_width, inner_height = inner_size(width, height, spec)
+    inner_width, inner_height = _inner_size(width, height, spec)
     x0, y0 = (spec.size - inner_width) // 2, (spec.size - inner_height) // 2
     return x0, y0, x0 + inner_width, y0 + inner_height
 

@@ -121,12 +121,6 @@ def test_image_without_objects(augmentation):
         assert moved.dtype == np.float32 and kept.dtype == np.int64
 
 
-def test_boxes_below_a_pixel_are_left_out():
-    image = np.zeros((300, 300, 3), np.uint8)
-    boxes = np.array([[0.5, 0.5, 0.5, 0.9], [0.1, 0.1, 0.2, 0.2], [0.3, 0.3, 0.302, 0.6]])
-    assert augment(image, boxes, SSDSpec(), None, None)[2].tolist() == [1]
-
-
 def test_expansion_is_uniform_in_ratio_and_place():
     draws = [choose_geometry(np.zeros((0, 4)), PAPER, np.random.default_rng((1, seed)))
              for seed in range(4000)]
@@ -186,38 +180,6 @@ def test_crops_meet_their_constraint(overlap, keeps):
     assert cropped > 150
 
 
-def test_crops_use_the_whole_range_of_scales_and_aspects():
-    rng = np.random.default_rng(8)
-    # A centre every tenth of the image: each crop has one inside, so no draw is refused.
-    grid = np.stack(np.meshgrid(np.arange(10), np.arange(10)), -1).reshape(-1, 2) / 10
-    boxes = np.concatenate([grid, grid + 0.1], 1)
-    only = replace(PAPER, crop_overlaps=(0.0,))
-    sides = np.array([(crop[2:] - crop[:2]) for crop in (
-        choose_crop(boxes, only, rng) for _ in range(2000))])
-    scale, aspect = np.sqrt(sides.prod(1)), sides[:, 0] / sides[:, 1]
-    counts, _ = np.histogram(scale, bins=7, range=(0.3, 1.0))
-    assert counts.min() > 0.8 * 2000 / 7 and counts.max() < 1.2 * 2000 / 7
-    small = scale < 0.5  # below 1/sqrt(2) the aspect is free in 0.5..2
-    assert aspect[small].min() < 0.53 and aspect[small].max() > 1.95
-    assert abs(np.mean(aspect[small]) - 1.25) < 0.05
-    assert (aspect >= scale**2 - 1e-9).all() and (aspect <= 1 / scale**2 + 1e-9).all()
-
-
-def test_constraints_are_chosen_equally_often():
-    # With one object that fills the image IoU is the crop's area: each constraint leaves a
-    # square crop's scale uniform from max(0.5, sqrt(IoU)) to 1, and the draws are their mixture.
-    rng = np.random.default_rng(9)
-    square = replace(PAPER, crop_scale=(0.5, 1.0), crop_aspect=(1.0, 1.0))
-    scales = np.sort([np.diff(choose_crop(np.array([WHOLE]), square, rng)[[0, 2]])[0]
-                      for _ in range(3000)])
-    lows = np.maximum(0.5, np.sqrt([0, 0.1, 0.3, 0.5, 0.7, 0.9]))
-    expected = ((scales[:, None] - lows) / (1 - lows)).clip(0, 1).sum(1) / 7
-    cropped = scales < 1 - 1e-9
-    assert abs(cropped.mean() - 6 / 7) < 0.025
-    steps = np.arange(1, 3001) / 3000
-    assert np.abs(steps - expected)[cropped].max() < 0.03
-
-
 def test_impossible_constraints_are_passed_over():
     rng = np.random.default_rng(10)
     # A crop of a quarter of the image: only one of the numbers can be met.
@@ -227,14 +189,6 @@ def test_impossible_constraints_are_passed_over():
     assert abs(np.mean(whole) - 0.5) < 0.05
     never = replace(quarter, crop_overlaps=(0.5, 0.7))
     assert choose_crop(np.array([WHOLE]), never, rng).tolist() == WHOLE
-
-
-def test_an_object_always_stays_in_light_crops():
-    rng = np.random.default_rng(11)
-    for seed in range(500):
-        boxes = random_boxes(rng)
-        region, _ = choose_geometry(boxes, AUGMENTATIONS["light"], np.random.default_rng(seed))
-        assert best_centred_iou(boxes, region) >= 0
 
 
 def caffe_crop(boxes, rng):
@@ -295,14 +249,6 @@ def test_contrast_multiplies_levels():
                              np.random.default_rng(seed))[0, :, 0]
         assert out[0] == 0 and 50 <= out[3] <= 150
         assert np.abs(out - out[3] / 100 * levels[0, :, 0]).max() <= 1
-
-
-@pytest.mark.parametrize("name, value", [("hue", 18), ("saturation", (0.5, 1.5))])
-def test_hue_and_saturation_keep_the_value(name, value):
-    image = np.random.default_rng(13).integers(60, 256, (20, 20, 3), dtype=np.uint8)
-    for seed in range(20):
-        out = change_colours(image, only_colour(name, value), np.random.default_rng(seed))
-        assert np.abs(out.max(2).astype(int) - image.max(2)).max() <= 2
 
 
 def test_hue_turns_by_at_most_36_degrees():

@@ -12,7 +12,7 @@ from tiny_detector import tiny_detector
 from utils.data.annotations import Record
 from utils.data.augment import AUGMENTATIONS, Geometry, apply_geometry
 from utils.data.loader import DetectionDataset
-from utils.image import average_cells, load_image, prepare, resize_to_input
+from utils.image import load_image, prepare, resize_to_input
 from utils.multibox.spec import RESIZES, SSDSpec
 
 OPENCV = int(cv2.__version__.partition(".")[0])
@@ -82,13 +82,6 @@ def test_the_rule_is_cell_means_and_linear(width, height):
     error = np.abs(resize_to_input(image, SSDSpec()) - naive_input(image, 300))
     # OpenCV 4 weighs in 1/32 pixels.
     assert error.mean() < (0.6 if OPENCV >= 5 else 0.75) and error.max() < 5
-
-
-@pytest.mark.parametrize("cell", [(2, 1), (1, 2), (2, 2), (3, 2), (4, 6)])
-def test_cells_are_means(cell):
-    image = noise(24 * cell[0], 36 * cell[1])
-    means = image.reshape(36, cell[1], 24, cell[0], 3).mean((1, 3))
-    assert np.abs(average_cells(image, cell) - means).max() <= 0.51
 
 
 @pytest.mark.parametrize("width, height", [(2405, 1501), (2400, 1500), (999, 700), (4000, 3000)])

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.image import (add_bars, average_cells, boxes_to_input, cell_size, inner_size, resize,
-                         resize_to_input, sample_region)
+from utils.image import add_bars, boxes_to_input, resize_region, resize_to_input
 from utils.multibox.boxes import pairwise_iou
 from utils.multibox.spec import SSDSpec
 
@@ -83,13 +82,14 @@ def apply_geometry(image: np.ndarray, boxes: np.ndarray, geometry: Geometry, spe
     if augmentation is None:
         sample = resize_to_input(image, spec)
     else:
-        sample = _resample(image, geometry, spec)
+        sample = resize_region(image, geometry.region, spec, flip=geometry.flip)
         x0, y0, x1, y1 = _image_in_sample(geometry, sample.shape[1], sample.shape[0])
         if x1 > x0 and y1 > y0:  # the expansion around it keeps the mean
             sample[y0:y1, x0:x1] = change_colours(sample[y0:y1, x0:x1], augmentation, rng)
         sample = add_bars(sample, spec)
     moved, indices = move_boxes(boxes, geometry)
-    moved = boxes_to_input(moved, *_sides(geometry, image), spec)
+    sides = (geometry.region[2:] - geometry.region[:2]) * image.shape[1::-1]
+    moved = boxes_to_input(moved, *sides, spec)
     large = ((moved[:, 2:] - moved[:, :2]) * spec.size >= MIN_SIDE_PX).all(1)
     return sample, moved[large].astype(np.float32), indices[large]
 
@@ -160,33 +160,6 @@ def move_boxes(boxes: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.nd
     if flip:  # x becomes 1 - x, and the right edge the left one
         corners[..., 0] = 1 - corners[:, ::-1, 0]
     return corners.reshape(-1, 4), indices
-
-
-def _sides(geometry, image):
-    """Return the width and height of the region in pixels of the image."""
-    height, width = image.shape[:2]
-    return ((geometry.region[2:] - geometry.region[:2]) * (width, height)).tolist()
-
-
-def _resample(image, geometry, spec):
-    """Return the region of the image at the size it has in the input, without bars; uint8."""
-    target = inner_size(*_sides(geometry, image), spec)
-    if (geometry.region == (0, 0, 1, 1)).all():  # exactly what prediction sees
-        sample = resize(image, target, spec.resize)
-        sample = np.array(sample if sample.dtype == np.uint8 else np.rint(sample), np.uint8)
-        return cv2.flip(sample, 1) if geometry.flip else sample
-    height, width = image.shape[:2]
-    cell = np.array(cell_size(_sides(geometry, image), target, spec.resize))
-    low, high = geometry.region.reshape(2, 2) * (width, height)  # in pixels
-    # Average cells of the region alone, with one more around it for the linear part. A region may
-    # lie beside the image: then a pixel that it does not touch stands for the image.
-    start = np.minimum((np.floor(low).astype(int) - cell).clip(0), (width - 1, height - 1))
-    end = np.maximum(np.ceil(high).astype(int) + cell, start + 1)
-    inside = (geometry.region >= 0).all() and (geometry.region <= 1).all()
-    fill = None if inside else spec.mean
-    cells = average_cells(image[start[1]:end[1], start[0]:end[0]], tuple(cell.tolist()), fill)
-    region = np.concatenate([(low - start) / cell, (high - start) / cell])  # in cells
-    return sample_region(cells, region, target, flip=geometry.flip, fill=fill)
 
 
 def _image_in_sample(geometry, width, height):

@@ -1,15 +1,15 @@
-"""Records to batches: dataset, order, collating, and the loader of each step's batches."""
+"""From records to the batches of each optimizer step."""
 
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from enum import IntEnum
 from itertools import islice
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from utils.cli import UserError
@@ -19,22 +19,13 @@ from utils.image import load_image, stack_inputs
 from utils.multibox.spec import SSDSpec
 from utils.tiling import cut_window, draw_window
 
+# What random numbers are drawn for, the first part of their generator's key. The other parts are
+# seed, epoch and image, so that no result depends on workers or ranks.
+ORDER, SAMPLE = 1, 2
 WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
 WORKER_LOST = ("a process that reads images was lost ({}). Lack of memory is the usual reason: "
                "lower num_workers or batch_size; in a container, start it with --shm-size=1g or set "
                "num_workers = 0.")
-
-
-class Purpose(IntEnum):
-    """What random numbers are drawn for: the first part of every generator's key."""
-
-    ORDER = 1
-    SAMPLE = 2
-
-
-def make_rng(purpose: Purpose, seed: int, epoch: int, index: int = 0) -> np.random.Generator:
-    """Return the generator of a purpose, a seed, an epoch and an image."""
-    return np.random.default_rng((purpose, seed, epoch, index))
 
 
 class Sample(NamedTuple):
@@ -64,9 +55,8 @@ class Batch(NamedTuple):
 class DetectionDataset(Dataset):
     """Training samples of a list of records.
 
-    Indexed by (epoch, index): a sample depends on the seed and those two alone, not on the worker
-    that makes it or on what that worker made before. Where the spec has a tile, a sample is made of
-    one window of the image.
+    Indexed by (epoch, index): a sample depends on the seed and those two alone. Where the spec has
+    a tile, a sample is made of one window of the image.
     """
 
     def __init__(self, records: Sequence[Record], spec: SSDSpec, augmentation: Augmentation | None,
@@ -82,14 +72,14 @@ class DetectionDataset(Dataset):
 
         Raised in a worker, the error would arrive as a page of tracebacks.
         """
-        epoch, index = key
         try:
-            return self._make_sample(index, make_rng(Purpose.SAMPLE, self.seed, epoch, index))
+            return self._make_sample(*key)
         except UserError as error:
             return error
 
-    def _make_sample(self, index, rng):
+    def _make_sample(self, epoch, index):
         path, boxes_px, labels, difficult = self.records[index]
+        rng = np.random.default_rng((SAMPLE, self.seed, epoch, index))
         image = load_image(path)
         height, width = image.shape[:2]
         boxes = (boxes_px / (width, height, width, height)).clip(0, 1)
@@ -113,26 +103,13 @@ def collate(samples: Sequence[Sample | UserError]) -> Batch | UserError:
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-    most = max(len(sample.boxes) for sample in samples)
-    boxes = torch.zeros(len(samples), most, 4)
-    labels = torch.full((len(samples), most), -1)
-    difficult = torch.zeros(len(samples), most, dtype=torch.bool)
-    for k, sample in enumerate(samples):
-        count = len(sample.boxes)
-        boxes[k, :count] = torch.from_numpy(sample.boxes)
-        labels[k, :count] = torch.from_numpy(sample.labels)
-        difficult[k, :count] = torch.from_numpy(sample.difficult)
-    return Batch(stack_inputs([sample.image for sample in samples]), boxes, labels, difficult,
-                 tuple(sample.index for sample in samples))
+    images, boxes, labels, difficult, indices = zip(*samples)
 
+    def pad(arrays, value):
+        return pad_sequence([torch.from_numpy(array) for array in arrays], True, value)
 
-def start_worker(worker_id: int) -> None:
-    """Set up a worker: one OpenCV thread, since the workers are the parallelism, and no Ctrl-C.
-
-    A terminal's Ctrl-C reaches workers too; only the script, which needs their batches, handles it.
-    """
-    cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Batch(stack_inputs(images), pad(boxes, 0), pad(labels, -1), pad(difficult, False),
+                 indices)
 
 
 def epoch_order(num_images: int, *, batch_size: int, seed: int, epoch: int, ranks: int = 1
@@ -143,24 +120,26 @@ def epoch_order(num_images: int, *, batch_size: int, seed: int, epoch: int, rank
     norm never sees a batch of one because of a remainder) and N is a multiple of `ranks`. B is
     `batch_size`, or the number of images where that is smaller.
     """
-    order = make_rng(Purpose.ORDER, seed, epoch).permutation(num_images)
+    order = np.random.default_rng((ORDER, seed, epoch, 0)).permutation(num_images)
     batch_size = min(batch_size, num_images)
     count = -(-num_images // batch_size)
     count += -count % ranks
     return order[np.arange(count * batch_size) % num_images].reshape(count, batch_size)
 
 
-class Loader:
-    """The batches of each optimizer step, made by worker processes that live through all epochs.
+def start_worker(worker_id: int) -> None:
+    """Set up a worker: one OpenCV thread, and no end by a terminal's Ctrl-C, which is train.py's.
+    """
+    cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    Args:
-        dataset: a DetectionDataset, or another one indexed by (epoch, index).
-        batch_size: images of one Batch.
-        accumulate: Batches of a step, of each rank.
-        seed: of the order of the images.
-        num_workers: processes that make samples, at most one a core; 0: the main process does.
-        rank, ranks: this process among those that share the steps; it takes every ranks-th Batch.
-        pin_memory: for copies to a GPU.
+
+class Loader:
+    """The Batches of each optimizer step, made by worker processes that live through all epochs.
+
+    `dataset` is a DetectionDataset, or another one indexed by (epoch, index); a step has
+    `accumulate` Batches of each rank, and each rank takes every ranks-th Batch. With `num_workers`
+    0 the main process makes the samples; there is at most one worker a core.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int, accumulate: int, seed: int,
@@ -178,8 +157,13 @@ class Loader:
 
     def __len__(self) -> int:
         """Return the optimizer steps of an epoch."""
-        batches_a_step = self.accumulate * self.ranks
-        return -(-self.num_images // (min(self.batch_size, self.num_images) * batches_a_step))
+        return -(-self.num_images // self.images_a_step)
+
+    @property
+    def images_a_step(self) -> int:
+        """The images of a step, of all ranks; a pass over the images may be less than a step."""
+        batch_size = min(self.batch_size, self.num_images)
+        return min(batch_size * self.accumulate * self.ranks, self.num_images)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Batch]]:
         """Yield this rank's Batches of each step of an epoch, from `start_step` on.
@@ -210,133 +194,3 @@ class Loader:
             if isinstance(batch, UserError):
                 raise batch
             yield batch
-
-
-# ---- Used until train.py has moved to Loader ----
-# ruff: noqa: E402
-import shutil
-import threading
-from functools import cache
-
-from torch.utils.data import Sampler
-
-from utils.distributed import processes_here, rank, world_size
-
-PREFETCH = 2
-SHARED_MEMORY = "/dev/shm"
-WORKERS_FAILED = (
-    "a process that reads images ended or hung ({}). Out of memory is the usual reason: lower "
-    "num_workers or batch_size.\nIn a container " + SHARED_MEMORY + " may be too small: start it "
-    "with --shm-size=1g, or set num_workers = 0.")
-
-
-class EpochBatchSampler(Sampler):
-    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone.
-
-    The last batch is filled up from the start of the epoch's order, so that batch norm never
-    meets a batch of one because of a remainder. Of several ranks each has every ranks-th batch;
-    `start` of them are left out.
-    """
-
-    def __init__(self, num_records, batch_size, seed, rank=0, ranks=1):
-        self.num_records, self.batch_size, self.seed = num_records, batch_size, seed
-        self.rank, self.ranks = rank, ranks
-        self.epoch = self.start = 0
-
-    def _places(self):
-        places = range(0, self.num_records, self.batch_size)
-        return places[self.rank::self.ranks][self.start:]
-
-    def __len__(self):
-        return len(self._places())
-
-    def __iter__(self):
-        order = make_rng(Purpose.ORDER, self.seed, self.epoch).permutation(self.num_records)
-        if self.num_records > self.batch_size:
-            order = np.concatenate([order, order[:-self.num_records % self.batch_size]])
-        for place in self._places():
-            yield [(self.epoch, int(k)) for k in order[place:place + self.batch_size]]
-
-
-def make_loader(dataset, batch_size, *, seed, num_workers, pin_memory, accumulate=1):
-    """Return a DataLoader of Batches; set `loader.batch_sampler.epoch` before each epoch.
-
-    Reads in the main process where workers have no room to lay their batches down; `accumulate`
-    of them are in use at a time.
-    """
-    workers = min(num_workers, os.cpu_count() or 1)
-    if workers and not has_shared_memory(workers, batch_size, dataset.spec, accumulate):
-        workers = 0
-    sampler = EpochBatchSampler(len(dataset), batch_size, seed, rank(), world_size())
-    return DataLoader(dataset, batch_sampler=sampler,
-                      # of its own, so that the script's random numbers depend on no worker
-                      generator=torch.Generator().manual_seed(seed),
-                      num_workers=workers, collate_fn=collate, worker_init_fn=start_worker,
-                      pin_memory=pin_memory, persistent_workers=workers > 0,
-                      prefetch_factor=PREFETCH if workers else None,
-                      timeout=WAIT_SECONDS if workers else 0)
-
-
-def has_shared_memory(workers, batch_size, spec, accumulate=1):
-    """Tell whether the batches that workers hold at a time fit; print a line where they do not."""
-    if not os.path.isdir(SHARED_MEMORY):  # other systems have no such limit
-        return True
-    # What is ahead, one being made by each worker, in the main process those of a step and one
-    # more, and as much again.
-    batches_held = workers * (PREFETCH + 1) + accumulate + 1
-    need = processes_here() * (2 * batches_held * batch_size * spec.size**2 * 3 + 2**20)
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if free < need:
-        print(f"{SHARED_MEMORY} has {free / 2**20:.0f} MB free, {workers} workers need "
-              f"{need / 2**20:.0f}: images are read in the main process, which is slower. Start "
-              "the container with --shm-size=1g, or set num_workers = 0.")
-    return free >= need
-
-
-def batches(loader):
-    """Yield the loader's Batches; raise a worker's UserError here, in the main process.
-
-    Raises UserError too where a worker was killed or no batch comes.
-    """
-    iterator = iter(loader)
-    if loader.num_workers:
-        hear_deaths(death_handler)
-    while True:
-        try:
-            batch = next(iterator, None)
-        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
-            raise (as_user_error(error) if loader.num_workers else error) from None
-        if batch is None:
-            return
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
-
-
-def as_user_error(error):
-    """Return the UserError for a worker's end; the error itself where a worker met a bug."""
-    text = str(error) or type(error).__name__
-    if text.startswith("Caught "):  # what torch writes before a worker's own traceback
-        return error
-    hear_deaths(lambda: signal.SIG_DFL)  # else torch says it again whenever a process ends
-    return UserError(WORKERS_FAILED.format(text.splitlines()[0].strip(". ")))
-
-
-def hear_deaths(make_handler):
-    """Set the handler of SIGCHLD where the system and the thread can."""
-    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, make_handler())
-
-
-@cache
-def death_handler():
-    """Return torch's handler, which raises in the midst of anything, but with a UserError."""
-    torch_handler = signal.getsignal(signal.SIGCHLD)
-
-    def handler(number, frame):
-        try:
-            torch_handler(number, frame)
-        except RuntimeError as error:
-            raise as_user_error(error) from None
-
-    return handler

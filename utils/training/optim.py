@@ -1,7 +1,7 @@
 """Optimizer, learning rate schedule, freezing."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
@@ -12,61 +12,25 @@ NOMINAL_BATCH = 32  # the learning rate in the settings is for this batch size (
 STEP_SCHEDULE = ((2 / 3, 0.1), (5 / 6, 0.01))  # the paper's 80k and 100k of 120k iterations
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Schedule:
-    """Length, batches and learning rate of a run over `num_images` images."""
+    """The learning rate of each step of a run."""
 
-    num_images: int
-    epochs: int
-    batch_size: int
-    accumulate: int  # batches a step
-    freeze_epochs: int
-    freeze_batch_size: int
     learning_rate: float  # for NOMINAL_BATCH images a step
+    total_steps: int
+    _: KW_ONLY
     kind: Literal["cosine", "step"]
     warmup_steps: int
     min_lr_ratio: float
-    ranks: int = 1  # processes, which have a batch each where one process would accumulate
 
-    @property
-    def batches_a_step(self) -> int:
-        """The batches of a step, of all ranks."""
-        return self.accumulate * self.ranks
-
-    def is_frozen(self, epoch: int) -> bool:
-        """Tell whether the pretrained layers stand still in an epoch, counted from 0."""
-        return epoch < self.freeze_epochs
-
-    def batch_size_in(self, epoch: int) -> int:
-        """Return the images a batch of an epoch."""
-        wanted = self.freeze_batch_size if self.is_frozen(epoch) else self.batch_size
-        return min(wanted, self.num_images)
-
-    def steps_in(self, epoch: int) -> int:
-        """Return the optimizer steps of an epoch."""
-        return -(-self.num_images // (self.batch_size_in(epoch) * self.batches_a_step))
-
-    def total_steps(self) -> int:
-        """Return the optimizer steps of the run; closed form, so any number of epochs is quick."""
-        frozen = min(self.freeze_epochs, self.epochs)
-        return frozen * self.steps_in(0) + (self.epochs - frozen) * self.steps_in(frozen)
-
-    def epochs_for(self, steps: int) -> int:
-        """Return the epochs that have at least so many steps, whatever `epochs` is."""
-        first = min(self.freeze_epochs, -(-steps // self.steps_in(0)))
-        left = max(0, steps - first * self.steps_in(0))
-        return first + -(-left // self.steps_in(self.freeze_epochs))
-
-    def rate(self, step: int, epoch: int) -> float:
-        """Return the learning rate of a step, the first being 0, that lies in `epoch`."""
-        factor = lr_factor(step, self.total_steps(), schedule=self.kind,
-                           warmup_steps=self.warmup_steps, min_lr_ratio=self.min_lr_ratio)
-        # A pass over the images may be less than a step.
-        images = min(self.batch_size_in(epoch) * self.batches_a_step, self.num_images)
-        return self.learning_rate * images / NOMINAL_BATCH * factor
+    def rate(self, step: int, images_a_step: int) -> float:
+        """Return the learning rate of a step, counted from 0, in proportion to its images."""
+        factor = lr_factor(step, self.total_steps, kind=self.kind, warmup_steps=self.warmup_steps,
+                           min_lr_ratio=self.min_lr_ratio)
+        return self.learning_rate * images_a_step / NOMINAL_BATCH * factor
 
 
-def lr_factor(step: int, total_steps: int, *, schedule: Literal["cosine", "step"],
+def lr_factor(step: int, total_steps: int, *, kind: Literal["cosine", "step"],
               warmup_steps: int, min_lr_ratio: float) -> float:
     """Return what the learning rate is multiplied with, in (0, 1], at a step counted from 0.
 
@@ -74,7 +38,7 @@ def lr_factor(step: int, total_steps: int, *, schedule: Literal["cosine", "step"
     warmup_steps takes at most a fifth of the run, so that a short run trains at all.
     """
     progress = step / total_steps
-    if schedule == "cosine":
+    if kind == "cosine":
         factor = min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
     else:
         factor = min([1.0, *(value for start, value in STEP_SCHEDULE if progress >= start)])
@@ -82,31 +46,30 @@ def lr_factor(step: int, total_steps: int, *, schedule: Literal["cosine", "step"
     return factor * min(1.0, (step + 1) / warmup_steps)
 
 
-def make_optimizer(network: nn.Module, *, name: Literal["adamw", "adam", "sgd"],
-                   momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Return the optimizer of a network on its device, with the learning rate still to be set.
+def make_optimizer(network: nn.Module, *, name: Literal["adamw", "sgd"], momentum: float,
+                   weight_decay: float) -> torch.optim.Optimizer:
+    """Return the optimizer of a network on its device; the learning rate is set before each step.
 
     Convolution weights decay; biases and batch norm do not. "sgd" is that of Caffe's SSD
     (`ssd_pascal.py`, `model_libs.py`): biases learn at twice the rate, and the scale of the L2
     norm (`Normalize`) decays. In "adamw" all learn alike and that scale does not decay.
     """
-    caffe, groups = name == "sgd", {}
-    # Apart from the rest: fused SGD fails where only some of a group have had gradients so far.
-    pretrained = set(getattr(network, "pretrained_layers", nn.Module()).parameters())
+    is_caffe, groups = name == "sgd", {}
+    # Frozen layers need groups of their own: fused SGD wants a gradient for all of a group or none.
+    pretrained = set(network.pretrained_layers.parameters())
     for module in network.modules():
-        norm = isinstance(module, _BatchNorm)
+        is_norm = isinstance(module, _BatchNorm)
         for key, parameter in module.named_parameters(recurse=False):
-            decays = parameter.ndim > 1 or caffe and key == "weight" and not norm
-            lr_mult = 2.0 if caffe and key == "bias" and not norm else 1.0
+            decays = parameter.ndim > 1 or is_caffe and key == "weight" and not is_norm
+            lr_mult = 2.0 if is_caffe and key == "bias" and not is_norm else 1.0
             groups.setdefault((decays, lr_mult, parameter in pretrained), []).append(parameter)
-    groups = [{"params": parameters, "weight_decay": weight_decay * decays, "lr_mult": lr_mult}
-              for (decays, lr_mult, _), parameters in groups.items()]
-    # PyTorch's fastest loop, which is not its default on CPUs. It takes weights, gradients and
-    # state number by number as they lie in memory: all must have one memory format.
+    groups = [{"params": parameters, "weight_decay": weight_decay if decays else 0.0,
+               "lr_mult": lr_mult} for (decays, lr_mult, _), parameters in groups.items()]
+    # The fastest loop, which is not PyTorch's default on CPUs.
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
-    if caffe:
+    if is_caffe:
         optimizer = torch.optim.SGD(groups, lr=0.0, momentum=momentum, fused=fused)
-        # Fused, it would leave them unset where the first step overflows fp16.
+        # Fused SGD leaves them uninitialised where the first step overflows fp16.
         for parameter in network.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer

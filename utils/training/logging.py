@@ -1,0 +1,139 @@
+"""What a run shows: history.csv, curves, lines on the screen, TensorBoard."""
+
+import csv
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.cli import shorten, typeable, writing
+from utils.distributed import world_size
+from utils.page import new_figure, save_figure
+
+ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
+SMOOTHED_FROM = 10  # points; fewer show no trend
+
+
+def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None) -> str:
+    """Return the line that sums up an epoch by its row of the history."""
+    measured = ""
+    if row["val_map"] is not None:
+        measured = f", val mAP@0.5 {row['val_map']:.3f}, best {best_map:.3f}"
+    seconds = row["train_seconds"] + row["eval_seconds"]
+    return (f"epoch {row['epoch']}/{num_epochs}: loss {row['loss']:.3f} "
+            f"(loc {row['loc']:.3f}, conf {row['conf']:.3f}){measured}, {seconds:.0f} s")
+
+
+def describe_start(folder: Path, settings_text: str, where: str, *, total_steps: int,
+                   steps_an_epoch: int) -> str:
+    """Return the settings in effect, where the run computes, and where its results go."""
+    processes = f" with {world_size()} processes" if world_size() > 1 else ""
+    text = (f"settings:\n{settings_text}\nrunning on {where}{processes}, {total_steps:,} steps, "
+            f"results in {shorten(folder)}")
+    if total_steps < ENOUGH_STEPS:
+        text += (f"\nWARNING: {total_steps:,} steps are few to learn from: {ENOUGH_STEPS:,} or more "
+                 f"are worth their time. Set epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} "
+                 "or more.")
+    return text
+
+
+def describe_end(folder: Path, history: list[dict[str, Any]], best_epoch: int) -> str:
+    """Return what a user wants to know after the last epoch, and what to type next."""
+    training, measuring = (sum(row[name] for row in history)
+                           for name in ("train_seconds", "eval_seconds"))
+    best = typeable(folder / "best.pth")
+    return (f"trained: {len(history)} epochs in {describe_duration(training + measuring)}, "
+            f"{describe_duration(measuring)} of it for val mAP; the best is epoch {best_epoch}\n"
+            f"next: python get_map.py --model_path {best}\n"
+            f"      python predict.py --model_path {best}")
+
+
+def describe_duration(seconds: float) -> str:
+    """Return a time as h:mm:ss."""
+    seconds = round(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def has_stalled(history: list[dict[str, Any]], patience: int) -> bool:
+    """Tell whether the last `patience` measurements have not beaten an earlier one; 0: never."""
+    maps = [row["val_map"] for row in history if row["val_map"] is not None]
+    return 0 < patience < len(maps) and max(maps[-patience:]) <= max(maps[:-patience])
+
+
+def write_history(history: list[dict[str, Any]], folder: Path) -> None:
+    """Write the rows, a dict an epoch, as history.csv."""
+    with (writing(folder / "history.csv") as part,
+          open(part, "w", newline="", encoding="utf-8") as file):
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def plot_history(history: list[dict[str, Any]], folder: Path) -> None:
+    """Draw loss.png, and map.png where any epoch was measured."""
+    figure, axes = new_figure("Training loss", "epoch", "loss")
+    for name in ("loss", "loc", "conf"):
+        _plot(axes, history, name)
+    losses = [row["loss"] for row in history]
+    if 0 < 10 * min(losses) < max(losses):  # else the first epoch flattens the others
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    _save(figure, axes, folder / "loss.png")
+    measured = [row for row in history if row["val_map"] is not None]
+    if measured:
+        figure, axes = new_figure("Validation mAP@0.5 (area)", "epoch", "mAP")
+        _plot(axes, measured, "val_map")
+        best = max(measured, key=lambda row: (row["val_map"], row["epoch"]))
+        axes.plot(best["epoch"], best["val_map"], "o", color="tab:orange", clip_on=False,
+                  label=f"best: {best['val_map']:.3f}, epoch {best['epoch']}")
+        axes.set_ylim(0, 1)
+        _save(figure, axes, folder / "map.png")
+
+
+def _plot(axes, rows, name):
+    """Draw a column over the epochs; behind its running median, dots in pale, where it is long."""
+    epochs, values = zip(*((row["epoch"], row[name]) for row in rows))
+    if len(rows) < SMOOTHED_FROM:
+        axes.plot(epochs, values, marker=".", label=name)
+        return
+    from scipy.ndimage import median_filter
+
+    trend = median_filter(np.asarray(values, dtype=float), size=max(3, len(rows) // 10 | 1),
+                          mode="nearest")
+    line, = axes.plot(epochs, trend, label=f"{name} (smoothed; dots: measured)")
+    axes.plot(epochs, values, ".", alpha=0.3, color=line.get_color())
+
+
+def _save(figure, axes, path):
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axes.legend()
+    with writing(path) as part:
+        save_figure(figure, part, dpi=100)
+
+
+class Board:
+    """TensorBoard's curves and samples, where tensorboard is installed; else nothing.
+
+    `first_epoch` hides what an interrupted run wrote of it and of later epochs.
+    """
+
+    def __init__(self, folder: Path, *, first_epoch: int):
+        self.writer = None
+        if importlib.util.find_spec("tensorboard"):
+            from torch.utils.tensorboard import SummaryWriter
+            self.writer = SummaryWriter(str(folder), purge_step=first_epoch)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add an epoch's row of the history."""
+        for name, value in row.items() if self.writer else ():
+            if value is not None:
+                self.writer.add_scalar(name, value, row["epoch"])
+
+    def add_samples(self, image: np.ndarray, epoch: int) -> None:
+        """Add an (H, W, 3) uint8 RGB image."""
+        if self.writer:
+            self.writer.add_image("samples", image, epoch, dataformats="HWC")
+            self.writer.flush()

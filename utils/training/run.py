@@ -1,0 +1,324 @@
+"""A training run: its folder, how far it has come, saving it, and going on with it."""
+
+import hashlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from utils.checkpoint import (Checkpoint, newest_checkpoint, parse_checkpoint, read_torch_file,
+                              save_checkpoint)
+from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typeable, typed_path,
+                       writing)
+from utils.data.annotations import (Record, check_same_classes, read_class_names, read_list,
+                                    read_records)
+from utils.data.loader import Batch, Loader
+from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
+from utils.training.logging import Board, describe_duration, plot_history, write_history
+
+COUNTERS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "history", "best_map",
+            "best_epoch")
+
+
+class Run:
+    """The state of a run beside network and optimizer, and its files: last.pth, best.pth, history.
+
+    Attributes:
+        epoch: finished epochs, their measurement included.
+        step_in_epoch, step: optimizer steps done in the epoch under way, and in all.
+        seconds, sums: of the epoch under way: training time, and what its steps returned.
+        history: a dict an epoch.
+        best_map, best_epoch: of best.pth; None before.
+
+    Args:
+        folder: of the run.
+        network, optimizer, scaler: saved with it.
+        class_names, settings: kept in its checkpoints; plain types.
+        lists: {name: records} that the run must have again when it goes on.
+        save_period: epochs between checkpoints that are kept; 0 keeps none.
+    """
+
+    def __init__(self, folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
+                 scaler: torch.amp.GradScaler, class_names: Sequence[str], *,
+                 settings: dict[str, Any], lists: dict[str, list[Record]], save_period: int):
+        self.folder, self.save_period = folder, save_period
+        self.network, self.optimizer, self.scaler = network, optimizer, scaler
+        self.class_names, self.settings = tuple(class_names), settings
+        # What the numbers of a run depend on beside its settings.
+        self.basis = {"number of processes": world_size()} | {
+            f"{name} list": f"{len(records)} images, {list_digest(records)}"
+            for name, records in lists.items()}
+        check_same_on_all_ranks(self.basis)
+        self.epoch = self.step_in_epoch = self.step = 0
+        self.seconds, self.sums, self.history = 0.0, {}, []
+        self.best_map = self.best_epoch = None
+        self.saved = None  # (epoch, step_in_epoch) of last.pth
+        self._board = None
+
+    def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
+        """Yield the batches of each step that the epoch under way still has, with a progress bar."""
+        start = time.perf_counter() - self.seconds
+        with tqdm(total=len(loader), initial=self.step_in_epoch, unit="step", leave=False,
+                  desc=f"epoch {self.epoch + 1}/{num_epochs}",
+                  disable=True if rank() else None) as progress:
+            for batches in loader.epoch(self.epoch, self.step_in_epoch):
+                yield batches
+                self.seconds = time.perf_counter() - start
+                progress.update()
+                progress.set_postfix_str(
+                    f"loss {self.sums['loss'] / self.step_in_epoch:.3f}, "
+                    f"{self.sums['images'] / self.seconds:.1f} images/s, "
+                    f"left {describe_duration(self._seconds_left(len(loader), num_epochs))}")
+
+    def _seconds_left(self, steps_an_epoch, num_epochs):
+        steps = (num_epochs - self.epoch) * steps_an_epoch - self.step_in_epoch
+        return steps * self.seconds / self.step_in_epoch
+
+    def log(self, sums: dict[str, float]) -> None:
+        """Count an optimizer step that returned these sums."""
+        self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
+        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
+
+    def end_epoch(self, measure: Callable[[], float | None] | None) -> dict[str, Any]:
+        """Measure and record an epoch that was trained and saved; choose best.pth.
+
+        `measure` returns val mAP, or None where there is none; it is None where it is not due. As
+        long as nothing was measured, the last epoch is the best. Returns the row of the history.
+
+        Raises UserError where the first epoch had objects and none matched a prior.
+        """
+        start, sums = time.perf_counter(), self.sums
+        if not self.history and sums["objects"] and not sums["positives"]:
+            raise UserError(f"none of {sums['objects']:.0f} objects matched a prior, so no object "
+                            "is learnt; leave anchors_size and aspect_ratios () for the paper's "
+                            "priors, or take those that voc_annotation.py suggests.")
+        val_map = measure() if measure else None
+        row = {"epoch": self.epoch + 1, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row |= {name: sums[name] / self.step_in_epoch for name in ("loss", "loc", "conf")}
+        row |= {"positives": round(sums["positives"] / sums["images"], 2),
+                "train_seconds": round(self.seconds, 1), "val_map": val_map,
+                "eval_seconds": round(time.perf_counter() - start, 1)}
+        self.epoch, self.step_in_epoch, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
+        self.history = [*self.history, row]
+        never_measured = val_map is None and self.best_map is None
+        if never_measured or val_map is not None and val_map >= (self.best_map or 0):
+            self.best_map, self.best_epoch = val_map, self.epoch
+            self._write("best.pth")
+        if self.save_period and self.epoch % self.save_period == 0:
+            self._write(f"epoch_{self.epoch}.pth")
+        if rank() == 0:
+            write_history(self.history, self.folder)
+            plot_history(self.history, self.folder)
+            self.board.add(row)
+        return row
+
+    @property
+    def board(self) -> Board:
+        """TensorBoard's files of this run."""
+        self._board = self._board or Board(self.folder, first_epoch=self.epoch)
+        return self._board
+
+    def show(self, samples: Image.Image | None) -> None:
+        """Write samples.jpg, and the same for TensorBoard."""
+        if samples is not None and rank() == 0:
+            with writing(self.folder / "samples.jpg") as part:
+                samples.save(part, "JPEG", quality=90)
+            self.board.add_samples(np.asarray(samples), self.epoch)
+
+    def save(self) -> None:
+        """Write last.pth, with everything that the run needs to go on exactly from here."""
+        generators = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            generators["cuda"] = torch.cuda.get_rng_state()
+        self._write("last.pth", run={name: getattr(self, name) for name in COUNTERS} | {
+            "basis": self.basis, "optimizer": self.optimizer.state_dict()["state"],
+            "scaler": self.scaler.state_dict(), "generators": generators})
+        self.saved = self.epoch, self.step_in_epoch
+
+    def _write(self, name, run=None):
+        if rank() == 0:
+            progress = {"epoch": self.epoch, "step": self.step, "best_map": self.best_map}
+            save_checkpoint(self.folder / name, Checkpoint(
+                self.network.spec, self.class_names, self.network.state_dict(), self.settings,
+                progress, run))
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a last.pth; the network has its weights already.
+
+        Raises UserError where lists, class names or the number of processes have changed.
+        """
+        state, path = checkpoint.run, shorten(self.folder / "last.pth")
+        before = state["basis"] | {"class names": checkpoint.class_names}
+        changes = [f"{name} ({before.get(name)}, now {value})" for name, value in
+                   (self.basis | {"class names": self.class_names}).items()
+                   if before.get(name) != value]
+        if changes:
+            raise UserError(f"{path}: since the run began these have changed: {', '.join(changes)}; "
+                            "put them back, or begin a new run from its weights: --model_path "
+                            f"{path}")
+        for name in COUNTERS:
+            setattr(self, name, state[name])
+        self.optimizer.load_state_dict({"state": state["optimizer"],
+                                        "param_groups": self.optimizer.state_dict()["param_groups"]})
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["generators"]["cpu"])
+        if torch.cuda.is_available() and "cuda" in state["generators"]:
+            torch.cuda.set_rng_state(state["generators"]["cuda"])
+        self.saved = self.epoch, self.step_in_epoch
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        """Say how to go on where the run ends early."""
+        if error is not None and self.saved and rank() == 0:
+            last = self.folder / "last.pth"
+            print(f"{shorten(last)} holds the run up to step {self.saved[1]} of epoch "
+                  f"{self.saved[0] + 1}; to go on:\n"
+                  f"{launcher()} train.py --resume {typeable(last)}", file=sys.stderr)
+
+
+class StopFlag:
+    """Inside this context Ctrl-C and SIGTERM set `requested`; a second one stops at once.
+
+    A signal that the process ignores (nohup) stays ignored.
+    """
+
+    def __init__(self):
+        self.requested, self.process = False, os.getpid()
+
+    def __enter__(self) -> "StopFlag":
+        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        self.previous = {getattr(signal, name): signal.getsignal(getattr(signal, name))
+                         for name in names}
+        for number, handler in self.previous.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, frame):
+        if os.getpid() != self.process:  # a worker: the script ends it
+            return
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        os.write(2, b"\nstopping after this step; once more (Ctrl-C) stops at once\n")
+
+
+def create_run_folder(save_dir: str, run_name: str, settings_text: str, *, resume: bool) -> Path:
+    """Make the folder of a new run, with settings.txt in it.
+
+    Args:
+        save_dir: the folder of all runs.
+        run_name: "" takes the date and time.
+        settings_text: the content of settings.txt.
+        resume: take a folder that a run left without any checkpoint.
+
+    Raises UserError for a name that another run has.
+    """
+    folder = make_folder(save_dir) / (run_name or time.strftime("%Y-%m-%d_%H-%M-%S"))
+    if folder.parent != resolve(save_dir):
+        raise UserError(f"run_name {run_name!r} must be the name of a folder, without a path; "
+                        "save_dir says where it goes.")
+    try:
+        folder.mkdir(exist_ok=resume and not any(folder.glob("*.pth")))
+    except OSError as error:
+        raise UserError(f"{shorten(folder)}: cannot be made ({error.strerror}); choose another "
+                        f"run_name, or go on with that run: --resume {typeable(folder)}") from None
+    (folder / "settings.txt").write_text(settings_text + "\n", encoding="utf-8")
+    return folder
+
+
+def read_run(resume: str, *, save_dir: str, run_name: str
+             ) -> tuple[Path | None, Checkpoint | None]:
+    """Return the path and the contents of the last.pth that a run goes on from; None for a new run.
+
+    Args:
+        resume: "" begins a new run. "last" is the run `run_name`, which begins where it has no
+            last.pth yet; without a run_name, the newest run under `save_dir`. Anything else is the
+            path of a last.pth, or of its folder.
+
+    Raises UserError where there is none, and for a checkpoint that holds weights alone.
+    """
+    if resume == "last" and run_name:
+        path = resolve(save_dir) / run_name / "last.pth"
+    elif resume == "last":
+        path = newest_checkpoint(save_dir, "last.pth")
+        if path is None:
+            raise UserError(f"resume: there is no last.pth under {save_dir}; give run_name too, "
+                            "which begins that run, or train without resume.")
+    elif resume:
+        path = typed_path(resume)
+        path = check_file(path / "last.pth" if path.is_dir() else path)
+    if not resume or not path.exists():
+        return None, None
+    checkpoint = parse_checkpoint(read_torch_file(path), path)
+    if checkpoint is None or checkpoint.run is None or "basis" not in checkpoint.run:
+        raise UserError(f"{shorten(path)}: holds weights, and only the last.pth of a run can go on; "
+                        f"begin a new run from it: --model_path {typeable(path)}")
+    return path, checkpoint
+
+
+def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[str, Any],
+                   may_change: Collection[str]) -> dict[str, Any]:
+    """Return the settings that a run goes on with: its own, but those in `may_change` asked for.
+
+    A setting counts as asked for where it is not its default. Raises UserError naming those that
+    were asked for, differ from the run's, and may not change.
+    """
+    asked = {name: value for name, value in given.items() if value != defaults[name]}
+    clashes = [f"{name} {saved[name]!r} (now {value!r})" for name, value in asked.items()
+               if name not in may_change and value != saved[name]]
+    if clashes:
+        raise UserError(f"the run began with {', '.join(clashes)}, and goes on with what it began "
+                        "with; leave these settings out, or begin a new run with --model_path.")
+    return saved | {name: value for name, value in asked.items() if name in may_change}
+
+
+def list_digest(records: Sequence[Record]) -> str:
+    """Return a digest of the file names and objects of a list; its folders may have moved."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(os.fsencode(record.path.name))
+        for part in record[1:]:
+            digest.update(part.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_lists(train_list: str, val_list: str, classes_path: str
+               ) -> tuple[list[Record], list[Record], tuple[str, ...]]:
+    """Return (train records, val records, class names) of lists that agree with each other.
+
+    The val records are [] for a val_list of "", and where no object of it counts for mAP. Raises
+    UserError for lists that cannot be read, disagree, or hold nothing to learn.
+    """
+    train_records, class_names = read_list(train_list)
+    if classes_path:
+        check_same_classes(read_class_names(classes_path), classes_path, class_names, train_list)
+    val_records = read_records(val_list, class_names, train_list) if val_list else []
+    if not any(len(record.labels) for record in train_records):
+        raise UserError(f"{train_list}: no image has an object, so there is nothing to learn.")
+    if all(record.difficult.all() for record in val_records):
+        print(f"note: no val mAP, since {val_list or 'no val list'} has no object that counts; "
+              "best.pth is the last epoch")
+        val_records = []
+    missing = [record.path for record in (*train_records, *val_records)
+               if not record.path.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]}: no such image, one of {len(missing)}; run "
+                        "voc_annotation.py again.")
+    return train_records, val_records, class_names
