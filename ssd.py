@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from nets.runtimes.onnx import OnnxRuntime, Outputs, RuntimeName
 from nets.runtimes.torch import Runtime, TorchRuntime, wrap_network
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
-from utils.ahead import batched, read_ahead
+from utils.ahead import read_ahead
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, make_folder, resolve, shorten, writing
 from utils.data.annotations import Record, read_class_names, read_records
@@ -255,15 +255,15 @@ class SSD:
             paths = [record.path for batch in batches for record in batch]
             stream = self.detect_stream(paths, batch_size=batch_size, keep_images=False,
                                         **asdict(SCORING))
-            results = []
-            for *_, detections in tqdm(stream, desc="mAP", total=len(paths), unit="image",
-                                       leave=False, disable=None):
-                if isinstance(detections, UserError):
-                    raise detections
-                results.append(detections)
-            return batched(results, batch_size)
+            for batch in tqdm(batches, desc="mAP", unit="batch", leave=False, disable=None):
+                results = [detections for *_, detections in islice(stream, len(batch))]
+                for error in results:
+                    if isinstance(error, UserError):
+                        raise error
+                yield results
 
-        return list(chain(*share_out(list(batched(records, batch_size)), detect)))
+        batches = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
+        return list(chain(*share_out(batches, detect)))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the detector, wherever its weights came from, as a checkpoint of this project."""
