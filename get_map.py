@@ -1,20 +1,19 @@
 """Measure a detector, or detections in a file, on the test list by the rules of VOC and COCO."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nets.weights.families import names_without_gaps, without_gaps
 from ssd import SSD, SSDSettings, WeightsSettings
-from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
+from utils.cli import UserError, make_folder, run, shorten, writing
 from utils.data.annotations import Record, check_same_classes, read_list
 from utils.device import keep_freed_memory
 from utils.distributed import (check_device, check_same_on_all_ranks, on_rank0, process_group, rank,
                                rank0_first)
 from utils.evaluation.assignment import FlatDetections, flatten_detections
 from utils.evaluation.compare import compare_folders
-from utils.evaluation.detection_files import (image_names, image_sizes, read_detections,
-                                              write_detections)
+from utils.evaluation.detection_files import image_names, read_detections, write_detections
 from utils.evaluation.measurement import Measurement, as_values, format_measurement, measure
 from utils.evaluation.report import plot_confusion, plot_curves, plot_errors, write_report
 from utils.evaluation.voc_ap import VOC_IOU, mean_ap
@@ -62,22 +61,22 @@ def main(settings: MapSettings) -> None:
         records, class_names = read_list(settings.test_list)
         image_names(records)  # refuses a list with an image twice, before the work
         folder = on_rank0(lambda: make_folder(settings.map_out_path))
-        detections = None if settings.detections else detect(settings, records, class_names)
-        if rank() != 0:
-            return
-        sizes = image_sizes(records)
         if settings.detections:
-            detections = read_detections(settings.detections, records, class_names, sizes,
+            detections = read_detections(settings.detections, records, class_names,
                                          ids_path=settings.detections_ids)
-        write_detections(folder, detections, records, class_names, sizes)
-        report(settings, measure(detections, records, class_names), folder)
+        else:
+            detections = detect(settings, records, class_names)
+        if rank() == 0:
+            write_detections(folder, detections, records, class_names)
+            report(settings, measure(detections, records, class_names), folder)
 
 
 def detect(settings: MapSettings, records: list[Record], class_names: tuple[str, ...]
            ) -> FlatDetections:
     """Run the detector that the settings name over the images of records, on all ranks."""
     keep_freed_memory()
-    detector = rank0_first(lambda: SSD(SSDSettings(**shared_fields(settings, SSDSettings))))
+    weights = {field.name: getattr(settings, field.name) for field in fields(WeightsSettings)}
+    detector = rank0_first(lambda: SSD(SSDSettings(**weights)))
     check_device(detector.device, settings.device)
     check_same_classes(names_without_gaps(detector.class_names), "the weights", class_names,
                        settings.test_list)

@@ -184,10 +184,10 @@ def _iou(detections, rows, objects, object_rows, crowds):
     left, top, right, bottom = objects.boxes[object_rows].astype(np.float64, copy=False).T
     width = np.minimum(x2, right) - np.maximum(x1, left)
     height = np.minimum(y2, bottom) - np.maximum(y1, top)
-    common, area_ = width * height, detections.area[rows]
-    union = area_ + objects.area[object_rows] - common
+    common, detection_area = width * height, detections.area[rows]
+    union = detection_area + objects.area[object_rows] - common
     if crowds:
-        union = np.where(objects.difficult[object_rows], area_, union)
+        union = np.where(objects.difficult[object_rows], detection_area, union)
     return np.divide(common, union, out=np.zeros(len(rows)), where=(width > 0) & (height > 0))
 
 
