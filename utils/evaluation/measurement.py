@@ -132,8 +132,8 @@ def _explain(assignment):
                              for flag in (False, True))
     return (f"mAP is near 0: {len(detections.scores)} detections of {assignment.counted.sum()} "
             f"objects, best score {detections.scores.max(initial=0):.3f}, best IoU "
-            f"{same_class:.3f} with an object of the class, {any_class:.3f} with any.\n  Low: train"
-            " longer, or is this another list? High with any: is the order of classes another one?")
+            f"{same_class:.3f} with an object of the class, {any_class:.3f} with any.\n  Where both "
+            "are low, train longer or check the list; where one is, the order of the classes.")
 
 
 def _number(value):
