@@ -15,7 +15,7 @@ from utils.multibox.boxes import pairwise_iou
 BOX, FAR = (10, 10, 50, 50), (100, 100, 150, 150)
 
 
-def found(*rows):
+def detected(*rows):
     """Return the detections of one image from (score, box, label) rows."""
     return SimpleNamespace(scores=np.array([row[0] for row in rows], np.float32),
                            boxes=np.array([row[1] for row in rows], np.float32).reshape(-1, 4),
@@ -104,7 +104,7 @@ def random_set(seed, images=40, classes=3, tied=False):
 def test_ap_equals_the_voc_kit(seed, tied, threshold):
     detections, objects = random_set(seed, tied=tied)
     results = evaluate_voc(
-        [found(*((score, edges(box), label) for score, box, label in rows))
+        [detected(*((score, edges(box), label) for score, box, label in rows))
          for rows in detections],
         [record(*((edges(box), label, hard) for box, label, hard in rows)) for rows in objects],
         3, iou_threshold=threshold)
@@ -141,7 +141,7 @@ def test_ap_equals_pycocotools(seed):
 
 def test_ap_by_hand():
     # Right, wrong, right of two objects: precisions 1, 1/2, 2/3 at recalls 1/2, 1/2, 1.
-    detections = [found((0.9, BOX, 0), (0.8, FAR, 0)), found((0.7, BOX, 0))]
+    detections = [detected((0.9, BOX, 0), (0.8, FAR, 0)), detected((0.7, BOX, 0))]
     result, = evaluate_voc(detections, [record((BOX, 0, False))] * 2, 1)
     assert result.precision.tolist() == pytest.approx([1, 1 / 2, 2 / 3])
     assert result.recall.tolist() == pytest.approx([1 / 2, 1 / 2, 1])
@@ -163,13 +163,13 @@ def test_ap_of_a_published_example():
 
 def test_overlap_equal_to_the_threshold_is_right():
     for height, ap in ((20, 1), (19.5, 0)):
-        detections = [found((0.9, (0, 0, 40, height), 0))]
+        detections = [detected((0.9, (0, 0, 40, height), 0))]
         result, = evaluate_voc(detections, [record(((0, 0, 40, 40), 0, False))], 1)
         assert result.ap_area == ap
 
 
 def test_no_detections_score_zero():
-    for detections in ([found()], [found((0.9, FAR, 1))]):
+    for detections in ([detected()], [detected((0.9, FAR, 1))]):
         result = evaluate_voc(detections, [record((BOX, 0, False))], 2)[0]
         assert (result.ap_area, result.ap_11_point, result.num_detections) == (0, 0, 0)
         assert len(result.scores) == len(result.precision) == len(result.recall) == 0
@@ -177,21 +177,21 @@ def test_no_detections_score_zero():
 
 def test_class_without_objects_is_nan_and_not_in_the_mean():
     records = [record((BOX, 0, False), (FAR, 2, True))]
-    results = evaluate_voc([found((0.9, BOX, 0), (0.9, BOX, 1))], records, 3)
+    results = evaluate_voc([detected((0.9, BOX, 0), (0.9, BOX, 1))], records, 3)
     # Class 2 has only a difficult object, which is none.
     assert [np.isnan(r.ap_area) and np.isnan(r.ap_11_point) for r in results] == [False, True, True]
     assert mean_ap(results) == mean_ap(results, "ap_11_point") == 1
     assert [len(r.recall) for r in results] == [1, 0, 0]
 
 
-@pytest.mark.parametrize("detections, records", [([], []), ([found()], [record()])])
+@pytest.mark.parametrize("detections, records", [([], []), ([detected()], [record()])])
 def test_set_without_objects_has_no_mean(detections, records):
     assert np.isnan(mean_ap(evaluate_voc(detections, records, 2)))
 
 
 def test_lists_of_unlike_length_are_refused():
     with pytest.raises(ValueError):
-        evaluate_voc([found()], [record(), record()], 1)
+        evaluate_voc([detected()], [record(), record()], 1)
 
 
 def class_result(scores, right, total):
@@ -228,7 +228,7 @@ def test_best_f1_of_scores_in_one_thousandth():
 
 
 def test_operating_points_without_meaning():
-    result, other = evaluate_voc([found((0.9, BOX, 0))], [record((BOX, 0, False))], 2)
+    result, other = evaluate_voc([detected((0.9, BOX, 0))], [record((BOX, 0, False))], 2)
     assert at_confidence(result, 0.8) == (0.8, 1, 1, 1)
     assert at_confidence(result, 0.95)[3] == 0 and np.isnan(at_confidence(result, 0.95).precision)
     assert np.isnan(at_confidence(other, 0.5)[1:]).all() and best_f1(other) is None

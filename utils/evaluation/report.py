@@ -85,7 +85,8 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
                 "The costliest examples: cyan is true, red is detected.",
                 details=_error_examples(measurement)),
         Section("Confusion matrix", text="Row background: detected where nothing is. Column "
-                "background: objects not found.", images=[("", image_uri(plot_confusion(values)))])])
+                "background: objects not found.",
+                images=[("", image_uri(plot_confusion(values)))])])
 
 
 def _summary_rows(values):
@@ -155,7 +156,7 @@ def _error_examples(measurement):
 
 
 def _draw_example(measurement, row, target):
-    """Return (caption, data URI) of a row of the detections and one of the objects, either maybe -1.
+    """Return (caption, data URI) of one of the detections and one of the objects, by rows, or -1.
 
     All ground truth in view is drawn; those two have a text. Raises UserError for a bad image.
     """
