@@ -249,11 +249,10 @@ def main(settings: TrainSettings) -> None:
                         raise KeyboardInterrupt
                 run.save()  # before the measurement, which takes its time
                 broadcast_tensors(network.buffers())  # the statistics of batch norm are rank 0's
-                is_last = epoch + 1 == settings.epochs
-                measures = is_last or is_due(epoch, settings.eval_period)
-                row = run.end_epoch(partial(val_map, detector, val_records) if measures else None)
+                measure = is_due(epoch, settings.epochs, settings.eval_period or settings.epochs)
+                row = run.end_epoch(partial(val_map, detector, val_records) if measure else None)
                 print(describe_epoch(row, settings.epochs, run.best_map))
-                if is_last or is_due(epoch, settings.sample_period):
+                if is_due(epoch, settings.epochs, settings.sample_period):
                     run.show(draw_samples(choose_samples(val_records or train_records), detector,
                                           f"epoch {epoch + 1}"))
                 if has_stalled(run.history, settings.early_stopping):
@@ -316,9 +315,9 @@ def val_map(detector: SSD, records: list[Record]) -> float | None:
     return mean_ap(detector.evaluate(records)[0]) if records else None
 
 
-def is_due(epoch: int, period: int) -> bool:
-    """Tell whether something is to be done after an epoch, counted from 0; a period of 0: never."""
-    return period > 0 and (epoch + 1) % period == 0
+def is_due(epoch: int, num_epochs: int, period: int) -> bool:
+    """Tell whether to do something after an epoch, counted from 0: each period, and at the end."""
+    return period > 0 and ((epoch + 1) % period == 0 or epoch + 1 == num_epochs)
 
 
 def build_network(settings: TrainSettings, class_names: tuple[str, ...],

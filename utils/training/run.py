@@ -25,8 +25,8 @@ from utils.data.loader import Batch, Loader
 from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
 from utils.training.logging import Board, describe_duration, plot_history, write_history
 
-COUNTERS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "history", "best_map",
-            "best_epoch")
+PROGRESS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "learning_rate", "history",
+            "best_map", "best_epoch")
 
 
 class Run:
@@ -36,6 +36,7 @@ class Run:
         epoch: finished epochs, their measurement included.
         step_in_epoch, step: optimizer steps done in the epoch under way, and in all.
         seconds, sums: of the epoch under way: training time, and what its steps returned.
+        learning_rate: of the last step.
         history: a dict an epoch.
         best_map, best_epoch: of best.pth; None before.
 
@@ -59,7 +60,7 @@ class Run:
             for name, records in lists.items()}
         check_same_on_all_ranks(self.basis)
         self.epoch = self.step_in_epoch = self.step = 0
-        self.seconds, self.sums, self.history = 0.0, {}, []
+        self.seconds, self.sums, self.learning_rate, self.history = 0.0, {}, 0.0, []
         self.best_map = self.best_epoch = None
         self.saved = None  # (epoch, step_in_epoch) of last.pth
         self._board = None
@@ -87,6 +88,7 @@ class Run:
         """Count an optimizer step that returned these sums."""
         self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def end_epoch(self, measure: Callable[[], float | None] | None) -> dict[str, Any]:
         """Measure and record an epoch that was trained and saved; choose best.pth.
@@ -102,7 +104,7 @@ class Run:
                             "is learnt; leave anchors_size and aspect_ratios () for the paper's "
                             "priors, or take those that voc_annotation.py suggests.")
         val_map = measure() if measure else None
-        row = {"epoch": self.epoch + 1, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
         row |= {name: sums[name] / self.step_in_epoch for name in ("loss", "loc", "conf")}
         row |= {"positives": round(sums["positives"] / sums["images"], 2),
                 "train_seconds": round(self.seconds, 1), "val_map": val_map,
@@ -139,7 +141,7 @@ class Run:
         generators = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             generators["cuda"] = torch.cuda.get_rng_state()
-        self._write("last.pth", run={name: getattr(self, name) for name in COUNTERS} | {
+        self._write("last.pth", run={name: getattr(self, name) for name in PROGRESS} | {
             "basis": self.basis, "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(), "generators": generators})
         self.saved = self.epoch, self.step_in_epoch
@@ -165,7 +167,7 @@ class Run:
             raise UserError(f"{path}: since the run began these have changed: {', '.join(changes)}; "
                             "put them back, or begin a new run from its weights: --model_path "
                             f"{path}")
-        for name in COUNTERS:
+        for name in PROGRESS:
             setattr(self, name, state[name])
         self.optimizer.load_state_dict({"state": state["optimizer"],
                                         "param_groups": self.optimizer.state_dict()["param_groups"]})
