@@ -176,37 +176,6 @@ def test_ids_of_another_annotation_file(records, tmp_path):
     assert read(tmp_path, rows, records).image.tolist() == [3]
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda values: values["images"].append(values["images"][0] | {"id": 5}), "two images"),
-    (lambda values: values.pop("categories"), "not a COCO annotation file"),
-    (lambda values: values["images"].append(3), "not a COCO annotation file"),
-])
-def test_annotation_files_that_do_not_fit(change, message, records, tmp_path):
-    values = annotation(records)
-    change(values)
-    (tmp_path / "ids.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match=message):
-        read(tmp_path, ROWS, records, ids_path=tmp_path / "ids.json")
-
-
-@pytest.mark.parametrize("rows, message", [
-    (json.dumps(ROWS)[:-9], "not JSON, or cut short"), ({"annotations": ROWS}, "not a list"),
-    ([*ROWS, 3], "row 3: 3 is no result"), ([ROWS[0] | {"bbox": [1, 2, 3]}], "row 1: .*no result"),
-    ([{"image_id": 1}], "no result"),
-    ([*ROWS, ROWS[0] | {"image_id": 99}], r"row 3: 99 is none of the images of the list \(1, 2, "),
-    ([ROWS[0] | {"image_id": "other"}], r"'other' is none of .*\('image 0', 'image 0.jpg', "),
-    ([ROWS[0] | {"category_id": 0}], r"0 is none of the classes of the list \(1, 2, 3, "),
-    ([ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is none .*\('red cell', "),
-    ([*ROWS, ROWS[0] | {"score": float("nan")}], "row 3: .* must be finite"),
-    ([ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "must be finite"),
-    ([ROWS[0] | {"bbox": [5, 5, 3, -1]}], "height not negative"),
-])
-def test_results_that_cannot_be_scored(rows, message, records, tmp_path):
-    with pytest.raises(UserError, match=message) as error:
-        read(tmp_path, rows, records)
-    assert len(str(error.value).splitlines()) <= 2 and "r.json" in str(error.value)
-
-
 @pytest.mark.parametrize("name", ["comp4_det_test_cat.txt", "comp3_det_val_cat.txt",
                                   "comp4_8f2c-11_det_test_cat.txt"])
 def test_comp4_files_of_others(name, records, tmp_path):
@@ -218,14 +187,38 @@ def test_comp4_files_of_others(name, records, tmp_path):
     assert detections.area.tolist() == [200, 7.5]
 
 
-@pytest.mark.parametrize("name, line, message", [
+RESULTS, COMP4 = "r.json", "comp4_det_test_red cell.txt"
+
+
+@pytest.mark.parametrize("name, content, message", [
+    (RESULTS, json.dumps(ROWS)[:-9], "not JSON, or cut short"),
+    (RESULTS, {"annotations": ROWS}, "not a list"),
+    (RESULTS, [*ROWS, 3], "row 3: 3 is no result"),
+    (RESULTS, [ROWS[0] | {"bbox": [1, 2, 3]}], "row 1: .*no result"),
+    (RESULTS, [{"image_id": 1}], "no result"),
+    (RESULTS, [*ROWS, ROWS[0] | {"image_id": 99}], r"row 3: 99 is none of the images .*\(1, 2, "),
+    (RESULTS, [ROWS[0] | {"image_id": "other"}], r"'other' is none of .*\('image 0', "),
+    (RESULTS, [ROWS[0] | {"category_id": 0}], r"0 is none of the classes .*\(1, 2, 3, "),
+    (RESULTS, [ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is none .*\('red cell', "),
+    (RESULTS, [*ROWS, ROWS[0] | {"score": float("nan")}], "row 3: .* must be finite"),
+    (RESULTS, [ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "must be finite"),
+    (RESULTS, [ROWS[0] | {"bbox": [5, 5, 3, -1]}], "height not negative"),
+    (COMP4, "1 0.5 1 1 9", "line 1: .* is not an image"),
+    (COMP4, "image 1 x 1 1 9 9", "line 1: .* is not an image"),
+    (COMP4, "image 99 0.5 1 1 9 9", "line 1: 'image 99' is none of the images"),
+    (COMP4, "image 1 nan 1 1 9 9", "line 1: .* must be finite"),
     ("comp4_det_test_dog.txt", "image 1 0.5 1 1 9 9", "no comp4_det_test_<class>"),
-    ("comp4_det_test_cat.txt", "1 0.5 1 1 9", "line 1: .* is not an image"),
-    ("comp4_det_test_cat.txt", "image 1 x 1 1 9 9", "line 1: .* is not an image"),
-    ("comp4_det_test_cat.txt", "image 99 0.5 1 1 9 9", "line 1: 'image 99' is none of the images"),
-    ("comp4_det_test_cat.txt", "image 1 nan 1 1 9 9", "line 1: .* must be finite"),
-])
-def test_comp4_files_that_cannot_be_scored(name, line, message, records, tmp_path):
-    (tmp_path / name).write_text(line)
-    with pytest.raises(UserError, match=message):
-        read_detections(tmp_path, records, ("cat",))
+    ("ids.json", {"images": []}, "not a COCO annotation file"),
+    ("ids.json", {"images": [3], "categories": []}, "not a COCO annotation file"),
+    ("ids.json", {"images": [{"id": k, "file_name": "image 0.jpg"} for k in range(2)],
+                  "categories": []}, "two images")])
+def test_files_that_cannot_be_scored(name, content, message, records, tmp_path):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        if name == "ids.json":
+            read(tmp_path, ROWS, records, ids_path=tmp_path / name)
+        else:
+            read_detections(tmp_path if name.startswith("comp4") else tmp_path / name, records,
+                            CLASSES)
+    assert len(str(error.value).splitlines()) <= 2

@@ -1,4 +1,4 @@
-"""The page and the texts of a measurement: the same figures everywhere, images behind the errors."""
+"""The page and the texts of a measurement: equal figures, and images behind the errors."""
 
 import json
 import re

@@ -21,9 +21,9 @@ NUM_BEST = 3  # detections that are drawn where none reaches the confidence, as 
 
 
 def choose_samples(records: Sequence[Record], count: int = 8, *, seed: int = 0) -> list[Record]:
-    """Return `count` records with objects, or all: the same each time, of as many classes as can be.
+    """Return `count` records with objects, or all where there are fewer; the same ones each time.
 
-    Rare classes come first, since mistakes hide there.
+    Next comes a record with the class that was chosen least, so that rare classes are shown.
     """
     order = np.random.default_rng(seed).permutation(len(records))
     left = [records[k] for k in order if len(records[k].labels)]

@@ -206,7 +206,7 @@ def _image_table(records):
 
 
 def _read_ids(path, images, classes):
-    """Return ({image id: index}, {class id: index}) of a COCO annotation file, by tables of names."""
+    """Return ({image id: index}, {class id: index}) of a COCO annotation file by its names."""
     try:
         values = json.loads(read_text(path, remedy="detections_ids must name a COCO file."))
         files = {row["id"]: row["file_name"] for row in values["images"]}

@@ -128,12 +128,12 @@ def format_measurement(measurement: Measurement) -> str:
 def _explain(assignment):
     """Return what was compared where mAP is near 0."""
     detections, objects = assignment.detections, assignment.objects
-    same_class, any_class = (overlapping_pairs(detections, objects, any_class=flag)[2].max(initial=0)
-                             for flag in (False, True))
+    ious = [overlapping_pairs(detections, objects, any_class=any_class)[2].max(initial=0)
+            for any_class in (False, True)]
     return (f"mAP is near 0: {len(detections.scores)} detections of {assignment.counted.sum()} "
             f"objects, best score {detections.scores.max(initial=0):.3f}, best IoU "
-            f"{same_class:.3f} with an object of the class, {any_class:.3f} with any.\n  Low: train"
-            " longer, or is this another list? High with any: is the order of classes another one?")
+            f"{ious[0]:.3f} with an object of the class, {ious[1]:.3f} with any.\n  Where both "
+            "are low, train longer or check the list; where one is, the order of the classes.")
 
 
 def _number(value):

@@ -85,7 +85,8 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
                 "The costliest examples: cyan is true, red is detected.",
                 details=_error_examples(measurement)),
         Section("Confusion matrix", text="Row background: detected where nothing is. Column "
-                "background: objects not found.", images=[("", image_uri(plot_confusion(values)))])])
+                "background: objects not found.",
+                images=[("", image_uri(plot_confusion(values)))])])
 
 
 def _summary_rows(values):
@@ -103,7 +104,7 @@ def _summary_rows(values):
 def _class_rows(values):
     """Return the table by class."""
     rows = [["class", "objects", "detections", "AP area", "AP 11pt", "AP50:95", "small", "medium",
-             "large", *["confidence", "F1", "precision", "recall"], "confidence", "best F1",
+             "large", "confidence", "F1", "precision", "recall", "confidence", "best F1",
              "precision", "recall"]]
     for name, row in values["classes"].items():
         *figures, at_confidence, best = row.values()
@@ -154,28 +155,27 @@ def _error_examples(measurement):
     return sections
 
 
-def _draw_example(measurement: Measurement, row: int, target: int) -> tuple[str, str]:
-    """Return (caption, data URI) of a row of the detections and one of the objects, either maybe -1.
+def _draw_example(measurement, row, target):
+    """Return (caption, data URI) of one of the detections and one of the objects, by rows, or -1.
 
-    All ground truth in view is drawn, and the two have a text. Raises UserError for a bad image.
+    All ground truth in view is drawn; those two have a text. Raises UserError for a bad image.
     """
-    detections, objects, class_names = (measurement.assignment.detections,
-                                        measurement.assignment.objects, measurement.class_names)
+    detections, objects = measurement.assignment.detections, measurement.assignment.objects
+    names, marked = measurement.class_names, []  # (box, colour, text)
+    if target >= 0:
+        marked.append((objects.boxes[target], TRUE, f"true {names[objects.labels[target]]}"))
+    if row >= 0:
+        text = f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}"
+        marked.append((detections.boxes[row], DETECTED, text))
+    boxes, colours, texts = zip(*marked)
     index = detections.image[row] if row >= 0 else objects.image[target]
     path, context = measurement.records[index].path, objects.boxes[objects.image == index]
-    boxes, texts, colours = [], [], []
-    if target >= 0:
-        boxes, colours = [objects.boxes[target]], [TRUE]
-        texts = [f"true {class_names[objects.labels[target]]}"]
-    if row >= 0:
-        boxes, colours = [*boxes, detections.boxes[row]], [*colours, DETECTED]
-        texts.append(f"detected {class_names[detections.labels[row]]} {detections.scores[row]:.2f}")
     image = read_image(path)
     height, width = image.shape[:2]
     extent = np.concatenate([np.min(boxes, 0)[:2], np.max(boxes, 0)[2:]])
     extent = extent.clip(0, (width, height, width, height))
-    window = choose_window(extent[None], width, height, zoom=2.2)
-    thumbnail = draw_window(image, window, np.concatenate([context, boxes]),
-                            [TRUE] * len(context) + colours, [""] * len(context) + texts, 2,
-                            side=256)
+    thumbnail = draw_window(
+        image, choose_window(extent[None], width, height, zoom=2.2),
+        np.concatenate([context, boxes]), [TRUE] * len(context) + [*colours],
+        [""] * len(context) + [*texts], 2, side=256)
     return f"{path.name}: {', '.join(texts)}", image_uri(thumbnail)
