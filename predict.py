@@ -6,6 +6,7 @@
     python predict.py --mode heatmap a.jpg       # where each class scores
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import tee
@@ -42,16 +43,12 @@ class PredictSettings(SSDSettings):
     # .onnx file; summary lists the layers.
     mode: Literal["predict", "dir_predict", "video", "fps", "heatmap", "export",
                   "summary"] = "predict"
-    # The folder of dir_predict.
-    dir_origin_path: str = "img"
-    # The file of video, or the number of a camera: 0 is the first.
-    video_path: str = "0"
-    # Images, or frames of a file, that go through the network at a time.
-    batch_size: int = 4
-    # Those that fps tries.
-    batch_sizes: tuple[int, ...] = (1, 4, 16)
-    # True also opens the drawn image of a single file, or a window of a video, where there is a
-    # display; q closes the window.
+    dir_origin_path: str = "img"  # the folder of dir_predict
+    video_path: str = "0"  # the file of video, or the number of a camera: 0 is the first
+    batch_size: int = 4  # images, or frames of a file, that go through the network at a time
+    batch_sizes: tuple[int, ...] = (1, 4, 16)  # those that fps tries
+    # Open the drawn image of a single file, or a window of a video, where there is a display; q
+    # closes the window.
     show: bool = True
 
     # ---- What is kept ----
@@ -59,23 +56,16 @@ class PredictSettings(SSDSettings):
     # Everything is written here, in sub-folders as they were, under the whole name of the
     # original: a.jpg.jpg, clip.avi.mp4.
     dir_save_path: str = "img_out"
-    # Images and videos with the boxes drawn.
-    draw: bool = True
-    # Of drawings and crops; png is exact, and takes 20 times as long to write.
-    image_format: ImageFormat = "jpg"
-    # Each object as a file in crops/, named by image, class and score.
-    crop: bool = False
-    # Print the objects of each class: of each image, and in all.
-    count: bool = False
-    # A .json beside each drawing, and all objects in coco_results.json.
-    save_json: bool = False
-    # All objects in detections.csv.
-    save_csv: bool = False
+    draw: bool = True  # images and videos with the boxes drawn
+    image_format: ImageFormat = "jpg"  # png is exact, and takes 20 times as long to write
+    crop: bool = False  # each object as a file in crops/, named by image, class and score
+    count: bool = False  # print the objects of each class in all
+    save_json: bool = False  # a .json beside each drawing, and all objects in coco_results.json
+    save_csv: bool = False  # all objects in detections.csv
 
     # ---- Export ----
 
-    # The file that is written; model_path takes it.
-    export_path: str = "model_data/ssd.onnx"
+    export_path: str = "model_data/ssd.onnx"  # the file that is written; model_path takes it
     # "detections": boxes after NMS, with the thresholds above; "boxes" and their scores before it;
     # "raw": loc and conf.
     export_outputs: Literal["detections", "boxes", "raw"] = "detections"
@@ -96,29 +86,26 @@ def main(settings: PredictSettings) -> None:
     with process_group():
         detector = rank0_first(lambda: SSD(settings))
         check_device(detector.device, settings.device)
-        if settings.mode in ("summary", "fps", "export"):
-            on_rank0(lambda: look_into(detector, settings))
-            return
         outputs = Outputs(make_folder(settings.dir_save_path), draw=settings.draw,
                           crop=settings.crop, save_json=settings.save_json,
                           save_csv=settings.save_csv, image_format=settings.image_format)
         names = settings.images
         if not names and settings.mode != "predict":
             names = (settings.video_path if settings.mode == "video" else settings.dir_origin_path,)
-        try:
-            if names:
-                sources = find(names, SourceFinder(outputs.folder), outputs)
-                run_on = draw_heat_maps if settings.mode == "heatmap" else detect
-                run_on(detector, sources[rank()::world_size()], outputs, settings)
-            elif world_size() == 1:
-                ask(detector, outputs, settings)
-            else:
-                raise UserError("several processes need to be told what to look at: torchrun "
-                                "predict.py folder")
-        finally:  # what was detected before Ctrl-C is kept
-            outputs.write_tables(detector.class_names)
-        if names:
-            outputs.sum_up(sources, count=settings.count)
+        finder = SourceFinder(outputs.folder)
+        if settings.mode in ("summary", "fps", "export"):
+            on_rank0(lambda: look_into(detector, finder, names, settings))
+        elif not names and world_size() == 1:
+            ask(detector, finder, outputs, settings)
+        else:
+            sources = find(names, finder, outputs)
+            run_mode = draw_heat_maps if settings.mode == "heatmap" else detect
+            try:
+                run_mode(detector, sources[rank()::world_size()], outputs, settings)
+            finally:  # what was detected before Ctrl-C is kept
+                outputs.write_tables(detector.class_names)
+            if rank() == 0:
+                outputs.sum_up(sources, count=settings.count)
 
 
 def find(names: Iterable[str], finder: SourceFinder, outputs: Outputs) -> list[Source]:
@@ -132,17 +119,14 @@ def find(names: Iterable[str], finder: SourceFinder, outputs: Outputs) -> list[S
     return list(dict.fromkeys(sources))
 
 
-def ask(detector: SSD, outputs: Outputs, settings: PredictSettings) -> None:
+def ask(detector: SSD, finder: SourceFinder, outputs: Outputs, settings: PredictSettings) -> None:
     """Ask for images, videos and folders until the user stops."""
-    finder, text = SourceFinder(outputs.folder), ""
-    while text.strip().lower() not in ("q", "quit", "exit"):
-        if text.strip():
-            detect(detector, find([text], finder, outputs), outputs, settings)
-            outputs.failures.clear()  # each line is a new try
-        try:
-            text = input("image (q to stop): ")
-        except EOFError:
-            return
+    with contextlib.suppress(EOFError):
+        while (text := input("image (q to stop): ")).strip().lower() not in ("q", "quit", "exit"):
+            if text.strip():
+                detect(detector, find([text], finder, outputs), outputs, settings)
+                outputs.write_tables(detector.class_names)
+                outputs.failures.clear()  # each line is a new try
 
 
 def detect(detector: SSD, sources: list[Source], outputs: Outputs, settings: PredictSettings
@@ -152,7 +136,7 @@ def detect(detector: SSD, sources: list[Source], outputs: Outputs, settings: Pre
     show = single and settings.show and HAS_DISPLAY
     frames = detect_frames(detector, sources, outputs, batch_size=settings.batch_size,
                            keep_images=settings.draw or settings.crop or show)
-    with outputs:  # completes a video that is being written
+    with contextlib.closing(outputs):  # completes a video that is being written
         for frame, detections in tqdm(frames, unit="frame" if has_video else "image", leave=False,
                                       total=None if has_video else len(sources),
                                       disable=True if single and not has_video else None):
@@ -181,9 +165,9 @@ def detect_frames(detector: SSD, sources: list[Source], outputs: Outputs, *, bat
 
 
 def print_detections(source: Source, detections: Detections, detector: SSD | None) -> None:
-    """Print how many objects of each class an image has; of a single one all, or the best score.
+    """Print how many objects of each class an image has.
 
-    `detector` is given for a single image.
+    With a detector, for a single image: also each object, or the best score if there is none.
     """
     summary, *objects = repr(detections).split("\n")
     counts = ", ".join(f"{name} {count}" for name, count in detections.counts().items())
@@ -211,7 +195,8 @@ def draw_heat_maps(detector: SSD, sources: list[Source], outputs: Outputs, _: Pr
             outputs.report(source.name, error)
 
 
-def look_into(detector: SSD, settings: PredictSettings) -> None:
+def look_into(detector: SSD, finder: SourceFinder, names: Iterable[str],
+              settings: PredictSettings) -> None:
     """Print the layers or the speed of a detector, or export it."""
     if settings.mode == "summary":
         print(summarise(detector.network))
@@ -221,14 +206,13 @@ def look_into(detector: SSD, settings: PredictSettings) -> None:
                         val_list=settings.val_list, max_loss=settings.max_loss,
                         force=settings.force)
     else:
-        finder = SourceFinder(make_folder(settings.dir_save_path))
-        images = [source.path for name in settings.images or (settings.dir_origin_path,)
-                  for source in finder.find(name) if not source.is_video]
+        images = [source.path for name in names for source in finder.find(name)
+                  if not source.is_video]
         if not images or not settings.batch_sizes or min(settings.batch_sizes) < 1:
             raise UserError("fps needs an image, named or in dir_origin_path, and batch_sizes "
                             "from 1.")
         print(measure_speed(detector.runtime, images[0], settings.batch_sizes,
-                            thresholds=detector.thresholds))
+                            detector.thresholds))
 
 
 if __name__ == "__main__":

@@ -103,10 +103,8 @@ class SSD:
             memory layout and modes. Changes to it take effect.
         class_names: names for that network.
 
-    Raises:
-        UserError: no weights, an unreadable file, a class list of another order, or a setting
-            that is none of its choices or out of range.
-        ValueError: a network on another device than the settings', or without class names.
+    Raises UserError for weights that cannot be read and settings out of range, ValueError for a
+    network on another device than the settings', or without class names.
     """
 
     def __init__(self, settings: SSDSettings | str | os.PathLike = SSDSettings(), *,
@@ -136,23 +134,17 @@ class SSD:
             image: path, PIL image, or (H, W, 3) uint8 RGB array. A relative path is looked for in
                 the current directory, then in the repo.
 
-        Returns:
-            Detections as NumPy arrays, best first: boxes (N, 4) float32 xyxy edges in pixels of
-            the image, scores (N,), labels (N,) indices into `class_names`.
-
-        Raises:
-            UserError: a file that is missing or no image.
-            TypeError, ValueError: something else than an image; an array of another shape or
-                dtype, or without pixels.
+        Returns Detections as NumPy arrays, best first: boxes (N, 4) float32 xyxy edges in pixels
+        of the image, scores (N,), labels (N,) indices into `class_names`. Raises UserError for a
+        file that is missing or no image; TypeError, ValueError for what is no image at all.
         """
         return self.detect_batch([image])[0]
 
     def detect_batch(self, images: Iterable[ImageInput], **overrides: Any) -> list[Detections]:
         """Find objects in several images, of any sizes, with one pass of the network.
 
-        Where the weights know a `tile`, inference is tiled instead. `overrides` are fields of
-        Thresholds, with `classes` by name: confidence, nms_iou, max_per_class, max_per_image, nms.
-        Takes a list of what `detect` takes, returns a list of what it returns.
+        Takes a list of what `detect` takes, returns a list of what it returns. `overrides` are
+        fields of Thresholds, with `classes` by name. Weights with a `tile` look at tiles instead.
         """
         check_images(images)
         thresholds = self._override(overrides)
@@ -206,10 +198,9 @@ class SSD:
         if not self.spec.tile:
             return self._detect_pass(inputs, sizes, thresholds)
         detections = detect_windows(inputs, self.spec, self._detect_pass, thresholds)
-        # Each window has the default caps; one that the caller gave is meant for the image.
-        is_default = thresholds.max_per_image == Thresholds.max_per_image
-        most = None if is_default else thresholds.max_per_image or None
-        return [each[:most] for each in detections]
+        if thresholds.max_per_image in (0, Thresholds.max_per_image):  # of each window
+            return detections
+        return [each[:thresholds.max_per_image] for each in detections]
 
     def _detect_pass(self, inputs, sizes, thresholds):
         """Return the Detections of one pass, in pixels of images of these (width, height) sizes."""
@@ -238,9 +229,8 @@ class SSD:
                  ) -> tuple[list[ClassResult], list[Detections]]:
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
 
-        The records have this detector's class numbers; `batch_size` images go through the network
-        at a time. All ranks get the results: (list of ClassResult by class, list of Detections by
-        image).
+        The labels of the records are this detector's. Returns, on all ranks, the ClassResult of
+        each class and the Detections of each image.
         """
         detections = self.detect_records(records, batch_size=batch_size)
         return evaluate_voc(detections, records, len(self.class_names)), detections
@@ -279,10 +269,9 @@ class SSD:
             path: the file; `model_path` of SSDSettings takes it.
             outputs: what the file gives; in "detections" with this detector's thresholds.
             precision: "int8" runs faster and finds a little less; how much is measured.
-            train_list, val_list: of voc_annotation.py, for int8: images of the first tell the
-                range of activations, those of the second how much mAP is lost.
-            max_loss: points of mAP@0.5 that int8 may lose; above, nothing is written.
-            force: write it all the same.
+            train_list, val_list: for int8: images of the first tell the range of activations,
+                those of the second how much mAP is lost.
+            max_loss: points of mAP@0.5 that int8 may lose; above, only `force` writes it.
 
         Raises UserError for a bad list or path, a missing package, and too much lost.
         """
@@ -313,23 +302,23 @@ class SSD:
 
 def _open(settings):
     """Return the Runtime of the weights that the settings name."""
-    given = read_class_names(settings.classes_path) if settings.classes_path else None
-    path = settings.model_path or newest_checkpoint(settings.save_dir)
+    class_names = read_class_names(settings.classes_path) if settings.classes_path else None
+    path = str(settings.model_path or newest_checkpoint(settings.save_dir) or "")
     if not path:
-        raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}.\nTrain "
+        raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}; train "
                         'with voc_annotation.py and train.py, or set model_path = "coco" or to a '
                         "file.")
     if os.path.isfile(path):  # in the current directory; else in the repo
         path = os.path.abspath(path)
-    if str(path).lower().endswith(".onnx"):
+    if path.lower().endswith(".onnx"):
         runtime: Runtime = OnnxRuntime(path, device=settings.device, precision=settings.precision,
                                        runtime=settings.runtime)
     else:
         device = pick_device(settings.device)
         precision = set_precision(settings.precision, device)
-        network, names = read_network(path, family=settings.weights_family, class_names=given)
+        network, names = read_network(path, family=settings.weights_family, class_names=class_names)
         runtime = TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)
-    if given and given != runtime.class_names:
+    if class_names not in (None, runtime.class_names):
         print(f"note: {settings.classes_path} differs from the classes in the weights, which are "
               f"used: {', '.join(runtime.class_names)}")
     return runtime

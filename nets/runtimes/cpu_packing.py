@@ -26,7 +26,6 @@ class PackedConv(nn.Module):
         self.packed = (None, None)  # input shape, weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, C', H', W') in the dtype of the weights."""
         shape, weight = self.packed  # read once: other threads may replace it
         x = x.to(self.weight.dtype)
         if x.shape != shape:

@@ -46,11 +46,9 @@ class OnnxRuntime:
         path: the file.
         device: "auto" and "cpu" are the processor; "cuda" and "cuda:1" need onnxruntime-gpu.
         precision: OpenVINO can compute an fp32 file in "bf16"; "auto" does where that is faster.
-        runtime: "auto" is OpenVINO on Intel's processors and for bf16, else ONNX Runtime, as far
-            as they are installed.
+        runtime: "auto" is OpenVINO on Intel's processors and for bf16, else ONNX Runtime.
 
-    Raises UserError for a file that is damaged or not of this project, and for what the runtime
-    cannot do.
+    Raises UserError for a file of another kind, and for what the runtime cannot do.
     """
 
     device = torch.device("cpu")  # where its outputs lie
@@ -74,15 +72,13 @@ class OnnxRuntime:
             reason = first_line(str(error).rpartition("failed:")[2])
             raise UserError(f"{file}: {self.name} cannot open it ({reason}); it is damaged, not "
                             "an exported file, or needs a newer version.") from None
-        try:
-            values = {name: json.loads(metadata[name]) for name in
-                      ("format", "spec", "class_names", "outputs", "precision")}
-        except (KeyError, ValueError):
-            values = {"format": None}
-        if values["format"] != FORMAT:
+        if metadata.get("format") != json.dumps(FORMAT):
             raise UserError(f"{file}: not exported by this project, it has no spec and class "
                             "names; export the checkpoint with predict.py --mode export.")
-        self.spec, self.class_names = SSDSpec.from_dict(values["spec"]), tuple(values["class_names"])
+        values = {name: json.loads(metadata[name]) for name in
+                  ("spec", "class_names", "outputs", "precision")}
+        self.spec = SSDSpec.from_dict(values["spec"])
+        self.class_names = tuple(values["class_names"])
         self._coder = BoxCoder(self.spec) if values["outputs"] == "raw" else None
         if values["precision"] == "int8":
             self.precision = "int8"
@@ -118,18 +114,17 @@ def _open_onnxruntime(ort, path, device, precision) -> tuple[Mapping[str, str], 
                         f'{precision} take runtime "openvino", or precision "fp32".')
     kind, _, number = device.partition(":")
     providers = ["CPUExecutionProvider"]
-    if kind == "cuda":
+    if kind == "cuda" and "CUDAExecutionProvider" in ort.get_available_providers():
         number = number or os.environ.get("LOCAL_RANK", "0")  # torchrun: a GPU for each process
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": number, "use_tf32": "0"}))
+    elif kind not in ("auto", "cpu"):
+        raise UserError(f"{shorten(path)}: ONNX Runtime has no {device!r} here; take \"cpu\", or "
+                        'pip install onnxruntime-gpu for "cuda".')
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     # Its threads would go on turning while NMS and the next image want the processor.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if kind not in ("auto", "cpu", "cuda") or (
-            kind == "cuda" and "CUDAExecutionProvider" not in ort.get_available_providers()):
-        raise UserError(f"{shorten(path)}: ONNX Runtime has no {device!r} here; take \"cpu\", or "
-                        'pip install onnxruntime-gpu for "cuda".')
     session = ort.InferenceSession(path, options, providers=providers)
     names = [output.name for output in session.get_outputs()][-2:]
     return (session.get_modelmeta().custom_metadata_map,

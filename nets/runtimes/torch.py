@@ -19,23 +19,14 @@ from utils.multibox.spec import SSDSpec
 
 
 class Runtime(Protocol):
-    """A network ready to run, from several threads too.
-
-    Attributes:
-        spec: everything that its weights depend on.
-        class_names: K names, without background.
-        device: where its outputs lie.
-        precision: in which it computes, for people: "fp32", "bf16", "fp16", "int8".
-        name: what runs it, for people: "PyTorch", "ONNX Runtime", "OpenVINO".
-        network: the SSDNet; UserError where there is none.
-    """
+    """A network ready to run, from several threads too."""
 
     spec: SSDSpec
-    class_names: tuple[str, ...]
-    device: torch.device
-    precision: str
-    name: str
-    network: SSDNet
+    class_names: tuple[str, ...]  # without background
+    device: torch.device  # of the outputs
+    precision: str  # "fp32", "bf16", "fp16" or "int8"
+    name: str  # "PyTorch", "ONNX Runtime" or "OpenVINO"
+    network: SSDNet  # UserError where there is none
 
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_outputs` makes them.
@@ -49,12 +40,8 @@ class Runtime(Protocol):
 class TorchRuntime:
     """Runs an SSDNet by PyTorch; a Runtime.
 
-    Args:
-        network: on its device.
-        class_names: its classes, without background.
-        precision: as set_precision returns it.
-        owned: nobody else uses the network. Then a faster copy of it runs, and later changes to the
-            network are not seen. Else the network runs as it is, and is left so.
+    With `owned` nobody else uses the network: then a faster copy of it runs, and later changes to
+    the network have no effect. Else it runs as it is, and is left so.
     """
 
     name = "PyTorch"

@@ -1,5 +1,6 @@
 """Videos, folders and bad files in; drawings, videos, crops, JSON and CSV out."""
 
+import contextlib
 import csv
 import json
 from itertools import count
@@ -42,7 +43,7 @@ def read_video(path):
 
 def write_all(outputs, sources):
     """Give the outputs the same detections in each frame of the sources."""
-    with outputs:
+    with contextlib.closing(outputs):
         for frame in read_frames(sources, outputs.report):
             if frame.image is None:
                 frame = frame._replace(image=np.asarray(Image.open(frame.source.path)))
@@ -107,7 +108,8 @@ def test_a_drawn_video_has_the_frames_and_the_rate(tmp_path, name, codec, size, 
 
 def test_ctrl_c_leaves_a_video_that_plays(tmp_path):
     source = Source(write_video(tmp_path / "a.avi"), "a.avi", is_video=True)
-    with pytest.raises(KeyboardInterrupt), Outputs(tmp_path / "out") as outputs:
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(
+            Outputs(tmp_path / "out")) as outputs:
         for frame in read_frames([source], pytest.fail):
             outputs.write(frame, DETECTIONS)
             if frame.number == 9:
@@ -194,7 +196,7 @@ def test_pycocotools_and_get_map_read_the_results(tmp_path, files, ids):
     results = json.loads((tmp_path / "coco_results.json").read_text())
     assert [row["image_id"] for row in results] == ids
     assert [row["category_id"] for row in results] == [90, 14] * 2
-    again = read_detections(tmp_path / "coco_results.json", records, names, [None, None])
+    again = read_detections(tmp_path / "coco_results.json", records, names)
     assert again.image.tolist() == [0, 0, 1, 1] and again.labels.tolist() == [79, 12] * 2
     truth = coco.COCO()
     truth.dataset = {"images": [{"id": number} for number in ids], "annotations": [],

@@ -14,7 +14,7 @@ from utils.cli import UserError, check_file, typed_path
 from utils.image import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv",
-                  ".ts", ".mts", ".m2ts", ".3gp", ".ogv")
+                  ".ts", ".mts", ".m2ts", ".3gp")
 DEFAULT_RATE = 25.0  # frames a second where the video does not say
 
 # A bad video gets one line of ours, not a page of OpenCV's and FFmpeg's.
@@ -53,10 +53,7 @@ class SourceFinder:
     def find(self, text: str) -> list[Source]:
         """Return the source that a text names, or all images and videos in and below a folder.
 
-        Args:
-            text: a path, quoted, escaped or as a file:// address too, as terminals and file
-                managers paste them; or the number of a camera.
-
+        The text is a path, as terminals and file managers paste them, or the number of a camera.
         Raises UserError where there is no such file or folder.
         """
         if text.isdecimal() and not os.path.lexists(text):

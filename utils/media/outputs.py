@@ -34,7 +34,7 @@ class Outputs:
     """Writes the files of frames that come in order, named after the whole name of the original.
 
     For a.jpg: a.jpg.jpg (drawn), a.jpg.json, crops/a.jpg_1_cat_0.98.jpg; for a video clip.avi:
-    clip.avi.mp4, clip.avi.json. As a context manager it completes the last video at the end.
+    clip.avi.mp4, clip.avi.json, which `close` completes.
 
     Attributes:
         results: {name of the image or video: (frame number or None, Detections) of each frame}.
@@ -50,13 +50,7 @@ class Outputs:
         self.results: dict[str, list[tuple[int | None, Detections]]] = {}
         self.counts: Counter[str] = Counter()
         self.failures: dict[str, str] = {}
-        self._video: _Video | None = None  # the one that is being written
-
-    def __enter__(self) -> "Outputs":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close_video()
+        self._video, self._writer = None, None  # Source and cv2.VideoWriter of the current video
 
     def report(self, name: str, error: UserError) -> None:
         """Print what cannot be read or written, once for each source."""
@@ -78,10 +72,11 @@ class Outputs:
             if self.crop:
                 self._write_crops(frame, detections)
             if frame.number is not None:
-                self._add_to_video(frame, drawn)
-            elif self.draw:
+                self._write_to_video(frame, drawn)
+                return drawn
+            if self.draw:
                 self.write_image(name, drawn)
-            if frame.number is None and self.save_json:
+            if self.save_json:
                 width, height = image_size(frame.source.path)
                 write_json(self.folder / f"{name}.json", {
                     "image": str(frame.source.path), "width": width, "height": height,
@@ -114,23 +109,36 @@ class Outputs:
             self.write_image(f"crops/{frame.source.name}{mark}_{number}_{label}_{score:.2f}",
                              frame.image[y1:y2, x1:x2])
 
-    def _add_to_video(self, frame, drawn):
-        if self._video is None or self._video.source != frame.source:
-            self._close_video()
-            self._video = _Video(self.folder / f"{frame.source.name}.mp4", frame, draw=self.draw)
-        self._video.add(drawn)
+    def _write_to_video(self, frame, drawn):
+        if self._video != frame.source:
+            self.close()
+            self._video, self._start, self._written = frame.source, time.monotonic(), 0
+            if self.draw:
+                path = self.folder / f"{frame.source.name}.mp4"
+                make_folder(path.parent)
+                self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"),
+                                               frame.rate, drawn.shape[1::-1])
+                if not self._writer.isOpened():
+                    raise UserError(f"{path}: cannot be written.")
+        if self._writer:
+            end = self._written + 1
+            if isinstance(frame.source.path, int):  # a camera does not wait for the detector
+                end = max(end, round((time.monotonic() - self._start) * frame.rate))
+            for _ in range(self._written, end):
+                self._writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+            self._written = end
 
-    def _close_video(self):
-        """Complete the video that is being written, so that it can be played, and its JSON."""
-        video, self._video = self._video, None
-        if video is None:
-            return
-        video.close()
-        if self.save_json:
+    def close(self) -> None:
+        """Complete the current video, so that it can be played, and its JSON."""
+        video, writer = self._video, self._writer
+        self._video, self._writer = None, None
+        if writer:
+            writer.release()
+        if video and self.save_json:
             frames = [{"frame": number, "objects": detections.rows()}
-                      for number, detections in self.results[video.source.name]]
-            write_json(self.folder / f"{video.source.name}.json",
-                       {"video": str(video.source.path), "frames": frames})
+                      for number, detections in self.results[video.name]]
+            write_json(self.folder / f"{video.name}.json",
+                       {"video": str(video.path), "frames": frames})
 
     def write_tables(self, class_names: Sequence[str]) -> None:
         """Gather what all processes detected; write coco_results.json and detections.csv of it.
@@ -143,18 +151,16 @@ class Outputs:
             self.results = dict(sorted(item for part in results for item in part.items()))
             self.counts = sum(counts, Counter())
             self.failures = {name: text for part in failures for name, text in part.items()}
-        if rank() > 0:
-            return
         frames = [(name, number, detections) for name, frames in self.results.items()
                   for number, detections in frames]
-        if self.save_json:
+        if rank() == 0 and self.save_json:
             numbers = numbers_of([Path(name).stem for name in self.results])
             ids = dict(zip(self.results, numbers or self.results))
             write_json(self.folder / "coco_results.json", [
                 row for name, number, (boxes, scores, labels) in frames for row in coco_results(
                     [ids[name] if number is None else f"{name}/{number}"] * len(boxes),
                     labels, boxes, scores, class_names, decimals=2)])
-        if self.save_csv:
+        if rank() == 0 and self.save_csv:
             with writing(self.folder / "detections.csv") as part, open(
                     part, "w", encoding="utf-8", newline="") as file:
                 table = csv.DictWriter(file, ("image", "frame", *COLUMNS))
@@ -176,34 +182,6 @@ class Outputs:
         if self.failures:
             raise UserError(f"{len(self.failures)} of {total} failed: "
                             f"{', '.join(list(self.failures)[:20])}")
-
-
-class _Video:
-    """The video that is being drawn: an .mp4 in the rate of its source."""
-
-    def __init__(self, path, first_frame, *, draw):
-        self.source, self.rate = first_frame.source, first_frame.rate
-        self.start, self.written, self.writer = time.monotonic(), 0, None
-        if draw:
-            make_folder(path.parent)
-            self.writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), self.rate,
-                                          first_frame.image.shape[1::-1])
-            if not self.writer.isOpened():
-                raise UserError(f"{path}: cannot be written.")
-
-    def add(self, drawn):
-        if self.writer is None:
-            return
-        target = self.written + 1
-        if isinstance(self.source.path, int):  # a camera does not wait for the detector
-            target = max(target, round((time.monotonic() - self.start) * self.rate))
-        while self.written < target:
-            self.writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-            self.written += 1
-
-    def close(self):
-        if self.writer is not None:
-            self.writer.release()
 
 
 def show_frame(frame: Frame, drawn: np.ndarray) -> bool:
