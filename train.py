@@ -27,7 +27,7 @@ from utils.device import keep_freed_memory, pick_device, run_in, set_precision
 from utils.distributed import (any_rank, broadcast_tensors, check_device, on_rank0, process_group,
                                rank, rank0_first, sum_over_ranks, without_sync, world_size,
                                wrap_network)
-from utils.evaluation.map_report import format_results
+from utils.evaluation.measurement import format_results
 from utils.evaluation.voc_ap import mean_ap
 from utils.multibox.loss import MultiBoxLoss
 from utils.training.logging import describe_end, describe_epoch, describe_start, has_stalled

@@ -28,7 +28,8 @@ from utils.cli import run
 from utils.data.annotations import Record
 from utils.evaluation.assignment import flatten_detections, flatten_records
 from utils.evaluation.coco_ap import evaluate_coco
-from utils.evaluation.detection_files import coco_ground_truth, coco_results
+from utils.coco_ids import coco_results
+from utils.evaluation.detection_files import coco_ground_truth, image_ids
 from utils.evaluation.voc_ap import evaluate_voc, mean_ap
 
 # Module, the class that scores, what its index is loaded by.
@@ -133,7 +134,8 @@ def make_judge(name, found, records, classes, voc):
     """Return a package's COCOeval of the same boxes."""
     module, scorer, index = JUDGES[name]
     names = [str(label) for label in range(classes)]
-    results = list(coco_results(flatten_detections(found), records, names))
+    flat, ids = flatten_detections(found), image_ids(records)
+    results = coco_results([ids[k] for k in flat.image], flat.labels, flat.boxes, flat.scores, names)
     make_index = importlib.import_module(index).COCO
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "truth.json")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from utils.multibox.boxes import pairwise_iou
-from utils.evaluation.voc_ap import (area_under_curve, eleven_points, evaluate_voc, mean_ap,
-                                     precision_recall)
+from utils.evaluation.voc_ap import (ClassResult, area_under_curve, at_confidence, best_f1,
+                                     eleven_points, evaluate_voc, mean_ap, precision_recall)
 
 BOX, FAR = (10, 10, 50, 50), (100, 100, 150, 150)
 
@@ -108,8 +108,8 @@ def test_ap_equals_the_voc_kit(seed, tied, threshold):
     for label, result in enumerate(results):
         area, points = devkit_ap(
             [(score, image, box) for image, rows in enumerate(detections)
-             for score, box, own in rows if own == label],
-            [[(box, hard) for box, own, hard in rows if own == label] for rows in objects],
+             for score, box, other in rows if other == label],
+            [[(box, hard) for box, other, hard in rows if other == label] for rows in objects],
             threshold)
         assert 0 < area < 1 or threshold == 1
         assert result.ap_area == pytest.approx(area, rel=0, abs=1e-12)
@@ -183,12 +183,6 @@ def test_ap_of_a_published_example():
     assert eleven_points(*curve) == pytest.approx(0.2684, abs=1e-4)
 
 
-def test_perfect_detections_score_one():
-    records = [record((BOX, 0, False), (FAR, 1, False))]
-    results = evaluate_voc([found((0.2, BOX, 0), (0.3, FAR, 1))], records, 2)
-    assert [(r.ap_area, r.ap_11_point) for r in results] == [(1, 1), (1, 1)]
-
-
 def test_duplicate_is_a_false_positive():
     # The lower of the two scores is wrong, even if it fits better.
     detections = [found((0.8, BOX, 0), (0.9, (10, 10, 50, 45), 0))]
@@ -221,12 +215,6 @@ def test_difficult_objects_count_neither_way():
     assert missed.ap_area == 1
 
 
-def test_other_classes_and_images_do_not_help():
-    records = [record((BOX, 0, False)), record()]
-    detections = [found((0.9, BOX, 1)), found((0.8, BOX, 0))]
-    assert evaluate_voc(detections, records, 2)[0].ap_area == 0
-
-
 def test_no_detections_score_zero():
     for detections in ([found()], [found((0.9, FAR, 1))]):
         result = evaluate_voc(detections, [record((BOX, 0, False))], 2)[0]
@@ -243,11 +231,6 @@ def test_class_without_objects_is_nan_and_not_in_the_mean():
     assert [len(r.recall) for r in results] == [1, 0, 0]
 
 
-def test_mean_counts_a_missed_class_as_zero():
-    records = [record((BOX, 0, False), (FAR, 1, False))]
-    assert mean_ap(evaluate_voc([found((0.9, BOX, 0))], records, 2)) == 0.5
-
-
 @pytest.mark.parametrize("detections, records", [([], []), ([found()], [record()])])
 def test_set_without_objects_has_no_mean(detections, records):
     assert np.isnan(mean_ap(evaluate_voc(detections, records, 2)))
@@ -256,3 +239,43 @@ def test_set_without_objects_has_no_mean(detections, records):
 def test_lists_of_unlike_length_are_refused():
     with pytest.raises(ValueError):
         evaluate_voc([found()], [record(), record()], 1)
+
+
+def class_result(scores, right, total):
+    """Return the ClassResult of detections by falling score, for `total` objects."""
+    hits = np.cumsum(right)
+    return ClassResult(0, 0, total, len(scores), scores, hits / np.arange(1, len(scores) + 1),
+                       hits / total)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("levels", [20, 1000, 10 ** 7])
+def test_best_f1_by_trying_each_thousandth(levels, dtype):
+    rng = np.random.default_rng(levels)
+    scores = np.sort(rng.integers(1, levels, 80) / levels).astype(dtype)[::-1]
+    right = rng.random(80) < scores
+    tried = []
+    for confidence in np.arange(1000) / 1000:
+        kept = scores > dtype(confidence)
+        if kept.any():
+            tried.append((2 * right[kept].sum() / (kept.sum() + 50), confidence))
+    best = best_f1(class_result(scores, right, 50))
+    assert best.f1 == pytest.approx(max(tried)[0])
+    # The figures are those of what scores more than the confidence that is printed.
+    kept = scores > dtype(float(f"{best.confidence:.3f}"))
+    assert best.precision == pytest.approx(right[kept].mean())
+    assert best.recall == pytest.approx(right[kept].sum() / 50)
+    assert best.f1 == pytest.approx(2 / (1 / best.precision + 1 / best.recall))
+
+
+def test_best_f1_of_scores_in_one_thousandth():
+    """Both are above 0.9: the wrong one cannot be left out by a confidence of three decimals."""
+    best = best_f1(class_result(np.array([0.9009, 0.9003]), np.array([True, False]), 1))
+    assert best == (0.9, pytest.approx(2 / 3), 0.5, 1)
+
+
+def test_operating_points_without_meaning():
+    result, other = evaluate_voc([found((0.9, BOX, 0))], [record((BOX, 0, False))], 2)
+    assert at_confidence(result, 0.8) == (0.8, 1, 1, 1)
+    assert at_confidence(result, 0.95)[3] == 0 and np.isnan(at_confidence(result, 0.95).precision)
+    assert np.isnan(at_confidence(other, 0.5)[1:]).all() and best_f1(other) is None

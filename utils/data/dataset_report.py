@@ -157,11 +157,12 @@ def write_html(path, *, tables, problems, suggestion, figures, images):
 
     Raises UserError where the file cannot be written.
     """
-    found = [(summary, [["where", "what"], *([problem.where, problem.what] for problem in mine)])
-             for summary, mine in by_kind(problems)]
+    kinds = [Section(summary, [["where", "what"],
+                               *([problem.where, problem.what] for problem in of_kind)])
+             for summary, of_kind in by_kind(problems)]
     sections = [*(Section(heading, rows) for heading, rows in tables.items()),
                 Section("Better priors", text=suggestion),
-                Section("Problems", text="" if found else "none", lists=found),
+                Section("Problems", text="" if kinds else "none", details=kinds),
                 *(Section(heading, images=[(name, image_uri(item)) for name, item in items])
                   for heading, items in (("Boxes", figures), ("Samples", images)))]
     write_page(path, "Dataset report", [section for section in sections if any(section[1:])])

@@ -1,295 +1,264 @@
-"""Which detection met which object: decided once, over all images and classes, for every metric.
+"""Which detection matches which object: decided once, over all images and classes, for every figure.
 
-Average precision, COCO's figures, errors and curves read an `Assignment`. Two rules are in use:
+VOC's rule (`assign_voc`; VOCevaldet.m): a detection goes to the object of its class that it
+overlaps most, the first of equals. If their IoU reaches the threshold, the highest-scoring such
+detection is a true positive; the others are false positives and do not try the next best object.
+Detections of difficult objects are ignored. All detections count.
 
-VOC (`assign_voc`; VOCevaldet.m). A detection goes to the object of its class that it overlaps most,
-the first of equals. If their IoU reaches the threshold, it is right where it is the highest-scoring
-one that does so, a false positive where another was before it (it does not look for the next best
-object), and left out where the object is difficult. All detections count.
+COCO's rule (`assign_coco`, `match_coco`; pycocotools): a detection, in the order of scores, takes
+the object *still free* that it overlaps most, the last of equals; objects that count come before
+those that do not. A crowd may be taken many times, and its IoU is the share of the detection inside
+it. Objects outside the size range are ignored as crowds are, and so are unmatched detections
+outside it. Of an image and class only the 100 best detections count.
 
-COCO (`assign_coco`; pycocotools). A detection, in the order of scores, takes the object *still
-free* that it overlaps most, the last of equals; objects that count go before those that do not. A
-crowd may be taken many times, and its IoU is the share of the detection that lies inside it.
-Objects outside of the size range count as little as crowds, and so do unmatched detections outside
-of it. Of an image and class only the 100 best detections count.
+Both take detections of equal score in the order of images, then of the input; an IoU equal to the
+threshold is enough. A record's `difficult` is VOC's difficult for one rule, COCO's iscrowd for the
+other.
 
-Both go through detections of equal score in the order of images, then in that of the input, and an
-IoU equal to the threshold is enough. The `difficult` flag of a record is VOC's difficult for the
-first rule, COCO's iscrowd for the second.
-
-Why figures of other code bases differ for the same detections: boxes without VOC's extra pixel
-(here boxes are edges, see data/voc.py, and overlap in edges is the kit's); a second-best object
-tried (COCO's habit) under VOC's name; difficult objects counted; confidence of 0.05 or more, or
-fewer detections kept, where weak ones still add recall; the 11 points of VOC 2007 taken for the
-area, or COCO's 101 points for either; classes without objects counted as 0 or 1; sizes from masks
-(COCO's `area`) or from boxes.
+Why other code reports other figures for the same detections: boxes without VOC's extra pixel (here
+boxes are edges, see data/voc.py, and overlaps of edges equal the kit's); a second-best object tried
+under VOC's name; difficult objects counted; a confidence of 0.05 or more, where weak detections
+still add recall; the 11 points of VOC 2007 taken for the area, or COCO's 101 points for either;
+classes without objects counted as 0 or 1; sizes from masks or from boxes.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-PAIRS_AT_ONCE = 2_000_000  # of a detection and an object; bounds the memory
+from utils.data.annotations import Record
+from utils.detections import Detections
+from utils.multibox.boxes import area
+
+CHUNK = 65_536  # detections that are compared with objects at a time, to bound the memory
 COCO_IOUS = np.linspace(0.5, 0.95, 10)
 ALL_AREAS = (0.0, 1e10)  # square pixels, COCO's widest range
 
 
-class Found(NamedTuple):
+class FlatDetections(NamedTuple):
     """The detections of a set of images as flat arrays, in any order."""
 
-    image: np.ndarray  # (D,) int, number of the record
+    image: np.ndarray  # (D,) int, index of the record
     labels: np.ndarray  # (D,) int, index into the class names
     scores: np.ndarray  # (D,) float, finite
     boxes: np.ndarray  # (D, 4) float xyxy edges in pixels
     area: np.ndarray  # (D,) float64, width times height
 
+    def take(self, rows: np.ndarray) -> "FlatDetections":
+        """Return some of the detections, by a mask or indices."""
+        return FlatDetections(*(field[rows] for field in self))
 
-class Objects(NamedTuple):
+
+class FlatObjects(NamedTuple):
     """The ground truth of a set of images as flat arrays, in any order."""
 
-    image: np.ndarray  # (G,) int, number of the record
+    image: np.ndarray  # (G,) int, index of the record
     labels: np.ndarray  # (G,) int
     boxes: np.ndarray  # (G, 4) float xyxy edges in pixels
     difficult: np.ndarray  # (G,) bool, VOC's difficult or COCO's iscrowd
-    area: np.ndarray  # (G,) float64 as annotated, for COCO's size ranges
-    box_area: np.ndarray  # (G,) float64, width times height, for the IoU
+    area: np.ndarray  # (G,) float64, width times height
 
 
 class Assignment(NamedTuple):
-    """Who met whom. Columns go with the rows of `found`; numbers of objects are rows of `objects`.
+    """The matches at one IoU. Columns go with the rows of `detections`."""
 
-    A detection is right where `matched >= 0` and not `ignored`, a false positive where
-    `matched < 0` and not `ignored`.
-    """
-
-    found: Found
-    objects: Objects
-    thresholds: np.ndarray  # (T,) IoUs
-    matched: np.ndarray  # (T, D) int32, the object that a detection got, or -1
-    ignored: np.ndarray  # (T, D) bool, detections that count neither way
+    detections: FlatDetections
+    objects: FlatObjects
+    matched: np.ndarray  # (D,) row of the object that a detection got, or -1
+    ignored: np.ndarray  # (D,) bool, detections that count neither way
     counted: np.ndarray  # (G,) bool, the objects that are to be found
-    best_iou: np.ndarray  # (D,) float64 with objects of its class, 0 where none is touched
-    best_object: np.ndarray  # (D,) int32, the object of its class overlapped most, or -1
-    order: np.ndarray  # (D,) int, rows of `found` by class, in it best score first
+    order: np.ndarray  # (D,) rows of `detections` by class, in it best score first
+
+    @property
+    def true_positives(self) -> np.ndarray:  # (D,) bool
+        return (self.matched >= 0) & ~self.ignored
+
+    @property
+    def false_positives(self) -> np.ndarray:  # (D,) bool
+        return (self.matched < 0) & ~self.ignored
+
+    @property
+    def not_found(self) -> np.ndarray:  # (G,) bool, the objects that count and no detection got
+        return self.counted & ~np.isin(np.arange(len(self.counted)), self.matched)
 
 
-def flatten_detections(detections) -> Found:
-    """Return the detections of a set, one with boxes, scores and labels an image, as Found."""
-    counts = [len(found.scores) for found in detections]
+def flatten_detections(detections: Sequence[Detections]) -> FlatDetections:
+    """Return the Detections of a set, one an image, as flat arrays."""
+    counts = [len(image.scores) for image in detections]
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(it.boxes for it in detections)])
-    return Found(np.repeat(np.arange(len(counts)), counts),
-                 np.concatenate([np.zeros(0, np.int64), *(it.labels for it in detections)]),
-                 np.concatenate([np.zeros(0, np.float32), *(it.scores for it in detections)]),
-                 boxes, box_areas(boxes))
+    scores = np.concatenate([np.zeros(0, np.float32), *(it.scores for it in detections)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(it.labels for it in detections)])
+    return FlatDetections(np.repeat(np.arange(len(counts)), counts), labels, scores, boxes,
+                          area(boxes.astype(np.float64)))
 
 
-def flatten_records(records) -> Objects:
-    """Return the objects of records as Objects; their area is that of the box."""
+def flatten_records(records: Sequence[Record]) -> FlatObjects:
+    """Return the objects of records as flat arrays."""
     counts = [len(record.labels) for record in records]
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(it.boxes_px for it in records)])
-    area = box_areas(boxes)
-    return Objects(np.repeat(np.arange(len(counts)), counts),
-                   np.concatenate([np.zeros(0, np.int64), *(it.labels for it in records)]), boxes,
-                   np.concatenate([np.zeros(0, bool), *(it.difficult for it in records)]),
-                   area, area)
+    labels = np.concatenate([np.zeros(0, np.int64), *(it.labels for it in records)])
+    difficult = np.concatenate([np.zeros(0, bool), *(it.difficult for it in records)])
+    return FlatObjects(np.repeat(np.arange(len(counts)), counts), labels, boxes, difficult,
+                       area(boxes.astype(np.float64)))
 
 
-def box_areas(boxes) -> np.ndarray:
-    """Return the (N,) float64 areas of (N, 4) xyxy boxes of any float type."""
-    x0, y0, x1, y1 = boxes.astype(np.float64, copy=False).T
-    return (x1 - x0) * (y1 - y0)
+def assign_voc(detections: FlatDetections, objects: FlatObjects, iou: float = 0.5) -> Assignment:
+    """Assign by the rule of VOC (see above) at an IoU above 0."""
+    order = sort_detections(detections)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    best_iou, best_object = best_overlaps(*overlapping_pairs(detections, objects), len(order))
+    rows = np.flatnonzero(best_iou >= iou)
+    candidates = best_object[rows]
+    first = np.full(len(objects.image), len(order))
+    np.minimum.at(first, candidates, rank[rows])  # the best score of each object
+    matched, ignored = np.full(len(order), -1), np.zeros(len(order), bool)
+    ignored[rows] = objects.difficult[candidates]
+    matched[rows] = np.where(ignored[rows] | (first[candidates] == rank[rows]), candidates, -1)
+    return Assignment(detections, objects, matched, ignored, ~objects.difficult, order)
 
 
-def assign_voc(found: Found, objects: Objects, thresholds=(0.5,)) -> Assignment:
-    """Assign by the rule of VOC (see above) at (T,) IoU thresholds, each above 0."""
-    thresholds = check_thresholds(thresholds)
-    order, place = _orders(found)
-    best_iou, best = best_overlaps(found, objects)
-    shape = (len(thresholds), len(place))
-    matched, ignored = np.full(shape, -1, np.int32), np.zeros(shape, bool)
-    for row, threshold in enumerate(thresholds):
-        rows = np.flatnonzero(best_iou >= threshold)
-        mine = best[rows]
-        first = np.full(len(objects.image), len(place))
-        np.minimum.at(first, mine, place[rows])
-        hard = objects.difficult[mine]
-        ignored[row, rows] = hard
-        matched[row, rows] = np.where(hard | (first[mine] == place[rows]), mine, -1)
-    return Assignment(found, objects, thresholds, matched, ignored, ~objects.difficult,
-                      best_iou, best, order)
-
-
-def assign_coco(found: Found, objects: Objects, thresholds=COCO_IOUS, *, area_range=ALL_AREAS,
+def assign_coco(detections: FlatDetections, objects: FlatObjects, iou: float = 0.5, *,
                 max_detections: int = 100) -> Assignment:
-    """Assign by the rule of COCO (see above) at (T,) IoU thresholds, in one range of areas.
+    """Assign by the rule of COCO (see above) at an IoU above 0, objects of all sizes.
 
     Detections beyond the `max_detections` best of an image and class are ignored.
     """
-    thresholds = check_thresholds(thresholds)
-    matches = match_coco(found, objects, thresholds, [area_range], max_detections)
-    inside = (found.area >= area_range[0]) & (found.area <= area_range[1])
-    matched = np.full((len(thresholds), len(inside)), -1, np.int32)
-    ignored = np.repeat((~inside | (matches.rank >= max_detections))[None], len(thresholds), 0)
-    matched[:, matches.rows] = mine = matches.matched[:, 0]
+    matches = match_coco(detections, objects, [iou], [ALL_AREAS], max_detections)
+    matched = np.full(len(detections.image), -1)
+    matched[matches.rows] = matches.matched[0, 0]
     counted = matches.counted[0]
-    ignored[:, matches.rows] = np.where(mine >= 0, ~np.append(counted, True)[mine],
-                                        ignored[:, matches.rows])
-    return Assignment(found, objects, thresholds, matched, ignored, counted,
-                      *best_overlaps(found, objects), matches.order)
+    ignored = ~np.append(counted, True)[matched] | (matches.rank >= max_detections)
+    return Assignment(detections, objects, matched, ignored, counted, matches.order)
 
 
-def check_thresholds(thresholds) -> np.ndarray:
-    """Return IoU thresholds as a (T,) float64 array; ValueError for others than 0 < IoU <= 1."""
-    thresholds = np.atleast_1d(np.asarray(thresholds, np.float64))
-    if not ((thresholds > 0) & (thresholds <= 1)).all():
-        raise ValueError(f"IoU thresholds must lie in 0 < IoU <= 1, got {thresholds.tolist()}")
-    return thresholds
+def best_overlaps(rows: np.ndarray, object_rows: np.ndarray, iou: np.ndarray, number: int
+                  ) -> tuple[np.ndarray, np.ndarray]:
+    """Return ((D,) highest IoU, (D,) that object, the first of equals, or -1) of `number` detections.
 
-
-def best_overlaps(found: Found, objects: Objects, *, any_class: bool = False):
-    """Return ((D,) float64 highest IoU with an object of the image, (D,) int32 that object or -1).
-
-    Objects are those of the detection's class, or of any; the first one of equals.
+    From pairs as `overlapping_pairs` returns them.
     """
-    best_iou = np.zeros(len(found.image))
-    best = np.full(len(found.image), -1, np.int32)
-    for rows, mine, iou in overlaps(found, objects, any_class=any_class):
-        starts = np.flatnonzero(np.diff(rows, prepend=-1))
-        highest = np.maximum.reduceat(iou, starts) if len(rows) else iou
-        is_best = np.flatnonzero(iou == np.repeat(highest, np.diff(starts, append=len(rows))))
-        is_best = is_best[np.diff(rows[is_best], prepend=-1) != 0]
-        best_iou[rows[starts]], best[rows[starts]] = highest, mine[is_best]
-    return best_iou, best
+    best_iou, best_object = np.zeros(number), np.full(number, -1)
+    np.maximum.at(best_iou, rows, iou)
+    is_best = np.flatnonzero(iou == best_iou[rows])[::-1]  # the first of equals is written last
+    best_object[rows[is_best]] = object_rows[is_best]
+    return best_iou, best_object
 
 
-def _orders(found):
-    """Return (rows by class and falling score, the place of each row in that order)."""
-    order = np.argsort(found.image, kind="stable")
-    order = order[np.argsort(-found.scores[order], kind="stable")]
-    order = order[np.argsort(_small(found.labels)[order], kind="stable")]
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return order, place
+def sort_detections(detections: FlatDetections) -> np.ndarray:
+    """Return the (D,) rows by class, in it by falling score, then by image."""
+    return np.lexsort((detections.image, -detections.scores, detections.labels.astype(np.uint16)))
 
 
-def _small(values):
-    """Return whole numbers in the type that NumPy sorts fastest."""
-    return values.astype(np.uint16) if len(values) and values.max() < 2 ** 16 else values
+def overlapping_pairs(detections: FlatDetections, objects: FlatObjects, *, any_class: bool = False,
+                      crowds: bool = False, min_iou: float = 0.0
+                      ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (detection rows, object rows, IoUs) of the pairs in one image with 0 < IoU >= min_iou.
 
-
-def overlaps(found, objects, *, any_class=False, crowds=False, floor=0.0):
-    """Yield (rows of found, rows of objects, IoU) of pairs in one image with IoU > 0 and >= floor.
-
-    Pairs stand by rows of found, then of objects. With `crowds` the IoU with a difficult object is
-    the share of the detection inside it.
+    Pairs are in the order of detections, then of objects; they are of one class unless `any_class`.
+    With `crowds` the IoU with a difficult object is the share of the detection inside it.
     """
-    classes = 1 + max(found.labels.max(initial=0), objects.labels.max(initial=0))
-    keys, object_keys = (part.image * classes + (0 if any_class else part.labels)
-                         for part in (found, objects))
+    classes = 1 + max(detections.labels.max(initial=0), objects.labels.max(initial=0))
+    keys, object_keys = (boxes.image * classes + (0 if any_class else boxes.labels)
+                         for boxes in (detections, objects))
     by_key = np.argsort(object_keys, kind="stable")
-    object_keys = object_keys[by_key]
-    first = np.searchsorted(object_keys, keys)
-    counts = np.searchsorted(object_keys, keys, side="right") - first
-    ends = np.cumsum(counts)
-    start = 0
-    while start < len(counts):
-        done = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, done + PAIRS_AT_ONCE, side="right")))
-        count = counts[start:stop]
-        rows = np.repeat(np.arange(start, stop), count)
-        mine = by_key[np.arange(len(rows))
-                      + np.repeat(first[start:stop] - ends[start:stop] + count + done, count)]
-        iou = _iou(found, rows, objects, mine, crowds)
-        keep = (iou > 0) & (iou >= floor)
-        yield rows[keep], mine[keep], iou[keep]
-        start = stop
+    first = np.searchsorted(object_keys, keys, sorter=by_key)
+    counts = np.searchsorted(object_keys, keys, side="right", sorter=by_key) - first
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for start in range(0, len(keys), CHUNK):
+        count = counts[start:start + CHUNK]
+        rows = np.repeat(np.arange(start, start + len(count)), count)
+        number = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+        object_rows = by_key[first[rows] + number]
+        iou = _iou(detections, rows, objects, object_rows, crowds)
+        keep = (iou > 0) & (iou >= min_iou)
+        parts.append((rows[keep], object_rows[keep], iou[keep]))
+    return tuple(map(np.concatenate, zip(*parts)))
 
 
-def _iou(found, rows, objects, mine, crowds):
+def _iou(detections, rows, objects, object_rows, crowds):
     """Return the (P,) float64 IoUs of pairs, computed as pycocotools and the VOC kit do."""
-    ours, theirs = (boxes.astype(np.float64, copy=False).T
-                    for boxes in (found.boxes[rows], objects.boxes[mine]))
-    width = np.minimum(ours[2], theirs[2]) - np.maximum(ours[0], theirs[0])
-    height = np.minimum(ours[3], theirs[3]) - np.maximum(ours[1], theirs[1])
-    touch = (width > 0) & (height > 0)
-    common, area = width * height, found.area[rows]
-    union = area + objects.box_area[mine] - common
+    x1, y1, x2, y2 = detections.boxes[rows].astype(np.float64, copy=False).T
+    left, top, right, bottom = objects.boxes[object_rows].astype(np.float64, copy=False).T
+    width = np.minimum(x2, right) - np.maximum(x1, left)
+    height = np.minimum(y2, bottom) - np.maximum(y1, top)
+    common, area_ = width * height, detections.area[rows]
+    union = area_ + objects.area[object_rows] - common
     if crowds:
-        union = np.where(objects.difficult[mine], area, union)
-    return np.divide(common, union, out=np.zeros(len(rows)), where=touch)
+        union = np.where(objects.difficult[object_rows], area_, union)
+    return np.divide(common, union, out=np.zeros(len(rows)), where=(width > 0) & (height > 0))
 
 
 class CocoMatches(NamedTuple):
-    """COCO's matching in several size ranges; only detections that touch an object have a column.
+    """COCO's matches at T IoUs in A size ranges, of the Q detections that overlap an object.
 
-    Most of ten million detections touch none: so the matches fit in memory.
+    Most of a million detections overlap none: so the matches fit in memory.
     """
 
-    order: np.ndarray  # (D,) rows of found by class, in it best score first
-    rank: np.ndarray  # (D,) int32, the detection's number in its image and class, by score
-    rows: np.ndarray  # (Q,) rows of found with an IoU of the lowest threshold, in that order
+    order: np.ndarray  # (D,) rows of detections by class, in it best score first
+    rank: np.ndarray  # (D,) position of each detection in its image and class, by score
+    rows: np.ndarray  # (Q,) rows of detections that reach the lowest IoU, in that order
     matched: np.ndarray  # (T, A, Q) int32 rows of objects, or -1
     counted: np.ndarray  # (A, G) bool, objects that count in a range
 
 
-def match_coco(found: Found, objects: Objects, thresholds, area_ranges,
-               max_detections: int = 100) -> CocoMatches:
-    """Match by the rule of COCO at (T,) IoUs in A ranges of areas (lowest, highest), both inside.
+def match_coco(detections: FlatDetections, objects: FlatObjects, ious: Sequence[float],
+               area_ranges: Sequence[tuple[float, float]], max_detections: int = 100
+               ) -> CocoMatches:
+    """Match by the rule of COCO at T IoUs in A ranges of areas (lowest, highest), both inside.
 
-    Detections of one turn (the first of each image and class that overlap anything, then the
-    second ones) do not meet, so that each turn is one step for all images and classes.
+    A first round matches the best detection of every image and class that overlaps anything, the
+    next round the second best: none of a round compete, so that a round is one array operation.
     """
-    levels = np.minimum(thresholds, 1 - 1e-10)
-    order, place = _orders(found)
-    rank = _ranks(found.image, found.labels, order)
+    ious = np.minimum(ious, 1 - 1e-10)  # as pycocotools
+    order = sort_detections(detections)
+    rank = _rank_in_image(detections.image, detections.labels, order)
     low, high = np.array(area_ranges).T[:, :, None]
     counted = ~objects.difficult & (objects.area >= low) & (objects.area <= high)
-    parts = list(overlaps(found, objects, crowds=True, floor=levels.min()))
-    rows, mine, iou = (np.concatenate([part[k] for part in parts]) if parts
-                       else np.zeros(0, np.int64) for k in range(3))
-    keep = rank[rows] < max_detections
-    rows, mine, iou = rows[keep], mine[keep], iou[keep]
-    columns, turns = np.full(len(rank), -1, np.int32), np.empty(len(rank), np.int32)
-    columns[rows] = 0
-    candidates = order[columns[order] == 0]
-    columns[candidates] = numbers = np.arange(len(candidates))
-    turns[candidates] = _ranks(found.image[candidates], found.labels[candidates], numbers)
-    # Within a detection the pair to prefer is the last one that is free.
-    by_turn = np.lexsort((mine, iou, place[rows], turns[rows]))
-    rows, mine, iou = rows[by_turn], mine[by_turn], iou[by_turn]
-    matched = np.full((len(levels), len(counted), len(candidates)), -1, np.int32)
-    taken = np.zeros((len(levels), len(counted), len(objects.image)), bool)
-    bounds = np.flatnonzero(np.diff(turns[rows], prepend=-1, append=-1))
-    for start, stop in pairwise(bounds):
-        part = slice(start, stop)
-        free = (iou[part] >= levels[:, None])[:, None] & ~taken[:, :, mine[part]]
-        heads = np.flatnonzero(np.diff(rows[part], prepend=-1))
-        matched[:, :, columns[rows[part][heads]]] = chosen = _choose(
-            free, counted[:, mine[part]], mine[part], heads)
+    pairs = overlapping_pairs(detections, objects, crowds=True, min_iou=ious.min())
+    rows, object_rows, iou = (values[rank[pairs[0]] < max_detections] for values in pairs)
+    overlapping = np.zeros(len(order), bool)
+    overlapping[rows] = True
+    candidates = order[overlapping[order]]
+    column, turn = np.empty(len(order), np.int32), np.empty(len(order), np.int32)
+    column[candidates] = np.arange(len(candidates))
+    turn[candidates] = _rank_in_image(detections.image[candidates], detections.labels[candidates],
+                                      column[candidates])
+    # Of a detection's pairs the last one that is free is taken.
+    by_turn = np.lexsort((object_rows, iou, column[rows], turn[rows]))
+    rows, object_rows, iou = rows[by_turn], object_rows[by_turn], iou[by_turn]
+    matched = np.full((len(ious), len(counted), len(candidates)), -1, np.int32)
+    taken = np.zeros((len(ious), len(counted), len(objects.image)), bool)
+    for start, stop in pairwise(np.flatnonzero(np.diff(turn[rows], prepend=-1, append=-1))):
+        targets = object_rows[start:stop]
+        free = (iou[start:stop] >= ious[:, None])[:, None] & ~taken[:, :, targets]
+        firsts = np.flatnonzero(np.diff(rows[start:stop], prepend=-1))
+        chosen = _choose(free, counted[:, targets], targets, firsts)
+        matched[:, :, column[rows[start:stop][firsts]]] = chosen
         t, a, q = np.nonzero((chosen >= 0) & ~objects.difficult[chosen])
         taken[t, a, chosen[t, a, q]] = True
     return CocoMatches(order, rank, candidates, matched, counted)
 
 
-def _choose(free, counted, mine, heads):
+def _choose(free, counted, targets, firsts):
     """Return the (T, A, Q) objects that detections take, -1 for none.
 
-    Of P pairs in the order of preference, detection by detection, from (T, A, P) free, (A, P)
-    counted, (P,) mine, and (Q,) where each detection begins.
+    Of P pairs, detection by detection in rising order of preference, from (T, A, P) free, (A, P)
+    counted, (P,) objects, and (Q,) the first pair of each detection.
     """
-    size = len(mine)
-    worth = np.arange(1, size + 1) + counted * np.int32(size)
-    worth = np.where(free, worth.astype(np.int32), np.int32(0))
-    best = np.maximum.reduceat(worth, heads, axis=-1)
-    return np.where(best > 0, mine[(best - 1) % size], -1)
+    size = len(targets)
+    worth = (np.arange(1, size + 1) + counted * size).astype(np.int32)
+    best = np.maximum.reduceat(np.where(free, worth, np.int32(0)), firsts, axis=-1)
+    return np.where(best > 0, targets[(best - 1) % size], -1)
 
 
-def _ranks(image, labels, order):
-    """Return each detection's (D,) number within its image and class, in an order by class."""
-    order = order[np.argsort(_small(image)[order], kind="stable")]
-    key = image[order] * (1 + labels.max(initial=0)) + labels[order]
-    heads = np.flatnonzero(np.diff(key, prepend=-1))
-    ranks = np.empty(len(order), np.int32)
-    ranks[order] = np.arange(len(order)) - np.repeat(heads, np.diff(heads, append=len(order)))
-    return ranks
+def _rank_in_image(image, labels, order):
+    """Return each detection's (D,) position within its image and class, in an order by class."""
+    small = np.uint16 if image.max(initial=0) < 2 ** 16 else np.int64  # uint16 is sorted fastest
+    order = order[np.argsort(image[order].astype(small), kind="stable")]
+    firsts = np.flatnonzero(np.diff(image[order], prepend=-1) | np.diff(labels[order], prepend=-1))
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order)) - np.repeat(firsts, np.diff(firsts, append=len(order)))
+    return rank

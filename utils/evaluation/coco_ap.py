@@ -1,17 +1,16 @@
 """COCO's figures, equal to pycocotools' to the last digit."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from utils.evaluation.assignment import COCO_IOUS, Found, Objects, match_coco
+from utils.evaluation.assignment import (ALL_AREAS, COCO_IOUS, FlatDetections, FlatObjects,
+                                         match_coco)
 
 RECALLS = np.linspace(0, 1, 101)
-SIZES = {"all": (0, 1e10), "small": (0, 32 ** 2), "medium": (32 ** 2, 96 ** 2),
+SIZES = {"all": ALL_AREAS, "small": (0, 32 ** 2), "medium": (32 ** 2, 96 ** 2),
          "large": (96 ** 2, 1e10)}  # square pixels, both ends belong to a range
 LIMITS = (1, 10, 100)  # detections of an image and class that count
-AT_ONCE = 1_000_000  # detections; whole classes go through together up to this many
 # COCO's twelve: name -> (AP or AR, IoU or None for the mean of all, size, detections that count).
 FIGURES = {
     "AP50:95": ("AP", None, "all", 100), "AP50": ("AP", 0.5, "all", 100),
@@ -49,66 +48,52 @@ class CocoResult(NamedTuple):
         return {name: self.figure(name) for name in FIGURES}
 
 
-def evaluate_coco(found: Found, objects: Objects, num_classes: int) -> CocoResult:
-    """Score detections as pycocotools does; images are in the order of its sorted ids."""
+def evaluate_coco(detections: FlatDetections, objects: FlatObjects, num_classes: int) -> CocoResult:
+    """Score detections as pycocotools does.
+
+    It goes through images in the order of their ids, which matters for equal scores: `image` has to
+    number them in that order.
+    """
     precision = np.full((len(COCO_IOUS), len(RECALLS), num_classes, len(SIZES)), -1.0)
     recall = np.full((len(COCO_IOUS), num_classes, len(SIZES), len(LIMITS)), -1.0)
-    for part, truth in _by_classes(found, objects, num_classes):
-        _fill(part, truth, precision, recall)
-    return CocoResult(precision, recall)
-
-
-def _by_classes(found, objects, num_classes) -> Iterator[tuple[Found, Objects]]:
-    """Yield the detections and objects of some classes at a time, so that memory is bounded."""
-    counts = np.cumsum(np.bincount(found.labels, minlength=num_classes))
-    if not len(counts) or counts[-1] <= AT_ONCE:
-        yield found, objects
-        return
-    parts = counts // AT_ONCE
-    for number in np.unique(parts):
-        yield tuple(type(whole)(*(field[rows] for field in whole)) for whole in (found, objects)
-                    for rows in [np.flatnonzero(parts[whole.labels] == number)])
-
-
-def _fill(found, objects, precision, recall):
-    """Write the columns of the classes that have objects."""
-    matches = match_coco(found, objects, COCO_IOUS, list(SIZES.values()))
+    matches = match_coco(detections, objects, COCO_IOUS, list(SIZES.values()), LIMITS[-1])
     order = matches.order[matches.rank[matches.order] < LIMITS[-1]]
-    place = np.empty(len(found.labels), np.int64)
-    place[order] = np.arange(len(order))
-    classes = np.arange(precision.shape[2] + 1)
-    starts = np.searchsorted(found.labels[order], classes)
-    columns = np.searchsorted(found.labels[matches.rows], classes)
+    position = np.empty(len(detections.labels), np.int64)
+    position[order] = np.arange(len(order))
+    classes = np.arange(num_classes + 1)
+    starts = np.searchsorted(detections.labels[order], classes)
+    columns = np.searchsorted(detections.labels[matches.rows], classes)
     for area, (low, high) in enumerate(SIZES.values()):
         counted = matches.counted[area]
-        totals = np.bincount(objects.labels[counted], minlength=len(classes))
-        inside = (found.area[order] >= low) & (found.area[order] <= high)
+        totals = np.bincount(objects.labels[counted], minlength=num_classes)
+        inside = (detections.area[order] >= low) & (detections.area[order] <= high)
         for label in np.flatnonzero(totals):
             part = slice(columns[label], columns[label + 1])
-            mine, rows = matches.matched[:, area, part], matches.rows[part]
-            right = (mine >= 0) & np.append(counted, False)[mine]
-            before = np.cumsum(inside[starts[label]:starts[label + 1]])
-            # A matched detection counts by its object's size, the others by their own.
-            change = np.where(mine >= 0, right.astype(np.int64) - inside[place[rows]], 0)
-            numbers = before[place[rows] - starts[label]] + np.cumsum(change, 1)
-            precision[:, :, label, area] = _interpolated(right, numbers, totals[label])
+            rows, matched = matches.rows[part], matches.matched[:, area, part]
+            right = (matched >= 0) & np.append(counted, False)[matched]
+            # Detections count by their own size, matched ones by that of their object.
+            numbers = np.cumsum(inside[starts[label]:starts[label + 1]])
+            numbers = numbers[position[rows] - starts[label]] + np.cumsum(
+                np.where(matched >= 0, right.astype(np.int64) - inside[position[rows]], 0), 1)
+            precision[:, :, label, area] = _interpolate(right, numbers, totals[label])
             for column, limit in enumerate(LIMITS):
                 hits = right[:, matches.rank[rows] < limit].sum(1)
                 recall[:, label, area, column] = hits / totals[label]
+    return CocoResult(precision, recall)
 
 
-def _interpolated(right, numbers, total):
+def _interpolate(right, numbers, total):
     """Return the (T, R) highest precision at each recall or a higher one.
 
-    From (T, Q) right and how many detections count up to each one; only at right ones precision
-    rises, so the others need not be looked at.
+    From (T, Q) right and how many detections count up to each one, for `total` objects. Precision
+    rises at right detections only, so the others are left out.
     """
     best = np.zeros((len(right), len(RECALLS)))
-    reach = np.searchsorted(np.arange(1, total + 1) / total, RECALLS)
+    needed = np.searchsorted(np.arange(1, total + 1) / total, RECALLS)
     for row, (hits, number) in enumerate(zip(right, numbers)):
         number = number[hits]
         precision = np.arange(1, len(number) + 1) / (number + np.spacing(1))
         highest = np.maximum.accumulate(precision[::-1])[::-1]
-        reached = reach < len(number)
-        best[row, reached] = highest[reach[reached]]
+        reached = needed < len(number)
+        best[row, reached] = highest[needed[reached]]
     return best

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.evaluation.assignment import Assignment, Found, Objects, assign_coco, overlaps
+from utils.evaluation.assignment import (Assignment, FlatDetections, FlatObjects, assign_coco,
+                                         best_overlaps, overlapping_pairs)
 from utils.evaluation.coco_ap import RECALLS
 from utils.evaluation.voc_ap import mean_precision, precision_recall
 
@@ -20,28 +21,29 @@ class ErrorKind(Enum):
     BOTH = "on an object of another class, and IoU 0.1 to 0.5"
     DUPLICATE = "on an object that a better detection has, IoU >= 0.5"
     BACKGROUND = "on no object, IoU under 0.1"
-    MISSED = "objects that no detection met, nor would with its class or place mended"
+    MISSED = "objects that no detection has, nor would with its class or box corrected"
 
 
 KINDS = list(ErrorKind)
+CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, ON_BACKGROUND, _ = range(len(KINDS))
 
 
 class Errors(NamedTuple):
     """The kind of each false positive and of each object not found."""
 
     assignment: Assignment  # by COCO's rule at IoU 0.5
-    kind: np.ndarray  # (D,) int8 index into KINDS, -1 for right and ignored detections
+    kind: np.ndarray  # (D,) index into KINDS, -1 for true positives and ignored detections
     target: np.ndarray  # (D,) the object that a false positive is about, or -1
-    fixable: np.ndarray  # (D,) bool: it would be the one that finds its target
+    fixable: np.ndarray  # (D,) bool: corrected, it would be the one that finds its target
     missed: np.ndarray  # (G,) bool
 
-    def chosen(self, kind: ErrorKind) -> np.ndarray:
+    def rows_of(self, kind: ErrorKind) -> np.ndarray:
         """Return the rows of the detections, or for MISSED of the objects, of a kind."""
         return np.flatnonzero(self.missed if kind is ErrorKind.MISSED
                               else self.kind == KINDS.index(kind))
 
 
-def find_errors(found: Found, objects: Objects) -> Errors:
+def find_errors(detections: FlatDetections, objects: FlatObjects) -> Errors:
     """Sort false positives and objects not found into TIDE's kinds (Bolya et al. 2020, 2.2).
 
     Detections are matched by COCO's rule. The kinds are tried in the order of tidecv, its authors'
@@ -50,147 +52,100 @@ def find_errors(found: Found, objects: Objects) -> Errors:
     localisation errors about an object not found the highest-scoring one would find it. Figures
     are those of tidecv 1.0.1 and hotcoco but for these:
 
-    - an IoU of exactly 0.5 is foreground and one of exactly 0.1 is not background, as the paper has
-      it (tidecv counts both to the other side);
-    - tidecv takes classes without objects into the mean, as 0, wherever something is found of
-      them, and of an image only the 100 best detections (here, as in COCO: of each class);
+    - an IoU of exactly 0.5 is foreground and one of exactly 0.1 is not background, as in the paper;
+    - tidecv takes classes without objects into the mean, as 0, wherever they are detected, and of
+      an image only the 100 best detections (here, as in COCO: of each class);
     - detections on difficult objects or crowds are no errors (tidecv counts them, at no cost).
     """
-    assignment = assign_coco(found, objects, (FOREGROUND,))
-    wrong = (assignment.matched[0] < 0) & ~assignment.ignored[0]
-    pairs = [np.zeros((3, 0))]
-    for rows, mine, iou in overlaps(found, objects, any_class=True, floor=BACKGROUND):
-        ours = wrong[rows] & assignment.counted[mine]
-        pairs.append(np.stack([rows[ours], mine[ours], iou[ours]]))
-    rows, mine, iou = np.concatenate(pairs, 1)
-    rows, mine = rows.astype(int), mine.astype(int)
-    same = found.labels[rows] == objects.labels[mine]
-    (own_iou, own), (other_iou, other) = (
-        _best(rows[part], mine[part], iou[part], len(wrong)) for part in (same, ~same))
-    tests = {ErrorKind.LOCALISATION: (own_iou >= BACKGROUND) & (own_iou < FOREGROUND),
-             ErrorKind.CLASSIFICATION: other_iou >= FOREGROUND,
-             ErrorKind.DUPLICATE: own_iou >= FOREGROUND,
-             ErrorKind.BACKGROUND: other_iou < BACKGROUND}
-    kind = np.select([~wrong, *tests.values()], [-1, *map(KINDS.index, tests)],
-                     KINDS.index(ErrorKind.BOTH))
-    on_other = np.isin(kind, [KINDS.index(ErrorKind.CLASSIFICATION), KINDS.index(ErrorKind.BOTH)])
-    target = np.where(on_other, other, own)
-    target[kind == KINDS.index(ErrorKind.BACKGROUND)] = -1
-    return Errors(assignment, kind, target, *_fixable(assignment, kind, target))
-
-
-def _best(rows, mine, iou, number):
-    """Return ((D,) highest IoU of each row, (D,) that object, the first of equals, or -1)."""
-    highest, target = np.zeros(number), np.full(number, -1)
-    order = np.lexsort((-mine, iou))  # the last value written stays
-    highest[rows[order]], target[rows[order]] = iou[order], mine[order]
-    return highest, target
-
-
-def _fixable(assignment, kind, target):
-    """Return ((D,) the best error about each object not found, (G,) objects that none is about)."""
-    lost = assignment.counted.copy()
-    lost[assignment.matched[0][~assignment.ignored[0] & (assignment.matched[0] >= 0)]] = False
-    mendable = np.isin(kind, [KINDS.index(ErrorKind.CLASSIFICATION),
-                              KINDS.index(ErrorKind.LOCALISATION)])
-    rows = np.flatnonzero(mendable & np.append(lost, False)[target])
-    rows = rows[np.argsort(-assignment.found.scores[rows], kind="stable")]
-    about, first = np.unique(target[rows], return_index=True)
+    assignment = assign_coco(detections, objects, FOREGROUND)
+    wrong = assignment.false_positives
+    rows, object_rows, iou = overlapping_pairs(detections, objects, any_class=True,
+                                               min_iou=BACKGROUND)
+    keep = wrong[rows] & assignment.counted[object_rows]
+    rows, object_rows, iou = rows[keep], object_rows[keep], iou[keep]
+    same = detections.labels[rows] == objects.labels[object_rows]
+    (same_iou, same_object), (other_iou, other_object) = (
+        best_overlaps(rows[part], object_rows[part], iou[part], len(wrong))
+        for part in (same, ~same))
+    kind = np.select(
+        [~wrong, (same_iou >= BACKGROUND) & (same_iou < FOREGROUND), other_iou >= FOREGROUND,
+         same_iou >= FOREGROUND, other_iou < BACKGROUND],
+        [-1, LOCALISATION, CLASSIFICATION, DUPLICATE, ON_BACKGROUND], BOTH)
+    target = np.where(np.isin(kind, [CLASSIFICATION, BOTH]), other_object, same_object)
+    target[kind == ON_BACKGROUND] = -1
+    not_found = assignment.not_found
+    rows = np.flatnonzero(np.isin(kind, [CLASSIFICATION, LOCALISATION])
+                          & np.append(not_found, False)[target])
+    rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
+    corrected, first = np.unique(target[rows], return_index=True)
     fixable = np.zeros(len(kind), bool)
     fixable[rows[first]] = True
-    lost[about] = False
-    return fixable, lost
+    not_found[corrected] = False
+    return Errors(assignment, kind, target, fixable, not_found)
 
 
 def cost_of_errors(errors: Errors, num_classes: int) -> tuple[float, dict[ErrorKind, float]]:
     """Return (COCO's AP at IoU 0.5, {kind: by how much it would rise without the errors}).
 
-    In 0..1. One kind at a time is mended as in section 2.3 of the paper: classes and places are
-    put right where that finds an object, what else is wrong goes, and missed objects are not asked
-    for. The figures do not add up to what is lacking. nan without objects.
+    In 0..1. One kind at a time is corrected as in section 2.3 of the paper: errors get the right
+    class and box where that finds an object and are removed elsewhere, and missed objects are
+    removed. The figures do not add up to 1 - AP. nan without objects.
     """
-    found, objects = errors.assignment.found, errors.assignment.objects
-    counts = np.bincount(objects.labels[errors.assignment.counted], minlength=num_classes)
-    order = np.argsort(-found.scores, kind="stable")
+    assignment = errors.assignment
+    objects, labels = assignment.objects, assignment.detections.labels
+    totals = np.bincount(objects.labels[assignment.counted], minlength=num_classes)
+    order = np.argsort(-assignment.detections.scores, kind="stable")
 
-    def mean_ap(labels, right, keep, left=counts):
+    def mean_ap(labels, right, keep, left):
+        """Mean over classes of the AP of the detections to keep, for `left` objects a class."""
         rows = order[keep[order]]
         rows = rows[np.argsort(labels[rows].astype(np.uint16), kind="stable")]
-        hits = np.split(right[rows], np.searchsorted(labels[rows], np.arange(1, num_classes)))
-        values = [_ap(mine, number) for mine, number, asked in zip(hits, left, counts)
-                  if asked and (len(mine) or number)]
-        # Where nothing is left to be found, and nothing is found, nothing is wrong.
-        return float(np.mean(values)) if values else 1.0 if counts.any() else float("nan")
+        by_class = np.split(right[rows], np.searchsorted(labels[rows], np.arange(1, num_classes)))
+        # A class of which nothing is left, objects or detections, has no errors.
+        values = [mean_precision(*precision_recall(hits, number), RECALLS) if number else 0.0
+                  for hits, number, total in zip(by_class, left, totals)
+                  if total and (len(hits) or number)]
+        return float(np.mean(values)) if values else 1.0 if totals.any() else float("nan")
 
-    keep = ~errors.assignment.ignored[0]
-    right = keep & (errors.assignment.matched[0] >= 0)
-    base, costs = mean_ap(found.labels, right, keep), {}
-    for kind in ErrorKind:
-        rows = errors.chosen(kind)
-        if kind is ErrorKind.MISSED:
-            left = counts - np.bincount(objects.labels[rows], minlength=num_classes)
-            mended = mean_ap(found.labels, right, keep, left)
-        else:
-            labels, now_right, kept = found.labels.copy(), right.copy(), keep.copy()
-            kept[rows] = now_right[rows] = errors.fixable[rows]
-            rows = rows[errors.fixable[rows]]
-            labels[rows] = objects.labels[errors.target[rows]]
-            mended = mean_ap(labels, now_right, kept)
-        costs[kind] = max(mended - base, 0.0)  # in this order nan stays nan
-    return base, costs
-
-
-def _ap(hits, count):
-    """Return the 101-point AP of detections sorted by score, right or wrong."""
-    if not count:
-        return 0.0
-    return mean_precision(*precision_recall(hits, count), RECALLS)
-
-
-def cost_of_each(errors: Errors) -> np.ndarray:
-    """Return about how much of its class's AP each false positive costs, (D,), 0 for the others.
-
-    What precision gains at each right detection below it, were it not there: the area under the
-    curve before it is made monotone. High scores cost most.
-    """
-    assignment, costs = errors.assignment, np.zeros(len(errors.kind))
-    order = assignment.order[~assignment.ignored[0][assignment.order]]
-    labels, starts = np.unique(assignment.found.labels[order], return_index=True)
-    counts = np.bincount(assignment.objects.labels[assignment.counted],
-                         minlength=labels.max(initial=0) + 1)
-    for label, rows in zip(labels, np.split(order, starts[1:])):
-        wrong, ranks = errors.kind[rows] >= 0, np.arange(1, len(rows) + 1)
-        gains = np.where(wrong, 0, np.cumsum(~wrong) / (ranks * np.maximum(ranks - 1, 1)))
-        below = np.cumsum(gains[::-1])[::-1]
-        costs[rows] = np.where(wrong, below / max(counts[label], 1), 0)
-    return costs
+    right, keep = assignment.true_positives, ~assignment.ignored
+    base, costs = mean_ap(labels, right, keep, totals), {}
+    for kind in KINDS[:-1]:
+        rows = errors.rows_of(kind)
+        fixed = rows[errors.fixable[rows]]
+        new_labels, new_right, new_keep = labels.copy(), right.copy(), keep.copy()
+        new_keep[rows] = new_right[rows] = errors.fixable[rows]
+        new_labels[fixed] = objects.labels[errors.target[fixed]]
+        costs[kind] = mean_ap(new_labels, new_right, new_keep, totals)
+    missed = np.bincount(objects.labels[errors.missed], minlength=num_classes)
+    costs[ErrorKind.MISSED] = mean_ap(labels, right, keep, totals - missed)
+    return base, {kind: max(ap - base, 0.0) for kind, ap in costs.items()}
 
 
 class Confusion(NamedTuple):
-    """What was taken for what, at one confidence and IoU 0.5, whatever the classes."""
+    """Which class was taken for which, at one confidence and IoU 0.5."""
 
     confidence: float
-    matrix: np.ndarray  # (K + 1, K + 1) counts, rows true and columns found, background last
-    found: Found  # the D detections that reach the confidence
+    matrix: np.ndarray  # (K + 1, K + 1) counts, rows true and columns detected, background last
+    detections: FlatDetections  # the D detections that score more than the confidence
     matched: np.ndarray  # (D,) rows of the objects that they took, or -1
-    truth: np.ndarray  # (D,) true class, K for background, -1 on difficult objects
-    lost: np.ndarray  # (G,) bool, objects that count and were not taken
+    true_labels: np.ndarray  # (D,) class of that object, K for background, -1 on difficult objects
+    not_found: np.ndarray  # (G,) bool, objects that count and were not taken
 
 
-def confuse(found: Found, objects: Objects, num_classes: int, confidence: float) -> Confusion:
+def confuse(detections: FlatDetections, objects: FlatObjects, num_classes: int, confidence: float
+            ) -> Confusion:
     """Return the Confusion of detections that score more than `confidence`.
 
-    Each, best first, takes the object still free that it overlaps most, at IoU >= 0.5. Difficult
-    objects count neither way.
+    Each, best first, takes the object still free that it overlaps most, whatever its class, at
+    IoU >= 0.5. Difficult objects count neither way.
     """
-    kept = Found(*(field[found.scores > confidence] for field in found))
-    blind = (part._replace(labels=np.zeros_like(part.labels)) for part in (kept, objects))
-    assignment = assign_coco(*blind, (FOREGROUND,), max_detections=len(kept.scores) + 1)
-    ignored, matched = assignment.ignored[0], assignment.matched[0]
-    truth = np.where(ignored, -1, np.append(objects.labels, num_classes)[matched])
-    lost = assignment.counted.copy()
-    lost[matched[matched >= 0]] = False
+    kept = detections.take(detections.scores > confidence)
+    one_class = (boxes._replace(labels=np.zeros_like(boxes.labels)) for boxes in (kept, objects))
+    assignment = assign_coco(*one_class, FOREGROUND, max_detections=len(kept.scores) + 1)
+    true_labels = np.where(assignment.ignored, -1,
+                           np.append(objects.labels, num_classes)[assignment.matched])
+    counts, not_found = ~assignment.ignored, assignment.not_found
     matrix = np.zeros((num_classes + 1, num_classes + 1), int)
-    np.add.at(matrix, (truth[~ignored], kept.labels[~ignored]), 1)
-    np.add.at(matrix, (objects.labels[lost], num_classes), 1)
-    return Confusion(confidence, matrix, kept, matched, truth, lost)
+    np.add.at(matrix, (true_labels[counts], kept.labels[counts]), 1)
+    np.add.at(matrix, (objects.labels[not_found], num_classes), 1)
+    return Confusion(confidence, matrix, kept, assignment.matched, true_labels, not_found)

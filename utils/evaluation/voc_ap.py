@@ -1,10 +1,12 @@
 """Average precision as PASCAL VOC defines it, on arrays: no files, no plots."""
 
-import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from utils.data.annotations import Record
+from utils.detections import Detections
 from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detections,
                                          flatten_records)
 
@@ -12,35 +14,34 @@ VOC_IOU = 0.5
 
 
 class ClassResult(NamedTuple):
-    """How well one class was found."""
+    """How well one class was detected."""
 
     ap_area: float  # area under the precision-recall curve (VOC 2010 and later); nan: no objects
     ap_11_point: float  # mean of 11 interpolated precisions (VOC 2007); nan: no objects
-    num_objects: int  # difficult ones left out
+    num_objects: int  # without difficult ones
     num_detections: int
     scores: np.ndarray  # (D,) of the detections that count, highest first
     precision: np.ndarray  # (D,) at each of these scores
     recall: np.ndarray  # (D,); empty without objects
 
 
-class BestF1(NamedTuple):
-    """The confidence at which F1, the harmonic mean of precision and recall, is highest."""
+class OperatingPoint(NamedTuple):
+    """What the detections that score more than a confidence achieve; nan: no meaning."""
 
-    confidence: float  # three decimals, just below the score: boxes must be above it
-    f1: float
+    confidence: float
+    f1: float  # harmonic mean of precision and recall
     precision: float
     recall: float
 
 
-def evaluate_voc(detections, records, num_classes, *, iou_threshold=VOC_IOU):
+def evaluate_voc(detections: Sequence[Detections], records: Sequence[Record], num_classes: int, *,
+                 iou_threshold: float = VOC_IOU) -> list[ClassResult]:
     """Score detections the way the VOC development kit does (see assignment.py).
 
     Args:
-        detections: one an image, with NumPy fields boxes (N, 4) xyxy, scores (N,), labels (N,).
-        records: one an image, in the same order, with boxes_px (G, 4) in the same unit and
-            origin, labels (G,), difficult (G,).
+        detections: one an image, with boxes (N, 4) xyxy, scores (N,), labels (N,).
+        records: one an image, in the same order; boxes in the same unit and origin.
         num_classes: without background.
-        iou_threshold: 0.5 in VOC.
 
     Returns:
         list of num_classes ClassResult.
@@ -51,60 +52,76 @@ def evaluate_voc(detections, records, num_classes, *, iou_threshold=VOC_IOU):
                                     iou_threshold), num_classes)
 
 
-def class_results(assignment: Assignment, num_classes: int, *, row: int = 0) -> list[ClassResult]:
-    """Return the ClassResult of each class at one of an assignment's thresholds."""
-    bounds = np.searchsorted(assignment.found.labels[assignment.order], np.arange(num_classes + 1))
-    objects = np.bincount(assignment.objects.labels[assignment.counted], minlength=num_classes)
-    return [_result(assignment, assignment.order[start:stop], int(total), row)
-            for start, stop, total in zip(bounds[:-1], bounds[1:], objects)]
+def class_results(assignment: Assignment, num_classes: int) -> list[ClassResult]:
+    """Return the ClassResult of each class."""
+    labels = assignment.detections.labels[assignment.order]
+    bounds = np.searchsorted(labels, np.arange(1, num_classes))
+    totals = np.bincount(assignment.objects.labels[assignment.counted], minlength=num_classes)
+    return [_result(assignment, rows, int(total))
+            for rows, total in zip(np.split(assignment.order, bounds), totals)]
 
 
-def pooled_result(assignment: Assignment, *, row: int = 0) -> ClassResult:
-    """Return the ClassResult of all classes taken as one: what one confidence for all does."""
-    order = assignment.order[np.argsort(-assignment.found.scores[assignment.order], kind="stable")]
-    return _result(assignment, order, int(assignment.counted.sum()), row)
+def pooled_result(assignment: Assignment) -> ClassResult:
+    """Return the ClassResult of all classes taken as one: what one confidence for all achieves."""
+    order = assignment.order
+    order = order[np.argsort(-assignment.detections.scores[order], kind="stable")]
+    return _result(assignment, order, int(assignment.counted.sum()))
 
 
-def _result(assignment, order, num_objects, row):
+def _result(assignment, order, num_objects):
     """Return the ClassResult of some detections, best score first, and a number of objects."""
-    kept = order[~assignment.ignored[row, order]]
-    precision, recall = precision_recall(assignment.matched[row, kept] >= 0, num_objects)
-    aps = [rule(precision, recall) if num_objects else float("nan")
-           for rule in (area_under_curve, eleven_points)]
-    return ClassResult(*aps, num_objects, len(order), assignment.found.scores[kept], precision,
-                       recall)
+    kept = order[~assignment.ignored[order]]
+    precision, recall = precision_recall(assignment.matched[kept] >= 0, num_objects)
+    area = points = float("nan")
+    if num_objects:
+        area, points = area_under_curve(precision, recall), eleven_points(precision, recall)
+    return ClassResult(area, points, num_objects, len(order), assignment.detections.scores[kept],
+                       precision, recall)
 
 
-def best_f1(result: ClassResult) -> BestF1 | None:
-    """Return where F1 is highest; None for a class without objects or none of them found.
+def at_confidence(result: ClassResult, confidence: float) -> OperatingPoint:
+    """Return what the detections that score more than a confidence achieve."""
+    kept = int((result.scores > confidence).sum())
+    if not result.num_objects:
+        return OperatingPoint(confidence, *[float("nan")] * 3)
+    if not kept:
+        return OperatingPoint(confidence, 0.0, float("nan"), 0.0)
+    precision, recall = float(result.precision[kept - 1]), float(result.recall[kept - 1])
+    return OperatingPoint(confidence, float(f1_score(precision, recall)), precision, recall)
 
-    Detections of equal score come and go together. Of equal F1 the highest confidence counts.
+
+def best_f1(result: ClassResult) -> OperatingPoint | None:
+    """Return where F1 is highest, of confidences in thousandths; the highest one of equals.
+
+    None for a class without objects, or none of them detected.
     """
-    scores, precision, recall = result.scores, result.precision, result.recall
-    if not recall.any():
+    if not result.recall.any():
         return None
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    f1 = f1_score(precision[last], recall[last])
-    best = last[f1.argmax()]
-    return BestF1((math.ceil(float(scores[best]) * 1000) - 1) / 1000, float(f1.max()),
-                  float(precision[best]), float(recall[best]))
+    # Just below each score, with room for its rounding; each one's figures are those of what
+    # scores more than it.
+    thousandths = np.unique(np.floor(result.scores.astype(np.float64) * 1000 - 1e-3))[::-1]
+    confidences = thousandths / 1000
+    last = np.searchsorted(-result.scores, -confidences.astype(result.scores.dtype)) - 1
+    best = f1_score(result.precision[last], result.recall[last]).argmax()
+    return at_confidence(result, float(confidences[best]))
 
 
-def f1_score(precision, recall):
+def f1_score(precision: np.ndarray | float, recall: np.ndarray | float) -> np.ndarray | float:
     """Return the harmonic mean of precisions and recalls, 0 where both are 0."""
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
-def mean_ap(results, field="ap_area"):
+def mean_ap(results: Sequence[ClassResult],
+            rule: Literal["ap_area", "ap_11_point"] = "ap_area") -> float:
     """Return the mean AP over the classes that have objects; nan where none has."""
-    values = [getattr(result, field) for result in results if result.num_objects]
+    values = [getattr(result, rule) for result in results if result.num_objects]
     return float(np.mean(values)) if values else float("nan")
 
 
-def precision_recall(right, num_objects):
+def precision_recall(right: np.ndarray, num_objects: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (precision, recall), each (D,), after each of D detections sorted by score.
 
-    Both are empty where there are no objects: recall has no meaning then.
+    `right` is (D,) bool. Both are empty where there are no objects: recall has no meaning then.
     """
     if num_objects == 0:
         return np.zeros(0), np.zeros(0)
@@ -112,23 +129,20 @@ def precision_recall(right, num_objects):
     return hits / np.arange(1, len(hits) + 1), hits / num_objects
 
 
-def area_under_curve(precision, recall):
-    """Return the area under the curve made monotone from the right (VOC 2010 and later).
-
-    0 for no detections.
-    """
+def area_under_curve(precision: np.ndarray, recall: np.ndarray) -> float:
+    """Return the area under the curve made monotone from the right; 0 for no detections."""
     recall = np.concatenate([[0.0], recall, [1.0]])
     precision = np.concatenate([[0.0], precision, [0.0]])
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall) * precision[1:]))
 
 
-def eleven_points(precision, recall):
+def eleven_points(precision: np.ndarray, recall: np.ndarray) -> float:
     """Return the mean of the best precision at recall >= 0, 0.1, .. 1 (VOC 2007)."""
     return mean_precision(precision, recall, np.arange(11) / 10)
 
 
-def mean_precision(precision, recall, levels):
+def mean_precision(precision: np.ndarray, recall: np.ndarray, levels: np.ndarray) -> float:
     """Return the mean of the best precision at recall >= each of some levels."""
     highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     return float(np.mean(highest[np.searchsorted(recall, levels)]))

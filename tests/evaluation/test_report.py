@@ -1,0 +1,124 @@
+"""The page and the texts of a measurement: the same figures everywhere, images behind the errors."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_errors import IMAGES, as_detections, as_objects, random_set
+
+from utils.data.annotations import Record
+from utils.evaluation.errors import KINDS
+from utils.evaluation.measurement import as_values, format_measurement, measure
+from utils.evaluation.report import write_report
+
+NAMES = ["<b>&amp;</b>", "ö & 车", "a \"quoted\" 'name'"]
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would show and fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.texts = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "data", "action")]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def measure_images(folder, detections, objects, names, images=IMAGES):
+    """Write an image for each number; return the Measurement of detections on them."""
+    records = []
+    for k in range(images):
+        path = folder / f"{k} <i>&.jpg"
+        Image.new("RGB", (420, 400), (40, 90, 10 * k)).save(path)
+        rows = objects.image == k
+        records.append(Record(path, objects.boxes[rows].astype(np.float32), objects.labels[rows],
+                              objects.difficult[rows]))
+    return measure(detections, records, names)
+
+
+def page_of(folder, measurement):
+    write_report(folder / "report.html", "mAP on <list>", measurement, as_values(measurement, 0.5),
+                 "Above 0.01.")
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A Measurement and the text of its page."""
+    folder = tmp_path_factory.mktemp("page")
+    measurement = measure_images(folder, *random_set(0), NAMES)
+    return measurement, page_of(folder, measurement)
+
+
+def test_the_page_needs_no_other_file_and_no_script(report):
+    _, text = report
+    reader = Reader(text)
+    assert reader.links and all(re.match("data:image/(jpeg|png);base64,", link)
+                                for link in reader.links)
+    assert not {"script", "link", "iframe", "object", "b", "i"} & set(reader.tags)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    assert not re.search(r"@import|url\(|https?:", text)
+    shown = "".join(reader.texts)
+    assert all(name in shown for name in NAMES) and "0 <i>&.jpg" in shown
+
+
+def test_the_page_and_the_json_have_the_same_figures(report):
+    measurement, text = report
+    values = as_values(measurement, 0.5)
+    shown = " ".join("".join(Reader(text).texts).split())
+    for value in (values["map_area"], values["map_11_point"], *values["coco"].values(),
+                  values["best_f1"]["f1"], *(values["classes"][name]["ap_area"] for name in NAMES),
+                  *(values["classes"][name]["at_confidence"]["f1"] for name in NAMES)):
+        assert ("-" if value is None else f"{value:.4f}") in shown
+    for kind in KINDS:
+        row = values["errors"][kind.name.lower()]
+        assert f"{kind.name.capitalize()}: {row['count']}, costing {row['cost']:.4f}" in shown
+    matrix, names = np.array(values["confusion"]["matrix"]), [*NAMES, "background"]
+    for true, detected in np.argwhere(matrix).tolist():
+        assert f"True {names[true]}, detected {names[detected]}: {matrix[true, detected]}" in shown
+
+
+@pytest.mark.parametrize("detections, objects, classes", [
+    ([], [], 1), ([], [(0, 0, False, (9, 9, 90, 90))], 1), ([(0, 0, 0.5, (9, 9, 90, 90))], [], 3),
+    ([(0, 79, 0.5, (9, 9, 90, 90))] * 2, [(0, 79, False, (9, 9, 90, 90))], 80),
+    ([(0, 0, 0.5, (-50, 9, 900, 90))], [(1, 0, True, (9, 9, 90, 90))], 1)])
+def test_small_sets(tmp_path, detections, objects, classes):
+    names = [f"c{k}" for k in range(classes)]
+    measurement = measure_images(tmp_path, as_detections(detections), as_objects(objects), names, 2)
+    json.dumps(as_values(measurement, 0.5), allow_nan=False)
+    shown = "".join(Reader(page_of(tmp_path, measurement)).texts)
+    assert "Confusion matrix" in shown and all(name in shown for name in names)
+    assert all(name in format_measurement(measurement) for name in names)
+
+
+def test_images_that_cannot_be_read_are_left_out(tmp_path):
+    measurement = measure_images(tmp_path, *random_set(1), NAMES)
+    whole = page_of(tmp_path, measurement).count("<img ")
+    gone = measurement._replace(records=[record._replace(path=tmp_path / "gone" / record.path.name)
+                                         for record in measurement.records])
+    assert page_of(tmp_path, gone).count("<img ") == 2 < whole
+
+
+GOOD, FAR = (0, 0, 50, 50), (200, 200, 250, 250)
+
+
+@pytest.mark.parametrize("box, label, words", [
+    (GOOD, 0, "predict.py: --confidence 0.499"), (FAR, 0, "best IoU 0.000 .* 0.000 with any"),
+    ((0, 0, 10, 50), 0, "20 detections of 20 objects, best score 0.500, best IoU 0.200 .* 0.200"),
+    (GOOD, 1, "best IoU 0.000 with an object of the class, 1.000 with any")])
+def test_low_figures_are_explained(tmp_path, box, label, words):
+    detections = as_detections([(k, label, 0.5, box) for k in range(20)])
+    objects = as_objects([(k, 0, False, GOOD) for k in range(20)])
+    text = format_measurement(measure_images(tmp_path, detections, objects, ("cat", "dog"), 20))
+    assert re.search(words, text)
+    assert ("mAP is near 0" in text) == ("--confidence" not in text)
+    assert "classes without objects, not in the mean: dog" in text
