@@ -1,12 +1,12 @@
 """Measure a detector, or detections in a file, on the test list by the rules of VOC and COCO."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from nets.weights.families import names_without_gaps, without_gaps
 from ssd import SSD, SSDSettings, WeightsSettings
-from utils.cli import UserError, make_folder, run, shared_fields, shorten, writing
+from utils.cli import UserError, make_folder, run, shorten, writing
 from utils.data.annotations import Record, check_same_classes, read_list
 from utils.device import keep_freed_memory
 from utils.distributed import (check_device, check_same_on_all_ranks, on_rank0, process_group, rank,
@@ -77,7 +77,8 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
            ) -> FlatDetections:
     """Run the detector that the settings name over the images of records, on all ranks."""
     keep_freed_memory()
-    detector = rank0_first(lambda: SSD(SSDSettings(**shared_fields(settings, SSDSettings))))
+    weights = {field.name: getattr(settings, field.name) for field in fields(WeightsSettings)}
+    detector = rank0_first(lambda: SSD(SSDSettings(**weights)))
     check_device(detector.device, settings.device)
     check_same_classes(names_without_gaps(detector.class_names), "the weights", class_names,
                        settings.test_list)

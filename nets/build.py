@@ -79,7 +79,7 @@ def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
     spec, names = checkpoint.spec, checkpoint.class_names
     try:
         network = SSDNet(len(names) + 1, spec)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{path}: {error}; the file is damaged.") from None
     state_dict = nest_extras(checkpoint.state_dict)
     check_tensors(network.state_dict(), state_dict, path)

@@ -19,22 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a setting may be in Python, by its type hint.
 TYPES = {float: (Real, "a number"), int: (Integral, "an integer"),
          bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
+OUT_OF_MEMORY = "out of memory|allocate memory|enough memory"  # in PyTorch's RuntimeErrors
 
 
 class UserError(Exception):
     """A mistake that the user can fix; the message names the file or value and the remedy."""
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked the script to end: its number, and the text to print."""
-
-    def __init__(self, number: int, text: str = "stopped."):
-        super().__init__(text)
-        self.number, self.status = number, 128 + number
-
-
-class PeerLeft(Exception):
-    """Another process of the same job ended, so that this one cannot go on either."""
 
 
 def resolve(path: str | os.PathLike) -> Path:
@@ -110,19 +99,6 @@ def writing(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
-def typed_flags() -> set[str]:
-    """Return the settings that stand on the command line, whatever their values."""
-    names = {word.partition("=")[0].strip("-").replace("-", "_")
-             for word in sys.argv[1:] if word.startswith("--")}
-    return names | {name.removeprefix("no_") for name in names}
-
-
-def shared_fields(settings: Any, kind: type) -> dict[str, Any]:
-    """Return {field: value} of the fields that settings has in common with a dataclass."""
-    return {field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)
-            if hasattr(settings, field.name)}
-
-
 def settings_table(settings: Any) -> str:
     """Return the settings in effect as aligned `name  value` lines."""
     values = dataclasses.asdict(settings)
@@ -179,13 +155,6 @@ def describe_error(error: UserError | str) -> str:
     return "error: " + "\n".join(map(printable, str(error).split("\n")))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that memory ran out, the computer's or a GPU's."""
-    words = r"out of memory|allocate memory|enough memory"
-    return (isinstance(error, MemoryError)
-            or isinstance(error, RuntimeError) and bool(re.search(words, str(error))))
-
-
 def run(main: Callable[[Any], None], settings_class: type) -> None:
     """Run a script: parse flags into `settings_class` and call `main(settings)`.
 
@@ -203,15 +172,15 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
         check_fields(settings)
         return main(settings)
     except KeyboardInterrupt as error:
-        text, status = f"\n{str(error) or 'stopped.'}", getattr(error, "status", 130)
+        text, status = f"\n{str(error) or 'stopped.'}", 130
     except BrokenPipeError:
         text, status = "stopped: the program that read the output has ended", 1
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    except (UserError, PeerLeft, MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            error = "out of memory; lower batch_size, then input_shape, or close other programs."
-        elif not isinstance(error, (UserError, PeerLeft)):
-            raise
+    except UserError as error:
         text, status = describe_error(error), 2
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search(OUT_OF_MEMORY, str(error)):
+            raise
+        text, status = "error: out of memory; lower batch_size, then input_shape.", 2
     print(text, file=sys.stderr)
     sys.exit(status)

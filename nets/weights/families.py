@@ -18,7 +18,6 @@ from utils.detections import Detections
 VGG_LAYERS = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1": 10, "conv3_2": 12,
               "conv3_3": 14, "conv4_1": 17, "conv4_2": 19, "conv4_3": 21, "conv5_1": 24,
               "conv5_2": 26, "conv5_3": 28, "fc6": 31, "fc7": 33}
-
 # The layers with heads in Caffe; SSD300 has no conv10_2.
 CAFFE_MAPS = ("conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2", "conv10_2")
 
@@ -101,38 +100,27 @@ def _caffe_modules(first_extra):
 
 def read_ssd_keras(tensors: dict) -> dict:
     """Rename pierluigiferrari/ssd_keras: Caffe's layers, HWIO kernels, a first layer for BGR."""
-    modules = _caffe_modules(first_extra=6) | {"conv4_3_norm": "L2Norm"}
-    modules |= {f"{layer}_mbox_{head}": f"{head}.{k}" for head in ("loc", "conf")
-                for k, layer in enumerate(CAFFE_MAPS)}
-    state = {}
-    for name, value in tensors.items():
-        layer, kind = name.split("/")[0], name.split("/")[-1]
-        module = modules.get(re.sub(r"(_mbox_(loc|conf)).*", r"\1", layer))
-        if module is None:
-            continue
-        if value.ndim == 4:
-            value = value.permute(3, 2, 0, 1)
-            value = value.flip(1) if layer == "conv1_1" else value
-        state[f"{module}.{'bias' if re.search(r'bias|_b:|_b$', kind) else 'weight'}"] = value
-    return state
+    modules = {rf"{layer}_mbox_{head}\w*": f"{head}.{k}" for head in ("loc", "conf")
+               for k, layer in enumerate(CAFFE_MAPS)}
+    modules |= _caffe_modules(first_extra=6) | {"conv4_3_norm": "L2Norm"}
+    state = rename(tensors, [(rf"{layer}/(?:.*/)?\w*{pattern}(?::0)?", f"{module}.{kind}")
+                             for layer, module in modules.items()
+                             for pattern, kind in (("(?:bias|_b)", "bias"), ("", "weight"))])
+    state = {name: value.permute(3, 2, 0, 1) if value.ndim == 4 else value
+             for name, value in state.items()}
+    return state | {"vgg.0.weight": state["vgg.0.weight"].flip(1)}
 
 
 def read_chainercv(tensors: dict) -> dict:
     """Rename ChainerCV's SSD300 and SSD512: slashes, W and b, and loc as (dy, dx, dh, dw)."""
-    kinds = {"W": "weight", "b": "bias", "scale": "weight"}
-    modules = _caffe_modules(first_extra=8) | {"norm4": "L2Norm", "conv6": "vgg.31",
-                                               "conv7": "vgg.33"}
-    state = {}
-    for name, value in tensors.items():
-        _, layer, kind = f"//{name}".rsplit("/", 2)
-        module = modules.get(layer)
-        if match := re.search(r"multibox/(loc|conf)/(\d+)/", name):
-            module = f"{match[1]}.{match[2]}"
-            if match[1] == "loc":
-                value = value.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
-        if module and kind in kinds:
-            state[f"{module}.{kinds[kind]}"] = value
-    return state
+    modules = {f"multibox/{head}/{k}": f"{head}.{k}" for head in ("loc", "conf") for k in range(7)}
+    modules |= _caffe_modules(first_extra=8) | {"norm4": "L2Norm", "conv6": "vgg.31",
+                                                "conv7": "vgg.33"}
+    state = rename(tensors, [(rf"(?:.*/)?{layer}/{pattern}", f"{module}.{kind}")
+                             for layer, module in modules.items()
+                             for pattern, kind in (("(?:W|scale)", "weight"), ("b", "bias"))])
+    return {name: value.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
+            if name.startswith("loc.") else value for name, value in state.items()}
 
 
 FAMILIES = {

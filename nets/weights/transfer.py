@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from nets.ssd import SSDNet
-from nets.weights.families import names_without_gaps
 from nets.weights.weight_files import BackboneWeights
 from utils.checkpoint import COUNTER, check_tensors
 
@@ -69,7 +68,5 @@ def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
     mapped = [new if new == old else f"{new} (from {old})" for new, old in
               ((class_names[k - 1], old_names[rows[k] - 1]) for k in rows if k)]
     fresh = [name for k, name in enumerate(class_names, start=1) if k not in rows]
-    unused = len(names_without_gaps(old_names)) - len(mapped)
     return (f"classes with weights: {', '.join(mapped) or 'none'}\n"
-            f"classes that start fresh: {', '.join(fresh) or 'none'}\n"
-            f"classes of the weights left out: {unused}")
+            f"classes that start fresh: {', '.join(fresh) or 'none'}")

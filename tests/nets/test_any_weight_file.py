@@ -1,0 +1,155 @@
+"""Whatever a weight file holds, it is read or refused in one line, and runs no code."""
+
+import dataclasses
+import functools
+import io
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nets.build import network_of
+from nets.ssd import SSDNet, build_spec
+from nets.weights.weight_files import read_detector, read_tensor_file
+from ssd import SSDSettings
+from train import TrainSettings
+from utils.checkpoint import Checkpoint, parse_checkpoint, save_checkpoint
+from utils.cli import UserError, check_fields
+from utils.multibox.spec import SSDSpec
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=5), parts,
+                                                                max_size=3), max_leaves=5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights")
+
+
+@functools.cache
+def checkpoint():
+    """Return a whole Checkpoint."""
+    network = SSDNet(3, build_spec("mobilenetv2", 260))
+    return Checkpoint(network.spec, ("cat", "dog"), network.state_dict(), {}, {})
+
+
+def checkpoint_values(**changes):
+    """Return the contents of its file, with changes."""
+    return checkpoint()._asdict() | {"format": "ssd-checkpoint-1",
+                                     "spec": checkpoint().spec.to_dict()} | changes
+
+
+def one_line(error):
+    return "\n" not in str(error) and len(str(error)) < 500
+
+
+def torch_bytes(**options):
+    buffer = io.BytesIO()
+    torch.save({"vgg.0.weight": torch.ones(4, 3, 3, 3), "conf.0.weight": torch.ones(84, 4),
+                "loc.0.weight": torch.ones(16, 4), "format": "x"}, buffer, **options)
+    return buffer.getvalue()
+
+
+def npz_bytes():
+    buffer = io.BytesIO()
+    np.savez(buffer, **{"multibox/conf/0/W": np.ones((84, 4), np.float32)})
+    return buffer.getvalue()
+
+
+def h5_bytes():
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["conv4_3_norm_mbox_conf/x/kernel:0"] = np.ones((3, 3, 4, 84), np.float32)
+    return buffer.getvalue()
+
+
+FILES = {".pth": torch_bytes(), ".pt": torch_bytes(_use_new_zipfile_serialization=False),
+         ".npz": npz_bytes(), ".h5": h5_bytes()}
+
+
+def assert_read_or_refused(path, data):
+    path.write_bytes(data)
+    try:
+        values = read_tensor_file(path)
+        assert not isinstance(values, dict) or path.suffix != ".npz" or all(
+            value.dtype == torch.float32 for value in values.values())
+        read_detector(path)
+    except UserError as error:
+        assert one_line(error)
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(st.sampled_from(sorted(FILES)), st.binary(max_size=300))
+def test_any_bytes(folder, suffix, data):
+    assert_read_or_refused(folder / f"any{suffix}", data)
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(st.sampled_from(sorted(FILES)), st.data())
+def test_any_damage(folder, suffix, draw):
+    """Bytes replaced, cut out and put in, or the end of the file missing."""
+    data = bytearray(FILES[suffix])
+    for _ in range(draw.draw(st.integers(1, 4))):
+        start = draw.draw(st.integers(0, len(data)))
+        end = start + draw.draw(st.sampled_from((0, 1, 4, 40, 10 ** 6)))
+        data[start:end] = draw.draw(st.binary(max_size=8))
+    assert_read_or_refused(folder / f"damaged{suffix}", bytes(data))
+
+
+@settings(deadline=None)
+@given(st.sampled_from(("format", "class_names", "state_dict", "settings", "progress", "spec")),
+       PLAIN)
+def test_any_part_of_a_checkpoint(part, value):
+    try:
+        parsed = parse_checkpoint(checkpoint_values(**{part: value}), "best.pth")
+        assert parsed is None or isinstance(parsed, Checkpoint)
+    except UserError as error:
+        assert one_line(error)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([field.name for field in dataclasses.fields(SSDSpec)]), PLAIN)
+def test_any_field_of_a_spec(field, value):
+    """A network of that spec is built, or the file is refused."""
+    values = checkpoint_values(spec=checkpoint().spec.to_dict() | {field: value})
+    try:
+        parsed = parse_checkpoint(values, "best.pth")
+        assert network_of(parsed, "this project", "best.pth").spec == parsed.spec
+    except UserError as error:
+        assert one_line(error)
+
+
+SPOILT = {"nan": lambda tensor: tensor * float("nan"), "empty": lambda tensor: tensor[:0],
+          "integers": lambda tensor: tensor.long(), "double": lambda tensor: tensor.double(),
+          "longer": lambda tensor: torch.cat([tensor, tensor])}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(("loc.0.bias", "mobilenet.0.0.weight", "mobilenet.0.1.running_var")),
+       st.sampled_from(sorted(SPOILT)))
+def test_any_tensor_of_a_checkpoint(folder, name, kind):
+    spoilt = {name: SPOILT[kind](checkpoint().state_dict[name])}
+    save_checkpoint(folder / "c.pth", checkpoint()._replace(
+        state_dict=checkpoint().state_dict | spoilt))
+    try:
+        network = network_of(*read_detector(folder / "c.pth"), "c.pth")
+        assert kind == "double" and torch.equal(network.state_dict()[name],
+                                                checkpoint().state_dict[name])
+    except UserError as error:
+        assert name in str(error) and one_line(error)
+
+
+@pytest.mark.parametrize("kind", [SSDSettings, TrainSettings])
+@given(st.data())
+def test_any_value_of_a_setting(kind, draw):
+    field = draw.draw(st.sampled_from(dataclasses.fields(kind)))
+    value = draw.draw(PLAIN | st.tuples(st.integers(), st.floats()))
+    try:
+        check_fields(dataclasses.replace(kind(), **{field.name: value}))
+    except UserError as error:
+        assert str(error).startswith(f"{field.name} must ")
