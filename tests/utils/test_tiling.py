@@ -165,8 +165,8 @@ def test_the_cap_of_an_image_comes_after_merging():
 
 
 def test_agnostic_merging_compares_classes_and_caps_none_of_them():
-    parts = [row_of_boxes(0, np.linspace(0.5, 0.4, 10), [0, 1] * 5),
-             row_of_boxes(90, np.linspace(0.9, 0.8, 10), [0, 1] * 5)]
+    parts = [row_of_boxes(10, np.linspace(0.5, 0.4, 10), [0, 1] * 5),
+             row_of_boxes(100, np.linspace(0.9, 0.8, 10), [0, 1] * 5)]
     # The last box of the first window is the first of the second one, of another class.
     for nms, count in (("agnostic", 19), ("class", 20)):
         thresholds = Thresholds(nms=nms, max_per_class=2)
