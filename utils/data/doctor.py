@@ -33,34 +33,32 @@ class Doctor:
         self.problems: list[Problem] = []
         self.unknown: Counter[str] = Counter()
 
-    def note(self, kind: ProblemKind, where: str, what: str) -> None:
-        """List a problem."""
+    def _note(self, kind, where, what):
         self.problems.append(Problem(kind, where, what))
 
     def record(self, annotation: Annotation) -> Record | None:
         """Return the Record of an annotation, or None where it or its image is unusable."""
-        path = annotation.image
+        path, facts = annotation.image, self.facts.get(annotation.image)
         if annotation.objects is None:  # which its reader listed
             return None
-        if path is None:
-            self.note(ProblemKind.IMAGE_MISSING, annotation.origin,
-                      f"no image for {annotation.key!r}")
+        if facts is None:
+            self._note(ProblemKind.IMAGE_MISSING, annotation.origin, f"no image: {annotation.key}")
             return None
-        facts = self.facts[path]
         if facts.fault:
-            self.note(facts.fault, shorten(path), facts.reason)
+            self._note(facts.fault, shorten(path), facts.reason)
             return None
         transform = self._transform(annotation, facts)
         kept = {}
         for item in annotation.objects:
             where = f"{annotation.origin}, {item.position} ({item.name})"
             box = self._check_box(item, where, transform, facts.size)
-            if box is not None:
-                key = (item.name, *np.round(box, 3))
-                if key in kept:
-                    self.note(ProblemKind.DUPLICATE, where, "the class and box of an object before")
-                else:
-                    kept[key] = box, self.class_names.index(item.name), item.difficult
+            if box is None:
+                continue
+            key = (item.name, *np.round(box, 3))
+            if key in kept:
+                self._note(ProblemKind.DUPLICATE, where, "the class and box of an object before")
+            else:
+                kept[key] = box, self.class_names.index(item.name), item.difficult
         boxes, labels, difficult = zip(*kept.values()) if kept else ((), (), ())
         return Record(path, np.array(boxes, np.float32).reshape(-1, 4),
                       np.array(labels, np.int64), np.array(difficult, bool))
@@ -70,7 +68,7 @@ class Doctor:
         size, shown = annotation.size, facts.size
         undecided = size is None or facts.orientation < 5 or shown[0] == shown[1]
         if facts.orientation > 1 and undecided and annotation.objects:
-            self.note(ProblemKind.ORIENTATION_UNCLEAR, annotation.origin,
+            self._note(ProblemKind.ORIENTATION_UNCLEAR, annotation.origin,
                       f"the image is turned or mirrored by EXIF {facts.orientation}, and its size "
                       "cannot tell whether the boxes were drawn before or after that")
         decision, transform = "taken as they are", lambda box: box
@@ -83,7 +81,7 @@ class Doctor:
         elif abs(math.log(scale_x / scale_y)) < SAME_ASPECT:
             decision, transform = "scaled", lambda box: (
                 box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)
-        self.note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"annotated {size[0]}x{size[1]}, "
+        self._note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"annotated {size[0]}x{size[1]}, "
                   f"the image is {shown[0]}x{shown[1]}; boxes {decision}")
         return transform
 
@@ -91,28 +89,28 @@ class Doctor:
         """Return the object's box, clipped to the image, or None where it is unusable."""
         if item.name not in self.class_names:
             self.unknown[item.name] += 1
-            self.note(ProblemKind.UNKNOWN_CLASS, where, f"{item.name!r} is not in the class list")
+            self._note(ProblemKind.UNKNOWN_CLASS, where, f"{item.name!r} is not in the class list")
             return None
         if not np.isfinite(item.box_px).all():
-            self.note(ProblemKind.NOT_A_NUMBER, where, f"{item.box_px}")
+            self._note(ProblemKind.NOT_A_NUMBER, where, f"{item.box_px}")
             return None
         x1, y1, x2, y2 = transform(item.box_px)
         if x1 > x2 or y1 > y2:
-            self.note(ProblemKind.CORNERS_SWAPPED, where, _format_box((x1, y1, x2, y2)))
+            self._note(ProblemKind.CORNERS_SWAPPED, where, _format_box((x1, y1, x2, y2)))
         whole = np.array([min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)])
         box = whole.clip(0, [*size, *size])
         width, height = box[2:] - box[:2]
         description = f"{_format_box(whole)} in a {size[0]}x{size[1]} image"
         if min(width, height) < MIN_SIDE_PX:
-            self.note(ProblemKind.NO_AREA, where, description)
+            self._note(ProblemKind.NO_AREA, where, description)
             return None
         side = self.input_size * math.sqrt(width * height / (self.tile**2 or size[0] * size[1]))
         if side < TINY_SIDE_PX:
-            self.note(ProblemKind.TINY, where,
+            self._note(ProblemKind.TINY, where,
                       f"{_format_box(box)}: a side of {side:.1f} px at the network's input")
         # One pixel over the edge comes from counting from 0 or 1 and is no mistake.
         if np.abs(box - whole).max() > 1:
-            self.note(ProblemKind.OUTSIDE_THE_IMAGE, where, description)
+            self._note(ProblemKind.OUTSIDE_THE_IMAGE, where, description)
         return box
 
     def check_lists(self, lists: Mapping[str, Sequence[Record]]) -> None:
@@ -124,13 +122,13 @@ class Doctor:
                 other_split, other = first.setdefault(self.facts[record.path].digest,
                                                       (split, record))
                 if other is not record:
-                    self.note(
+                    self._note(
                         ProblemKind.TWICE if split == other_split else ProblemKind.IN_TWO_SPLITS,
                         shorten(record.path),
                         f"in {split}; the same as {shorten(other.path)} in {other_split}")
         for label, name in enumerate(self.class_names):
             if label not in used:
-                self.note(ProblemKind.UNUSED_CLASS, name, "no object of this class in any split")
+                self._note(ProblemKind.UNUSED_CLASS, name, "no object of this class in any split")
 
 
 def turn_box(box: Box, size: tuple[int, int], orientation: int) -> Box:

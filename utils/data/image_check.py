@@ -10,7 +10,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from utils.cli import UserError
-from utils.data.sources import ProblemKind
+from utils.data.sources import UNREAD_SUFFIXES, ProblemKind
 from utils.image import image_size, orientation_of
 
 
@@ -35,6 +35,8 @@ def inspect_images(paths: Iterable[Path], *, num_threads: int,
 def inspect_image(path: Path) -> ImageFacts:
     """Return the ImageFacts of one file; damage is reported in them, not raised."""
     fault = ProblemKind.IMAGE_UNREADABLE
+    if path.suffix.lower() in UNREAD_SUFFIXES:
+        return ImageFacts(None, fault=fault, reason="convert it to .png or .jpg")
     try:
         data = path.read_bytes()
         size = image_size(path)

@@ -34,7 +34,7 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     totals = Counter(os.path.dirname(image) for image in labels)
     labelled = Counter(os.path.dirname(image) for image, text in labels.items() if text)
     stems = Counter(os.path.splitext(image)[0] for image in labels)
-    items, problems = [], list(index.problems)
+    items, problems = [], []
     for image, path in index.paths.items():
         if os.path.dirname(image) in labelled:
             stem, text = os.path.splitext(image)[0], texts.get(labels[image])
