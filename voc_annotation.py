@@ -18,8 +18,7 @@ from utils.cli import UserError, make_folder, resolve, run, shorten
 from utils.data.annotations import (Record, list_text, nearest_name, read_class_names,
                                     write_together)
 from utils.data.dataset_report import examine, format_section
-from utils.data.doctor import Doctor
-from utils.data.image_check import inspect_images
+from utils.data.doctor import Doctor, inspect_images
 from utils.data.layouts import read_parts
 from utils.data.sources import Annotation, Problem, ProblemKind
 from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, voc_splits

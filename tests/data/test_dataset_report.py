@@ -13,8 +13,7 @@ from utils.data.annotations import Record
 from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, examine,
                                        format_section, objects_at_input, plot_boxes,
                                        problem_section, suggest_tile)
-from utils.data.doctor import Doctor
-from utils.data.image_check import ImageFacts, inspect_images
+from utils.data.doctor import Doctor, ImageFacts, inspect_images
 from utils.data.sources import Problem, ProblemKind
 from utils.multibox.boxes import to_xyxy
 from utils.multibox.priors import make_priors

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.data.annotations import Record
-from utils.data.doctor import Doctor
-from utils.data.image_check import ImageFacts
+from utils.data.doctor import Doctor, ImageFacts
 from utils.data.prior_fit import covered, suggest_priors
 from utils.data.samples import choose_samples, draw_record
 from utils.data.sources import Problem, ProblemKind

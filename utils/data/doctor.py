@@ -1,21 +1,64 @@
 """The dataset doctor: checks annotations against images, fixes what it can, lists it all."""
 
+import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from utils.cli import shorten
+from utils.cli import UserError, shorten
 from utils.data.annotations import Record
-from utils.data.image_check import ImageFacts
-from utils.data.sources import Annotation, Problem, ProblemKind
+from utils.data.sources import UNREAD_SUFFIXES, Annotation, Problem, ProblemKind
+from utils.image import image_size, orientation_of
 
 MIN_SIDE_PX = 0.999  # a box with less than a pixel of the image cannot be trained on
 TINY_SIDE_PX = 8.0  # at the network's input: a cell of the finest feature map
 SAME_ASPECT = 0.01  # largest difference of log aspect ratios between an image and its resized copy
 Box = Sequence[float]  # xyxy edges in pixels
+
+
+class ImageFacts(NamedTuple):
+    """What an image file turned out to be."""
+
+    size: tuple[int, int] | None  # (width, height) as load_image returns it; None: unreadable
+    orientation: int = 1  # of EXIF, 1 for upright
+    digest: bytes = b""  # of the file's content
+    fault: ProblemKind | None = None
+    reason: str = ""
+
+
+def inspect_images(paths: Iterable[Path], *, num_threads: int,
+                   progress: Callable[[Iterable], Iterable] = iter) -> dict[Path, ImageFacts]:
+    """Read every image once; `progress`, such as tqdm, is wrapped around the results."""
+    paths = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(num_threads) as pool:
+        return dict(zip(paths, progress(pool.map(inspect_image, paths))))
+
+
+def inspect_image(path: Path) -> ImageFacts:
+    """Return the ImageFacts of one file; damage is reported in them, not raised."""
+    fault = ProblemKind.IMAGE_UNREADABLE
+    if path.suffix.lower() in UNREAD_SUFFIXES:
+        return ImageFacts(None, fault=fault, reason="convert it to .png or .jpg")
+    try:
+        size = image_size(path)
+        with Image.open(path) as image:
+            orientation = orientation_of(image)
+            image.load()  # raises where the end of the file is missing
+        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+        return ImageFacts(size, orientation, digest)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
+    except Exception as error:  # for damaged files Pillow raises OSError, struct.error and others
+        reason = str(error)
+        if "truncated" in reason:
+            fault, reason = ProblemKind.IMAGE_TRUNCATED, "the end of the file is missing"
+    return ImageFacts(None, fault=fault, reason=reason)
 
 
 class Doctor:
@@ -47,8 +90,7 @@ class Doctor:
         if facts.fault:
             self._note(facts.fault, shorten(path), facts.reason)
             return None
-        transform = self._transform(annotation, facts)
-        kept = {}
+        transform, kept = self._transform(annotation, facts), {}
         for item in annotation.objects:
             where = f"{annotation.origin}, {item.position} ({item.name})"
             box = self._check_box(item, where, transform, facts.size)
@@ -69,8 +111,8 @@ class Doctor:
         undecided = size is None or facts.orientation < 5 or shown[0] == shown[1]
         if facts.orientation > 1 and undecided and annotation.objects:
             self._note(ProblemKind.ORIENTATION_UNCLEAR, annotation.origin,
-                      f"the image is turned or mirrored by EXIF {facts.orientation}, and its size "
-                      "cannot tell whether the boxes were drawn before or after that")
+                       f"EXIF {facts.orientation} turns or mirrors the image; its size cannot tell "
+                       "whether the boxes were drawn before or after that")
         decision, transform = "taken as they are", lambda box: box
         if size is None or size == shown:
             return transform
@@ -82,7 +124,7 @@ class Doctor:
             decision, transform = "scaled", lambda box: (
                 box[0] * scale_x, box[1] * scale_y, box[2] * scale_x, box[3] * scale_y)
         self._note(ProblemKind.SIZE_DISAGREES, annotation.origin, f"annotated {size[0]}x{size[1]}, "
-                  f"the image is {shown[0]}x{shown[1]}; boxes {decision}")
+                   f"the image is {shown[0]}x{shown[1]}; boxes {decision}")
         return transform
 
     def _check_box(self, item, where, transform, size):
@@ -107,7 +149,7 @@ class Doctor:
         side = self.input_size * math.sqrt(width * height / (self.tile**2 or size[0] * size[1]))
         if side < TINY_SIDE_PX:
             self._note(ProblemKind.TINY, where,
-                      f"{_format_box(box)}: a side of {side:.1f} px at the network's input")
+                       f"{_format_box(box)}: a side of {side:.1f} px at the network's input")
         # One pixel over the edge comes from counting from 0 or 1 and is no mistake.
         if np.abs(box - whole).max() > 1:
             self._note(ProblemKind.OUTSIDE_THE_IMAGE, where, description)
@@ -116,16 +158,14 @@ class Doctor:
     def check_lists(self, lists: Mapping[str, Sequence[Record]]) -> None:
         """List images whose content comes up twice in the {split: records}, and unused classes."""
         first, used = {}, set()
-        for split, records in lists.items():
-            for record in records:
-                used.update(record.labels.tolist())
-                other_split, other = first.setdefault(self.facts[record.path].digest,
-                                                      (split, record))
-                if other is not record:
-                    self._note(
-                        ProblemKind.TWICE if split == other_split else ProblemKind.IN_TWO_SPLITS,
-                        shorten(record.path),
-                        f"in {split}; the same as {shorten(other.path)} in {other_split}")
+        for split, record in [(split, record) for split in lists for record in lists[split]]:
+            used.update(record.labels.tolist())
+            digest = self.facts[record.path].digest
+            other_split, other = first.setdefault(digest, (split, record))
+            if other is not record:
+                kind = ProblemKind.TWICE if split == other_split else ProblemKind.IN_TWO_SPLITS
+                self._note(kind, shorten(record.path),
+                           f"in {split}; the same as {shorten(other.path)} in {other_split}")
         for label, name in enumerate(self.class_names):
             if label not in used:
                 self._note(ProblemKind.UNUSED_CLASS, name, "no object of this class in any split")

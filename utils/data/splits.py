@@ -128,7 +128,7 @@ def _to_write(folder, old, new, files):
     if before:
         text = (f"splits of {shorten(folder)}: {len(after & before)} images kept, "
                 f"{len(after - before)} new, {len(before - after)} gone or moved by hand; now "
-                f"{counts}\n(shares and seed apply to new images only; overwrite_splits draws anew)")
+                f"{counts} (shares and seed apply to new images only; see overwrite_splits)")
     parent = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(parent, os.W_OK):
         return {}, f"{text}\n{shorten(folder)} cannot be written to, so this is not remembered"
