@@ -8,7 +8,6 @@ Run it again when images were added: old ones keep their split.
 import os
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 from tqdm import tqdm
@@ -16,18 +15,18 @@ from tqdm import tqdm
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
 from utils.cli import UserError, make_folder, resolve, run, shorten
-from utils.data.annotations import Record, list_text, nearest_name, read_class_names, write_together
-from utils.data.dataset_report import examine, format_problems, format_table, write_html
-from utils.data.doctor import Doctor
-from utils.data.image_check import inspect_images
+from utils.data.annotations import (Record, list_text, nearest_name, read_class_names,
+                                    write_together)
+from utils.data.dataset_report import examine, format_section
+from utils.data.doctor import Doctor, inspect_images
 from utils.data.layouts import read_parts
 from utils.data.sources import Annotation, Problem, ProblemKind
 from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, voc_splits
 from utils.data.voc import read_voc
 from utils.multibox.spec import SSDSpec
+from utils.page import Section, write_page
 
-# Annotations by key, the splits of the keys, and the problems.
-Source = tuple[dict[str, Annotation], Splits, list[Problem]]
+Source = tuple[dict[str, Annotation], Splits, list[Problem]]  # annotations by key, their splits
 
 
 @dataclass(frozen=True)
@@ -35,21 +34,18 @@ class AnnotationSettings:
     """Where the data is and how it is split."""
 
     # ---- The one line to edit ----
-
     # A text file with your class names, one a line, spelt as in the XML files.
     classes_path: str = "model_data/voc_classes.txt"
 
     # ---- Data ----
-
     # The folder that holds VOC2007.
     VOCdevkit_path: str = "VOCdevkit"
-    # Several together as in ("2007", "2012"). VOC07+12 as in the papers, 16,551 images to train on
-    # and 4,952 to test: these two years, train_on = "trainval", val_share = 0.
+    # VOC07+12 as in the papers: ("2007", "2012"), train_on = "trainval", val_share = 0.
     years: tuple[str, ...] = ("2007",)
     # voc reads the folders above. coco, yolo and csv read annotation_path.
     annotation_format: Literal["voc", "coco", "yolo", "csv"] = "voc"
-    # A COCO .json, a .csv, or a YOLO folder; or a folder with train, valid and test in it, as
-    # Roboflow exports them; or COCO's own, with annotations, train2017 and val2017 in it.
+    # A COCO .json, a .csv or a YOLO folder; or a folder with train, valid and test in it; or COCO's
+    # own, with annotations, train2017 and val2017 in it.
     annotation_path: str = ""
     # Folder of the images of a .json or .csv file; "" is the folder of the file.
     images_path: str = ""
@@ -57,14 +53,12 @@ class AnnotationSettings:
     lists_dir: str = "."
 
     # ---- Splits ----
-
-    # Share of the images that get_map.py measures on; the rest is for training. Data that comes
-    # with a val split gets no other: then get_map.py is to measure on 2007_val.txt.
+    # Share of the images that get_map.py measures on; data that comes with a val split gets none.
     test_share: float = 0.1
     # Share that train.py chooses the best epoch by; 0 for none.
     val_share: float = 0.1
-    # trainval adds the val images of split files that came with the data to those to train on;
-    # val_share of both together is then taken for val, anew whenever images come or go.
+    # trainval trains on the val images of split files that came with the data too, but for a
+    # val_share of both together.
     train_on: Literal["train", "trainval"] = "train"
     # The same seed gives the same split of the same images.
     seed: int = 0
@@ -73,12 +67,10 @@ class AnnotationSettings:
     overwrite_splits: bool = False
 
     # ---- Checks ----
-
     # True stops on any problem instead of clipping boxes and leaving hopeless ones out.
     strict: bool = False
 
     # ---- The network that the report assumes; the values of train.py ----
-
     input_shape: tuple[int, int] = (300, 300)
     backbone: Literal[tuple(BACKBONES)] = "vgg"
     tile: int = 0
@@ -104,28 +96,25 @@ def main(settings: AnnotationSettings) -> None:
                      and (record := doctor.record(annotations[key]))]
              for split, keys in splits.members.items()}
     doctor.check_lists(lists)
-    report(settings, doctor, lists, spec, paper)
+    report(settings, doctor, examine(lists, doctor, spec, paper, seed=settings.seed))
     if settings.strict and doctor.problems:
-        raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists were "
-                        "written.")
+        raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
     write_lists(settings, lists, class_names, splits)
 
 
 def check_settings(settings: AnnotationSettings) -> None:
     """Raise UserError for settings that cannot work."""
-    shares, form = (settings.test_share, settings.val_share), settings.annotation_format
+    shares, is_voc = (settings.val_share, settings.test_share), settings.annotation_format == "voc"
     if min(shares) < 0 or sum(shares) >= 1:
         raise UserError("val_share and test_share must be at least 0 and below 1 together, got "
-                        f"{settings.val_share} and {settings.test_share}.")
+                        f"{shares[0]} and {shares[1]}.")
     if settings.seed < 0:
         raise UserError(f"seed must be at least 0, got {settings.seed}.")
     if settings.input_shape[0] != settings.input_shape[1]:
         raise UserError(f"input_shape must be square, got {settings.input_shape}.")
-    if form != "voc" and not settings.annotation_path:
-        raise UserError(f"annotation_format is {form!r}; set annotation_path.")
-    if form != "voc" and settings.train_on == "trainval":
-        raise UserError("train_on = 'trainval' is for VOC folders; for others name the train and "
-                        "val images together in annotation_path.")
+    if not is_voc and (not settings.annotation_path or settings.train_on == "trainval"):
+        raise UserError(f"annotation_format {settings.annotation_format!r} needs annotation_path, "
+                        "and has no train_on = 'trainval'.")
 
 
 def specs_to_examine(settings: AnnotationSettings) -> tuple[SSDSpec, SSDSpec]:
@@ -169,37 +158,33 @@ def read_voc_years(settings: AnnotationSettings) -> Source:
         splits = voc_splits(root / "ImageSets" / "Main", keys, shares, settings.seed,
                             overwrite=settings.overwrite_splits,
                             train_on_val=settings.train_on == "trainval")
-        annotations |= {f"{year}/{item.key}": item for item in items}
         problems += faults
-        listed = set().union(*splits.members.values())
-        problems += [Problem(ProblemKind.IN_NO_SPLIT, f"{key}.xml", "in no split file; to use it, "
-                             "add it to train.txt or another in ImageSets/Main")
-                     for key in keys if key not in listed]
         for split, members in splits.members.items():
             joined.members[split].extend(f"{year}/{key}" for key in members)
             problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{split}.txt",
                                  f"{key!r} has no XML file in Annotations")
-                         for key in members if f"{year}/{key}" not in annotations]
+                         for key in sorted(set(members) - set(keys))]
+        unlisted = set(keys).difference(*splits.members.values())
+        problems += [Problem(ProblemKind.IN_NO_SPLIT, f"{key}.xml", "in no split file; to use it, "
+                             "add it to train.txt or another in ImageSets/Main")
+                     for key in sorted(unlisted)]
+        annotations |= {f"{year}/{item.key}": item for item in items}
         joined.files.update(splits.files)
         joined.retired.extend(splits.retired)
         joined.messages.extend(splits.messages)
     return annotations, joined, problems
 
 
-def report(settings: AnnotationSettings, doctor: Doctor, lists: dict[str, list[Record]],
-           spec: SSDSpec, paper: SSDSpec) -> None:
+def report(settings: AnnotationSettings, doctor: Doctor, sections: list[Section]) -> None:
     """Print the doctor's findings and write dataset_report.html."""
-    tables, advice, figures = examine(lists, doctor, spec, paper, seed=settings.seed)
-    for heading, rows in tables.items():
-        print(f"\n{heading}\n{format_table(rows)}")
-    print(f"{advice}\n\nProblems\n{format_problems(doctor.problems)}")
+    print("\n".join(format_section(section) for section in sections if not section.images))
     for name, count in doctor.unknown.most_common():
         nearest = nearest_name(name, doctor.class_names)
         hint = f"; did you mean {nearest!r}?" if nearest else ""
         print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
     path = make_folder(settings.lists_dir) / "dataset_report.html"
     try:
-        write_html(path, tables, doctor.problems, advice, figures)
+        write_page(path, "Dataset report", sections)
         print(f"report: {shorten(path)}\n")
     except UserError as error:  # the lists matter more
         print(f"no report: {error}\n")
@@ -210,15 +195,12 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
     """Write the lists and split files together; refuse a list without any object."""
     for split, records in lists.items():
         if records and not any(len(record.labels) for record in records):
-            raise UserError(f"the {split} split has no object of a known class in its "
-                            f"{len(records)} images, so no list was written; check "
-                            f"{settings.classes_path}, or set another seed where the split was "
-                            "drawn.")
+            raise UserError(f"the {split} split has no object of a known class: no list was "
+                            f"written; check {settings.classes_path}, or try another seed.")
     if not lists["train"]:
-        raise UserError("no usable image in the train split, so no list was written.")
-    folder = make_folder(settings.lists_dir)
-    one_year = settings.annotation_format == "voc" and len(settings.years) == 1
-    year = settings.years[0] if one_year else "2007"
+        raise UserError("no usable image in the train split: no list was written.")
+    is_one_year = settings.annotation_format == "voc" and len(settings.years) == 1
+    year, folder = settings.years[0] if is_one_year else "2007", make_folder(settings.lists_dir)
     paths = {split: folder / f"{year}_{split}.txt" for split in lists}
     texts = {paths[split]: list_text(records, class_names)
              for split, records in lists.items() if records}
@@ -227,16 +209,12 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
         make_folder(path.parent)
     write_together(texts | splits.files, [*stale, *splits.retired])
     for split, path in paths.items():
-        if path in texts:
-            print(f"wrote {shorten(path)}: {len(lists[split])} images")
-        else:
-            print(f"no images for the {split} split, so no {path.name}"
-                  f" ({len(splits.members[split])} unusable, see the problems above)")
+        print(f"wrote {shorten(path)}: {len(lists[split])} images" if lists[split] else
+              f"no images for the {split} split ({len(splits.members[split])} unusable)")
     for path in stale:
         print(f"{path.name} of an earlier run is now {path.name}.old")
     if year != "2007":
-        print(f"for these set train_list = \"{shorten(paths['train'])}\", and val_list, in train.py,"
-              " test_list in get_map.py")
+        print(f'set train_list = "{shorten(paths["train"])}", and val_list and test_list like it')
     print("\n".join(splits.messages))
 
 

@@ -116,18 +116,6 @@ def test_every_decision_is_listed_with_file_and_object(voc, capsys):
     assert "many.xml, object 5 (cat)" in report
 
 
-def test_counts_and_background_are_printed(twenty, capsys):
-    voc, keys = twenty
-    voc.xml(keys[0])
-    voc.split(train=keys[:12], val=keys[12:15], test=keys[15:])
-    voc.run()
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["cat", "11", "11", "3", "3", "5", "5"] in rows
-    assert ["all", "12", "11", "3", "3", "5", "5"] in rows
-    assert ["without", "objects", "1", "-", "0", "-", "0", "-"] in rows
-    assert voc.listed("train")[0] == keys[0]
-
-
 @pytest.mark.parametrize("changes, words", [
     ({"test_share": 0.5, "val_share": 0.5}, "val_share and test_share must be at least 0"),
     ({"test_share": -0.1}, "val_share and test_share"), ({"seed": -1}, "seed"),
@@ -178,13 +166,6 @@ def test_an_annotation_that_is_broken_for_a_while_keeps_its_split(twenty):
     path.write_bytes(text)
     voc.run()
     assert key in voc.listed("test")
-
-
-def test_a_report_that_cannot_be_written_loses_no_list(twenty, capsys):
-    voc, _ = twenty
-    (voc.path / "dataset_report.html").mkdir()
-    voc.run()
-    assert "no report:" in capsys.readouterr().out and len(voc.listed("train")) == 16
 
 
 def test_small_objects_in_large_images_get_the_advice_to_set_tile(voc, capsys, monkeypatch):
@@ -309,15 +290,3 @@ def test_other_formats_are_drawn_from(voc, form):
     write_source(source, form, names + [f"q {k}" for k in range(20)])
     voc.run(annotation_format=form, annotation_path=str(source))
     assert all(set(old) < set(voc.listed(name)) for name, old in zip(SPLITS, before))
-
-
-@pytest.mark.parametrize("form", ["coco", "yolo", "csv"])
-def test_split_folders_are_kept(voc, form):
-    for name, folder in zip(SPLITS, ("train", "valid", "test")):
-        write_source(voc.path / "source" / folder, form, [f"{name}{k}" for k in range(3)])
-    if form == "yolo":
-        (voc.path / "source" / "data.yaml").write_text("names: [dog, cat]")
-    voc.run(annotation_format=form, annotation_path=str(voc.path / "source"))
-    for name in SPLITS:
-        assert sorted(voc.listed(name)) == [f"{name}{k}" for k in range(3)]
-    assert not list(voc.path.rglob("*drawn*"))

@@ -43,12 +43,6 @@ def test_values(read, tmp_path):
     assert none.objects == [] and "c.json" in none.origin
 
 
-def test_an_image_of_two_entries_is_one(read):
-    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 3, "file_name": "./A.JPG"}]
-    (item,), problems = (list(result) for result in read(images=images))
-    assert item == "a.jpg" and not problems
-
-
 @pytest.mark.parametrize("broken", [
     {"image_id": 99}, {"category_id": 5}, {"bbox": [1, 2, 3]}, {"bbox": None}, {"bbox": "abcd"},
     {"bbox": [1, 2, "x", 4]}, {"image_id": [7]}, {"category_id": None}, {"bbox": []}])

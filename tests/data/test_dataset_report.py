@@ -11,14 +11,14 @@ from PIL import Image
 
 from utils.data.annotations import Record
 from utils.data.dataset_report import (contact_sheet, count_table, coverage_table, examine,
-                                       format_problems, format_table, objects_at_input, plot_boxes,
-                                       suggest_tile, write_html)
-from utils.data.doctor import Doctor
-from utils.data.image_check import ImageFacts, inspect_images
+                                       format_section, objects_at_input, plot_boxes,
+                                       problem_section, suggest_tile)
+from utils.data.doctor import Doctor, ImageFacts, inspect_images
 from utils.data.sources import Problem, ProblemKind
 from utils.multibox.boxes import to_xyxy
 from utils.multibox.priors import make_priors
 from utils.multibox.spec import SSDSpec
+from utils.page import Section, write_page
 from utils.tiling import window_grid
 
 SMALL = SSDSpec(input_shape=(128, 128), grids=(8, 4, 3, 2, 1, 1), steps=None,
@@ -112,16 +112,17 @@ def test_the_tile_for_small_objects_in_large_images():
     assert suggest_tile(lists, facts, spec)[0] == 0
 
 
-def test_tables_and_problems_as_text():
-    assert format_table([["class", "n"], ["a", "10"], ["long name", "7"]]) == (
-        "class       n\na          10\nlong name   7")
+def test_sections_as_text():
+    table = Section("Objects", [["class", "n"], ["a", "10"], ["long name", "7"]], "all")
+    assert format_section(table) == (
+        "\nObjects\nclass       n\na          10\nlong name   7\nall")
     problems = [Problem(ProblemKind.NO_AREA, f"{k}.xml", "(1, 1, 1, 1)") for k in range(12)]
     problems.insert(3, Problem(ProblemKind.BAD_OBJECT, "x.xml", "no name"))
-    lines = format_problems(problems).splitlines()
-    assert lines[:3] == ["1 x bad object (left out)", "    x.xml: no name",
-                         "12 x no area (object left out)"]
-    assert len(lines) == 14 and "and 2 more" in lines[-1]
-    assert format_problems([]) == "no problems found"
+    lines = format_section(problem_section(problems)).splitlines()
+    assert lines[2:5] == ["1 x bad object (left out)", "    x.xml: no name",
+                          "12 x no area (object left out)"]
+    assert len(lines) == 16 and "and 2 more" in lines[-1]
+    assert "no problems found" in format_section(problem_section([]))
 
 
 class Reader(HTMLParser):
@@ -142,11 +143,14 @@ class Reader(HTMLParser):
 
 def test_the_page_has_everything_and_needs_no_other_file(data, tmp_path):
     lists, facts = data
-    tables, advice, images = examine(lists, Doctor(CLASSES, facts), SMALL, SMALL, seed=0)
-    assert "these priors cover" in advice or "anchors_size = (" in advice
-    problems = [Problem(kind, f"<script>{kind.text}</script> & \"{k}\"", "<img src=http://x>")
-                for k, kind in enumerate(ProblemKind)] * 15
-    write_html(tmp_path / "report.html", tables, problems, advice, images)
+    doctor = Doctor(CLASSES, facts)
+    doctor.problems += [Problem(kind, f"<script>{kind.text}</script> & \"{k}\"", "<img src=http://x>")
+                        for k, kind in enumerate(ProblemKind)] * 15
+    sections = examine(lists, doctor, SMALL, SMALL, seed=0)
+    assert [section.heading for section in sections] == [
+        "Images and objects", "Priors", "Boxes", "Samples", "Problems"]
+    assert "these priors cover" in sections[1].text or "anchors_size = (" in sections[1].text
+    write_page(tmp_path / "report.html", "Dataset report", sections)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     reader = Reader(text)
     assert not {"script", "link", "iframe", "object", "b", "i"} & set(reader.tags)
@@ -155,15 +159,13 @@ def test_the_page_has_everything_and_needs_no_other_file(data, tmp_path):
     for kind in ProblemKind:
         assert f"15 x {kind.text} ({kind.decision})" in text
         assert reader.text.count(f"<script>{kind.text}</script> & ") == 15
-    for cell in [cell for rows in tables.values() for row in rows for cell in row]:
+    for cell in [cell for section in sections for row in section.rows for cell in row]:
         assert cell in reader.text
 
 
-def test_data_without_objects_has_a_page(tmp_path):
-    tables, advice, images = examine({"train": []}, Doctor(CLASSES, {}), SMALL, SMALL, seed=0)
-    write_html(tmp_path / "report.html", tables, [], advice, images)
-    assert list(tables) == ["Images and objects"]
-    assert "no objects" in Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
+def test_data_without_objects_has_a_report():
+    sections = examine({"train": []}, Doctor(CLASSES, {}), SMALL, SMALL, seed=0)
+    assert [section.heading for section in sections] == ["Images and objects", "Samples", "Problems"]
 
 
 def test_the_sheet_shows_every_class(data):
@@ -172,8 +174,7 @@ def test_the_sheet_shows_every_class(data):
     with_objects = sum(len(record.labels) > 0 for records in lists.values() for record in records)
     assert len(sheet) == min(12, with_objects)
     assert all(caption.startswith(("train: train", "val: val")) for caption, _ in sheet)
-    again = contact_sheet(lists, CLASSES, 0)
-    assert all(a.tobytes() == b.tobytes() for (_, a), (_, b) in zip(sheet, again))
+    assert sheet == contact_sheet(lists, CLASSES, 0)
 
 
 @pytest.mark.parametrize("jitter", [0, 1e-7])
@@ -181,6 +182,5 @@ def test_objects_of_one_size_are_plotted(jitter):
     """Points that a tool turned into boxes: all sides equal, or but for rounding."""
     low = np.random.default_rng(0).uniform(0, 0.8, (7, 2))
     sides = np.full((7, 2), 0.1) + np.linspace(0, jitter, 7)[:, None]
-    boxes = np.concatenate([low, low + sides], 1).astype(np.float32)
-    for _, figure in plot_boxes(boxes, SMALL):
-        assert sum(bar.get_height() for bar in figure.axes[0].patches) == 7
+    plots = plot_boxes(np.concatenate([low, low + sides], 1).astype(np.float32), SMALL)
+    assert [uri.startswith("data:image/png") for _, uri in plots] == [True, True]

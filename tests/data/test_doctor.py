@@ -8,8 +8,7 @@ from PIL import Image
 from source_files import kinds
 from voc_folder import save_image
 
-from utils.data.doctor import Doctor, turn_box
-from utils.data.image_check import inspect_images
+from utils.data.doctor import Doctor, inspect_images, turn_box
 from utils.data.sources import Annotation, SourceObject
 from utils.image import load_image
 
@@ -46,11 +45,6 @@ def test_sound_objects_pass_unchanged(examine, image):
     assert (record.boxes_px.dtype, record.labels.dtype) == (np.float32, np.int64)
 
 
-def test_an_image_without_objects_is_background(examine):
-    record, problems = examine()
-    assert record.boxes_px.shape == (0, 4) and len(record.labels) == 0 and not problems
-
-
 @pytest.mark.parametrize("box, expected, kind", [
     ((-5, -6, 50, 50), (0, 0, 50, 50), "OUTSIDE_THE_IMAGE"),
     ((50, 40, 300, 300), (50, 40, 100, 80), "OUTSIDE_THE_IMAGE"),
@@ -71,12 +65,6 @@ def test_boxes_are_corrected_or_left_out(examine, box, expected, kind):
     assert record.boxes_px[1:].tolist() == ([list(expected)] if expected else [])
     assert kinds(problems)[:1] == ([kind] if kind else [])
     assert all(problem.where.startswith("a.xml, object 2 (") for problem in problems)
-
-
-def test_two_problems_of_one_box_are_both_listed(examine):
-    record, problems = examine((60, 50, -20, -10))
-    assert record.boxes_px.tolist() == [[0, 0, 60, 50]]
-    assert kinds(problems) == ["CORNERS_SWAPPED", "OUTSIDE_THE_IMAGE"]
 
 
 def test_duplicates_are_of_one_class_and_box(examine):

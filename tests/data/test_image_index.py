@@ -45,13 +45,6 @@ def test_no_image_at_all_is_refused(tmp_path):
         ImageIndex(tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", ["b.gif", "b.heic", "b.AVIF"])
-def test_images_of_kinds_that_are_not_read_are_problems(tmp_path, name):
-    (tmp_path / name).touch()
-    problem, = ImageIndex(tmp_path).problems
-    assert problem.where.endswith(name) and "convert" in problem.what
-
-
 def test_files_are_sorted_and_linked_folders_entered(tmp_path):
     for name in ("in/b.txt", "in/a.TXT", "in/sub.txt/c.txt", "in/d.jpg", "out/e.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

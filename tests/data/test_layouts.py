@@ -7,7 +7,7 @@ from source_files import kinds
 from voc_folder import save_image, write_text
 
 from utils.cli import UserError
-from utils.data.layouts import read_parts, split_of
+from utils.data.layouts import read_parts
 
 LABELLED = ("one/a", "one/b", "two/c", "three/d")
 
@@ -72,16 +72,6 @@ def test_folders_name_the_split_where_the_yaml_does_not(tmp_path, yaml, problems
         "train": ["a"], "val": ["b"], "": ["train1", "c"]}
 
 
-def test_linked_folders_of_images(tmp_path):
-    write_yolo(tmp_path / "disk")
-    for name in ("images", "labels"):
-        (tmp_path / "mine").mkdir(exist_ok=True)
-        (tmp_path / "mine" / name).symlink_to(tmp_path / "disk" / name, target_is_directory=True)
-    write_text(tmp_path / "mine" / "data.yaml",
-               "train: images/one\nval: images/two\ntest: images/three\nnames: [cat]\n")
-    assert splits(tmp_path / "mine") == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
-
-
 @pytest.mark.parametrize("images", ["{}", "images/{}", "images"])
 def test_cocos_own_folder(tmp_path, images):
     for name, split in (("Train2017", "train"), ("val2017", "val")):
@@ -138,9 +128,3 @@ def test_a_wrong_path_is_named_in_full(tmp_path, form):
         read_parts(form, tmp_path / "none")
     with pytest.raises(UserError, match="no such folder"):
         read_parts("yolo", write_text(tmp_path / "data.yaml", "names: [cat]"))
-
-
-def test_names_of_splits():
-    for name, split in (("train", "train"), ("Valid", "val"), ("validation", "val"),
-                        ("TEST2014", "test"), ("val2017", "val"), ("minival", ""), ("trainval", "")):
-        assert split_of(name) == split

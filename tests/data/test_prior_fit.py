@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nets.ssd import build_spec
 from utils.data.prior_fit import best_ious, covered, suggest_priors
 from utils.multibox.boxes import to_xyxy
 from utils.multibox.priors import make_priors
@@ -116,17 +115,3 @@ def test_a_large_data_set_is_searched_on_a_sample(monkeypatch):
     # The shares are those of all boxes.
     assert first.before == pytest.approx(naive_coverage(boxes, SMALL))
     assert first.after == pytest.approx(naive_coverage(boxes, suggested(first)))
-
-
-def test_the_matching_threshold_is_an_argument():
-    boxes = random_boxes(30, 0)
-    result = suggest(boxes, SMALL, match_iou=0.3)
-    assert result.before == pytest.approx(naive_coverage(boxes, SMALL, 0.3))
-
-
-def test_the_values_work_in_a_network():
-    spec = build_spec("mobilenetv2", 260)
-    boxes = random_boxes(3, 0, 0.02, 0.08)
-    result = suggest(boxes, spec)
-    better = suggested(result, build_spec("mobilenetv2", 260, anchors_size=result.anchors_size))
-    assert (best_ious(boxes, better) >= 0.5).mean() == pytest.approx(result.after)

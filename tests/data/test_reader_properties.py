@@ -13,8 +13,7 @@ from utils.cli import UserError
 from utils.data.annotations import read_class_names, read_list
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
-from utils.data.doctor import Doctor
-from utils.data.image_check import inspect_image
+from utils.data.doctor import Doctor, inspect_image
 from utils.data.sources import Annotation, SourceObject
 from utils.data.voc import read_voc
 from utils.data.yolo import read_yolo

@@ -75,23 +75,11 @@ def test_images_never_move_and_shares_are_reached(growth, seed, shares):
     assert members == {} or draw_splits(members, names(0, count), shares, seed + 1) == members
 
 
-@pytest.mark.parametrize("count, expected", [(1, [1, 0, 0]), (2, [1, 1, 0]), (3, [1, 1, 1])])
-def test_few_images_train_first(count, expected):
-    assert sizes(draw_splits({}, names(0, count), SHARES, 0)) == expected
-
-
 def test_the_same_seed_gives_the_same_draw():
     first, again, other = (draw_splits({}, names(0, 50), SHARES, seed) for seed in (3, 3, 4))
     assert first == again != other
     # As earlier versions drew: data of theirs keeps its split.
     assert draw_splits({}, names(0, 10), SHARES, 0)["test"] == ["0004", "0006"]
-
-
-def test_a_share_that_was_nothing_is_drawn_later(main):
-    first = main.run(names(0, 20), {"val": 0.1, "test": 0}).members
-    assert not first["test"] and not (main.folder / "test.txt").exists()
-    later = main.run(names(0, 40)).members
-    assert len(later["test"]) == 8 and not set(later["test"]) & set(names(0, 20))
 
 
 def test_an_edited_file_is_kept(main):
@@ -126,13 +114,6 @@ def test_trainval_alone_is_divided(main):
     assert main.run(names(0, 20), seed=5).members == members
 
 
-def test_a_test_split_alone_stays_out_of_training(main):
-    main.put(test=names(0, 5))
-    members = main.run(names(0, 20)).members
-    assert members["test"] == names(0, 5)
-    assert sorted(members["train"] + members["val"]) == names(5, 20)
-
-
 def test_overwrite_draws_all_anew_and_puts_other_files_aside(main):
     main.put(train=names(0, 18), val=names(18, 19), test=names(19, 20))
     splits = main.run(names(0, 20), overwrite=True)
@@ -141,13 +122,6 @@ def test_overwrite_draws_all_anew_and_puts_other_files_aside(main):
     assert sizes(splits.members) == [14, 2, 4]
     assert main.run(names(0, 20), seed=9).members == splits.members
     assert not main.run(names(0, 20), overwrite=True, seed=3).retired  # drawn here
-
-
-def test_removed_files_are_drawn_again(main):
-    main.run(names(0, 20))
-    for path in main.folder.glob("*.txt"):
-        path.unlink()
-    assert main.run(names(0, 20), seed=1).members == draw_splits({}, names(0, 20), SHARES, 1)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"train": 5}', '{"train": [["x"], 1]}', "[" * 99])

@@ -70,33 +70,12 @@ def test_parts_are_not_objects(read):
     assert boxes(read, CAT.replace("</object>", part * 2 + "</object>")) == [(0, 0, 10, 20)]
 
 
-def test_objects_keep_their_order_and_names(read):
-    names = ["traffic light", "Ampel ö", "红绿灯", "cat", "a &amp; b"]
-    item, _ = read("".join(xml_object(f" {name}\n", 1, 1, 9, 9) for name in names))
-    assert [thing.name for thing in item.objects] == [*names[:-1], "a & b"]
-
-
 @pytest.mark.parametrize("data", [
     CAT.encode("utf-8-sig"), CAT.replace("cat", "ö").encode("utf-16")])
 def test_encodings(read, data):
     codec = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     item, problems = read(f"<annotation>{data.decode(codec)}</annotation>".encode(codec))
     assert len(item.objects) == 1 and not problems
-
-
-@pytest.mark.parametrize("text, size", [
-    ("<size><width>50</width><height>40</height><depth>3</depth></size>", (50, 40)), ("", None),
-    ("<size/>", None), ("<size><width>0</width><height>0</height></size>", None)])
-def test_size_where_it_makes_sense(read, text, size):
-    assert read(CAT + text)[0].size == size
-
-
-def test_the_file_name_finds_the_image(tmp_path):
-    folder = Folder(tmp_path)
-    path = save_image(folder.root / "JPEGImages" / "sub" / "photo 7.png")
-    folder.xml("7", extra="<filename>photo 7.png</filename>")
-    items, problems = read_voc(folder.root)
-    assert items[0].image == path and not problems
 
 
 @pytest.mark.parametrize("second, words", [

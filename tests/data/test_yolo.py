@@ -46,7 +46,7 @@ def test_images_without_labels(tmp_path):
     assert {key: item.objects for key, item in items.items()} == {
         "images/train/a": [], "images/train/b": []}
     assert kinds(problems) == ["NO_LABEL_FILE", "NO_ANNOTATION"]
-    assert problems[0].what.startswith("1 of 2 images")
+    assert problems[0].what.startswith("1 images")
     assert problems[1].where.endswith("images/val")
 
 

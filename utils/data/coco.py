@@ -16,8 +16,7 @@ def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]
     Returns one Annotation per image and the problems. Raises UserError for another file.
     """
     entries, names, rows = _load(path)
-    index = ImageIndex(images)
-    objects, problems = {key: [] for key in entries}, list(index.problems)
+    objects, problems = {key: [] for key in entries}, []
     for number, row in enumerate(rows, start=1):
         try:
             name, members = names[str(row["category_id"])], objects[str(row["image_id"])]
@@ -31,7 +30,7 @@ def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]
                                     is_true(row.get("iscrowd", 0)), f"annotation {number}"))
     table = [(str(entry.get("file_name", "")), int_size(entry.get("width"), entry.get("height")),
               objects[key]) for key, entry in entries.items()]
-    return gather_rows(table, index, path.name), problems
+    return gather_rows(table, ImageIndex(images), path.name), problems
 
 
 def _load(path):

@@ -39,8 +39,7 @@ def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]
     if missing:
         raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}; "
                         "commas, semicolons or tabs may divide them.")
-    index = ImageIndex(images)
-    table, problems = [], list(index.problems)
+    table, problems = [], []
     for number, row in enumerate(rows[1:], start=2):
         if not any(row):
             continue
@@ -54,7 +53,7 @@ def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]
         except ValueError as error:
             problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(path)}, line {number}",
                                     str(error)))
-    return gather_rows(table, index, path.name), problems
+    return gather_rows(table, ImageIndex(images), path.name), problems
 
 
 def _read_objects(cells, position):

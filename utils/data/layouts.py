@@ -30,10 +30,9 @@ Part = tuple[str, list[Annotation], list[Problem]]  # split or ""
 def read_parts(form: str, path: Path, images: Path | None = None) -> list[Part]:
     """Read a source with its own split, where it has one.
 
-    `form` is "coco", "yolo" or "csv"; `path` is a file, or a folder as in LAYOUTS; a YOLO folder
-    has its split in its YAML file or in the names of its folders. `images` is the folder of the
-    images of a .json or .csv file, None the usual one. Raises UserError for a path that is missing
-    or has no annotation file.
+    `form` is "coco", "yolo" or "csv"; `path` is a file, or a folder as in LAYOUTS or of YOLO.
+    `images` is the folder of the images of a .json or .csv file, None the usual one. Raises
+    UserError for a path that is missing or has no annotation file.
     """
     path = Path(os.path.abspath(path))
     if not path.exists() or form == "yolo" and not path.is_dir():
@@ -77,17 +76,16 @@ def _read_yolo_parts(folder):
     items, problems = read_yolo(folder)
     images = {item.image.relative_to(folder).as_posix(): item for item in items}
     splits, faults = _yaml_splits(folder, images)
-    problems += faults
     parts = {split: [] for split in (*SPLITS, "")}
     for image, item in images.items():
-        folders = image.lower().removeprefix("images/").split("/")[:-1]
-        split = splits.get(image) or split_of(folders[0] if folders else "")
+        split = splits.get(image) or split_of(image.lower().removeprefix("images/").split("/")[0])
         if splits and not split:
-            problems.append(Problem(ProblemKind.IN_NO_SPLIT, shorten(item.image),
-                                    "in no place that the YAML file names"))
+            faults.append(Problem(ProblemKind.IN_NO_SPLIT, shorten(item.image),
+                                  "in no place that the YAML file names"))
         else:
             parts[split].append(item)
-    return [(split, members, [] if split else problems) for split, members in parts.items()]
+    return [(split, members, [] if split else problems + faults)
+            for split, members in parts.items()]
 
 
 def _yaml_splits(folder, images):
@@ -99,18 +97,18 @@ def _yaml_splits(folder, images):
     splits, problems = {}, []
     for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
         values = load_yaml(file)
-        for key in SPLIT_OF if "names" in values else ():
-            texts = values.get(key) or []
+        named = {key: values[key] for key in SPLIT_OF if values.get(key) and "names" in values}
+        for key, texts in named.items():
             for text in texts if isinstance(texts, list) else [texts]:
                 place = next((tail for tail in tails(f"{values.get('path') or ''}/{text}")
                               if (folder / tail).exists()), None)
                 if place is None:
-                    lost, members = [text], []
+                    members, lost = [], [text]
                 elif (folder / place).is_dir():
-                    lost, members = [], [i for i in images if i.startswith(f"{place}/")]
+                    members, lost = [i for i in images if i.startswith(f"{place}/")], []
                 else:
-                    lost, members = _listed_images(folder / place, folder, images)
-                splits |= {image: SPLIT_OF[key] for image in members if image not in splits}
+                    members, lost = _listed_images(folder / place, folder, images)
+                splits = dict.fromkeys(members, SPLIT_OF[key]) | splits
                 problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, shorten(file), f"{key}: "
                                      f"{line!s:.200} is no place and no image with labels here")
                              for line in lost]
@@ -118,11 +116,11 @@ def _yaml_splits(folder, images):
 
 
 def _listed_images(file, folder, images):
-    """Return (lines without an image, images) of a text file of paths, also of other machines."""
-    start = file.parent.relative_to(folder).as_posix()
-    lost, members = [], []
+    """Return (images, lines without one) of a text file of paths, also of other machines."""
+    members, lost = [], []
     for line in filter(None, map(str.strip, read_text(file, remedy="").splitlines())):
-        image = next((path for tail in tails(line) for path in (tail, f"{start}/{tail}")
-                      if path in images), None)
-        (members if image else lost).append(image or line)
-    return lost, members
+        paths = [path for tail in tails(line) for path in (
+            tail, (file.parent / tail).relative_to(folder).as_posix()) if path in images]
+        members += paths[:1]
+        lost += [] if paths else [line]
+    return members, lost

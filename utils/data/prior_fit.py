@@ -1,7 +1,6 @@
 """How well the priors of a spec cover a data set, and sizes and ratios that cover it better."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -63,9 +62,9 @@ def suggest_priors(boxes: np.ndarray, spec: SSDSpec, paper: SSDSpec, *, match_io
     """Search prior sizes and ratios for the (N, 4) boxes of a data set, N >= 1.
 
     Each size in turn is enlarged and reduced while that raises the score, from the sizes of the
-    `paper` and from quantiles of the objects' sizes. `spec`, the same with the current priors, is
-    no start, so that a suggestion that was followed is the result again. `match_iou` is the IoU
-    from which a prior is positive. The current priors are returned where nothing covers more.
+    `paper` and from quantiles of the objects' sizes. The search does not start from the current
+    priors, those of `spec`, so that a suggestion that was followed is found again; they are
+    returned where nothing covers more. A prior is positive from `match_iou` on.
     """
     boxes = np.asarray(boxes, np.float32)
     sample = boxes
@@ -73,7 +72,7 @@ def suggest_priors(boxes: np.ndarray, spec: SSDSpec, paper: SSDSpec, *, match_io
         sample = np.random.default_rng(seed).choice(boxes, MAX_OBJECTS, replace=False)
 
     @cache
-    def score(candidate: SSDSpec) -> float:
+    def score(candidate):
         ious = best_ious(sample, candidate)
         return (ious >= match_iou).mean() + 0.2 * ious.mean()  # the mean settles ties
 
@@ -94,7 +93,7 @@ def suggest_priors(boxes: np.ndarray, spec: SSDSpec, paper: SSDSpec, *, match_io
     return Suggestion(best.anchors_size, uniform, before, after)
 
 
-def _climb(spec: SSDSpec, score: Callable[[SSDSpec], float]) -> SSDSpec:
+def _climb(spec, score):
     """Return the best spec reached by changing one size at a time."""
     for _, k, step in itertools.product(range(ROUNDS), range(len(spec.anchors_size)), STEPS):
         sizes = np.array(spec.anchors_size, dtype=float)
@@ -103,7 +102,7 @@ def _climb(spec: SSDSpec, score: Callable[[SSDSpec], float]) -> SSDSpec:
     return spec
 
 
-def _with_sizes(spec: SSDSpec, sizes: np.ndarray) -> SSDSpec:
+def _with_sizes(spec, sizes):
     """Return the spec with these sizes in integer pixels, each larger than the one before."""
     sizes = np.sort(sizes).clip(4, 2 * spec.size).round()
     ranks = np.arange(len(sizes))

@@ -12,10 +12,10 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import UserError, shorten
+from utils.cli import UserError
 from utils.image import IMAGE_SUFFIXES
 
-# Images that OpenCV does not read on every system.
+# Images that are not read here; the doctor says so.
 UNREAD_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd")
 
 
@@ -92,13 +92,7 @@ class ImageIndex:
     def __init__(self, folder: Path):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; set images_path to the folder of images.")
-        files = walk_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
-        self.folder = folder
-        self.paths = {relative: path for relative, path in files.items()
-                      if relative.lower().endswith(IMAGE_SUFFIXES)}
-        self.problems = [Problem(ProblemKind.IMAGE_UNREADABLE, shorten(path), f"images ending in "
-                                 f"{path.suffix} are not read; convert it to .png or .jpg")
-                         for relative, path in files.items() if relative not in self.paths]
+        self.folder, self.paths = folder, walk_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
         self._by_tail = defaultdict(list)  # end of a path, without ending -> relative paths
         for relative in self.paths:
             for tail in tails(_fold(os.path.splitext(relative)[0])):

@@ -70,7 +70,7 @@ def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed:
         shares = {"val": shares["val"]}
         old.pop("test", None)
     drawn = draw_splits(old, given["train"], shares, seed)
-    files, message = _written(record.parent, old, drawn, {record: _to_json(drawn)})
+    files, message = _to_write(record.parent, old, drawn, {record: _to_json(drawn)})
     return Splits(drawn | {"test": given["test"] or drawn["test"]}, files, [], [message])
 
 
@@ -88,41 +88,39 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
     record = read_record(folder / RECORD)
     given = {name: members for name, members in files.items()
              if set(members) != set(record.get(name, ()))}
-    retired, messages = [], [f"kept {shorten(folder / name)}.txt: {len(given[name])} images"
-                             for name in given]
+    retired = []
     if overwrite:
-        retired = [folder / f"{name}.txt" for name in given]
-        messages = [f"{shorten(path)} was not drawn here: it is now {path.name}.old"
-                    for path in retired]
-        given, record = {}, {}
+        retired, given, record = [folder / f"{name}.txt" for name in given], {}, {}
     fixed = set().union(*(given[name] for name in SPLITS if name in given))
     old = {name: [key for key in record.get(name, ()) if key not in fixed] for name in files
            if name in SPLITS and name not in given}
-    wanted = {name: share for name, share in shares.items() if name not in given}
-    pool = keys
-    if "trainval" in given:
-        pool = [key for key in keys if key in fixed.union(given["trainval"])]
+    val_share = shares["val"]
+    shares = {name: share for name, share in shares.items() if name not in given}
     if "trainval" in given or {"train", "val"} <= set(given):
-        wanted.pop("test", None)
-    drawn = draw_splits(old | given, pool, wanted, seed)
-    members = {name: given.get(name, drawn[name]) for name in SPLITS}
-    drawn = {name: members[name] for name in SPLITS
-             if name not in given and (members[name] or name in files)}
-    to_write = {}
+        shares.pop("test", None)
+    pool = fixed.union(given.get("trainval", keys))
+    drawn = draw_splits(old | given, [key for key in keys if key in pool], shares, seed)
+    members = drawn | {name: given[name] for name in SPLITS if name in given}
+    drawn = {name: drawn[name] for name in SPLITS
+             if name not in given and (drawn[name] or name in files)}
+    messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
+    messages += [f"{shorten(path)} was not drawn here: it is now {path.name}.old"
+                 for path in retired]
+    texts = {}
     if drawn:
         if "trainval" not in given:
             drawn["trainval"] = sorted({*members["train"], *members["val"]})
         texts = {folder / f"{name}.txt": "".join(f"{key}\n" for key in drawn[name])
-                 for name in drawn}
-        to_write, message = _written(folder, old, drawn, texts | {folder / RECORD: _to_json(drawn)})
+                 for name in drawn} | {folder / RECORD: _to_json(drawn)}
+        texts, message = _to_write(folder, old, drawn, texts)
         messages.append(message)
     if train_on_val and "val" in given:
         both = sorted({*given.get("trainval", ()), *members["train"], *members["val"]})
-        members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
-    return Splits(members, to_write, retired if to_write else [], messages)
+        members |= draw_splits({}, both, {"val": val_share}, seed) | {"test": members["test"]}
+    return Splits(members, texts, retired if texts else [], messages)
 
 
-def _written(folder, old, new, files):
+def _to_write(folder, old, new, files):
     """Return (files to write, a line on what became of the splits drawn in a folder)."""
     before, after = (set().union(*splits.values()) for splits in (old, new))
     counts = ", ".join(f"{name} {len(new[name])}" for name in SPLITS if name in new)
@@ -130,7 +128,7 @@ def _written(folder, old, new, files):
     if before:
         text = (f"splits of {shorten(folder)}: {len(after & before)} images kept, "
                 f"{len(after - before)} new, {len(before - after)} gone or moved by hand; now "
-                f"{counts}\n(shares and seed apply to new images only; overwrite_splits draws anew)")
+                f"{counts} (shares and seed apply to new images only; see overwrite_splits)")
     parent = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(parent, os.W_OK):
         return {}, f"{text}\n{shorten(folder)} cannot be written to, so this is not remembered"

@@ -35,7 +35,7 @@ def read_voc(root: Path, progress: Callable[[Iterable], Iterable] = iter
         raise UserError(f"{shorten(root)}/Annotations: no XML files; put the annotations there, "
                         "and the images into JPEGImages, or set VOCdevkit_path.")
     index = ImageIndex(root / "JPEGImages")
-    items, names, problems = [], [], list(index.problems)
+    items, names, problems = [], [], []
     gc.disable()  # the collector would walk again and again through all that was read so far
     try:
         for relative, path in progress(files.items()):

@@ -19,10 +19,9 @@ NAME_FILES = ("classes.txt", "_darknet.labels")
 def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     """Read YOLO text files: a line per object, `class cx cy width height` as fractions.
 
-    Images lie anywhere under the folder; the text file has the image's name and lies beside it, or
-    in `labels` where the image lies in `images`. An image without one is background, which a
-    Problem reports, but a folder of images without any is not used. Returns one Annotation per used
-    image and the problems. Raises UserError without images, labels or class names.
+    A text file has the name of its image and lies beside it, or in `labels` where that lies in
+    `images`. An image without one is background, which a Problem reports; a folder of images
+    without any is not used. Raises UserError without images, labels or class names.
     """
     names, index = yolo_names(folder), ImageIndex(folder)
     texts = {relative.lower(): path for relative, path in walk_files(folder, (".txt",)).items()}
@@ -31,30 +30,24 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     if not any(labels.values()):
         raise UserError(f"{shorten(folder)}: no image with a text file of labels; it lies beside "
                         "the image, or in labels/ where the image is in images/.")
-    totals = Counter(os.path.dirname(image) for image in labels)
-    labelled = Counter(os.path.dirname(image) for image, text in labels.items() if text)
+    unlabelled = Counter(os.path.dirname(image) for image, text in labels.items() if not text)
+    used = {os.path.dirname(image) for image, text in labels.items() if text}
     stems = Counter(os.path.splitext(image)[0] for image in labels)
-    items, problems = [], list(index.problems)
+    items, problems = [], []
     for image, path in index.paths.items():
-        if os.path.dirname(image) in labelled:
+        if os.path.dirname(image) in used:
             stem, text = os.path.splitext(image)[0], texts.get(labels[image])
             objects, faults = _read_labels(text, path, names) if text else ([], [])
             items.append(Annotation(stem if stems[stem] == 1 else image, shorten(text or path),
                                     path, objects, None))
             problems += faults
-    for parent, total in sorted(totals.items()):
-        if parent not in labelled:
-            problems.append(Problem(
-                ProblemKind.NO_ANNOTATION, shorten(folder / parent),
-                "none of its images has a text file of labels; write empty ones for background"))
-        elif labelled[parent] < total:
-            problems.append(Problem(
-                ProblemKind.NO_LABEL_FILE, shorten(folder / parent),
-                f"{total - labelled[parent]} of {total} images; write empty text files for those "
-                "without objects, and move those not labelled yet elsewhere"))
-    problems += [Problem(ProblemKind.IMAGE_MISSING, shorten(path), "no image for these labels")
-                 for text, path in texts.items() if text not in labels.values()
-                 and "labels/" in text and path.name not in NAME_FILES]
+    for parent, count in sorted(unlabelled.items()):
+        kind = ProblemKind.NO_LABEL_FILE if parent in used else ProblemKind.NO_ANNOTATION
+        problems.append(Problem(kind, shorten(folder / parent), f"{count} images without a text "
+                                "file of labels; write empty ones for images without objects"))
+    problems += [Problem(ProblemKind.IMAGE_MISSING, shorten(texts[text]), "no image for these labels")
+                 for text in sorted(set(texts) - set(labels.values()))
+                 if "labels/" in text and not text.endswith(NAME_FILES)]
     return items, problems
 
 
@@ -67,28 +60,29 @@ def _label_paths(image):
 def _read_labels(file, image, names):
     """Return (objects, problems) of a text file; the objects are None where it is unreadable."""
     try:
-        width, height = image_size(image)
-    except UserError:
-        return [], []  # the doctor reports the image
-    try:
         lines = read_text(file, remedy="").splitlines()
     except UserError as error:
         return None, [Problem(ProblemKind.UNREADABLE_ANNOTATION, shorten(file), str(error))]
+    try:
+        width, height = image_size(image)
+    except UserError:
+        return [], []  # the doctor reports the image
     objects, problems = [], []
-    for number, line in enumerate(lines, start=1):
-        words = line.split()
+    for number, words in enumerate(map(str.split, lines), start=1):
         try:
-            if len(words) not in (5, 6):  # a sixth number is a confidence
-                raise ValueError
             label, cx, cy, w, h = map(float, words[:5])
-            box = (cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (
-                cy + h / 2) * height
-            objects.append(SourceObject(names[label], box, False, f"line {number}"))
+            name = names[label]
+            if len(words) > 6:  # a sixth number is a confidence, more are a polygon
+                raise ValueError
         except (ValueError, KeyError):
             if words:
                 problems.append(Problem(
                     ProblemKind.BAD_OBJECT, f"{shorten(file)}, line {number}",
-                    f"{line.strip()[:60]!r} is not a known class and four fractions"))
+                    f"{' '.join(words)[:60]!r} is not a known class and four fractions"))
+            continue
+        box = ((cx - w / 2) * width, (cy - h / 2) * height,
+               (cx + w / 2) * width, (cy + h / 2) * height)
+        objects.append(SourceObject(name, box, False, f"line {number}"))
     return objects, problems
 
 
@@ -99,13 +93,12 @@ def yolo_names(folder: Path) -> dict[int, str]:
     folder above. Raises UserError where no file has them or two files disagree.
     """
     for parents in ([folder, folder / "labels"], [folder.parent]):
-        files = [file for parent in parents if parent.is_dir() for file in sorted(parent.iterdir())]
+        files = [file for parent in parents for file in sorted(parent.glob("*"))]
         named = [(file, names) for file in files if (names := _names_in(file))]
-        for file, names in named[1:]:
+        for file, names in named:
             if names != named[0][1]:
                 raise UserError(f"{shorten(named[0][0])} and {shorten(file)} disagree about the "
-                                f"classes: {named[0][1]!s:.100} and {names!s:.100}; correct or "
-                                "remove one.")
+                                f"classes: {named[0][1]!s:.100} and {names!s:.100}; correct one.")
         if named:
             return named[0][1]
     raise UserError(f"{shorten(folder)}: no class names; put a data.yaml or classes.txt there.")
@@ -119,8 +112,8 @@ def _names_in(file):
         try:
             return {int(number): plain_name(name) for number, name in names.items()}
         except (AttributeError, TypeError, ValueError):
-            raise UserError(f"{shorten(file)}: names must be a list of texts, or a mapping from "
-                            f"numbers to texts; quote numbers and words such as 'yes'.") from None
+            raise UserError(f"{shorten(file)}: names must be a list, or a mapping from numbers, of "
+                            "texts; quote numbers and words such as 'yes'.") from None
     if file.name in NAME_FILES or file.suffix == ".names":
         lines = read_text(file, remedy="").splitlines()
         return {number: plain_name(line) for number, line in enumerate(lines) if line.strip()}
