@@ -157,15 +157,13 @@ class SSD:
         """Find objects in any number of images; reading and the network are ahead of the caller.
 
         Args:
-            images: any iterable of what `detect` takes; taken in the calling thread, some
-                3 * `batch_size` images before their results.
+            images: any iterable of what `detect` takes, taken some 3 * `batch_size` images ahead.
             batch_size: images in one pass of the network.
             keep_images: whether the images themselves are wanted, to draw on.
             overrides: those of `detect_batch`.
 
-        Yields:
-            (source as it was given, (H, W, 3) uint8 RGB array or None, Detections), in order. An
-            image that cannot be read has a UserError in place of its Detections.
+        Yields (source as it was given, (H, W, 3) uint8 RGB array or None, Detections), in order; a
+        UserError in place of the Detections of an image that cannot be read.
         """
         check_images(images)
         if batch_size < 1:
@@ -238,8 +236,7 @@ class SSD:
     def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
         """Return the Detections of each record's image, with the thresholds for scoring.
 
-        Ranks share the batches out, and all of them get all results. Raises UserError, on all
-        ranks, for an image that cannot be read.
+        Ranks share the batches; all get all results, or the UserError of an image.
         """
         def detect(batches):
             paths = [record.path for batch in batches for record in batch]
@@ -269,18 +266,15 @@ class SSD:
             path: the file; `model_path` of SSDSettings takes it.
             outputs: what the file gives; in "detections" with this detector's thresholds.
             precision: "int8" runs faster and finds a little less; how much is measured.
-            train_list, val_list: for int8: images of the first tell the range of activations,
-                those of the second how much mAP is lost.
+            train_list, val_list: for int8, to calibrate it and to measure its mAP.
             max_loss: points of mAP@0.5 that int8 may lose; above, only `force` writes it.
-
-        Raises UserError for a bad list or path, a missing package, and too much lost.
         """
         path = resolve(path)
         if path.suffix.lower() != ".onnx":
             raise UserError(f"{path}: an exported file must end in .onnx.")
         if outputs == "detections" and (self.settings.nms != "class" or self.settings.classes):
-            raise UserError('an exported file finds all classes, by nms "class": leave nms and '
-                            'classes out, or set export_outputs = "boxes" and do the rest there.')
+            raise UserError('exported "detections" are of all classes, by nms "class": leave nms '
+                            'and classes out, or set export_outputs = "boxes".')
         with TemporaryDirectory() as folder:
             file = Path(folder, "fp32.onnx")
             export_onnx(self.network, self.class_names, file, outputs=outputs,

@@ -214,8 +214,8 @@ def test_int8_that_loses_too_much_is_refused(files, tmp_path):
 
 @pytest.mark.parametrize("path, settings, message", [
     ("a.pt", {}, "must end in .onnx"), ("file/a.onnx", {}, "file"), ("folder.onnx", {}, "folder"),
-    ("a.onnx", {"nms": "agnostic"}, "finds all classes, by nms"),
-    ("a.onnx", {"classes": ("dog",)}, "finds all classes, by nms")])
+    ("a.onnx", {"nms": "agnostic"}, "all classes, by nms"),
+    ("a.onnx", {"classes": ("dog",)}, "all classes, by nms")])
 def test_what_cannot_be_exported(path, settings, message, tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "folder.onnx").mkdir()
