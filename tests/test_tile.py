@@ -1,23 +1,19 @@
 """Weights that look at windows, wherever they are used beside training and detection."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from exported import NAMES, TinyNet, unsaturated
-from tiny_detector import tiny_detector
 
 import get_map
 import predict
 from nets.runtimes.inspect import HEAT_SIDE, heat_map, measure_speed
 from ssd import SSD, SSDSettings
-from utils.cli import ROOT, UserError
+from utils.cli import UserError
 from utils.data.annotations import Record, list_text, read_list
 from utils.multibox.postprocess import Thresholds
 from utils.tiling import window_grid
@@ -126,25 +122,3 @@ def test_soft_nms_is_refused_before_anything_is_read(detector):
                  lambda: detector.detect_batch([np.zeros((9, 9, 3), np.uint8)], nms="soft")):
         with pytest.raises(UserError, match=r'nms = "soft" .*tile = 100\); take "class"'):
             call()
-
-
-def test_two_processes_measure_what_one_does(folder, tmp_path):
-    """By the same bits, also where images have other numbers of windows."""
-    tiny = tiny_detector()
-    tiny.network.spec = tiny.runtime.spec = tiny.spec = replace(tiny.spec, tile=160)
-    tiny.save(tmp_path / "best.pth")
-    lines = [re.sub(r",\d+(?= |$)", ",0", line) if not line.startswith("#") else
-             '# classes: ["cat", "dog"]' for line in
-             (folder / "list.txt").read_text().splitlines()]
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    words = ["--model_path", tmp_path / "best.pth", "--test_list", tmp_path / "list.txt",
-             "--device", "cpu", "--map_out_path"]
-    get_map.main(get_map.MapSettings(**{word[2:]: str(value) for word, value in zip(
-        [*words[::2]], [*words[1::2], tmp_path / "one"])}))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
-                           "--nproc_per_node=2", ROOT / "get_map.py", *words, tmp_path / "two"],
-                          capture_output=True, text=True, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    one, two = ((tmp_path / name / "detections.json").read_text() for name in ("one", "two"))
-    assert len(json.loads(one)) > 100 and one == two
