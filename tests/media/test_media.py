@@ -194,7 +194,7 @@ def test_pycocotools_and_get_map_read_the_results(tmp_path, files, ids):
     results = json.loads((tmp_path / "coco_results.json").read_text())
     assert [row["image_id"] for row in results] == ids
     assert [row["category_id"] for row in results] == [90, 14] * 2
-    again = read_detections(tmp_path / "coco_results.json", records, names, [None, None])
+    again = read_detections(tmp_path / "coco_results.json", records, names)
     assert again.image.tolist() == [0, 0, 1, 1] and again.labels.tolist() == [79, 12] * 2
     truth = coco.COCO()
     truth.dataset = {"images": [{"id": number} for number in ids], "annotations": [],
