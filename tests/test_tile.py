@@ -1,7 +1,6 @@
-"""Weights that look at windows, wherever they are used beside training and detection."""
+"""Tiled inference, wherever weights are used beside training and detection."""
 
 import json
-import re
 from dataclasses import replace
 
 import cv2
@@ -31,15 +30,15 @@ def detector():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, detector):
-    """A folder of images of several windows, and a list of what the detector finds in them."""
+    """A folder of images of several windows, and a list of its detections."""
     folder, records = tmp_path_factory.mktemp("tile"), []
     for k in range(3):
         levels = np.random.default_rng(k).uniform(0, 255, (15, 20 + k, 3))
         cv2.imwrite(str(folder / f"{k}.png"), cv2.resize(levels, (260 + 40 * k, 180)))
-        found = detector.detect(folder / f"{k}.png")
-        large = (found.boxes[:, 2:] - found.boxes[:, :2]).min(1) > 5
-        records.append(Record(folder / f"{k}.png", found.boxes[large], found.labels[large],
-                              np.zeros(large.sum(), bool)))
+        detections = detector.detect(folder / f"{k}.png")
+        large = (detections.boxes[:, 2:] - detections.boxes[:, :2]).min(1) > 5
+        records.append(Record(folder / f"{k}.png", detections.boxes[large],
+                              detections.labels[large], np.zeros(large.sum(), bool)))
     (folder / "list.txt").write_text(list_text(records, NAMES))
     return folder
 
@@ -61,9 +60,9 @@ def test_an_exported_detector_looks_at_the_same_windows(detector, folder, tmp_pa
     get_map.main(get_map.MapSettings(model_path=path, test_list=str(folder / "list.txt"),
                                      map_out_path=str(tmp_path / "map")))
     rows = json.loads((tmp_path / "map" / "detections.json").read_text())
-    found = detector.detect_records(read_list(folder / "list.txt")[0])
+    results = detector.detect_records(read_list(folder / "list.txt")[0])
     np.testing.assert_allclose(sorted(row["score"] for row in rows),
-                               np.sort(np.concatenate([one.scores for one in found])), atol=1e-4)
+                               np.sort(np.concatenate([one.scores for one in results])), atol=1e-4)
 
 
 def test_int8_is_calibrated_on_windows(detector, folder, monkeypatch, tmp_path):

@@ -197,61 +197,55 @@ def test_the_report_examines_the_network_of_train_py():
         assert getattr(AnnotationSettings(), name) == getattr(TrainSettings(), name)
 
 
-# VOC's own counts by 400: 2,501 + 2,510 = 5,011 and 4,952; 5,717 + 5,823 = 11,540.
-OFFICIAL = {"2007": {"train": 6, "val": 6, "test": 12}, "2012": {"train": 14, "val": 15}}
-EXTRA = 6  # VOC2012 has annotated images in no split
+# VOC's own counts by 400, mixed as VOC's are; VOC2012 has six annotated images in no split.
+YEAR_07 = {"train": range(0, 12, 2), "val": range(1, 12, 2), "trainval": range(12),
+           "test": range(12, 24)}
+YEAR_12 = {"train": range(100, 128, 2), "val": [*range(101, 128, 2), 128],
+           "trainval": range(100, 129)}
 
 
 @pytest.fixture
 def official(tmp_path):
-    """Return (folder, {year: {split: keys}}) of small copies of VOC2007 and VOC2012."""
-    splits = {}
-    for year, counts in OFFICIAL.items():
-        folder = Folder(tmp_path / year, year)
-        keys = [f"{year}_{k:06d}" for k in range(sum(counts.values()) + EXTRA * (year == "2012"))]
-        folder.fill(keys, "dog" if year == "2012" else "cat")
-        # The splits are mixed, as VOC's are.
-        own = {"train": keys[:2 * counts["train"]:2], "val": keys[1:2 * counts["val"]:2]}
-        own["trainval"] = sorted(own["train"] + own["val"])
-        if year == "2007":
-            own["test"] = keys[12:]
-        folder.split(**own)
-        (tmp_path / "VOCdevkit").mkdir(exist_ok=True)
-        folder.root.rename(tmp_path / "VOCdevkit" / f"VOC{year}")
-        splits[year] = own
-    (tmp_path / "both").mkdir()
-    folder.path = tmp_path
-    (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    return folder, splits
+    """Return a folder with small copies of VOC2007, all cats, and VOC2012, all dogs."""
+    folders = {}
+    for year, label, keys, splits in (("2012", "dog", range(100, 135), YEAR_12),
+                                      ("2007", "cat", range(24), YEAR_07)):
+        folders[year] = Folder(tmp_path / year, year)
+        folders[year].fill([f"{key:03d}" for key in keys], label)
+        folders[year].split(**{name: [f"{key:03d}" for key in members]
+                               for name, members in splits.items()})
+    folders["2012"].root.rename(tmp_path / "2007" / "VOCdevkit" / "VOC2012")
+    return folders["2007"]
+
+
+def numbers(voc, name):
+    return [int(key) for key in voc.listed(name)]
 
 
 @pytest.mark.parametrize("val_share", [0, 0.1])
 def test_trainval_of_both_years_and_the_test_of_2007(official, val_share, capsys):
-    voc, splits = official
     for _ in range(2):  # the same again
-        voc.run(years=("2007", "2012"), train_on="trainval", val_share=val_share)
-        val = voc.listed("val") if val_share else []
-        trainval = splits["2007"]["trainval"] + splits["2012"]["trainval"]
-        assert len(trainval) == 41 and voc.listed("test") == splits["2007"]["test"]
-        assert sorted(voc.listed("train") + val) == sorted(trainval)
+        official.run(years=("2007", "2012"), train_on="trainval", val_share=val_share)
+        val = numbers(official, "val") if val_share else []
+        assert sorted(numbers(official, "train") + val) == [*range(12), *range(100, 129)]
+        assert numbers(official, "test") == [*range(12, 24)]
         assert len(val) == (1 + 3 if val_share else 0)
-    assert f"{EXTRA} x in no split" in capsys.readouterr().out
-    assert not list(voc.path.rglob("*drawn*"))
+    assert "6 x in no split" in capsys.readouterr().out
+    assert not list(official.path.rglob("*drawn*"))
 
 
 def test_both_years_keep_their_official_splits(official):
-    voc, splits = official
-    voc.run(years=("2007", "2012"))
+    official.run(years=("2007", "2012"))
     for name in SPLITS:
-        assert voc.listed(name) == splits["2007"][name] + splits["2012"].get(name, [])
-    for record in voc.list("train"):
+        assert numbers(official, name) == [*YEAR_07[name], *YEAR_12.get(name, [])]
+    for record in official.list("train"):
         assert record.labels.tolist() == [int("VOC2012" in str(record.path))]
 
 
 def test_lists_of_one_other_year_are_named_by_it(official, capsys):
-    voc, splits = official
-    voc.run(years=("2012",))
-    assert {path.name for path in voc.path.glob("20*_*.txt")} == {"2012_train.txt", "2012_val.txt"}
+    official.run(years=("2012",))
+    assert {path.name for path in official.path.glob("20*_*.txt")} == {
+        "2012_train.txt", "2012_val.txt"}
     assert "2012_train.txt" in capsys.readouterr().out.split("set train_list")[1]
 
 

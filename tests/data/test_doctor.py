@@ -67,13 +67,6 @@ def test_boxes_are_corrected_or_left_out(examine, box, expected, kind):
     assert all(problem.where.startswith("a.xml, object 2 (") for problem in problems)
 
 
-def test_duplicates_are_of_one_class_and_box(examine):
-    record, problems = examine((1, 1, 50, 50), ("dog", (1, 1, 50, 50)), (1, 1, 50, 50.01),
-                               (1, 1, 50, 50))
-    assert len(record.labels) == 3 and record.difficult.tolist() == [False, True, False]
-    assert [problem.where for problem in problems] == ["a.xml, object 4 (cat)"]
-
-
 @pytest.mark.parametrize("input_size, tile, expected", [
     (100, 0, ["TINY"]), (300, 0, []), (300, 400, ["TINY"])])
 def test_tiny_is_measured_at_the_input(image, input_size, tile, expected):
@@ -120,14 +113,6 @@ def test_boxes_turn_as_images_do(examine, tmp_path, orientation, suffix):
     record, problems = examine(shown, size=load_image(path).shape[1::-1], path=path)
     assert tuple(record.boxes_px[0]) == shown
     assert kinds(problems) == (["ORIENTATION_UNCLEAR"] if orientation in (2, 3, 4) else [])
-
-
-@pytest.mark.parametrize("side, size", [(64, (64, 64)), (96, None)])
-def test_orientations_that_no_size_decides_are_listed(examine, tmp_path, side, size):
-    draw(tmp_path / "turned.png", 6, (side, 64))
-    record, problems = examine(STORED, size=size, path=tmp_path / "turned.png")
-    assert tuple(record.boxes_px[0]) == STORED and kinds(problems) == ["ORIENTATION_UNCLEAR"]
-    assert not examine(size=size, path=tmp_path / "turned.png")[1], "there is no box to be wrong"
 
 
 @pytest.mark.parametrize("factor", [2, 0.5, 10])

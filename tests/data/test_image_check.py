@@ -107,10 +107,3 @@ def test_what_is_no_file_of_a_kind_that_is_read_is_unreadable(tmp_path):
     facts = inspect_images(paths + paths, num_threads=2)
     assert {facts[path].fault.name for path in paths} == {"IMAGE_UNREADABLE"}
     assert "convert it" in facts[paths[2]].reason and "convert it" in facts[paths[3]].reason
-
-
-def test_orientation_and_size_as_shown(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    facts = check(tmp_path, encoded(photo(), "jpeg", exif=exif))
-    assert (facts.size, facts.orientation) == ((120, 160), 6)

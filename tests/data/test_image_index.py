@@ -17,7 +17,8 @@ def match(folder, files, wanted):
 
 
 @pytest.mark.parametrize("files, wanted, expected", [
-    (["a.jpg"], ["a"], ["a.jpg"]), (["A.JPG"], ["a"], ["A.JPG"]), (["a.b.png"], ["a.b"], ["a.b.png"]),
+    (["a.jpg"], ["a"], ["a.jpg"]), (["A.JPG"], ["a"], ["A.JPG"]),
+    (["a.b.png"], ["a.b"], ["a.b.png"]),
     (["cafe\u0301.jpg"], ["caf\u00e9"], ["cafe\u0301.jpg"]),
     # Of several endings the one of the file name, of several letter cases the same one.
     (["a.jpg", "a.png"], [("a", "a.png")], ["a.png"]), (["a.jpg", "A.jpg"], ["a"], ["a.jpg"]),

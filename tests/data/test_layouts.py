@@ -65,7 +65,8 @@ def test_one_folder_for_train_and_val_is_train(tmp_path):
 
 
 @pytest.mark.parametrize("yaml, problems", [
-    ("names: [cat]", []), ("train: /data/p\nval: /data/q\nnames: [cat]", ["SPLIT_NAMES_NOTHING"] * 2)])
+    ("names: [cat]", []),
+    ("train: /data/p\nval: /data/q\nnames: [cat]", ["SPLIT_NAMES_NOTHING"] * 2)])
 def test_folders_name_the_split_where_the_yaml_does_not(tmp_path, yaml, problems):
     write_yolo(tmp_path, ("train2017/a", "Valid/b", "x/c", "train1"), yaml)
     assert splits(tmp_path, problems=problems) == {

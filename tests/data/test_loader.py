@@ -15,7 +15,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from utils.cli import UserError
-from utils.data import loader as loader_module
 from utils.data.annotations import Record
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import (SAMPLE, DetectionDataset, Loader, Sample, collate, epoch_order,
@@ -81,12 +80,6 @@ def test_samples_depend_on_seed_epoch_and_index_alone(records, tile):
         assert all(not torch.equal(alone[index][0], other[index][0]) for index in alone)
     twins = paper_set([records[0], records[0]], spec=dataset.spec)
     assert not np.array_equal(twins[0, 0].image, twins[0, 1].image)
-
-
-def test_one_loader_serves_many_epochs(records):
-    loader = make_loader(paper_set(records), num_workers=2)
-    orders = [[batch.indices for [batch] in loader.epoch(epoch)] for epoch in (0, 1, 0)]
-    assert orders[0] == orders[2] != orders[1]
 
 
 @given(st.integers(1, 40), st.integers(1, 17), st.integers(1, 4), st.integers(0, 3))
@@ -239,25 +232,11 @@ def test_workers_that_are_spawned_make_the_same_samples(records):
         assert torch.equal(there.images, here.images) and there.indices == here.indices
 
 
-class Slow(Numbered):
-    """A dataset that hangs in one of its workers."""
-
-    def __getitem__(self, key):
-        time.sleep(6 if key[1] == 2 else 0)
-        return super().__getitem__(key)
-
-
 class Faulty(Numbered):
     """A dataset with a bug."""
 
     def __getitem__(self, key):
         raise RuntimeError("a bug of ours")
-
-
-def test_nothing_waits_for_ever(monkeypatch):
-    monkeypatch.setattr(loader_module, "WAIT_SECONDS", 2)
-    with pytest.raises(UserError, match="--shm-size=1g or set num_workers = 0"):
-        list(make_loader(Slow(4), batch_size=1, num_workers=1).epoch(0))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -269,7 +248,7 @@ def test_a_bug_keeps_its_traceback(num_workers):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
 def test_a_killed_worker_ends_in_a_message(records):
     loader = make_loader(paper_set(records * 8), batch_size=2, num_workers=1)
-    with pytest.raises(UserError, match="lower num_workers or batch_size"):
+    with pytest.raises(UserError, match="lower num_workers or batch_size.*--shm-size"):
         for _ in loader.epoch(0):
             time.sleep(0.5)  # idle then: torch waits for ever for the lock of one killed with it
             os.kill(loader._data_loader._iterator._workers[0].pid, signal.SIGKILL)

@@ -48,13 +48,16 @@ def sizes(members):
 def test_old_images_stay_new_ones_are_drawn_gone_ones_dropped(main):
     first = main.run(names(0, 60)).members
     assert sizes(first) == [42, 6, 12]
+    # As earlier versions drew, so that their data keeps its split.
+    assert draw_splits({}, names(0, 10), SHARES, 0)["test"] == ["0004", "0006"]
     gone = {first["train"][0], first["val"][0], first["test"][0]}
     keys = [key for key in names(0, 100) if key not in gone]
     splits = main.run(keys)
     for name in SPLITS:
         assert set(first[name]) - gone <= set(splits.members[name])
         assert splits.members[name] == main.read(name)
-    assert sorted(sum(splits.members.values(), [])) == keys and sizes(splits.members) == [68, 10, 19]
+    assert sorted(sum(splits.members.values(), [])) == keys
+    assert sizes(splits.members) == [68, 10, 19]
     assert "57 images kept, 40 new, 3 gone" in splits.messages[-1]
     assert main.read("trainval") == sorted(main.read("train") + main.read("val"))
     assert main.run(keys).members == splits.members
@@ -71,15 +74,8 @@ def test_images_never_move_and_shares_are_reached(growth, seed, shares):
         after = {key: name for name, keys in members.items() for key in keys}
         assert before.items() <= after.items() and len(after) == count and members["train"]
         for name, share in shares.items():
-            assert len(members[name]) <= max(1, round(share * count)) if share else not members[name]
+            assert len(members[name]) <= (max(1, round(share * count)) if share else 0)
     assert members == {} or draw_splits(members, names(0, count), shares, seed + 1) == members
-
-
-def test_the_same_seed_gives_the_same_draw():
-    first, again, other = (draw_splits({}, names(0, 50), SHARES, seed) for seed in (3, 3, 4))
-    assert first == again != other
-    # As earlier versions drew: data of theirs keeps its split.
-    assert draw_splits({}, names(0, 10), SHARES, 0)["test"] == ["0004", "0006"]
 
 
 def test_an_edited_file_is_kept(main):

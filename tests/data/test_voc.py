@@ -12,7 +12,7 @@ CAT = xml_object("cat", 1, 1, 10, 20)
 
 @pytest.fixture
 def read(tmp_path):
-    """Return a function that reads a.xml of any content, beside an image; (Annotation, problems)."""
+    """Return a function from the content of a.xml, beside an image, to (Annotation, problems)."""
     folder = Folder(tmp_path)
 
     def write_and_read(text):

@@ -50,7 +50,7 @@ def test_windows_cover_the_image_and_cores_part_it(size):
 
 
 def squares(size, rng, sides, count=40):
-    """Return a black image with squares of levels 100 and 200, and [(x1, y1, x2, y2, label)]."""
+    """Return a black image with squares of pixel values 100 and 200, and [(x1, y1, x2, y2, label)]."""
     image, objects = np.zeros((*size[::-1], 3), np.uint8), set()
     for _ in range(count):
         side, label = int(rng.integers(*sides)), int(rng.integers(2))
@@ -176,7 +176,8 @@ def test_agnostic_merging_compares_classes_and_caps_none_of_them():
 def naive_iou(a, b):
     width, height = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
     common = max(width, 0) * max(height, 0)
-    return common and common / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - common)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return common and common / (sum(areas) - common)
 
 
 def naive_merge(parts, windows, cores, size, tile, nms_iou):

@@ -43,11 +43,10 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     text = read_text(path, remedy="classes_path must name a text file with one class per line.")
     names = [plain_name(line) for line in text.split("\n")]
     names = [name for name in names if name and not name.startswith("#")]
-    if not names:
-        raise UserError(f"{shorten(resolve(path))}: no class names; write one per line.")
-    for k, name in enumerate(names):
-        if name in names[:k]:
-            raise UserError(f"{shorten(resolve(path))}: {name!r} is duplicated; remove one.")
+    duplicates = [name for name in names if names.count(name) > 1]
+    if not names or duplicates:
+        fault = f"{duplicates[0]!r} is duplicated" if names else "no class names"
+        raise UserError(f"{shorten(resolve(path))}: {fault}; write each on a line of its own.")
     return tuple(names)
 
 
@@ -120,8 +119,7 @@ def read_list(path: str | os.PathLike) -> tuple[list[Record], tuple[str, ...]]:
         raise UserError(f"{shorten(path)}, line {number}: {error}; run voc_annotation.py again."
                         ) from None
     if not records:
-        raise UserError(f"{shorten(path)}: no images in the list; check the split and run "
-                        "voc_annotation.py again.")
+        raise UserError(f"{shorten(path)}: no images in the list; run voc_annotation.py again.")
     return records, class_names
 
 

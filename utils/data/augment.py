@@ -102,13 +102,14 @@ def choose_geometry(boxes: np.ndarray, augmentation: Augmentation | None,
     """
     region = np.array([0.0, 0, 1, 1])
     if augmentation is None:
-        return Geometry(region, False)
+        return Geometry(region, flip=False)
     if rng.random() < augmentation.expand_probability:
         ratio = rng.uniform(1, augmentation.expand_max)
         origin = -rng.uniform(0, ratio - 1, 2)
         region = np.concatenate([origin, origin + ratio])
     if len(boxes):
-        origin, side = np.tile(region[:2], 2), region[2] - region[0]
+        x0, y0, x1, _ = region
+        origin, side = np.array([x0, y0, x0, y0]), x1 - x0
         region = origin + choose_crop((boxes - origin) / side, augmentation, rng) * side
     return Geometry(region, rng.random() < augmentation.flip_probability)
 

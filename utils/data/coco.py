@@ -13,7 +13,7 @@ def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]
     """Read a COCO JSON file; its images lie under the folder `images`.
 
     Boxes are [x, y, width, height] from 0; crowds become difficult; ids may be numbers or text.
-    Returns one Annotation per image and the problems. Raises UserError for another file.
+    Raises UserError for another file.
     """
     entries, names, rows = _load(path)
     objects, problems = {key: [] for key in entries}, []

@@ -22,8 +22,7 @@ def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]
     """Read a CSV file with one object per row; its images lie under the folder `images`.
 
     The first row names the columns, see COLUMNS; coordinates are edges from 0. A row without class
-    and coordinates is an image without objects. Returns one Annotation per image and the problems.
-    Raises UserError for another table.
+    and coordinates is an image without objects. Raises UserError for another table.
     """
     text = read_text(path, remedy="annotation_path must name a CSV file.")
     delimiter = max(",;\t", key=text.partition("\n")[0].count)

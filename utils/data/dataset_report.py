@@ -117,7 +117,7 @@ def advise(lists: Lists, facts: Facts, boxes: np.ndarray, spec: SSDSpec, paper: 
         return (f"{advice}priors that cover {suggestion.after:.1%} instead of "
                 f"{suggestion.before:.1%}, for train.py:\n  anchors_size = "
                 f"{suggestion.anchors_size}\n  aspect_ratios = {suggestion.aspect_ratios}")
-    return f"{advice}these priors cover {suggestion.before:.1%} of the objects; no better were found"
+    return f"{advice}these priors cover {suggestion.before:.1%} of the objects; none cover more"
 
 
 def objects_at_input(lists: Lists, facts: Facts, spec: SSDSpec) -> tuple[np.ndarray, np.ndarray]:

@@ -23,9 +23,9 @@ from utils.tiling import cut_window, draw_window
 # seed, epoch and image, so that no result depends on workers or ranks.
 ORDER, SAMPLE = 1, 2
 WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
-WORKER_LOST = ("a process that reads images was lost ({!r}). Lack of memory is the usual reason: "
-               "lower num_workers or batch_size; in a container, start it with --shm-size=1g or set "
-               "num_workers = 0.")
+WORKER_LOST = ("a process that reads images was lost ({!r}). The usual reason is lack of memory: "
+               "lower num_workers or batch_size; in a container, start it with --shm-size=1g, or "
+               "set num_workers = 0.")
 
 
 class Sample(NamedTuple):

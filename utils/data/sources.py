@@ -102,14 +102,14 @@ class ImageIndex:
         """Return the image of each annotation, None where there is none.
 
         `wanted` has the path without ending and the file name, perhaps "", of every annotation. An
-        image of the same path comes first. Else the file name decides, then the path, by its end:
-        where it means one image, and no other annotation means the same. Raises UserError where not
-        a single image is found.
+        image of the same path comes first. Else the end of the file name decides, then that of the
+        path, where it means one image and no other annotation means the same. Raises UserError
+        where not a single image is found.
         """
-        splitext = os.path.splitext
-        exact = [self._same_path(stem, splitext(name)[1]) for stem, name in wanted]
-        guesses = [None if image else self._same_end(*splitext(name)) or self._same_end(stem, "")
-                   for image, (stem, name) in zip(exact, wanted)]
+        names = [os.path.splitext(name) for _, name in wanted]
+        exact = [self._same_path(stem, ending) for (stem, _), (_, ending) in zip(wanted, names)]
+        guesses = [None if image else self._same_end(*name) or self._same_end(stem, "")
+                   for image, (stem, _), name in zip(exact, wanted, names)]
         claims = Counter([*exact, *guesses])
         images = [image or (guess if claims[guess] == 1 else None)
                   for image, guess in zip(exact, guesses)]

@@ -45,7 +45,7 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
         kind = ProblemKind.NO_LABEL_FILE if parent in used else ProblemKind.NO_ANNOTATION
         problems.append(Problem(kind, shorten(folder / parent), f"{count} images without a text "
                                 "file of labels; write empty ones for images without objects"))
-    problems += [Problem(ProblemKind.IMAGE_MISSING, shorten(texts[text]), "no image for these labels")
+    problems += [Problem(ProblemKind.IMAGE_MISSING, shorten(texts[text]), "labels without image")
                  for text in sorted(set(texts) - set(labels.values()))
                  if "labels/" in text and not text.endswith(NAME_FILES)]
     return items, problems
