@@ -13,8 +13,7 @@ from utils.distributed import (check_device, check_same_on_all_ranks, on_rank0, 
                                rank0_first)
 from utils.evaluation.assignment import FlatDetections, flatten_detections
 from utils.evaluation.compare import compare_folders
-from utils.evaluation.detection_files import (image_names, image_sizes, read_detections,
-                                              write_detections)
+from utils.evaluation.detection_files import image_names, read_detections, write_detections
 from utils.evaluation.measurement import Measurement, as_values, format_measurement, measure
 from utils.evaluation.report import plot_confusion, plot_curves, plot_errors, write_report
 from utils.evaluation.voc_ap import VOC_IOU, mean_ap
@@ -62,15 +61,14 @@ def main(settings: MapSettings) -> None:
         records, class_names = read_list(settings.test_list)
         image_names(records)  # refuses a list with an image twice, before the work
         folder = on_rank0(lambda: make_folder(settings.map_out_path))
-        detections = None if settings.detections else detect(settings, records, class_names)
-        if rank() != 0:
-            return
-        sizes = image_sizes(records)
         if settings.detections:
-            detections = read_detections(settings.detections, records, class_names, sizes,
+            detections = read_detections(settings.detections, records, class_names,
                                          ids_path=settings.detections_ids)
-        write_detections(folder, detections, records, class_names, sizes)
-        report(settings, measure(detections, records, class_names), folder)
+        else:
+            detections = detect(settings, records, class_names)
+        if rank() == 0:
+            write_detections(folder, detections, records, class_names)
+            report(settings, measure(detections, records, class_names), folder)
 
 
 def detect(settings: MapSettings, records: list[Record], class_names: tuple[str, ...]

@@ -6,48 +6,43 @@
     detector.detect_image("img/street.jpg").show()
 """
 
-import copy
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from nets.runtimes.export import ExportPrecision, export
-from nets.weights.families import FAMILIES
-from nets.runtimes.onnx import Outputs, RuntimeName
-from nets.opening import hold_network, open_detector
-from nets.runtimes.quantise import calibration_inputs
+from nets.build import read_network
+from nets.runtimes.export import export_onnx, quantise
+from nets.runtimes.onnx import OnnxRuntime, Outputs, RuntimeName
+from nets.runtimes.torch import Runtime, TorchRuntime, wrap_network
 from nets.ssd import SSDNet
+from nets.weights.families import FAMILIES
 from utils.ahead import read_ahead
-from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.cli import UserError, check_fields, check_value
+from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from utils.cli import UserError, check_fields, make_folder, resolve, shorten, writing
 from utils.data.annotations import Record, read_class_names, read_records
-from utils.detections import Detections, class_numbers
+from utils.detections import Detections, class_indices
+from utils.device import pick_device, set_precision
+from utils.distributed import share_out
 from utils.draw import draw_detections
-from utils.evaluation.scoring import detect_records
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import (ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image,
                          prepare)
 from utils.multibox.postprocess import NmsRule, Thresholds, select
-from utils.tiling import check_rule, detect_windows
+from utils.tiling import check_rule, detect_windows, sample_inputs
 
-# Thresholds for scoring, the paper's and Caffe's: mAP needs the weak detections too.
-SCORING = {"confidence": 0.01, "nms_iou": 0.45, "max_per_class": Thresholds.max_per_class,
-           "max_per_image": Thresholds.max_per_image}
-THRESHOLDS = {"confidence": (0, 1), "nms_iou": (0, 1)}
-
-
-def check_thresholds(values):
-    """Raise UserError for a keyword of `detect_batch` out of its range."""
-    try:
-        Thresholds(**values)
-    except ValueError as error:
-        raise UserError(f"{error}.") from None
+SCORING = Thresholds()  # the paper's and Caffe's: mAP needs the weak detections too
+CALIBRATION_IMAGES = 100  # at most, of int8: they tell the range of activations
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class WeightsSettings:
 class SSDSettings(WeightsSettings):
     """How to look at images."""
 
-    # ---- What counts as found ----
+    # ---- What counts as a detection ----
 
     # Least score of a box. Higher: fewer false boxes; lower: fewer missed objects.
     confidence: float = 0.5
@@ -104,14 +99,12 @@ class SSD:
     Args:
         settings: SSDSettings, or the path of a file with weights.
         changes: fields of SSDSettings in place of those: SSD("best.pth", confidence=0.3).
-        network: an SSDNet in memory; then no file is read. It is used as it is and left as it was
-            found: device, memory layout, train or eval mode. Changes to it are seen.
+        network: an SSDNet in memory; then no file is read. It runs as it is and keeps its device,
+            memory layout and modes. Changes to it take effect.
         class_names: names for that network.
 
-    Raises:
-        UserError: no weights, an unreadable file, a class list of another order, or a setting
-            that is none of its choices or out of range.
-        ValueError: a network on another device than the settings', or without class names.
+    Raises UserError for weights that cannot be read and settings out of range, ValueError for a
+    network on another device than the settings', or without class names.
     """
 
     def __init__(self, settings: SSDSettings | str | os.PathLike = SSDSettings(), *,
@@ -119,18 +112,15 @@ class SSD:
                  **changes: Any):
         if isinstance(settings, (str, os.PathLike)):
             settings = SSDSettings(model_path=os.fspath(settings))
-        if not isinstance(settings, SSDSettings):
-            raise TypeError(f"expected a path or SSDSettings(model_path=...), got "
-                            f"{type(settings).__name__}")
-        settings = replace(settings, **changes)
-        check_fields(settings, THRESHOLDS)
-        self.settings = settings
-        self.runtime = _load(settings) if network is None else hold_network(
+        self.settings = settings = replace(settings, **changes)
+        check_fields(settings)
+        self.runtime = _open(settings) if network is None else wrap_network(
             network, class_names, device=settings.device, precision=settings.precision)
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
-        class_numbers(settings.classes, self.class_names)
-        check_rule(settings.nms, self.spec)
+        self.thresholds = Thresholds()
+        self.thresholds = self._override({name: getattr(settings, name) for name in
+                                          ("confidence", "nms_iou", "nms", "classes")})
 
     @property
     def network(self) -> SSDNet:
@@ -141,61 +131,50 @@ class SSD:
         """Find objects in one image.
 
         Args:
-            image: path, PIL image, or (H, W, 3) uint8 RGB array. A relative path is looked for
-                where one stands, then in the repo.
+            image: path, PIL image, or (H, W, 3) uint8 RGB array. A relative path is looked for in
+                the current directory, then in the repo.
 
-        Returns:
-            Detections as NumPy arrays, best first: boxes (N, 4) float32 xyxy edges in pixels of
-            the image, scores (N,), labels (N,) indices into `class_names`.
-
-        Raises:
-            UserError: a file that is missing or no image.
-            TypeError, ValueError: something else than an image; an array of another shape or
-                dtype, or without pixels.
+        Returns Detections as NumPy arrays, best first: boxes (N, 4) float32 xyxy edges in pixels
+        of the image, scores (N,), labels (N,) indices into `class_names`. Raises UserError for a
+        file that is missing or no image; TypeError, ValueError for what is no image at all.
         """
         return self.detect_batch([image])[0]
 
-    def detect_batch(self, images: Iterable[ImageInput], **thresholds: float) -> list[Detections]:
+    def detect_batch(self, images: Iterable[ImageInput], **overrides: Any) -> list[Detections]:
         """Find objects in several images, of any sizes, with one pass of the network.
 
-        Where the weights know a `tile`, images are looked at window by window instead.
-        `thresholds` are confidence, nms_iou, max_per_class, max_per_image, nms, classes, in place
-        of the settings'. Takes a list of what `detect` takes, returns a list of what it returns.
+        Takes a list of what `detect` takes, returns a list of what it returns. `overrides` are
+        fields of Thresholds, with `classes` by name. Weights with a `tile` look at tiles instead.
         """
-        check_thresholds(thresholds)
         check_images(images)
-        images = [find_image(image) for image in images]
-        if not images:
-            return []
-        inputs, sizes = zip(*(prepare(image, self.spec) for image in images))
-        return self._detect_inputs(inputs, sizes, thresholds)
+        thresholds = self._override(overrides)
+        return self._detect_prepared([prepare(find_image(image), self.spec) for image in images],
+                                     thresholds)
 
     def detect_stream(self, images: Iterable[ImageInput], *, batch_size: int = 4,
-                      keep_images: bool = True, **thresholds: float
+                      keep_images: bool = True, **overrides: Any
                       ) -> Iterator[tuple[ImageInput, np.ndarray | None, Detections | UserError]]:
-        """Find objects in any number of images, which are read and looked at ahead of the caller.
+        """Find objects in any number of images; reading and the network are ahead of the caller.
 
         Args:
-            images: any iterable of what `detect` takes; taken in the calling thread, some
-                3 * `batch_size` images before their results.
+            images: any iterable of what `detect` takes, taken some 3 * `batch_size` images ahead.
             batch_size: images in one pass of the network.
-            keep_images: whether the images themselves are wanted, to draw on; False is faster for
-                large JPEG files.
-            thresholds: those of `detect_batch`.
+            keep_images: whether the images themselves are wanted, to draw on.
+            overrides: those of `detect_batch`.
 
-        Yields:
-            (source as it was given, (H, W, 3) uint8 RGB array or None, Detections), in order. An
-            image that cannot be read has a UserError in place of its Detections.
+        Yields (source as it was given, (H, W, 3) uint8 RGB array or None, Detections), in order; a
+        UserError in place of the Detections of an image that cannot be read.
         """
-        check_thresholds(thresholds)
         check_images(images)
-        # Of large images few are held at a time: their windows fill the passes.
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        # The tiles of one large image fill the passes.
         return read_ahead(images, partial(self._read, keep_image=keep_images),
-                          partial(self._detect_read, thresholds=thresholds),
+                          partial(self._detect_read, thresholds=self._override(overrides)),
                           batch_size=1 if self.spec.tile else batch_size)
 
     def _read(self, source, keep_image):
-        """Return (source, array or None, (input, size) or UserError)."""
+        """Return (source, array or None, what is prepared of it or UserError)."""
         try:
             array = as_rgb_array(find_image(source))
             return source, array if keep_image else None, prepare(array, self.spec)
@@ -203,91 +182,23 @@ class SSD:
             return source, None, error
 
     def _detect_read(self, batch, thresholds):
-        """Put Detections in the place of what `_read` read."""
-        inputs = [read for *_, read in batch if not isinstance(read, UserError)]
-        found = iter(self._detect_inputs(*zip(*inputs), thresholds) if inputs else ())
-        return [(source, array, read if isinstance(read, UserError) else next(found))
-                for source, array, read in batch]
+        """Replace what `_read` prepared by Detections."""
+        prepared = [item for *_, item in batch if not isinstance(item, UserError)]
+        detections = iter(self._detect_prepared(prepared, thresholds))
+        return [(source, array, item if isinstance(item, UserError) else next(detections))
+                for source, array, item in batch]
 
-    def detect_image(self, image: ImageInput) -> Image.Image:
-        """Return the image with the objects found drawn on it, as a PIL image."""
-        array = as_rgb_array(find_image(image))
-        return draw_detections(array, self.detect(array), self.class_names)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the detector, wherever its weights came from, as a checkpoint of this project."""
-        save_checkpoint(path, Checkpoint(self.spec, self.class_names, self.network.state_dict(),
-                                         {}, {}))
-
-    def export(self, path: str | os.PathLike, *, outputs: Outputs = "detections",
-               precision: ExportPrecision = "fp32", train_list: str = "2007_train.txt",
-               val_list: str = "2007_val.txt", max_loss: float = 1.0, force: bool = False) -> None:
-        """Write the detector as an .onnx file (see nets/export.py) and print what it is.
-
-        Args:
-            path: the file; `model_path` of SSDSettings takes it.
-            outputs: what the file gives; in "detections" with this detector's thresholds.
-            precision: "int8" runs faster and finds a little less; how much is measured.
-            train_list, val_list: of voc_annotation.py, for int8: images of the first tell the
-                range of activations, those of the second how much mAP is lost.
-            max_loss: points of mAP@0.5 that int8 may lose; above, nothing is written.
-            force: write it all the same.
-
-        Raises UserError for a bad choice, list or path, a missing package, and too much lost.
-        """
-        check_value("max_loss", max_loss, float, (0, 100))
-        if outputs == "detections" and (self.settings.nms != "class" or self.settings.classes):
-            raise UserError('an exported file finds all classes, by nms "class": leave nms and '
-                            'classes out, or set export_outputs = "boxes" and do the rest there.')
-        train, val = (read_records(name, self.class_names, "the weights")
-                      if precision == "int8" else [] for name in (train_list, val_list))
-        thresholds = SCORING | {"confidence": self.settings.confidence,
-                                "nms_iou": self.settings.nms_iou}
-
-        def score(runtime):
-            scored = copy.copy(self)
-            scored.runtime = runtime
-            return mean_ap(scored.evaluate(val)[0])
-
-        export(self.network, self.class_names, path, outputs=outputs, precision=precision,
-               thresholds=thresholds, score=score,
-               inputs=(calibration_inputs([record[:2] for record in train], self.spec)
-                       if precision == "int8" else ()),
-               max_loss=math.inf if force else max_loss)
-
-    def evaluate(self, records: list[Record], *, batch_size: int = 8
-                 ) -> tuple[list[ClassResult], list[Detections]]:
-        """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
-
-        The records have this detector's class numbers; `batch_size` images go through the network
-        at a time. All ranks get the results: (list of ClassResult by class, list of Detections by
-        image).
-        """
-        detections = self.detect_records(records, batch_size=batch_size)
-        return evaluate_voc(detections, records, len(self.class_names)), detections
-
-    def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
-        """Find what counts for scoring in the images of records, on all ranks.
-
-        Ranks share the batches out, and all of them get the Detections of each image.
-        """
-        # Of windows each has its own caps, as in detection.
-        rules = {name: value for name, value in SCORING.items()
-                 if not (self.spec.tile and name.startswith("max_per"))}
-        stream = partial(self.detect_stream, keep_images=False, nms="class", classes=(), **rules)
-        return detect_records(stream, records, batch_size)
-
-    def _detect_inputs(self, inputs, sizes, thresholds):
-        """Turn what `prepare` returned of images into Detections in pixels."""
-        rules = {name: getattr(self.settings, name)
-                 for name in ("confidence", "nms_iou", "nms", "classes")} | thresholds
-        rules["classes"] = class_numbers(rules["classes"], self.class_names)
+    def _detect_prepared(self, prepared, thresholds):
+        """Return the Detections of images that came as (network input, (width, height))."""
+        if not prepared:
+            return []
+        inputs, sizes = zip(*prepared)
         if not self.spec.tile:
-            return self._detect_pass(inputs, sizes, Thresholds(**rules))
-        detections = detect_windows(inputs, self.spec, self._detect_pass, Thresholds(**rules))
-        # Each window has its own caps; one that the caller gave is meant for the image.
-        most = thresholds.get("max_per_image") or None
-        return [one[:most] for one in detections]
+            return self._detect_pass(inputs, sizes, thresholds)
+        detections = detect_windows(inputs, self.spec, self._detect_pass, thresholds)
+        if thresholds.max_per_image in (0, Thresholds.max_per_image):  # of each window
+            return detections
+        return [each[:thresholds.max_per_image] for each in detections]
 
     def _detect_pass(self, inputs, sizes, thresholds):
         """Return the Detections of one pass, in pixels of images of these (width, height) sizes."""
@@ -297,14 +208,111 @@ class SSD:
                            labels.numpy(), self.class_names)
                 for (boxes, scores, labels), size in zip(kept, sizes)]
 
+    def _override(self, changes):
+        """Return the detector's thresholds with changes, whose classes are names."""
+        if "classes" in changes:
+            changes = changes | {"classes": class_indices(changes["classes"], self.class_names)}
+        check_rule(changes.get("nms"), self.spec)
+        try:
+            return replace(self.thresholds, **changes)
+        except ValueError as error:
+            raise UserError(f"{error}.") from None
 
-def _load(settings):
-    """Return the Runtime of the file that the settings ask for, and say which it is."""
-    given = read_class_names(settings.classes_path) if settings.classes_path else None
-    runtime = open_detector(settings.model_path, save_dir=settings.save_dir, class_names=given,
-                            family=settings.weights_family, device=settings.device,
-                            precision=settings.precision, runtime=settings.runtime)
-    if given and given != runtime.class_names:
-        print(f"note: {settings.classes_path} differs from the classes in the weights, which "
-              f"are used: {', '.join(runtime.class_names)}")
+    def detect_image(self, image: ImageInput) -> Image.Image:
+        """Return the image with the detections drawn on it, as a PIL image."""
+        array = as_rgb_array(find_image(image))
+        return draw_detections(array, self.detect(array), self.class_names)
+
+    def evaluate(self, records: list[Record], *, batch_size: int = 8
+                 ) -> tuple[list[ClassResult], list[Detections]]:
+        """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
+
+        The labels of the records are this detector's. Returns, on all ranks, the ClassResult of
+        each class and the Detections of each image.
+        """
+        detections = self.detect_records(records, batch_size=batch_size)
+        return evaluate_voc(detections, records, len(self.class_names)), detections
+
+    def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
+        """Return the Detections of each record's image, with the thresholds for scoring.
+
+        Ranks share the batches; all get all results, or the UserError of an image.
+        """
+        def detect(batches):
+            paths = [record.path for batch in batches for record in batch]
+            stream = self.detect_stream(paths, batch_size=batch_size, keep_images=False,
+                                        **asdict(SCORING))
+            for batch in tqdm(batches, desc="mAP", unit="batch", leave=False, disable=None):
+                results = [detections for *_, detections in islice(stream, len(batch))]
+                for error in results:
+                    if isinstance(error, UserError):
+                        raise error
+                yield results
+
+        batches = [records[k:k + batch_size] for k in range(0, len(records), batch_size)]
+        return list(chain(*share_out(batches, detect)))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the detector, wherever its weights came from, as a checkpoint of this project."""
+        save_checkpoint(path, Checkpoint(self.spec, self.class_names, self.network.state_dict(),
+                                         {}, {}))
+
+    def export(self, path: str | os.PathLike, *, outputs: Outputs = "detections",
+               precision: Literal["fp32", "int8"] = "fp32", train_list: str = "2007_train.txt",
+               val_list: str = "2007_val.txt", max_loss: float = 1.0, force: bool = False) -> None:
+        """Write the detector as an .onnx file (see nets/runtimes/export.py); print what it is.
+
+        Args:
+            path: the file; `model_path` of SSDSettings takes it.
+            outputs: what the file gives; in "detections" with this detector's thresholds.
+            precision: "int8" runs faster and finds a little less; how much is measured.
+            train_list, val_list: for int8, to calibrate it and to measure its mAP.
+            max_loss: points of mAP@0.5 that int8 may lose; above, only `force` writes it.
+        """
+        path = resolve(path)
+        if path.suffix.lower() != ".onnx":
+            raise UserError(f"{path}: an exported file must end in .onnx.")
+        if outputs == "detections" and (self.settings.nms != "class" or self.settings.classes):
+            raise UserError('exported "detections" are of all classes, by nms "class": leave nms '
+                            'and classes out, or set export_outputs = "boxes".')
+        with TemporaryDirectory() as folder:
+            file = Path(folder, "fp32.onnx")
+            export_onnx(self.network, self.class_names, file, outputs=outputs,
+                        thresholds=self.thresholds)
+            if precision == "int8":
+                train, val = (read_records(name, self.class_names, "the weights")
+                              for name in (train_list, val_list))
+                step = math.ceil(len(train) / CALIBRATION_IMAGES) or 1
+                file = quantise(
+                    file, sample_inputs((record[:2] for record in train[::step]), self.spec),
+                    score=lambda file: mean_ap(SSD(file, runtime="onnxruntime").evaluate(val)[0]),
+                    max_loss=math.inf if force else max_loss)
+            make_folder(path.parent)
+            with writing(path) as part:
+                shutil.copyfile(file, part)
+        print(f"exported: {shorten(path)}: {precision}, {outputs}, "
+              f"{path.stat().st_size / 2 ** 20:.1f} MiB")
+
+
+def _open(settings):
+    """Return the Runtime of the weights that the settings name."""
+    class_names = read_class_names(settings.classes_path) if settings.classes_path else None
+    path = str(settings.model_path or newest_checkpoint(settings.save_dir) or "")
+    if not path:
+        raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}; train "
+                        'with voc_annotation.py and train.py, or set model_path = "coco" or to a '
+                        "file.")
+    if os.path.isfile(path):  # in the current directory; else in the repo
+        path = os.path.abspath(path)
+    if path.lower().endswith(".onnx"):
+        runtime: Runtime = OnnxRuntime(path, device=settings.device, precision=settings.precision,
+                                       runtime=settings.runtime)
+    else:
+        device = pick_device(settings.device)
+        precision = set_precision(settings.precision, device)
+        network, names = read_network(path, family=settings.weights_family, class_names=class_names)
+        runtime = TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)
+    if class_names not in (None, runtime.class_names):
+        print(f"note: {settings.classes_path} differs from the classes in the weights, which are "
+              f"used: {', '.join(runtime.class_names)}")
     return runtime

@@ -184,6 +184,7 @@ LIMITS = {"input_shape": (1, 4096), "epochs": (1, 10 ** 6), "batch_size": (1, 40
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
               "early_stopping", "sample_period"}
+LAYOUTS = {True: torch.channels_last, False: torch.contiguous_format}
 BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # may too, with as many images a step
 
 
@@ -205,8 +206,7 @@ def main(settings: TrainSettings) -> None:
             settings.train_list, settings.val_list, settings.classes_path)
         network = network_of(saved, "this run", str(last)) if saved else rank0_first(
             partial(build_network, settings, class_names, train_records))
-        network.to(device, memory_format=(torch.channels_last if settings.channels_last
-                                          else torch.contiguous_format))
+        network.to(device, memory_format=LAYOUTS[settings.channels_last])
         if settings.sync_batch_norm and world_size() > 1:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
         criterion = MultiBoxLoss(network.coder, match_iou=settings.match_iou,
@@ -249,11 +249,10 @@ def main(settings: TrainSettings) -> None:
                         raise KeyboardInterrupt
                 run.save()  # before the measurement, which takes its time
                 broadcast_tensors(network.buffers())  # the statistics of batch norm are rank 0's
-                is_last = epoch + 1 == settings.epochs
-                measures = is_last or is_due(epoch, settings.eval_period)
-                row = run.end_epoch(partial(val_map, detector, val_records) if measures else None)
+                measure = is_due(epoch, settings.epochs, settings.eval_period or settings.epochs)
+                row = run.end_epoch(partial(val_map, detector, val_records) if measure else None)
                 print(describe_epoch(row, settings.epochs, run.best_map))
-                if is_last or is_due(epoch, settings.sample_period):
+                if is_due(epoch, settings.epochs, settings.sample_period):
                     run.show(draw_samples(choose_samples(val_records or train_records), detector,
                                           f"epoch {epoch + 1}"))
                 if has_stalled(run.history, settings.early_stopping):
@@ -261,8 +260,8 @@ def main(settings: TrainSettings) -> None:
                     break
             run.save()
         if val_records:
-            best = SSD(str(folder / "best.pth"), device=str(device))
-            print(format_results(best.evaluate(val_records)[0], class_names))
+            results, _ = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
+            print(format_results(results, class_names))
         print(describe_end(folder, run.history, run.best_epoch))
 
 
@@ -316,9 +315,9 @@ def val_map(detector: SSD, records: list[Record]) -> float | None:
     return mean_ap(detector.evaluate(records)[0]) if records else None
 
 
-def is_due(epoch: int, period: int) -> bool:
-    """Tell whether something is to be done after an epoch, counted from 0; a period of 0: never."""
-    return period > 0 and (epoch + 1) % period == 0
+def is_due(epoch: int, num_epochs: int, period: int) -> bool:
+    """Tell whether to do something after an epoch, counted from 0: each period, and at the end."""
+    return period > 0 and ((epoch + 1) % period == 0 or epoch + 1 == num_epochs)
 
 
 def build_network(settings: TrainSettings, class_names: tuple[str, ...],

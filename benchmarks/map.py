@@ -110,7 +110,7 @@ def make_judge(name, detections, records, voc):
                            names)
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "truth.json")
-        file.write_text(json.dumps(coco_ground_truth(records, names, [None] * len(records))))
+        file.write_text(json.dumps(coco_ground_truth(records, names)))
         truth = importlib.import_module(index).COCO(str(file))
         judge = getattr(importlib.import_module(module), scorer)(
             truth, truth.loadRes(results), "bbox")

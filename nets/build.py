@@ -27,9 +27,9 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         backbone_weights: as in read_backbone, or "" for random numbers.
         anchors_size, aspect_ratios: of the priors, in pixels and on every map; () is the paper's.
         letterbox: keep the aspect ratio of images with grey bars.
-        tile: side of the windows to look at, in pixels of the image; 0 looks at images as a whole.
-        images: (path, (G, 4) boxes in pixels) of those to train on, by which the new layers are
-            scaled.
+        tile: side of the tiles of an image in pixels; 0 takes images as a whole.
+        images: (path, (G, 4) boxes in pixels) to train on, by which new layers are rescaled; ()
+            leaves them as they are.
 
     Raises UserError for numbers that do not fit together, or a file that cannot be used.
     """
@@ -55,7 +55,8 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
               f"layers and heads start from random numbers\n"
               f"pixel values: minus {spec.mean} ({weights.reason})")
     if images:
-        print(scale_new_layers(network, images, weights.state_dict if weights else ()))
+        factors = scale_new_layers(network, images, weights.state_dict if weights else ())
+        print(f"start: {len(factors)} new layers rescaled")
     return network
 
 

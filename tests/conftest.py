@@ -1,14 +1,21 @@
 """Shared by all tests: the repo on the import path, the fill rule, the fixture image."""
 
 import json
+import os
 import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# Property tests: few examples, always the same; HYPOTHESIS_PROFILE=long looks for new ones.
+settings.register_profile("default", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("long", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def fill_state_dict(keys, seed):

@@ -1,12 +1,13 @@
-"""What the tests of exported networks and the whole matrix of them share."""
+"""A small network that exports in a second, and a comparison of detections, for several tests."""
 
 import cv2
 import numpy as np
 import torch
 from torch import nn
 
-from nets.runtimes.onnx import input_dtype
-from utils.multibox.priors import make_priors
+from nets.runtimes.export import input_dtype
+from nets.ssd import Normalise
+from utils.multibox.coder import BoxCoder
 from utils.multibox.spec import SSDSpec
 
 NAMES = ("cat", "dog", "owl")
@@ -22,14 +23,15 @@ class TinyNet(nn.Module):
         self.spec = SSDSpec(**{"input_shape": (64, 64), "grids": (8, 4), "steps": None,
                                "anchors_size": (10, 20, 40), "aspect_ratios": ((2,), (2, 3))}
                             | changes)
+        self.normalise = Normalise(self.spec.mean, self.spec.std)
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.ReLU())
         self.pool = nn.MaxPool2d(2)
         self.loc = nn.ModuleList(nn.Conv2d(8, 4 * n, 1) for n in self.spec.priors_per_cell)
         self.conf = nn.ModuleList(nn.Conv2d(8, 4 * n, 1) for n in self.spec.priors_per_cell)
-        self.register_buffer("priors", make_priors(self.spec), persistent=False)
+        self.coder = BoxCoder(self.spec)
 
-    def forward(self, x):
-        first = self.stem(x)
+    def forward(self, images):
+        first = self.stem(self.normalise(images))
         return tuple(torch.cat([head(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4))
                                 for head, x in zip(heads, (first, self.pool(first)))], 1)
                      for heads in (self.loc, self.conf))
@@ -37,10 +39,8 @@ class TinyNet(nn.Module):
 
 def images(count, spec, seed=0):
     """Return (B, S, S, 3) blurred noise as `prepare` would give it."""
-    rng = np.random.default_rng(seed)
-    size = (spec.size, spec.size)
-    made = [cv2.resize(rng.uniform(0, 255, (12, 12, 3)), size, interpolation=cv2.INTER_LINEAR)
-            for _ in range(count)]
+    rng, size = np.random.default_rng(seed), (spec.size, spec.size)
+    made = [cv2.resize(rng.uniform(0, 255, (12, 12, 3)), size) for _ in range(count)]
     return np.stack(made).astype(str(input_dtype(spec)).removeprefix("torch."))
 
 
@@ -51,10 +51,8 @@ def unsaturated(network, *, offsets=1.0, scores=2.0):
     Most of its priors are background.
     """
     network.eval()
-    x = torch.from_numpy(images(2, network.spec, seed=9)).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(v)[:, None, None] for v in (network.spec.mean, network.spec.std))
-    for heads, output, wanted in zip((network.loc, network.conf), network((x - mean) / std),
-                                     (offsets, scores)):
+    x = torch.from_numpy(images(2, network.spec, seed=9)).permute(0, 3, 1, 2)
+    for heads, output, wanted in zip((network.loc, network.conf), network(x), (offsets, scores)):
         sizes = [grid * grid * number for grid, number in zip(network.spec.grids,
                                                               network.spec.priors_per_cell)]
         for head, part in zip(heads, output.split(sizes, 1)):  # by map: their ranges differ
@@ -64,17 +62,12 @@ def unsaturated(network, *, offsets=1.0, scores=2.0):
     return network
 
 
-def gap_near(scores, count):
-    """Return a threshold with about `count` scores above it and none close to it."""
-    ordered = scores.flatten().sort(descending=True).values[count // 2:count * 2]
-    gaps = ordered[:-1] - ordered[1:]
-    place = gaps.argmax()
-    return float((ordered[place] + ordered[place + 1]) / 2)
+def unmatched(one, other, size=1, *, pixels=0.1):
+    """Return how many detections (boxes, scores, labels) of one lack their partner in the other.
 
-
-def unmatched(one, other, size, *, pixels=0.1):
-    """Return how many detections (boxes in fractions, scores, labels) of one lack their partner."""
-    one, other = ([torch.as_tensor(part) for part in found] for found in (one, other))
+    Boxes are fractions of `size` pixels.
+    """
+    one, other = ([torch.as_tensor(part) for part in parts] for parts in (one, other))
     apart = (one[0][:, None] - other[0]).abs().amax(-1) * size
     same = (apart < pixels) & (one[2][:, None] == other[2]) & (
         (one[1][:, None] - other[1]).abs() < 1e-3)

@@ -1,6 +1,4 @@
-"""Files of COCO, YOLO and CSV sources, for their tests."""
-
-from PIL import Image
+"""What the tests of COCO, YOLO and CSV readers share."""
 
 
 def plain(objects):
@@ -8,19 +6,10 @@ def plain(objects):
     return [tuple(item[:3]) for item in objects]
 
 
-def save(path, size=(50, 40)):
-    """Save a black image; return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size).save(path)
-    return path
+def by_key(result):
+    """Return ({key: Annotation}, problems) of what a reader returns."""
+    return {item.key: item for item in result[0]}, result[1]
 
 
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def by_key(found):
-    """Return ({key: Annotation}, problems)."""
-    return {item.key: item for item in found[0]}, found[1]
+def kinds(problems):
+    return [problem.kind.name for problem in problems]

@@ -1,5 +1,7 @@
-"""The detector's public calls: what they take, what they refuse, several threads at once."""
+"""The detector's public calls: what they take and refuse, streams, threads, networks in memory."""
 
+import itertools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -9,8 +11,10 @@ import torch
 from PIL import Image
 from tiny_detector import NAMES, photo, tiny_detector
 
+from nets.ssd import SSDNet, build_spec
 from ssd import SSD, SSDSettings
 from utils.cli import UserError
+from utils.data.annotations import Record
 
 
 @pytest.fixture(scope="module")
@@ -22,97 +26,171 @@ def random_image(seed=0):
     return np.random.default_rng(seed).integers(0, 256, (64, 96, 3), dtype=np.uint8)
 
 
-def test_no_images_are_no_detections(detector):
-    assert detector.detect_batch([]) == []
-    assert detector.detect_batch(iter(())) == []
+def no_objects(path):
+    return Record(path, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool))
 
 
-@pytest.mark.parametrize("image", [
-    torch.zeros(3, 8, 8), [1, 2], None, b"\xff\xd8", 3, {"image": 1}])
-def test_what_is_no_image_is_a_type_error(detector, image):
+# ---- What is given ----
+
+@pytest.mark.parametrize("image, error", [
+    (torch.zeros(3, 8, 8), TypeError), ([1, 2], TypeError), (None, TypeError), (3, TypeError),
+    (Image.new("RGB", (5, 0)), ValueError), (np.zeros((0, 4, 3), np.uint8), ValueError),
+    (np.zeros((4, 4), np.uint8), ValueError), (np.zeros((4, 4, 3), np.float32), ValueError),
+    (np.zeros((4, 4, 4), np.uint8), ValueError), ("nowhere.png", UserError), (".", UserError)])
+def test_what_is_no_image(detector, image, error):
     for call in (detector.detect, detector.detect_image):
-        with pytest.raises(TypeError, match=f"path.*PIL.*array, got {type(image).__name__}"):
+        with pytest.raises(error):
             call(image)
 
 
-@pytest.mark.parametrize("images", ["a.jpg", b"a.jpg", Image.new("RGB", (9, 9))])
+@pytest.mark.parametrize("images", ["a.jpg", Image.new("RGB", (9, 9)), 3])
 def test_one_image_is_no_list(detector, images):
-    with pytest.raises(TypeError, match="list of images"):
-        detector.detect_batch(images)
-
-
-@pytest.mark.parametrize("image", [
-    Image.new("RGB", (0, 0)), Image.new("RGB", (5, 0)), np.zeros((0, 4, 3), np.uint8),
-    np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)])
-def test_images_without_pixels_or_of_another_kind(detector, image):
-    with pytest.raises(ValueError, match="pixels|uint8 RGB"):
-        detector.detect(image)
+    for call in (detector.detect_batch, detector.detect_stream):
+        with pytest.raises(TypeError, match="list of images"):
+            call(images)
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"weights_family": "junk"}, "weights_family must be one of 'auto', .*'junk'"),
-    ({"precision": "int8"}, "precision must be one of 'fp32', 'bf16', 'fp16', 'auto', got 'int8'"),
-    ({"confidence": float("nan")}, "confidence must be finite"),
-    ({"confidence": float("inf")}, "confidence must be finite"),
-    ({"confidence": "0.5"}, "confidence must be a number, got '0.5'"),
-    ({"confidence": True}, "confidence must be a number"),
-    ({"confidence": -0.1}, r"confidence must lie in 0\.\.1, got -0.1"),
-    ({"nms_iou": 1.5}, r"nms_iou must lie in 0\.\.1, got 1.5"),
-    ({"nms_iou": None}, "nms_iou must be a number"),
-    ({"model_path": None}, "model_path must be a text"),
-])
-def test_settings_made_in_python_are_checked(detector, changes, message):
+    ({"weights_family": "junk"}, "weights_family.*junk"), ({"precision": "int8"}, "precision"),
+    ({"nms": "hard"}, "nms"), ({"confidence": float("nan")}, "confidence"),
+    ({"confidence": -0.1}, "confidence.*0.*1"), ({"nms_iou": 1.5}, "nms_iou"),
+    ({"confidence": "0.5"}, "confidence"), ({"classes": ("cow",)}, "'cow'.*cat, dog")])
+def test_settings_are_checked(detector, changes, message):
     with pytest.raises(UserError, match=message):
         SSD(replace(SSDSettings(), **changes), network=detector.network, class_names=NAMES)
 
 
-def test_first_argument_and_keywords(detector, tmp_path):
-    with pytest.raises(TypeError, match=r"path or SSDSettings\(model_path=.*got int"):
-        SSD(3)
-    with pytest.raises(TypeError, match="confidense"):
-        SSD("best.pth", confidense=0.3)
+@pytest.mark.parametrize("overrides", [
+    {"confidence": 2}, {"nms_iou": float("nan")}, {"max_per_image": -1}, {"nms": "hard"},
+    {"classes": ("cow",)}])
+def test_thresholds_of_a_call_are_checked(detector, overrides):
+    for call in (detector.detect_batch, detector.detect_stream):
+        with pytest.raises(UserError, match=next(iter(overrides))):
+            call([random_image()], **overrides)
+
+
+def test_weights_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="nowhere.pth"):
         SSD(tmp_path / "nowhere.pth")
-    with pytest.raises(UserError, match="classes: 'cow' is none of the detector's: cat, dog"):
-        SSD(network=detector.network, class_names=NAMES, classes=("cow",))
-    with pytest.raises(UserError, match="'cow' is none"):
-        detector.detect_batch([random_image()], classes=("cow",))
-    with pytest.raises(UserError, match="nms must be one of"):
-        detector.detect_batch([random_image()], nms="hard")
-    with pytest.raises(UserError, match="nms must be one of"):
-        SSD(network=detector.network, class_names=NAMES, nms="hard")
+    with pytest.raises(UserError, match="no best.pth under"):
+        SSD(save_dir=str(tmp_path))
 
 
-@pytest.mark.parametrize("thresholds", [
-    {"confidence": float("nan")}, {"confidence": 2}, {"nms_iou": -1}, {"max_per_image": -1},
-    {"max_per_class": 1.5}])
-def test_thresholds_of_a_call_are_checked(detector, thresholds):
-    with pytest.raises(UserError, match=next(iter(thresholds))):
-        detector.detect_batch([random_image()], **thresholds)
+def test_thresholds_of_a_call_take_the_place_of_the_settings(detector):
+    everything = detector.detect_batch([random_image()], confidence=0.1, max_per_image=0)[0]
+    assert len(everything) > len(detector.detect(random_image())) > 0
+    dogs = detector.detect_batch([random_image()], confidence=0.1, classes=("dog",))[0]
+    assert set(dogs.names) == {"dog"}
+    assert len(detector.detect_batch([random_image()], max_per_image=3)[0]) == 3
+    assert detector.detect_batch([]) == []
 
 
-def test_numpy_numbers_are_numbers(detector):
-    SSD(SSDSettings(confidence=np.float32(0.5), nms_iou=1), network=detector.network,
-        class_names=NAMES)
-
-
-def test_a_relative_path_is_looked_for_where_one_stands(detector, tmp_path, monkeypatch):
+def test_a_relative_path_starts_at_the_current_directory(detector, tmp_path, monkeypatch):
     photo(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     np.testing.assert_array_equal(detector.detect("a.png").boxes,
                                   detector.detect(tmp_path / "a.png").boxes)
-    with pytest.raises(UserError, match="b.png: no such file"):
-        detector.detect("b.png")
-    with pytest.raises(UserError, match="a folder, not a file"):
-        detector.detect(tmp_path)
 
 
-def test_six_threads_find_what_one_finds(detector):
-    images = [random_image(seed) for seed in range(12)]
-    alone = [detector.detect(image) for image in images]
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(detector.detect, images))
-    assert all(len(found.scores) for found in alone)
-    for one, other in zip(alone, together):
-        for part, same in zip(one, other):
-            np.testing.assert_array_equal(part, same)
+# ---- Streams and threads ----
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_stream_gives_what_detect_gives(detector, tmp_path, batch_size):
+    paths = [photo(tmp_path / f"{k}.png", seed=k) for k in range(4)]
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8nothing")
+    sources = [paths[0], broken, str(paths[1]), random_image(), tmp_path / "absent.png", *paths[2:]]
+    results = list(detector.detect_stream(iter(sources), batch_size=batch_size))
+    assert all(source is given for (source, *_), given in zip(results, sources, strict=True))
+    for source, image, detections in results:
+        if not isinstance(source, np.ndarray) and source in (broken, sources[4]):
+            assert image is None and isinstance(detections, UserError)
+            assert str(source) in str(detections)
+            continue
+        alone = detector.detect(source)
+        assert len(alone) and np.array_equal(alone.labels, detections.labels)
+        np.testing.assert_allclose(alone.boxes, detections.boxes, atol=0.5)
+        expected = source if isinstance(source, np.ndarray) else np.asarray(Image.open(source))
+        np.testing.assert_array_equal(image, expected)
+    assert all(image is None for _, image, _ in detector.detect_stream(paths, keep_images=False))
+
+
+def test_a_stream_may_have_no_end_and_be_left(detector):
+    taken, image = itertools.count(), random_image()
+    before = set(threading.enumerate())
+    stream = detector.detect_stream((image for _ in taken), batch_size=2, max_per_image=1)
+    for _ in range(5):
+        next(stream)
+    stream.close()
+    assert next(taken) <= 5 + 3 * 2 + 2  # no more than a batch of results, in the network, read
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name
+                and thread not in before]
+
+
+def test_a_stream_of_batches_without_images_is_refused(detector):
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        detector.detect_stream([random_image()], batch_size=0)
+
+
+def test_six_threads_detect_what_one_detects(tmp_path):
+    """Of a network in training too, which each of them takes to eval mode and back."""
+    tiny_detector().save(tmp_path / "best.pth")
+    for detector in (SSD(tmp_path / "best.pth", confidence=0.3, device="cpu"),
+                     tiny_detector(confidence=0.3)):
+        detector.network.train()
+        images = [random_image(seed) for seed in range(8)]
+        alone = [detector.detect(image) for image in images]
+        with ThreadPoolExecutor(6) as pool:
+            together = list(pool.map(detector.detect, images))
+        for one, other in zip(alone, together):
+            assert len(one)
+            for part, same in zip(one, other):
+                np.testing.assert_array_equal(part, same)
+        assert all(module.training for module in detector.network.modules())
+
+
+# ---- A network in memory ----
+
+def state_of(network):
+    """Return all that a detector might change: modes, strides, gradients, statistics."""
+    return ([module.training for module in network.modules()],
+            [(p.stride(), p.device, p.requires_grad, p.data_ptr()) for p in network.parameters()],
+            [value.tolist() for name, value in network.named_buffers() if "running" in name])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_given_network_is_left_as_it_was(layout, tmp_path):
+    network = SSDNet(3, build_spec("mobilenetv2", 300)).to(memory_format=layout).train()
+    network.backbone[:3].eval()  # frozen layers keep their mode
+    before = state_of(network)
+    detector = SSD(network=network, class_names=NAMES, device="cpu")
+    detector.detect(random_image())
+    detector.evaluate([no_objects(photo(tmp_path / "a.png"))])
+    assert state_of(network) == before and detector.network is network
+
+
+def test_detections_are_those_of_eval_mode_and_follow_the_weights():
+    detector = tiny_detector(confidence=0.3)
+    detector.network.train()
+    first = detector.detect(random_image())
+    detector.network.eval()
+    np.testing.assert_array_equal(detector.detect(random_image()).scores, first.scores)
+    with torch.no_grad():
+        for head in detector.network.conf:
+            head.bias[::3].add_(1)  # background
+    assert not np.array_equal(detector.detect(random_image()).scores, first.scores)
+
+
+def test_a_network_that_does_not_fit(detector):
+    with pytest.raises(ValueError, match="has 2 classes, class_names are"):
+        SSD(network=detector.network, class_names=("a",), device="cpu")
+    network = SSDNet(3, build_spec("mobilenetv2", 260)).to("meta")
+    with pytest.raises(ValueError, match="on meta, the settings say 'cpu'"):
+        SSD(network=network, class_names=NAMES, device="cpu")
+
+
+def test_records_of_images_that_cannot_be_read(detector, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="bad.png"):
+        detector.detect_records([no_objects(photo(tmp_path / "a.png")),
+                                 no_objects(tmp_path / "bad.png")])

@@ -1,225 +1,197 @@
-"""predict.py: images that are named, asked for, or in a folder; bad ones among them."""
+"""predict.py: every mode, from a checkpoint file; bad files among good ones; several processes."""
 
 import contextlib
+import json
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_detector import NAMES, photo, tiny_detector
+from tiny_detector import photo, tiny_detector
 
 import predict
-from ssd import SSD
+from nets.runtimes.inspect import heat_map
 from utils.cli import ROOT, UserError
 
 
 @pytest.fixture(scope="module")
-def detector():
-    return tiny_detector()
+def folder(tmp_path_factory):
+    """A folder with best.pth, and in/ with two images, one in a sub-folder, and a video."""
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "in" / "sub").mkdir(parents=True)
+    tiny_detector().save(folder / "best.pth")
+    photo(folder / "in" / "a.png", size=(320, 200))
+    photo(folder / "in" / "sub" / "b.png", 1)
+    writer = cv2.VideoWriter(str(folder / "in" / "c.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10,
+                             (320, 240))
+    for k in range(6):
+        writer.write(np.full((240, 320, 3), 40 * k, np.uint8))
+    writer.release()
+    return folder
 
 
 @pytest.fixture
-def look(detector, tmp_path, monkeypatch, capsys):
-    """Return a call that runs predict.py in tmp_path with typed lines; it returns the output.
-
-    `test_the_command_line` reads weights from a file; here they are in memory.
-    """
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(predict, "SSD", lambda settings: SSD(
-        settings, network=detector.network, class_names=NAMES))
+def run(folder, tmp_path, monkeypatch, capsys):
+    """Return a call that runs predict.py in the folder, with typed lines; it returns the output."""
+    monkeypatch.chdir(folder)
 
     def run(*images, typed=(), fails=None, **changes):
-        answers = iter([*typed, "q"])
-        monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
-        values = {"show": False, "confidence": 0.3, "device": "cpu",
-                  "dir_save_path": str(tmp_path / "out"), **changes}
+        lines = iter(typed)
+
+        def type_line(prompt):
+            print(prompt, end="")
+            try:
+                return next(lines)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr("builtins.input", type_line)
+        values = {"model_path": str(folder / "best.pth"), "device": "cpu", "confidence": 0.3,
+                  "dir_origin_path": str(folder / "in"), "dir_save_path": str(tmp_path / "out"),
+                  "video_path": str(folder / "in" / "c.avi"), "show": False, **changes}
         with pytest.raises(UserError, match=fails) if fails else contextlib.nullcontext():
             predict.main(predict.PredictSettings(images=images, **values))
         return capsys.readouterr().out
-    run.out = lambda: capsys.readouterr().out
     return run
 
 
-def drawings(folder):
+def written(folder):
     return sorted(path.relative_to(folder / "out").as_posix()
                   for path in (folder / "out").rglob("*") if path.is_file())
 
 
-def test_named_images_and_folders(look, tmp_path):
-    (tmp_path / "more").mkdir()
-    originals = [photo(tmp_path / "a.png"), photo(tmp_path / "more" / "b.JPG", 1)]
-    (tmp_path / "more" / "notes.txt").touch()
-    before = [path.read_bytes() for path in originals]
-    out = look("a.png", "nowhere.jpg", "more", str(tmp_path / "a.png"),
-               fails="1 of 3 failed: nowhere.jpg")
-    assert drawings(tmp_path) == ["a.png.jpg", "b.JPG.jpg"]
-    assert "nowhere.jpg: no such file or folder" in out
-    assert "2 of 3 images done" in out and out.count("error:") == 1
-    assert [path.read_bytes() for path in originals] == before
+# ---- Images, folders, videos ----
+
+def test_named_images_and_folders(run, folder, tmp_path):
+    before = (folder / "in" / "a.png").read_bytes()
+    out = run("in/a.png", "nowhere.jpg", "in/sub", str(folder / "in" / "a.png"), count=True,
+              fails="1 of 3 failed: nowhere.jpg")
+    assert written(tmp_path) == ["a.png.jpg", "b.png.jpg"]
+    assert "2 of 3 files done" in out and out.count("error: ") == 1 and "in all: " in out
+    assert (folder / "in" / "a.png").read_bytes() == before
     drawn = np.asarray(Image.open(tmp_path / "out" / "a.png.jpg"), int)
-    assert drawn.shape == (64, 96, 3)
-    assert np.abs(drawn - np.asarray(Image.open(tmp_path / "a.png"), int)).max() > 60
+    assert np.abs(drawn - np.asarray(Image.open(folder / "in" / "a.png"), int)).max() > 60
 
 
-def test_a_name_is_looked_for_in_the_repo_too(look, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.cli.ROOT", tmp_path / "repo")
-    (tmp_path / "repo").mkdir()
-    photo(tmp_path / "repo" / "a.png")
-    assert "a.png: " in look("a.png")
+def test_a_folder_and_a_video(run, tmp_path):
+    assert "3 of 3 files done" in run(mode="dir_predict", nms="soft")
+    assert written(tmp_path) == ["a.png.jpg", "c.avi.mp4", "sub/b.png.jpg"]
+    assert "1 of 1 files done" in run(mode="video", classes=("dog",), save_json=True)
+    video = cv2.VideoCapture(str(tmp_path / "out" / "c.avi.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 6 and video.get(cv2.CAP_PROP_FPS) == 10
+    frames = json.loads((tmp_path / "out" / "c.avi.json").read_text())["frames"]
+    assert {row["class"] for frame in frames for row in frame["objects"]} <= {"dog"}
+    run(mode="dir_predict", dir_origin_path=str(tmp_path), fails="no images or videos there")
 
 
-def test_none_of_the_named_can_be_read(look, tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
-    out = look("bad.jpg", "nowhere.jpg", fails="2 of 2 failed: nowhere.jpg, bad.jpg")
-    assert out.count("error:") == 2 and "0 of 2" in out
+def test_without_drawings_the_detections_are_the_same(run, tmp_path):
+    contents = []
+    for draw in (True, False):
+        run("in/a.png", draw=draw, save_json=True)
+        contents.append(json.loads((tmp_path / "out" / "a.png.json").read_text()))
+    assert contents[0] == contents[1] and contents[0]["width"] == 320 and contents[0]["objects"]
 
 
-def test_images_of_one_name_get_a_drawing_each(look, tmp_path):
-    for k, name in enumerate(("one", "two", "three")):
-        (tmp_path / name).mkdir()
-        photo(tmp_path / name / "0001.png", k)
-    look("one", "two", "three/0001.png", "one/0001.png")
-    assert drawings(tmp_path) == ["0001.png.2.jpg", "0001.png.3.jpg", "0001.png.jpg"]
-    levels = {np.asarray(Image.open(tmp_path / "out" / name)).tobytes()
-              for name in drawings(tmp_path)}
-    assert len(levels) == 3
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_pipes_devices_and_folders_are_refused_at_once(look, tmp_path):
-    os.mkfifo(tmp_path / "pipe.jpg")
-    (tmp_path / "folder.jpg").mkdir()
-    photo(tmp_path / "z.png")
-    out = look(typed=["pipe.jpg", "/dev/zero", "z.png"])
-    assert out.count("pipe.jpg: not a file") == 1 and out.count("saved") == 1
-    out = look(mode="dir_predict", dir_origin_path=str(tmp_path), fails="pipe.jpg")
-    assert "pipe.jpg: not a file" in out and "1 of 2 images done" in out
-
-
-def test_the_prompt_asks_again(look, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"not an image")
-    photo(tmp_path / "a.png")
-    bad = ["nowhere.jpg", "broken.jpg", "file://[bad", "file://[2019] a.jpg",
-           "~$report.jpg", "~nobody/a.jpg", "x" * 5000, "a\0.jpg",
-           "x/" * 3000 + "a.jpg"]
-    out = look(typed=["", "  ", *bad, "a.png", "Q"])
-    assert out.count("error:") == len(bad) and out.count("saved") == 1
-
-
-def test_each_line_at_the_prompt_is_a_new_try(look, tmp_path, monkeypatch):
-    def lines():
-        yield from ("a.png", "a.png")
-        photo(tmp_path / "a.png")
-        yield "a.png"
-        raise KeyboardInterrupt
-
-    typed = lines()
-    real = predict.ask
-
-    def ask(viewer):
-        monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
-        real(viewer)
-
-    monkeypatch.setattr(predict, "ask", ask)
-    with pytest.raises(KeyboardInterrupt):
-        look(save_csv=True)
-    assert (tmp_path / "out" / "detections.csv").exists()  # what was found before Ctrl-C
-    out = look.out()
-    assert out.count("a.png: no such file") == 2 and out.count("saved ") == 1
-
-
-@pytest.mark.parametrize("typed", [
-    "{}/o n e.png", "  {}/o n e.png  ", "'{}/o n e.png'", '"{}/o n e.png" ', r"{}/o\ n\ e.png ",
-    "file://{}/o%20n%20e.png", "o n e.png"])
-def test_paths_as_people_type_and_drop_them(look, tmp_path, typed):
-    if os.name != "posix" and ("\\" in typed or "file:" in typed):
-        pytest.skip("written otherwise there")
-    photo(tmp_path / "o n e.png")
-    assert "saved" in look(typed=[typed.format(tmp_path)])
-
-
-def test_a_name_that_begins_with_a_tilde_or_ends_with_a_space(look, tmp_path):
-    photo(tmp_path / "~$a.png")
-    photo(tmp_path / "b.png").rename(tmp_path / "b.png ")
-    assert look(typed=["~$a.png", "b.png "]).count("saved") == 2
-
-
-@pytest.mark.skipif(os.name != "posix", reason="no such names there")
-def test_names_do_not_steer_the_terminal(look, tmp_path):
-    photo(tmp_path / "a.png").rename(tmp_path / "a\x1b[2J\nb.png")
-    out = look("a\x1b[2J\nb.png", "c\x1b[2J.png", fails="1 of 2 failed")
-    assert "\x1b" not in out and r"a\x1b[2J\nb.png: " in out and r"c\x1b[2J.png: no such" in out
-
-
-def test_when_nothing_is_found_the_best_score_is_shown(look, tmp_path):
-    photo(tmp_path / "a.png")
-    out = look("a.png", confidence=1.0)
+def test_when_nothing_is_found_the_best_score_is_printed(run):
+    out = run("in/a.png", confidence=1.0)
     assert "nothing found" in out and "the best box has score" in out
-    assert "confidence is 1" in out
 
 
-def test_dir_predict_passes_over_broken_files(look, tmp_path):
-    source = tmp_path / "in"
-    source.mkdir()
-    photo(source / "good.JPG")
-    (source / "bad.png").write_bytes(b"")
-    (source / "deep" / "er").mkdir(parents=True)
-    photo(source / "deep" / "er" / "good.JPG")
-    out = look(mode="dir_predict", dir_origin_path=str(source), fails="1 of 3 failed: bad.png")
-    assert "bad.png" in out and "2 of 3 images" in out
-    assert drawings(tmp_path) == ["deep/er/good.JPG.jpg", "good.JPG.jpg"]
+def test_the_prompt(run, folder, tmp_path):
+    """A folder typed there is a folder: a line for each image. A bad line is asked again."""
+    out = run(typed=["nowhere.png", "", "in/sub/b.png", "in", "q", "never.png"], save_csv=True)
+    assert out.count("error: ") == 1 and "nowhere.png" in out and "never" not in out
+    alone, together = out.split("image (q to stop): ")[3:5]
+    assert "  at " in alone and "  at " not in together
+    assert written(tmp_path) == ["a.png.jpg", "b.png.jpg", "c.avi.mp4", "detections.csv",
+                                 "sub/b.png.jpg"]
+    assert "a.png: " in run(typed=["in/a.png"])  # then the end of a pipe
 
 
-@pytest.mark.parametrize("origin", ["nowhere", "empty", "file", "circle"])
-def test_dir_predict_says_where_it_looked(look, tmp_path, origin):
-    (tmp_path / "circle").symlink_to("circle")
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    fault = "no images or videos there.*set dir_origin_path" if origin == "empty" else origin
-    look(mode="dir_predict", dir_origin_path=str(tmp_path / origin), fails=fault)
+# ---- Other modes ----
+
+def test_fps(run, monkeypatch):
+    monkeypatch.setattr("nets.runtimes.inspect.FPS_SECONDS", 0.1)
+    out = run("in/a.png", mode="fps", batch_sizes=(1, 2))
+    rows = [list(map(float, re.findall(r"[\d.]+", line))) for line in out.splitlines()[-2:]]
+    assert "PyTorch, fp32, cpu" in out and [row[0] for row in rows] == [1, 2]
+    for size, *times, rate in rows:
+        assert all(low <= high for low, high in zip(times[::2], times[1::2]))
+        assert rate == pytest.approx(1000 * size / times[6], rel=0.1, abs=0.1)
+    run(mode="fps", batch_sizes=(0,), fails="fps needs an image")
 
 
-def test_drawings_are_not_drawn_upon(look, tmp_path):
-    photo(tmp_path / "a.png")
-    (tmp_path / "link").symlink_to(tmp_path)
-    for _ in range(2):  # the folder of the drawings inside that of the images
-        assert "a.png: " in look(mode="dir_predict", dir_origin_path=str(tmp_path))
-    for save in (tmp_path, tmp_path / "link"):
-        out = look(mode="dir_predict", dir_origin_path=str(tmp_path), dir_save_path=str(save),
-                   fails="1 of 1 failed")
-        assert "drawings would be taken for images" in out
-    assert "a.png: lies among the drawings" in look(typed=["a.png"], dir_save_path=str(tmp_path))
-    assert "lies among the drawings" in look(typed=["out/a.png.jpg"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "link", "out"]
+def test_summary(run):
+    network = tiny_detector().network
+    out = run(mode="summary")
+    totals = re.search(r"(\d+) layers, ([\d,]+) parameters, ([\d.]+) GFLOPs", out)
+    assert int(totals[2].replace(",", "")) == sum(p.numel() for p in network.parameters())
+    loc = network.loc[0]  # its output is 4 numbers a prior of the first map
+    grid, priors = network.spec.grids[0], network.spec.priors_per_cell[0]
+    flops = 2 * grid ** 2 * loc.in_channels * 9 * 4 * priors / 1e6
+    assert re.search(rf"loc\.0 +Conv2d +\(1, {4 * priors}, {grid}, {grid}\) +[\d,]+ +"
+                     + re.escape(f"{flops:,.1f}"), out)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_drawing_that_cannot_be_written_costs_one_line(look, tmp_path, monkeypatch):
-    photo(tmp_path / "a.png")
-    photo(tmp_path / "b.png")
-    (tmp_path / "out" / "a.png.jpg").mkdir(parents=True)
-    out = look("a.png", "b.png", fails="1 of 2 failed: a.png")
-    assert "a.png.jpg: cannot be written (Is a directory)" in out and "1 of 2 images" in out
-    assert drawings(tmp_path) == ["b.png.jpg"]
-    # A full disk: what is written goes to a device that takes nothing.
-    (tmp_path / "out" / "b.png.part").symlink_to("/dev/full")
-    out = look("b.png", fails="1 of 1 failed: b.png")
-    assert "b.png.jpg: cannot be written (No space left on device)" in out
-    Image.open(tmp_path / "out" / "b.png.jpg").load()  # the drawing of the first run
+def test_heatmap(run, tmp_path):
+    out = run("in", mode="heatmap", image_format="png", fails="1 of 3 failed: c.avi")
+    assert "2 of 3 files done" in out
+    assert Image.open(tmp_path / "out" / "a.png.heat.png").size == (640, 224), "two classes"
+    assert (tmp_path / "out" / "sub" / "b.png.heat.png").exists()
 
 
-def test_the_command_line(detector, tmp_path):
-    weights = tmp_path / "best.pth"
-    detector.save(weights)
+def test_heat_has_the_scores_of_the_priors():
+    detector = tiny_detector()
+    image = np.random.default_rng(0).integers(0, 256, (200, 320, 3), np.uint8)
+    heat = heat_map(detector.runtime, image)
+    best = detector.detect_batch([image], confidence=0.0, max_per_image=0)[0]
+    assert heat.shape == (2, 260, 260)
+    for label in range(2):  # between cells it is interpolated
+        assert heat[label].max() == pytest.approx(best.scores[best.labels == label].max(), abs=0.1)
+
+
+def test_export(run, folder, tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    run(mode="export", export_path=str(tmp_path / "x.onnx"))
+    names = []
+    for weights in (folder / "best.pth", tmp_path / "x.onnx"):
+        run("in/a.png", model_path=str(weights), save_json=True)
+        objects = json.loads((tmp_path / "out" / "a.png.json").read_text())["objects"]
+        names.append([row["class"] for row in objects])
+    assert names[0] == names[1]
+
+
+# ---- As a command ----
+
+def start(folder, out, *words, program=()):
+    return subprocess.run(
+        [sys.executable, *program, ROOT / "predict.py", *map(str, words), "--model_path",
+         folder / "best.pth", "--device", "cpu", "--dir_save_path", out, "--confidence", "0.3"],
+        cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_the_command_line(folder, tmp_path):
     photo(tmp_path / "中文.png")
-    done = subprocess.run(
-        [sys.executable, ROOT / "predict.py", "中文.png", "nowhere.png", "--model_path",
-         str(weights), "--dir_save_path", str(tmp_path / "out"), "--confidence", "1"],
-        cwd=tmp_path, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 2 and done.stderr == b"error: 1 of 2 failed: nowhere.png\n"
-    assert b"\\u4e2d\\u6587.png: nothing found" in done.stdout
-    assert b"1 of 2 images done" in done.stdout
-    assert drawings(tmp_path) == ["中文.png.jpg"]
+    done = start(folder, tmp_path / "out", tmp_path / "中文.png", "nowhere.png")
+    assert done.returncode == 2 and "1 of 2 failed: nowhere.png" in done.stderr
+    assert "中文.png: " in done.stdout and written(tmp_path) == ["中文.png.jpg"]
+
+
+def test_processes_share_a_folder(folder, tmp_path):
+    (tmp_path / "in").mkdir()
+    for k in range(5):
+        photo(tmp_path / "in" / f"{k}.png", k)
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
+    done = start(folder, tmp_path / "out", tmp_path / "in", "--save_csv", program=(
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"))
+    assert done.returncode and "1 of 6 failed: bad.png" in done.stderr
+    assert "5 of 6 files done" in done.stdout
+    assert written(tmp_path) == [*(f"{k}.png.jpg" for k in range(5)), "detections.csv"]
+    rows = (tmp_path / "out" / "detections.csv").read_text().splitlines()[1:]
+    names = [row.split(",")[0] for row in rows]
+    assert set(names) == {f"{k}.png" for k in range(5)} and names == sorted(names)

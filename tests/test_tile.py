@@ -1,24 +1,20 @@
-"""Weights that look at windows, wherever they are used beside training and detection."""
+"""Tiled inference, wherever weights are used beside training and detection."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from exported import NAMES, TinyNet, unsaturated
-from tiny_detector import tiny_detector
 
 import get_map
 import predict
 from nets.runtimes.inspect import HEAT_SIDE, heat_map, measure_speed
 from ssd import SSD, SSDSettings
-from utils.cli import ROOT, UserError
+from utils.cli import UserError
 from utils.data.annotations import Record, list_text, read_list
+from utils.multibox.postprocess import Thresholds
 from utils.tiling import window_grid
 
 TILE = 100
@@ -34,15 +30,15 @@ def detector():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, detector):
-    """A folder of images of several windows, and a list of what the detector finds in them."""
+    """A folder of images of several windows, and a list of its detections."""
     folder, records = tmp_path_factory.mktemp("tile"), []
     for k in range(3):
         levels = np.random.default_rng(k).uniform(0, 255, (15, 20 + k, 3))
         cv2.imwrite(str(folder / f"{k}.png"), cv2.resize(levels, (260 + 40 * k, 180)))
-        found = detector.detect(folder / f"{k}.png")
-        large = (found.boxes[:, 2:] - found.boxes[:, :2]).min(1) > 5
-        records.append(Record(folder / f"{k}.png", found.boxes[large], found.labels[large],
-                              np.zeros(large.sum(), bool)))
+        detections = detector.detect(folder / f"{k}.png")
+        large = (detections.boxes[:, 2:] - detections.boxes[:, :2]).min(1) > 5
+        records.append(Record(folder / f"{k}.png", detections.boxes[large],
+                              detections.labels[large], np.zeros(large.sum(), bool)))
     (folder / "list.txt").write_text(list_text(records, NAMES))
     return folder
 
@@ -64,20 +60,20 @@ def test_an_exported_detector_looks_at_the_same_windows(detector, folder, tmp_pa
     get_map.main(get_map.MapSettings(model_path=path, test_list=str(folder / "list.txt"),
                                      map_out_path=str(tmp_path / "map")))
     rows = json.loads((tmp_path / "map" / "detections.json").read_text())
-    found = detector.detect_records(read_list(folder / "list.txt")[0])
+    results = detector.detect_records(read_list(folder / "list.txt")[0])
     np.testing.assert_allclose(sorted(row["score"] for row in rows),
-                               np.sort(np.concatenate([one.scores for one in found])), atol=1e-4)
+                               np.sort(np.concatenate([one.scores for one in results])), atol=1e-4)
 
 
 def test_int8_is_calibrated_on_windows(detector, folder, monkeypatch, tmp_path):
     pytest.importorskip("onnxscript")
     seen = []
 
-    def quantise(source, target, inputs):
+    def quantise(source, inputs, **_):
         seen.extend(inputs)
         raise UserError("enough")
 
-    monkeypatch.setattr("nets.runtimes.export.quantise", quantise)
+    monkeypatch.setattr("ssd.quantise", quantise)
     lists = {name: str(folder / "list.txt") for name in ("train_list", "val_list")}
     with pytest.raises(UserError, match="enough"):
         detector.export(tmp_path / "a.onnx", precision="int8", **lists)
@@ -92,7 +88,7 @@ def test_int8_is_calibrated_on_windows(detector, folder, monkeypatch, tmp_path):
         assert cv2.matchTemplate(squeezed, window, cv2.TM_CCOEFF_NORMED).max() < 0.9
 
 
-def test_the_speed_is_that_of_all_windows(detector, folder, capsys, monkeypatch):
+def test_the_speed_is_that_of_all_windows(detector, folder, monkeypatch):
     calls = []
 
     class Counting:
@@ -102,14 +98,10 @@ def test_the_speed_is_that_of_all_windows(detector, folder, capsys, monkeypatch)
             calls.append(len(inputs))
             return detector.runtime(inputs)
 
-    measure_speed(Counting(), folder / "0.png", (1,), seconds=0, confidence=0.6, nms_iou=0.45)
+    monkeypatch.setattr("nets.runtimes.inspect.FPS_SECONDS", 0)
+    measure_speed(Counting(), folder / "0.png", (1,), Thresholds(confidence=0.6))
     count = len(window_grid(260, 180, TILE)[0])
     assert count == 12 and set(calls) == {count}
-    monkeypatch.setattr(predict, "FPS_SECONDS", 0)
-    predict.fps(detector, predict.PredictSettings(images=(str(folder / "0.png"),)))
-    out = capsys.readouterr().out
-    assert "windows of 100 px, 12 an image" in out
-    assert re.findall(r"^ +(\d+) +\d+\.\d /", out, re.MULTILINE) == ["1"]
 
 
 @pytest.mark.parametrize("size", [(260, 180), (2500, 90), (70, 50)])
@@ -129,25 +121,3 @@ def test_soft_nms_is_refused_before_anything_is_read(detector):
                  lambda: detector.detect_batch([np.zeros((9, 9, 3), np.uint8)], nms="soft")):
         with pytest.raises(UserError, match=r'nms = "soft" .*tile = 100\); take "class"'):
             call()
-
-
-def test_two_processes_measure_what_one_does(folder, tmp_path):
-    """By the same bits, also where images have other numbers of windows."""
-    tiny = tiny_detector()
-    tiny.network.spec = tiny.runtime.spec = tiny.spec = replace(tiny.spec, tile=160)
-    tiny.save(tmp_path / "best.pth")
-    lines = [re.sub(r",\d+(?= |$)", ",0", line) if not line.startswith("#") else
-             '# classes: ["cat", "dog"]' for line in
-             (folder / "list.txt").read_text().splitlines()]
-    (tmp_path / "list.txt").write_text("\n".join(lines))
-    words = ["--model_path", tmp_path / "best.pth", "--test_list", tmp_path / "list.txt",
-             "--device", "cpu", "--map_out_path"]
-    get_map.main(get_map.MapSettings(**{word[2:]: str(value) for word, value in zip(
-        [*words[::2]], [*words[1::2], tmp_path / "one"])}))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
-                           "--nproc_per_node=2", ROOT / "get_map.py", *words, tmp_path / "two"],
-                          capture_output=True, text=True, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    one, two = ((tmp_path / name / "detections.json").read_text() for name in ("one", "two"))
-    assert len(json.loads(one)) > 100 and one == two

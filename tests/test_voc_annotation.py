@@ -1,233 +1,187 @@
-"""voc_annotation.py on small VOC folders: splits, lists, what is printed."""
+"""voc_annotation.py: splits, lists, what is printed, several years, other formats."""
 
-import os
+import json
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
-from voc_folder import SPLITS, no_search, twenty, voc  # noqa: F401 (fixtures)
+from voc_folder import (SPLITS, Folder, no_search, save_image, twenty, voc,  # noqa: F401 (fixtures)
+                        xml_object)
 
-import voc_annotation
 from train import TrainSettings
 from utils.cli import UserError
 from voc_annotation import AnnotationSettings, specs_to_examine
 
 
-def test_splits_cover_all_images_once(twenty):
-    voc, ids = twenty
+def test_splits_cover_all_images_once_and_are_kept(twenty, capsys):
+    voc, keys = twenty
     voc.run(test_share=0.2, val_share=0.1)
-    assert [len(voc.ids(name)) for name in SPLITS] == [14, 2, 4]
-    assert sorted(sum((voc.ids(name) for name in SPLITS), [])) == ids
-    assert voc.ids("trainval") == sorted(voc.ids("train") + voc.ids("val"))
-    for name in SPLITS:
-        assert voc.listed(name) == voc.ids(name)
-
-
-def test_splits_depend_on_the_seed_alone(twenty):
-    voc, _ = twenty
-    found = []
-    for seed in (0, 0, 1):
-        voc.run(seed=seed, overwrite_splits=True)
-        found.append([voc.ids(name) for name in SPLITS])
-    assert found[0] == found[1] != found[2]
-
-
-def test_splits_are_kept_unless_overwritten(twenty, capsys):
-    voc, _ = twenty
-    voc.run()
-    before = [voc.ids(name) for name in SPLITS]
+    before = [voc.keys(name) for name in SPLITS]
+    assert [len(members) for members in before] == [14, 2, 4] and sorted(sum(before, [])) == keys
+    assert [voc.listed(name) for name in SPLITS] == before
     voc.run(seed=7, test_share=0.5)
-    assert [voc.ids(name) for name in SPLITS] == before
-    assert "kept" in capsys.readouterr().out
+    assert [voc.keys(name) for name in SPLITS] == before
+    assert "20 images kept, 0 new" in capsys.readouterr().out
     voc.run(seed=7, test_share=0.5, overwrite_splits=True)
-    assert len(voc.ids("test")) == 10
+    assert len(voc.listed("test")) == 10
 
 
-def test_vocs_own_splits_are_read(twenty):
-    voc, ids = twenty
-    voc.split("train", [f"{k} -1" for k in ids[:8]])
-    voc.split("val", [f"{k}  1" for k in ids[8:12]])
-    voc.split("test", ids[12:])
+def test_vocs_own_splits_are_read_and_overwritten_ones_put_aside(twenty, capsys):
+    voc, keys = twenty
+    voc.split(train=[f"{key} -1" for key in keys[:8]], val=[f"{key}  1" for key in keys[8:12]],
+              test=keys[12:])
+    before = (voc.main_dir / "val.txt").read_bytes()
     voc.run()
-    assert [voc.listed(name) for name in SPLITS] == [ids[:8], ids[8:12], ids[12:]]
+    assert [voc.listed(name) for name in SPLITS] == [keys[:8], keys[8:12], keys[12:]]
     assert {path.name for path in voc.main_dir.iterdir()} == {"train.txt", "val.txt", "test.txt"}
-
-
-def test_trainval_alone_is_divided(twenty, capsys):
-    voc, ids = twenty
-    voc.split("trainval", ids[:15])
-    voc.run(test_share=0.1, val_share=0.2)
-    train, val = voc.ids("train"), voc.ids("val")
-    assert sorted(train + val) == ids[:15] and len(val) == 3
-    # Who says what is for training leaves nothing to draw for testing.
-    assert not (voc.main_dir / "test.txt").exists()
-    assert "5 x in no split" in capsys.readouterr().out
-    assert voc.ids("trainval") == ids[:15]
-
-
-def test_a_kept_test_split_stays_out_of_training(twenty):
-    voc, ids = twenty
-    voc.split("test", ids[:5])
-    voc.run()
-    assert voc.ids("test") == ids[:5]
-    assert sorted(voc.ids("train") + voc.ids("val")) == ids[5:]
+    voc.run(overwrite_splits=True)
+    assert (voc.main_dir / "val.txt.old").read_bytes() == before
+    assert "val.txt was not drawn here: it is now val.txt.old" in capsys.readouterr().out
 
 
 def test_lists_hold_edges_labels_and_classes(voc):
     voc.fill(["b", "c"])
     voc.image("a b")
     voc.xml("a b", ("dog", 3, 4, 12, 14), ("cat", 41, 31, 60, 45))
-    for name, ids in zip(SPLITS, (["a b"], ["b"], ["c"])):
-        voc.split(name, ids)
+    voc.split(train=["a b"], val=["b"], test=["c"])
     voc.run()
     record, = voc.list("train")
     # The second box reaches beyond the 50x40 image.
     assert record.boxes_px.tolist() == [[2, 3, 12, 14], [40, 30, 50, 40]]
     assert record.labels.tolist() == [1, 0] and not record.difficult.any()
     assert record.path == voc.root / "JPEGImages" / "a b.jpg" and record.path.is_file()
-    assert not (voc.path / "2007_classes.txt").exists()  # each list names its classes itself
 
 
-@pytest.mark.parametrize("suffix", [".JPG", ".png", ".jpeg", ".bmp"])
-def test_usual_image_endings(voc, suffix):
-    voc.fill(["b", "c"])
-    voc.image("a", suffix)
-    voc.xml("a", ("cat", 1, 1, 5, 5), size=False)
-    for name, member in zip(SPLITS, "abc"):
-        voc.split(name, [member])
+def test_unknown_classes_name_the_nearest(twenty, capsys):
+    voc, keys = twenty
+    voc.xml(keys[0], ("cat", 1, 1, 5, 5), ("Dgo", 1, 1, 5, 5), ("Dgo", 1, 1, 9, 9))
+    voc.xml(keys[1], ("cat", 1, 1, 5, 5), ("xylophone", 1, 1, 5, 5))
     voc.run()
-    assert voc.list("train")[0].path.name == f"a{suffix}"
+    first, second = [line for line in capsys.readouterr().out.splitlines()
+                     if line.startswith("not in")]
+    assert "'Dgo', 2 objects" in first and "did you mean 'dog'" in first
+    assert "'xylophone', 1 objects" in second and "did you mean" not in second
 
 
-def test_missing_size_is_taken_from_the_image(voc):
-    voc.fill(["b", "c"])
-    voc.image("a")
-    voc.xml("a", ("cat", 41, 31, 600, 600), size=False)
-    voc.xml("b", ("cat", 1, 1, 20, 20), size=False)
-    for name, member in zip(SPLITS, "abc"):
-        voc.split(name, [member])
+def test_every_decision_is_listed_with_file_and_object(voc, capsys):
+    voc.fill("bad bent broken cut garbage gone lonely many size stray turned".split())
+    images, xmls = voc.root / "JPEGImages", voc.root / "Annotations"
+    for name in ("copy", "again"):
+        (images / f"{name}.jpg").write_bytes((images / "many.jpg").read_bytes())
+        voc.xml(name, ("cat", 1, 1, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    voc.image("turned", exif=exif)
+    (images / "gone.jpg").unlink()
+    (xmls / "lonely.xml").unlink()
+    (xmls / "broken.xml").write_text("<annotation>")
+    (images / "garbage.jpg").write_bytes(b"garbage")
+    (images / "cut.jpg").write_bytes((images / "cut.jpg").read_bytes()[:-200])
+    voc.xml("bad", ("cat", 1, 1, "x", 20), ("cat", 1, 1, 10, 10))
+    voc.xml("size", ("cat", 1, 1, 10, 10),
+            extra="<size><width>100</width><height>80</height></size>")
+    voc.xml("many", ("bird", 1, 1, 9, 9), ("cat", "nan", 1, 9, 9), ("cat", 20, 20, 1, 1),
+            ("cat", 1, 1, 500, 20), ("cat", 200, 1, 250, 20), ("cat", 1, 1, 30, 30),
+            ("cat", 1, 1, 30, 30), ("cat", 30, 30, 30, 30))
+    voc.split(train="bad bent broken cut garbage gone many size turned again nothing".split(),
+              val=["copy"])
+    with pytest.raises(UserError, match="^20 problems and strict = True"):
+        voc.run(strict=True)
+    assert not list(voc.path.glob("2007_*.txt"))
+    capsys.readouterr()
     voc.run()
-    assert voc.list("train")[0].boxes_px.tolist() == [[40, 30, 50, 40]]
-
-
-def test_unknown_class_names_the_nearest(twenty, capsys):
-    voc, ids = twenty
-    voc.xml(ids[0], ("cat", 1, 1, 5, 5), ("Dgo", 1, 1, 5, 5), ("Dgo", 1, 1, 9, 9))
-    voc.xml(ids[1], ("cat", 1, 1, 5, 5), ("xylophone", 1, 1, 5, 5))
-    voc.run()
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not in")]
-    assert len(lines) == 2
-    assert "'Dgo', 2 objects" in lines[0] and "did you mean 'dog'" in lines[0]
-    assert "'xylophone', 1 objects" in lines[1] and "did you mean" not in lines[1]
-
-
-def test_gaps_are_reported_and_left_out(twenty, capsys):
-    voc, ids = twenty
-    voc.image("no_xml")
-    voc.xml("no_image", ("cat", 1, 1, 5, 5))
-    voc.xml(ids[0], ("cat", 1, 1, 30, 30), ("dog", 60, 1, 70, 9), ("dog", 1, 1, 30, 30))
-    voc.split("train", [*ids[:12], "no_xml", "no_image"])
-    voc.run()
+    expected = {
+        "unreadable annotation": "broken.xml", "bad object": "bad.xml, object 1 (cat)",
+        "image missing": "gone.xml", "image unreadable": "garbage.jpg",
+        "image truncated": "cut.jpg", "no annotation": "lonely.jpg",
+        "split names nothing": "train.txt: 'nothing'", "in no split": "stray.xml",
+        "size disagrees": "size.xml", "orientation unclear": "turned.xml",
+        "unknown class": "many.xml, object 1 (bird)",
+        "coordinate not a number": "many.xml, object 2 (cat)",
+        "corners swapped": "many.xml, object 3 (cat)",
+        "outside the image": "many.xml, object 4 (cat)", "no area": "many.xml, object 5 (cat)",
+        "duplicate": "many.xml, object 7 (cat)", "tiny": "many.xml, object 8 (cat)",
+        "same image in two splits": "copy.jpg", "same image twice": "again.jpg",
+        "unused class": "dog"}
     out = capsys.readouterr().out
-    problems = out[out.index("Problems\n"):].splitlines()[1:]
-    found = {line.partition(" (")[0]: problems[k + 1] for k, line in enumerate(problems)
-             if line[:1].isdigit()}
-    assert list(found) == ["1 x image missing", "1 x no annotation", "1 x split names nothing",
-                           "4 x in no split", "1 x no area"]
-    assert "no_image.xml" in found["1 x image missing"]
-    assert "no_xml.jpg" in found["1 x no annotation"]
-    assert "train.txt: 'no_xml'" in found["1 x split names nothing"]
-    assert f"{ids[0]}.xml, object 2 (dog)" in found["1 x no area"]
-    assert voc.listed("train") == ids[:12] and voc.list("train")[0].labels.tolist() == [0, 1]
+    lines = out[out.index("Problems\n"):].splitlines()
+    found = {match[1]: lines[k + 1] for k, line in enumerate(lines)
+             if (match := re.match(r"\d+ x (.*) \(", line))}
+    assert set(found) == set(expected)
+    for kind, where in expected.items():
+        assert where in found[kind]
+    assert voc.listed("train") == "bad bent many size turned again".split()
+    report = (voc.path / "dataset_report.html").read_text(encoding="utf-8")
+    assert "many.xml, object 5 (cat)" in report
 
 
-def test_counts_and_background_are_printed(twenty, capsys):
-    voc, ids = twenty
-    voc.xml(ids[0])
-    voc.split("train", ids[:12])
-    voc.split("val", ids[12:15])
-    voc.split("test", ids[15:])
-    voc.run()
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["cat", "11", "11", "3", "3", "5", "5"] in rows
-    assert ["all", "12", "11", "3", "3", "5", "5"] in rows
-    assert ["without", "objects", "1", "-", "0", "-", "0", "-"] in rows
-    assert voc.listed("train")[0] == ids[0]
+@pytest.mark.parametrize("changes, words", [
+    ({"test_share": 0.5, "val_share": 0.5}, "val_share and test_share must be at least 0"),
+    ({"test_share": -0.1}, "val_share and test_share"), ({"seed": -1}, "seed"),
+    ({"input_shape": (300, 200)}, "input_shape must be square"),
+    ({"anchors_size": (1.0, 2.0)}, "anchors_size"), ({"years": ("2012",)}, "no such folder"),
+    ({"VOCdevkit_path": "none"}, "VOC2007/Annotations: no such folder"),
+    ({"classes_path": "none.txt"}, "none.txt"), ({"annotation_format": "coco"}, "annotation_path"),
+    ({"annotation_format": "csv", "annotation_path": "none"}, "none: no such file or folder"),
+    ({"annotation_format": "yolo", "annotation_path": "x", "train_on": "trainval"}, "trainval")])
+def test_settings_that_cannot_work_are_refused(twenty, changes, words):
+    with pytest.raises(UserError, match=words):
+        twenty[0].run(**changes)
 
 
-def test_a_list_without_objects_is_refused(twenty):
-    voc, _ = twenty
-    voc.classes("horse", "cow")
-    with pytest.raises(UserError, match="train split has no object of a known class"):
+def test_lists_without_objects_are_refused(twenty):
+    voc, keys = twenty
+    voc.split(train=["nothing"], val=keys)
+    with pytest.raises(UserError, match="no usable image in the train split"):
+        voc.run()
+    (voc.path / "classes.txt").write_text("horse\ncow\n")
+    with pytest.raises(UserError, match="val split has no object of a known class"):
         voc.run()
     assert not list(voc.path.glob("2007_*.txt"))
 
 
-@pytest.mark.parametrize("folder", ["Annotations", "JPEGImages"])
-def test_missing_folders_are_named(twenty, folder):
+def test_a_split_that_became_empty_leaves_no_older_list(twenty, capsys):
+    voc, keys = twenty
+    voc.split(train=keys[:12], val=keys[12:17], test=keys[17:])
+    voc.run()
+    for key in keys[17:]:
+        (voc.root / "JPEGImages" / f"{key}.jpg").write_text("broken")
+    voc.run()
+    out = capsys.readouterr().out
+    assert "no images for the test split" in out and "3 unusable" in out
+    assert "2007_test.txt of an earlier run is now 2007_test.txt.old" in out
+    assert not (voc.path / "2007_test.txt").exists()
+
+
+def test_an_annotation_that_is_broken_for_a_while_keeps_its_split(twenty):
     voc, _ = twenty
-    (voc.root / folder).rename(voc.root / "elsewhere")
-    with pytest.raises(UserError, match=f"VOC2007/{folder}.*VOCdevkit_path"):
-        voc.run()
-
-
-@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.9, 0.2), (-0.1, 0.1), (1.0, 0.0), (0.0, 1.5)])
-def test_shares_must_leave_something_to_train_on(twenty, shares):
-    with pytest.raises(UserError, match="val_share and test_share must be at least 0"):
-        twenty[0].run(test_share=shares[0], val_share=shares[1])
-
-
-def test_no_test_share_gives_no_test_list(twenty, capsys):
-    voc, ids = twenty
-    voc.run(test_share=0.0)
-    assert "no images for the test split" in capsys.readouterr().out
-    assert len(voc.listed("train")) + len(voc.listed("val")) == len(ids)
-
-
-def test_broken_xml_is_named(twenty, capsys):
-    voc, ids = twenty
-    (voc.root / "Annotations" / f"{ids[3]}.xml").write_text("<annotation>")
     voc.run()
-    assert "1 x unreadable annotation" in (out := capsys.readouterr().out)
-    assert f"{ids[3]}.xml: not a readable XML file" in out
-    assert all(ids[3] not in voc.listed(name) for name in SPLITS)
-
-
-def test_names_that_end_in_a_number_survive_a_second_run(voc):
-    voc.fill([f"photo {k}" for k in range(12)])
+    key = voc.keys("test")[0]
+    path = voc.root / "Annotations" / f"{key}.xml"
+    text = path.read_bytes()
+    path.write_text("broken")
     voc.run()
-    before = [voc.listed(name) for name in SPLITS]
+    assert key not in voc.listed("test")
+    path.write_bytes(text)
     voc.run()
-    assert [voc.listed(name) for name in SPLITS] == before
+    assert key in voc.listed("test")
 
 
-@pytest.mark.parametrize("kind", ["a folder", "a full disk"])
-def test_a_report_that_cannot_be_written_loses_no_list(twenty, capsys, monkeypatch, kind):
-    voc, _ = twenty
-    path = voc.path / "dataset_report.html"
-    if kind == "a folder":
-        path.mkdir()
-    elif os.path.exists("/dev/full"):
-        path.symlink_to("/dev/full")
-    voc.run()
-    assert "no report:" in (out := capsys.readouterr().out) and "dataset_report.html" in out
-    assert len(voc.listed("train")) == 16
-
-
-def test_an_image_that_vanishes_before_the_report_costs_a_sample_only(twenty, capsys, monkeypatch):
-    voc, _ = twenty
-
-    def vanish(lists, *rest):
-        for record in lists["train"]:
-            record.path.unlink()
-        sheet = contact_sheet(lists, *rest)
-        assert len(sheet) == 4 and not any(name.startswith("train") for name, _ in sheet)
-        return sheet
-
-    contact_sheet = voc_annotation.contact_sheet
-    monkeypatch.setattr(voc_annotation, "contact_sheet", vanish)
-    voc.run()
-    assert len((voc.path / "2007_train.txt").read_text().splitlines()) == 1 + 16  # with the classes
+def test_small_objects_in_large_images_get_the_advice_to_set_tile(voc, capsys, monkeypatch):
+    for k in range(6):
+        path = voc.root / "JPEGImages" / f"{k}.png"
+        Image.new("RGB", (1600, 1200), (k, 0, 0)).save(path)
+        voc.xml(path.stem, *(("cat", x, 11 + 190 * k, x + 27, 38 + 190 * k)
+                             for x in range(3 + k, 1500, 250)))
+    voc.run(test_share=0.2, val_share=0.2)
+    out = capsys.readouterr().out
+    tile, = re.findall(r"tiles cover (?:9\d\.\d|100\.0)% of the objects .*:\n  tile = (\d+)\n", out)
+    assert "36 x tiny" in out
+    voc.run(tile=int(tile))
+    out = capsys.readouterr().out
+    assert "  tile = " not in out and "x tiny" not in out
+    assert re.search(r"\nall +36 +(9\d|100)\.\d%", out)
 
 
 def test_the_report_examines_the_network_of_train_py():
@@ -238,80 +192,95 @@ def test_the_report_examines_the_network_of_train_py():
         anchors_size=sizes, aspect_ratios=(4,), letterbox_image=True))
     assert (spec.anchors_size, spec.aspect_ratios, spec.letterbox) == (sizes, ((4,),) * 6, True)
     assert (paper.anchors_size[0], paper.aspect_ratios[1], paper.letterbox) == (30, (2, 3), True)
-    ours, its = AnnotationSettings(), TrainSettings()
-    for name in ("tile", "anchors_size", "aspect_ratios", "letterbox_image", "input_shape", "backbone"):
-        assert getattr(ours, name) == getattr(its, name)
+    for name in ("tile", "anchors_size", "aspect_ratios", "letterbox_image", "input_shape",
+                 "backbone"):
+        assert getattr(AnnotationSettings(), name) == getattr(TrainSettings(), name)
 
 
-def test_impossible_priors_are_a_users_mistake(twenty):
-    with pytest.raises(UserError, match="anchors_size"):
-        twenty[0].run(anchors_size=(1.0, 2.0))
+# VOC's own counts by 400, mixed as VOC's are; VOC2012 has six annotated images in no split.
+YEAR_07 = {"train": range(0, 12, 2), "val": range(1, 12, 2), "trainval": range(12),
+           "test": range(12, 24)}
+YEAR_12 = {"train": range(100, 128, 2), "val": [*range(101, 128, 2), 128],
+           "trainval": range(100, 129)}
 
 
-@pytest.mark.parametrize("spoil", ["JPEGImages/{}.jpg", "Annotations/{}.xml"])
-@pytest.mark.parametrize("older", [False, True])
-def test_a_split_of_unusable_images_says_so(twenty, capsys, spoil, older):
-    voc, ids = twenty
-    for name, members in zip(SPLITS, (ids[:12], ids[12:17], ids[17:])):
-        voc.split(name, members)
-    if older:
-        voc.run()
-    for name in ids[17:]:
-        (voc.root / spoil.format(name)).write_text("broken")
-    voc.run()
-    line, = [line for line in capsys.readouterr().out.splitlines() if "no images for the" in line]
-    assert "test split (3 unusable, see the problems above)" in line
-    assert ("2007_test.txt.old" in line) == older and not (voc.path / "2007_test.txt").exists()
+@pytest.fixture
+def official(tmp_path):
+    """Return a folder with small copies of VOC2007, all cats, and VOC2012, all dogs."""
+    folders = {}
+    for year, label, keys, splits in (("2012", "dog", range(100, 135), YEAR_12),
+                                      ("2007", "cat", range(24), YEAR_07)):
+        folders[year] = Folder(tmp_path / year, year)
+        folders[year].fill([f"{key:03d}" for key in keys], label)
+        folders[year].split(**{name: [f"{key:03d}" for key in members]
+                               for name, members in splits.items()})
+    folders["2012"].root.rename(tmp_path / "2007" / "VOCdevkit" / "VOC2012")
+    return folders["2007"]
 
 
-def test_images_that_a_hand_edited_train_txt_leaves_out(twenty, capsys):
-    voc, ids = twenty
-    voc.run()
-    voc.split("train", voc.ids("train")[1:])
-    voc.split("val", voc.ids("val")[1:])
-    voc.run()
-    out = capsys.readouterr().out
-    line = next(line for line in out.splitlines() if "in no split file" in line)
-    assert "add it to train.txt" in line
+def numbers(voc, name):
+    return [int(key) for key in voc.listed(name)]
 
 
-def test_split_files_that_are_drawn_anew_are_kept_as_old(twenty, capsys):
-    voc, ids = twenty
-    voc.split("train", ids[:15])
-    voc.split("val", ids[15:])
-    before = (voc.main_dir / "val.txt").read_bytes()
-    voc.run(overwrite_splits=True)
-    assert (voc.main_dir / "val.txt.old").read_bytes() == before
-    assert (voc.main_dir / "val.txt").read_bytes() != before
-    assert "val.txt was not drawn here: it is now val.txt.old" in capsys.readouterr().out
+@pytest.mark.parametrize("val_share", [0, 0.1])
+def test_trainval_of_both_years_and_the_test_of_2007(official, val_share, capsys):
+    for _ in range(2):  # the same again
+        official.run(years=("2007", "2012"), train_on="trainval", val_share=val_share)
+        val = numbers(official, "val") if val_share else []
+        assert sorted(numbers(official, "train") + val) == [*range(12), *range(100, 129)]
+        assert numbers(official, "test") == [*range(12, 24)]
+        assert len(val) == (1 + 3 if val_share else 0)
+    assert "6 x in no split" in capsys.readouterr().out
+    assert not list(official.path.rglob("*drawn*"))
 
 
-def test_an_annotation_that_is_broken_for_a_while_keeps_its_split(twenty):
-    voc, ids = twenty
-    voc.run()
-    name = voc.ids("test")[0]
-    path = voc.root / "Annotations" / f"{name}.xml"
-    text = path.read_bytes()
-    path.write_text("broken")
-    voc.run()
-    path.write_bytes(text)
-    voc.run()
-    assert name in voc.ids("test")
+def test_both_years_keep_their_official_splits(official):
+    official.run(years=("2007", "2012"))
+    for name in SPLITS:
+        assert numbers(official, name) == [*YEAR_07[name], *YEAR_12.get(name, [])]
+    for record in official.list("train"):
+        assert record.labels.tolist() == [int("VOC2012" in str(record.path))]
 
 
-def test_small_objects_in_large_images_get_the_advice_to_set_tile(voc, capsys):
-    for k in range(6):
-        path = voc.root / "JPEGImages" / f"{k}.png"
-        Image.new("RGB", (1600, 1200), (k, 0, 0)).save(path)
-        voc.xml(path.stem, *(("cat", x, 11 + 190 * k, x + 27, 38 + 190 * k)
-                             for x in range(3 + k, 1500, 250)), size=False)
-    voc.run(test_share=0.2, val_share=0.2)
-    said = capsys.readouterr().out
-    assert "36 x tiny" in said
-    [tile] = re.findall(r"windows cover (?:9\d\.\d|100\.0)% of the objects instead of 50.0%, for "
-                        r"train.py:\n  tile = (\d+)\n", said)
-    assert f"tile = {tile}" in (voc.path / "dataset_report.html").read_text(encoding="utf-8")
-    voc.run(tile=int(tile))
-    said = capsys.readouterr().out
-    assert "  tile = " not in said and "x tiny" not in said
-    assert re.search(r"\nall +36 +(9\d|100)\.\d%", said)
+def test_lists_of_one_other_year_are_named_by_it(official, capsys):
+    official.run(years=("2012",))
+    assert {path.name for path in official.path.glob("20*_*.txt")} == {
+        "2012_train.txt", "2012_val.txt"}
+    assert "2012_train.txt" in capsys.readouterr().out.split("set train_list")[1]
+
+
+def write_source(folder, form, names):
+    """Write images with one cat each, at edges (10, 10, 30, 30), in one of the formats."""
+    for name in names:
+        save_image(folder / f"{name}.jpg")
+    if form == "coco":
+        (folder / "a.json").write_text(json.dumps({
+            "images": [{"id": k, "file_name": f"{name}.jpg", "width": 50, "height": 40}
+                       for k, name in enumerate(names)],
+            "categories": [{"id": 4, "name": "cat"}],
+            "annotations": [{"image_id": k, "category_id": 4, "bbox": [10, 10, 20, 20]}
+                            for k in range(len(names))]}))
+    elif form == "csv":
+        rows = [f"{name}.jpg,cat,10,10,30,30\n" for name in names]
+        (folder / "a.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n" + "".join(rows))
+    else:
+        (folder / "data.yaml").write_text("names: [dog, cat]")
+        for name in names:
+            (folder / f"{name}.txt").write_text("1 0.4 0.5 0.4 0.5")
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo", "csv"])
+def test_other_formats_are_drawn_from(voc, form):
+    source, names = voc.path / "source", [f"p {k}" for k in range(20)]
+    write_source(source, form, names)
+    voc.run(annotation_format=form, annotation_path=str(source))
+    lists = [voc.list(name) for name in SPLITS]
+    assert [len(records) for records in lists] == [16, 2, 2]
+    assert sorted(record.path.stem for record in sum(lists, [])) == sorted(names)
+    for record in sum(lists, []):
+        np.testing.assert_allclose(record.boxes_px, [[10, 10, 30, 30]], atol=1e-3)
+        assert record.labels.tolist() == [0] and record.path.is_file()
+    before = [voc.listed(name) for name in SPLITS]
+    write_source(source, form, names + [f"q {k}" for k in range(20)])
+    voc.run(annotation_format=form, annotation_path=str(source))
+    assert all(set(old) < set(voc.listed(name)) for name, old in zip(SPLITS, before))

@@ -15,48 +15,57 @@ SPLITS = ("train", "val", "test")
 cached_spec = lru_cache(build_spec)
 
 
-def save(path):
-    """Save a 50x40 image that no other name has."""
+def save_image(path, size=(50, 40), **options):
+    """Save an image of noise that no other path has; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(zlib.crc32(str(path).encode()))
-    Image.fromarray(noise.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    rng = np.random.default_rng(zlib.crc32(str(path).encode()))
+    Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(path, **options)
+    return path
+
+
+def write_text(path, text):
+    """Write a text file, its folders included; return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def xml_object(name, *box):
+    """Return the XML of an object with a box of any four values."""
+    tags = zip(("xmin", "ymin", "xmax", "ymax"), box)
+    edges = "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
+    return f"<object><name>{name}</name><bndbox>{edges}</bndbox></object>"
 
 
 class Folder:
-    """A VOC folder under tmp_path, and main() called on it."""
+    """A VOC folder under a path, and main() called on it."""
 
     def __init__(self, path, year="2007"):
         self.path, self.root = path, path / "VOCdevkit" / f"VOC{year}"
         self.main_dir = self.root / "ImageSets" / "Main"
         for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (self.root / name).mkdir(parents=True)
-        self.classes("cat", "dog")
+        write_text(path / "classes.txt", "cat\ndog")
 
-    def classes(self, *names):
-        (self.path / "classes.txt").write_text("\n".join(names), encoding="utf-8")
+    def image(self, name, **options):
+        return save_image(self.root / "JPEGImages" / f"{name}.jpg", **options)
 
-    def image(self, name, suffix=".jpg"):
-        save(self.root / "JPEGImages" / f"{name}{suffix}")
-
-    def xml(self, name, *objects, size=True):
+    def xml(self, name, *objects, extra=""):
         """Write an annotation of (class name, xmin, ymin, xmax, ymax) objects."""
-        rows = "".join(
-            f"<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
-            f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
-            for label, x1, y1, x2, y2 in objects)
-        head = "<size><width>50</width><height>40</height></size>" if size else ""
-        path = self.root / "Annotations" / f"{name}.xml"
-        path.write_text(f"<annotation>{head}{rows}</annotation>", encoding="utf-8")
+        text = extra + "".join(xml_object(*values) for values in objects)
+        return write_text(self.root / "Annotations" / f"{name}.xml",
+                          f"<annotation>{text}</annotation>")
 
     def fill(self, names, label="cat"):
         for name in names:
             self.image(name)
             self.xml(name, (label, 1, 1, 10, 10))
 
-    def split(self, name, ids):
-        (self.main_dir / f"{name}.txt").write_text("".join(f"{k}\n" for k in ids))
+    def split(self, **splits):
+        for name, keys in splits.items():
+            write_text(self.main_dir / f"{name}.txt", "".join(f"{key}\n" for key in keys))
 
-    def ids(self, name):
+    def keys(self, name):
         return (self.main_dir / f"{name}.txt").read_text().split("\n")[:-1]
 
     def run(self, **changes):
@@ -74,9 +83,9 @@ class Folder:
 @pytest.fixture(autouse=True)
 def no_search(monkeypatch):
     """Leave out the search for priors and the plots, which take most of the time."""
-    monkeypatch.setattr("voc_annotation.suggest_priors",
+    monkeypatch.setattr("utils.data.dataset_report.suggest_priors",
                         lambda boxes, spec, paper, **_: Suggestion(spec.anchors_size, (), 0.5, 0.5))
-    monkeypatch.setattr("voc_annotation.plot_boxes", lambda boxes, spec: [])
+    monkeypatch.setattr("utils.data.dataset_report.plot_boxes", lambda boxes, spec: [])
     monkeypatch.setattr("voc_annotation.build_spec", cached_spec)
 
 
@@ -87,7 +96,7 @@ def voc(tmp_path):
 
 @pytest.fixture
 def twenty(voc):
-    """Return a folder of twenty images and their ids."""
-    ids = [f"{k:03d}" for k in range(20)]
-    voc.fill(ids)
-    return voc, ids
+    """Return a folder of twenty images and their keys."""
+    keys = [f"{k:03d}" for k in range(20)]
+    voc.fill(keys)
+    return voc, keys

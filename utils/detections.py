@@ -1,4 +1,4 @@
-"""What was found in one image, as users get it."""
+"""The detections of one image, as users get them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas
 
 MAX_SHOWN = 12  # objects that a repr lists
+COLUMNS = ("class", "label", "score", "x1", "y1", "x2", "y2")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -23,8 +24,8 @@ class Detections:
     """The objects found in one image, highest score first.
 
     Unpacks as `boxes, scores, labels = detections`; `detections[...]` picks objects by a mask, a
-    slice or indices, and `len` counts them. supervision takes its fields:
-    `sv.Detections(found.boxes, confidence=found.scores, class_id=found.labels)`.
+    slice or indices, and `len` counts them. For supervision:
+    `sv.Detections(detections.boxes, confidence=detections.scores, class_id=detections.labels)`.
     """
 
     boxes: np.ndarray  # (N, 4) float32, xyxy edges in pixels of the image
@@ -38,14 +39,14 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, chosen: Any) -> Detections:
-        chosen = [chosen] if isinstance(chosen, (int, np.integer)) else chosen
-        return replace(self, boxes=self.boxes[chosen], scores=self.scores[chosen],
-                       labels=self.labels[chosen])
+    def __getitem__(self, indices: Any) -> Detections:
+        indices = np.atleast_1d(indices) if isinstance(indices, (int, np.integer)) else indices
+        return replace(self, boxes=self.boxes[indices], scores=self.scores[indices],
+                       labels=self.labels[indices])
 
     @property
     def names(self) -> list[str]:
-        """The class name of each object; its number where the classes have no names."""
+        """The class name of each object; its label as text where the classes have no names."""
         return [self.class_names[label] if self.class_names else str(label)
                 for label in self.labels]
 
@@ -55,9 +56,8 @@ class Detections:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return {class, label, score, x1, y1, x2, y2} of each object, in plain types."""
-        return [{"class": name, "label": int(label), "score": round(float(score), 6),
-                 **{edge: round(float(value), 2) for edge, value in zip(("x1", "y1", "x2", "y2"),
-                                                                        box)}}
+        return [dict(zip(COLUMNS, (name, int(label), round(float(score), 6),
+                                   *(round(float(edge), 2) for edge in box))))
                 for name, box, score, label in zip(self.names, *self)]
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -66,28 +66,26 @@ class Detections:
             import pandas
         except ImportError:
             raise UserError("to_pandas needs pandas: pip install pandas") from None
-        return pandas.DataFrame(self.rows(), columns=["class", "label", "score", "x1", "y1", "x2",
-                                                      "y2"])
+        return pandas.DataFrame(self.rows(), columns=COLUMNS)
 
     def __repr__(self) -> str:
-        lines = [f"  {row['class']:<16} {row['score']:.2f}  at {row['x1']:.0f} {row['y1']:.0f} "
-                 f"{row['x2']:.0f} {row['y2']:.0f}" for row in self[:MAX_SHOWN].rows()]
-        more = len(self) - len(lines)
-        return "\n".join([f"{len(self)} found", *lines, *[f"  and {more} more"] * (more > 0)])
+        lines = [f"{len(self)} found"]
+        lines += [f"  {name:<16} {score:.2f}  at {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}"
+                  for name, (x1, y1, x2, y2), score in zip(self.names[:MAX_SHOWN], self.boxes,
+                                                           self.scores)]
+        if len(self) > MAX_SHOWN:
+            lines.append(f"  and {len(self) - MAX_SHOWN} more")
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks."""
-        rows = self[:MAX_SHOWN].rows()
-        cells = "".join("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in row.values())
-                        + "</tr>" for row in rows)
-        head = "".join(f"<th>{name}</th>" for name in (rows or [{}])[0])
-        return f"<p>{len(self)} found</p><table><tr>{head}</tr>{cells}</table>"
+        return f"<pre>{escape(repr(self))}</pre>"
 
 
-def class_numbers(names: Sequence[str], class_names: Sequence[str]) -> list[int]:
-    """Return the numbers of classes; UserError for a name that is none of them."""
+def class_indices(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
+    """Return the indices of classes; UserError for a name that is none of them."""
     for name in names:
         if name not in class_names:
             raise UserError(f"classes: {name!r} is none of the detector's: "
                             f"{', '.join(class_names[:30])}.")
-    return [class_names.index(name) for name in names]
+    return tuple(class_names.index(name) for name in names)

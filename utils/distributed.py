@@ -98,11 +98,9 @@ def on_rank0(work: Callable[[], Result]) -> Result:
 
 def rank0_first(work: Callable[[], Result]) -> Result:
     """Have rank 0 do some work, then the others too, which find what it downloaded."""
-    result = on_rank0(work) if world_size() == 1 else None
-    if world_size() > 1:
-        on_rank0(lambda: work() and None)
-        result = work()
-    return result
+    results = []
+    on_rank0(lambda: results.append(work()))
+    return results[0] if results else work()
 
 
 def gather(value: Any) -> list:
@@ -160,7 +158,7 @@ def wrap_network(network: nn.Module) -> nn.Module:
         return network
     device = next(network.parameters()).device
     return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
-                                   broadcast_buffers=False, gradient_as_bucket_view=True)
+                                   gradient_as_bucket_view=True)
 
 
 def without_sync(network: nn.Module) -> contextlib.AbstractContextManager:

@@ -82,7 +82,8 @@ def draw_boxes(image: np.ndarray, boxes_px: np.ndarray, labels: Sequence[int],
 
     Args:
         boxes_px: (N, 4) xyxy in pixels; later ones on top.
-        labels: N class indices, for the colours; texts: N strings, "" for none.
+        labels: N class indices, for the colours.
+        texts: N strings, "" for none.
     """
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas)

@@ -8,17 +8,16 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from utils.cli import UserError, check_file, typed_path
 from utils.multibox.spec import SSDSpec
 
-JPEG_START = b"\xff\xd8"  # until image_check.py does without
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ImageInput = str | os.PathLike | Image.Image | np.ndarray  # what `SSD.detect` takes
 # What the decoders raise for broken files.
@@ -35,14 +34,6 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
     """
     try:
         data = Path(path).read_bytes()  # OpenCV's own reader fails on some paths of Windows
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; check the path.") from None
-    return decode_image(data, path)
-
-
-def decode_image(data: bytes, path: str | os.PathLike) -> np.ndarray:
-    """Decode the bytes of an image file as `load_image` does; errors name `path`."""
-    try:
         with Image.open(io.BytesIO(data)) as header:
             if header.format in PILLOW_FORMATS:
                 return _pil_to_array(header)
@@ -54,22 +45,21 @@ def decode_image(data: bytes, path: str | os.PathLike) -> np.ndarray:
         raise _unreadable(path, error) from None
 
 
-def image_size(file: str | os.PathLike | BinaryIO, path: str | os.PathLike | None = None
-               ) -> tuple[int, int]:
-    """Return the (width, height) that `load_image` gives, from the header of a file alone.
-
-    Errors name `path` where `file` is a file object.
-    """
+def image_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Return the (width, height) that `load_image` gives, from the header of a file alone."""
     try:
-        with Image.open(file) as image:
+        with Image.open(path) as image:
             width, height = image.size
             return (height, width) if orientation_of(image) >= 5 else (width, height)
     except DECODE_ERRORS as error:
-        raise _unreadable(path or file, error) from None
+        raise _unreadable(path, error) from None
 
 
 def _unreadable(path, error):
-    reason = "the decoder failed" if isinstance(error, cv2.error) else error
+    if isinstance(error, OSError) and error.strerror:
+        return UserError(f"{path}: {error.strerror}; check the path.")
+    reason = ("unknown format" if isinstance(error, UnidentifiedImageError) else
+              "the decoder failed" if isinstance(error, cv2.error) else error)
     return UserError(f"{path}: not an image that can be read ({reason}); "
                      "replace or remove the file.")
 

@@ -14,7 +14,7 @@ import torch
 
 from utils.cli import UserError
 from utils.detections import Detections
-from utils.image import as_rgb_array, prepare, resize_to_input
+from utils.image import prepare, resize_to_input
 from utils.multibox.boxes import pairwise_iou
 from utils.multibox.nms import nms
 from utils.multibox.postprocess import Thresholds
@@ -23,8 +23,7 @@ from utils.multibox.spec import SSDSpec
 WINDOWS_PER_PASS = 16  # through the network; bounds the memory, however large the image
 MAX_MERGED_PER_CLASS = 2000  # boxes; time grows with their square
 RANDOM_SHARE = 0.25  # of training windows that lie anywhere, the rest around objects
-# In parts of a window's side. Neighbours share at least OVERLAP: an object up to that size lies
-# whole in one of them.
+# In parts of a window's side. An object of up to OVERLAP lies whole in one window at least.
 OVERLAP = 1 / 4
 SLACK = 1 / 32  # how far beyond the core of a window the centre of a box may lie
 EDGE = 1 / 50  # a box this near a border between windows counts as cut by it
@@ -35,11 +34,11 @@ DetectPass = Callable[[list[np.ndarray], list[tuple[int, int]], Thresholds], lis
 
 
 def window_grid(width: int, height: int, tile: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the windows of detection, row by row, and the core of each.
+    """Return the windows of an image in detection, row by row, and the core of each.
 
-    Windows are (N, 4) int xyxy in pixels of the image, spread evenly, and reach over its right and
-    lower edge where it is smaller than a window. Cores, (N, 4) float, part the image in the middles
-    of the overlaps, and are infinite at its edges.
+    Windows, (N, 4) int xyxy in pixels, are spread evenly, and reach over the right and lower edge
+    of a smaller image. Cores, (N, 4) float, meet in the middles of overlaps; the outer ones end
+    nowhere.
     """
     (left, columns), (top, rows) = _along(width, tile), _along(height, tile)
     x, y = (grid.ravel() for grid in np.meshgrid(range(len(left)), range(len(top))))
@@ -60,19 +59,18 @@ def _along(side, tile):
 def boxes_in_windows(boxes_px: np.ndarray, size: Sequence[int], tile: int) -> np.ndarray:
     """Return (G, 4) boxes of a (width, height) image as fractions of the window of their core."""
     corners = np.asarray(boxes_px, float).reshape(-1, 2, 2)
-    centres, origins = corners.mean(1), np.empty((len(corners), 2))
+    origins = np.empty((len(corners), 2))
     for axis in (0, 1):
         starts, edges = _along(size[axis], tile)
-        origins[:, axis] = starts[np.searchsorted(edges[1:-1], centres[:, axis])]
+        origins[:, axis] = starts[np.searchsorted(edges[1:-1], corners[..., axis].mean(1))]
     return ((corners - origins[:, None]) / tile).reshape(-1, 4)
 
 
 def draw_window(boxes_px: np.ndarray, size: Sequence[int], tile: int,
                 rng: np.random.Generator) -> np.ndarray:
-    """Draw a training window of an image of (width, height) `size` with (G, 4) boxes.
+    """Draw a training window, (4,) int xyxy, of a (width, height) image with (G, 4) boxes.
 
     Most lie around an object, which is whole where it fits; the rest anywhere, as in detection.
-    Returns (4,) int xyxy in pixels.
     """
     room = np.maximum(np.array(size) - tile, 0)
     low, high = np.zeros(2), room
@@ -118,15 +116,15 @@ def check_rule(rule: str, spec: SSDSpec) -> None:
 
 def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec, detect: DetectPass,
                    thresholds: Thresholds) -> list[Detections]:
-    """Detect in whole (H, W, 3) images, window by window, by several passes of the network.
+    """Detect in whole (H, W, 3) images, window by window; return their Detections in pixels.
 
     `max_per_class` and `max_per_image` are meant for one window: an image keeps up to
-    `max_per_image` times its windows. Returns the Detections of each image, in its pixels.
+    `max_per_image` times its windows.
     """
     check_rule(thresholds.nms, spec)
     windows = [(k, window) for k, image in enumerate(images)
                for window in window_grid(image.shape[1], image.shape[0], spec.tile)[0]]
-    detections = [[] for _ in images]
+    parts = [[] for _ in images]
     for start in range(0, len(windows), WINDOWS_PER_PASS):
         group = windows[start:start + WINDOWS_PER_PASS]
         inputs = [resize_to_input(cut_window(images[k], window, spec), spec)
@@ -135,9 +133,9 @@ def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec, detect: DetectPa
         results = detect(inputs, sizes, replace(thresholds, max_per_image=0))
         for (k, (x, y, _, _)), result in zip(group, results):
             boxes = (result.boxes + np.array([x, y, x, y])).astype(np.float32)
-            detections[k].append(replace(result, boxes=boxes))
-    return [merge_windows(parts, (image.shape[1], image.shape[0]), spec, thresholds)
-            for parts, image in zip(detections, images)]
+            parts[k].append(replace(result, boxes=boxes))
+    return [merge_windows(parts[k], image.shape[1::-1], spec, thresholds)
+            for k, image in enumerate(images)]
 
 
 def merge_windows(parts: Sequence[Detections], size: tuple[int, int], spec: SSDSpec,
@@ -153,12 +151,13 @@ def merge_windows(parts: Sequence[Detections], size: tuple[int, int], spec: SSDS
     boxes, scores, labels = (np.concatenate(arrays) for arrays in zip(*parts))
     if spec.box_clip != "none":  # an image may end within its window
         boxes = boxes.clip(0, np.array([*size, *size], np.float32))
+    windows, cores = windows[numbers], cores[numbers]  # of each box
     centres, slack = (boxes[:, :2] + boxes[:, 2:]) / 2, spec.tile * SLACK
-    counts = ((centres >= cores[numbers, :2] - slack) & (centres <= cores[numbers, 2:] + slack)
+    counts = ((centres >= cores[:, :2] - slack) & (centres <= cores[:, 2:] + slack)
               & (boxes[:, 2:] > boxes[:, :2])).all(1)
-    is_border = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < size], 1)  # (N, 4)
-    distances = (boxes - windows[numbers]) * (1, 1, -1, -1)  # from the window's edges, inwards
-    cut = is_border[numbers] & (distances <= spec.tile * EDGE)
+    is_border = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < size], 1)
+    distances = (boxes - windows) * (1, 1, -1, -1)  # from the window's edges, inwards
+    cut = is_border & (distances <= spec.tile * EDGE)
     order = np.argsort(-scores, kind="stable")
     order = order[counts[order]]
     groups = [order[labels[order] == label][:MAX_MERGED_PER_CLASS] for label in np.unique(labels)]
@@ -166,12 +165,10 @@ def merge_windows(parts: Sequence[Detections], size: tuple[int, int], spec: SSDS
         groups = [order[np.isin(order, np.concatenate(groups))]]
     kept = [order[:0]]
     for group in groups:
-        boxes[group], is_best = _join(
-            boxes[group], cut[group], windows[numbers[group]].astype(np.float32))
+        boxes[group], is_best = _join(boxes[group], cut[group], windows[group].astype(np.float32))
         group = group[is_best]
-        indices = nms(torch.from_numpy(boxes[group]), torch.from_numpy(scores[group]),
-                      thresholds.nms_iou)
-        kept.append(group[indices.numpy()])
+        kept.append(group[nms(torch.from_numpy(boxes[group]), torch.from_numpy(scores[group]),
+                              thresholds.nms_iou).numpy()])
     kept = np.concatenate(kept)
     kept = kept[np.argsort(-scores[kept], kind="stable")]
     kept = kept[:thresholds.max_per_image * len(parts) or None]
@@ -179,10 +176,10 @@ def merge_windows(parts: Sequence[Detections], size: tuple[int, int], spec: SSDS
 
 
 def _join(boxes, cut, windows):
-    """Join boxes of one class, best first, that show one object in different windows.
+    """Join (N, 4) boxes, best first, that show one object in different windows.
 
-    Returns the (N, 4) boxes, and the (N,) mask of those that are the best of their object. Of these
-    the edges that were cut, by (N, 4) `cut`, move to where the object's other boxes reach.
+    Returns the boxes and the mask of those that are the best of their object. Of these the edges
+    that were cut, by (N, 4) `cut`, move to where the object's other boxes reach.
     """
     joined, is_best = boxes.copy(), np.ones(len(boxes), bool)
     for k in range(len(boxes)):
@@ -201,7 +198,6 @@ def _join(boxes, cut, windows):
 def _same_object(k, boxes, is_cut, windows):
     """Return the (N,) mask of boxes that agree with box k on what both of their windows show."""
     low, high = windows[:, [0, 1, 0, 1]], windows[:, [2, 3, 2, 3]]
-    first = boxes[k].clip(low, high)  # box k in all windows
-    second = boxes.clip(low[k], high[k])  # all boxes in the window of box k
-    iou = pairwise_iou(first[:, None], second[:, None])[:, 0, 0]
+    here, there = boxes.clip(low[k], high[k]), boxes[k].clip(low, high)
+    iou = pairwise_iou(here[:, None], there[:, None])[:, 0, 0]
     return (iou >= SAME_IOU) & (is_cut | is_cut[k]) & (windows != windows[k]).any(1)

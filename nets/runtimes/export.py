@@ -1,94 +1,129 @@
-"""Write a network as an ONNX file that runs without PyTorch and without this project.
+"""Writes a network as an ONNX file that runs without PyTorch and without this project.
 
-`SSD.export` is what people and predict.py call:
-
-    SSD.export(path, *, outputs="detections", precision="fp32", train_list="2007_train.txt",
-               val_list="2007_val.txt", max_loss=1.0, force=False)
-
-The file (opset 18, any batch, weights inside) takes `images`: uint8 (B, S, S, 3) RGB, resized and
-no more; float32 grey levels where the spec resizes in float32. `outputs` says what it gives, boxes
-being xyxy in fractions of the input:
+The file (opset 18, any batch, weights inside) takes `images`: (B, S, S, 3) RGB pixel values,
+resized and no more, uint8; float32 where the spec resizes in float32. Its metadata hold spec, class
+names and thresholds. `outputs` says what it gives, boxes being xyxy in fractions of the input:
 
 raw         loc (B, P, 4) and conf (B, P, C), float32: the network's own
 boxes       boxes (B, P, 4) and scores (B, P, K), float32: those of `decode_outputs`
 detections  boxes (N, 4), scores (N,), labels (N,) int64 from 0, image_index (N,) int64: those of
-            `select` with the thresholds of the export, image by image, best first. Behind them
-            come all_boxes and all_scores, the two of "boxes", for who wants other thresholds.
+            `select` with the thresholds of the export, image by image, best first. After them
+            all_boxes and all_scores, the two of "boxes", for other thresholds.
 """
 
 import functools
+import json
+import logging
 import math
-import os
-import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from nets.runtimes.onnx import (OUTPUT_NAMES, Outputs, describe, input_dtype, open_exported,
-                               optional)
-from nets.runtimes.quantise import quantise
-from nets.runtimes.torch import Runtime, folded_copy
+from nets.runtimes.onnx import FORMAT, OUTPUT_NAMES, Outputs, optional
+from nets.runtimes.torch import folded_copy
 from nets.ssd import SSDNet
-from utils.cli import UserError, check_file, make_folder, resolve, shorten, writing
-from utils.multibox.postprocess import decode_outputs
+from utils.cli import UserError
+from utils.multibox.postprocess import Thresholds, decode_outputs
+from utils.multibox.spec import SSDSpec
 
 OPSET = 18
-ExportPrecision = Literal["fp32", "int8"]
-NEEDED_TORCH = (2, 9)  # before it the exporter has other arguments
+NEEDED_TORCH = (2, 9)  # the exporter of older ones has other arguments
+QUANTISED = ["Conv", "MaxPool", "Relu"]  # L2Norm, softmax, decoding and NMS stay float
+
+
+def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outputs: Outputs,
+                thresholds: Thresholds) -> None:
+    """Write an SSDNet, which is left as it is, as an ONNX file in fp32.
+
+    Args:
+        network: on any device, in any mode.
+        class_names: K names, without background.
+        path: the file.
+        outputs: see the top of this file.
+        thresholds: of "detections"; the graph suppresses by class and looks for all classes.
+
+    Raises UserError where PyTorch is too old or a package is missing.
+    """
+    if tuple(map(int, torch.__version__.split(".")[:2])) < NEEDED_TORCH:
+        raise UserError(f"exporting needs PyTorch {'.'.join(map(str, NEEDED_TORCH))} or newer, "
+                        f"this is {torch.__version__}; pip install -U torch torchvision")
+    for name in ("onnx", "onnxscript"):
+        optional(name, "exporting needs more packages; pip install onnx onnxscript onnxruntime")
+    spec, limits = network.spec, {name: getattr(thresholds, name) for name in (
+        "confidence", "nms_iou", "max_per_class", "max_per_image")}
+    model = _Exported(folded_copy(network).cpu(), outputs, limits)
+    # A batch of 1 would be taken for a batch that is always 1.
+    example = torch.zeros(2, spec.size, spec.size, 3, dtype=input_dtype(spec))
+    with warnings.catch_warnings():  # of PyTorch's exporter about itself
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model.eval(), (example,), dynamo=True, verbose=False, opset_version=OPSET,
+            input_names=["images"], output_names=OUTPUT_NAMES[outputs],
+            dynamic_shapes=({0: "batch"},), custom_translation_table={_nms_operator(): _write_nms})
+    for node in program.model.graph:  # the exporter's notes name the files of this computer
+        node.metadata_props.clear()
+    values = {"format": FORMAT, "spec": spec.to_dict(), "class_names": list(class_names),
+              "outputs": outputs, "thresholds": limits, "family": network.family,
+              "precision": "fp32"}
+    program.model.metadata_props.update(
+        {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()})
+    program.save(path, external_data=False)
+
+
+def input_dtype(spec: SSDSpec) -> torch.dtype:
+    """Return the dtype of the pixel values that `prepare` gives."""
+    return torch.float32 if spec.resize.endswith("float32") else torch.uint8
 
 
 class _Exported(nn.Module):
-    """Grey levels in, one of the choices of outputs out; NMS by the keywords of `select`."""
+    """Pixel values in, one of the choices of outputs out."""
 
-    def __init__(self, network, outputs, thresholds):
+    def __init__(self, network, outputs, limits):
         super().__init__()
-        self.network, self.outputs, self.thresholds = network, outputs, thresholds
+        self.network, self.outputs, self.limits = network, outputs, limits
 
     def forward(self, images):
-        spec = self.network.spec
         loc, conf = self.network(images.permute(0, 3, 1, 2))
         if self.outputs == "raw":
             return loc, conf
-        boxes, scores = decode_outputs(loc, conf, self.network.coder)
+        all_boxes, all_scores = decode_outputs(loc, conf, self.network.coder)
         if self.outputs == "boxes":
-            return boxes, scores
-        found = _select_in_graph(boxes, scores, **self.thresholds)
-        clip = spec.box_clip == "after_nms"
-        return found[0].clamp(0, 1) if clip else found[0], *found[1:], boxes, scores
+            return all_boxes, all_scores
+        boxes, *others = _select_in_graph(all_boxes, all_scores, **self.limits)
+        if self.network.spec.box_clip == "after_nms":
+            boxes = boxes.clamp(0, 1)
+        return boxes, *others, all_boxes, all_scores
 
 
-def _select_in_graph(boxes, scores, *, confidence, nms_iou, max_per_class, max_per_image):
+def _select_in_graph(all_boxes, all_scores, *, confidence, nms_iou, max_per_class, max_per_image):
     """Do what `select` does, for all images at once, with operators that ONNX has."""
-    count, priors, classes = scores.shape
+    batch, priors, classes = all_scores.shape
     # ONNX's own cap is on what NMS keeps, `max_per_class` is on what enters: the best of each
     # class are taken out first, and each class of each image is an image of its own to NMS.
     candidates = min(max_per_class or priors, priors)
-    best, places = scores.transpose(1, 2).topk(candidates)  # (B, K, candidates)
-    own = boxes.gather(1, places.reshape(count, -1, 1).expand(-1, -1, 4))
-    own, best = own.reshape(-1, candidates, 4), best.reshape(-1, 1, candidates)
-    groups, _, places = _nms_operator()(own, best, candidates, nms_iou, confidence).unbind(1)
-    boxes, scores = own[groups, places], best[groups, 0, places]
+    scores, indices = all_scores.transpose(1, 2).topk(candidates)  # (B, K, candidates)
+    boxes = all_boxes.gather(1, indices.reshape(batch, -1, 1).expand(-1, -1, 4))
+    boxes, scores = boxes.reshape(-1, candidates, 4), scores.reshape(-1, 1, candidates)
+    groups, _, indices = _nms_operator()(boxes, scores, candidates, nms_iou, confidence).unbind(1)
+    boxes, scores = boxes[groups, indices], scores[groups, 0, indices]
     scores, order = scores.sort(descending=True)
-    boxes, groups = boxes[order], groups[order]
-    image_index, labels = groups // classes, groups % classes
+    image_index, labels = groups[order] // classes, groups[order] % classes
+    results = boxes[order], scores, labels, image_index
     # By image, and best first in each: these keys are all different.
-    place = torch.arange(scores.shape[0])
-    _, order = (image_index * scores.shape[0] + place).sort()
-    boxes, scores, labels, image_index = (part[order] for part in (boxes, scores, labels,
-                                                                   image_index))
+    positions = torch.arange(scores.shape[0])
+    order = (image_index * scores.shape[0] + positions).argsort()
+    results = [part[order] for part in results]
     if max_per_image:
-        found = (image_index == torch.arange(count)[:, None]).sum(1)
-        rank = place - (found.cumsum(0) - found)[image_index]
-        kept = (rank < max_per_image).nonzero()[:, 0]
-        boxes, scores, labels, image_index = (part[kept] for part in (boxes, scores, labels,
-                                                                       image_index))
-    return boxes, scores, labels, image_index
+        image_index = results[-1]
+        counts = (image_index == torch.arange(batch)[:, None]).sum(1)
+        ranks = positions - (counts.cumsum(0) - counts)[image_index]
+        kept = (ranks < max_per_image).nonzero()[:, 0]
+        results = [part[kept] for part in results]
+    return results
 
 
 @functools.cache
@@ -113,86 +148,54 @@ def _write_nms(boxes, scores, most: int, iou: float, confidence: float):
                                 op.Constant(value_floats=[confidence]))
 
 
-def export(network: SSDNet, class_names: Sequence[str], path: str | os.PathLike, *,
-           thresholds: Mapping[str, float], outputs: Outputs = "detections",
-           precision: ExportPrecision = "fp32", inputs: Iterable[np.ndarray] = (),
-           score: Callable[[Runtime], float] | None = None, max_loss: float = 1.0) -> None:
-    """Write an SSDNet, which is left as it is, as an ONNX file; print what it became.
+def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[Path], float],
+             max_loss: float) -> Path:
+    """Write a file of `export_onnx` with int8 convolutions beside it, and measure it.
 
     Args:
-        network: on any device, in any mode.
-        class_names: without background.
-        path: an .onnx file, replaced at the end; its folder is made.
-        thresholds: confidence, nms_iou, max_per_class, max_per_image of `select`.
-        outputs: see the top of this file.
-        precision: "int8" is measured, and needs the rest.
-        inputs: as `quantise` takes them.
-        score: gives the mAP of a Runtime, in 0..1.
-        max_loss: points of 100 that it may lose; where int8 loses more, nothing is written.
+        fp32_file: the file.
+        inputs: (S, S, 3) network inputs like those to come, for the range of activations.
+        score: gives the mAP of a file, in 0..1.
+        max_loss: points of 100 that int8 may lose.
 
-    Raises UserError for a bad choice or path, too much lost, and where PyTorch or a package is
-    missing or too old.
+    Returns the new file. Raises UserError where it loses more, or where a package is missing.
     """
-    path = resolve(path)
-    for name, value, choices in (("outputs", outputs, get_args(Outputs)),
-                                 ("precision", precision, get_args(ExportPrecision))):
-        if value not in choices:
-            raise UserError(f"{name} of an export must be one of {', '.join(choices)}; "
-                            f"got {value!r}.")
-    if path.suffix.lower() != ".onnx":
-        raise UserError(f"{path}: an exported file must end in .onnx.")
-    if path.exists():
-        check_file(path)  # a folder cannot be replaced
-    _check_packages()
-    make_folder(path.parent)
-    with TemporaryDirectory() as folder, writing(path) as part:
-        part.touch()  # before the work, to see that it can be written
-        made = Path(folder, "fp32.onnx")
-        _write(network, class_names, made, outputs, thresholds)
-        if precision == "int8":
-            made = _checked_int8(made, inputs, score, max_loss)
-        shutil.copyfile(made, part)
-    print(f"exported: {shorten(path)}: {precision}, {outputs}, "
-          f"{path.stat().st_size / 2 ** 20:.1f} MiB")
-
-
-def _check_packages():
-    if tuple(map(int, torch.__version__.split(".")[:2])) < NEEDED_TORCH:
-        raise UserError(f"exporting needs PyTorch {'.'.join(map(str, NEEDED_TORCH))} or newer, "
-                        f"this is {torch.__version__}; pip install -U torch torchvision")
-    for name in ("onnx", "onnxscript"):
-        optional(name, "exporting needs more packages; pip install onnx onnxscript onnxruntime")
-
-
-def _write(network, class_names, path, outputs, thresholds):
-    """Write the fp32 file."""
-    spec = network.spec
-    model = _Exported(folded_copy(network).cpu(), outputs, thresholds)
-    # A batch of 1 would be taken for a batch that is always 1.
-    example = torch.zeros(2, spec.size, spec.size, 3, dtype=input_dtype(spec))
-    with warnings.catch_warnings():  # of PyTorch's exporter about itself
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model.eval(), (example,), dynamo=True, verbose=False, opset_version=OPSET,
-            input_names=["images"], output_names=OUTPUT_NAMES[outputs],
-            dynamic_shapes=({0: "batch"},),
-            custom_translation_table={_nms_operator(): _write_nms})
-    for node in program.model.graph:  # the exporter's notes name the files of this computer
-        node.metadata_props.clear()
-    program.model.metadata_props.update(describe(
-        spec, class_names, outputs=outputs, thresholds=thresholds, family=network.family))
-    program.save(path, external_data=False)
-
-
-def _checked_int8(path, inputs, score, max_loss):
-    """Return the int8 file of an exported one; UserError where it finds too much less."""
-    target = path.with_name("int8.onnx")
-    quantise(path, target, inputs)
-    before, after = (100 * score(open_exported(file, runtime="onnxruntime"))
-                     for file in (path, target))
+    int8_file = fp32_file.with_name("int8.onnx")
+    _write_int8(fp32_file, int8_file, inputs)
+    before, after = 100 * score(fp32_file), 100 * score(int8_file)
     loss = before - after
     print(f"mAP@0.5 on the val list: fp32 {before:.2f}, int8 {after:.2f}, {loss:.2f} points lost")
     if not loss <= max_loss and max_loss < math.inf:  # nan where val has no objects
         raise UserError(f"int8 loses {loss:.2f} points of mAP, max_loss is {max_loss:g}; nothing "
                         "was written. force writes it all the same.")
-    return target
+    return int8_file
+
+
+def _write_int8(source, target, inputs):
+    """Quantise activations to uint8, weights by channel to int8, as OpenVINO needs it (QDQ)."""
+    remedy = "int8 needs more packages; pip install onnx onnxruntime"
+    onnx, tools = optional("onnx", remedy), optional("onnxruntime.quantization", remedy)
+    prepare = optional("onnxruntime.quantization.shape_inference", remedy).quant_pre_process
+
+    class Reader(tools.CalibrationDataReader):
+        images = iter(inputs)
+
+        def get_next(self):
+            image = next(self.images, None)
+            return None if image is None else {"images": image[None]}
+
+    prepared, level = target.with_suffix(".prepared.onnx"), logging.root.level
+    logging.root.setLevel(logging.ERROR)  # the quantiser gives advice there
+    try:
+        prepare(source, prepared, skip_symbolic_shape=True)
+        tools.quantize_static(
+            prepared, target, Reader(), quant_format=tools.QuantFormat.QDQ,
+            activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
+            per_channel=True, op_types_to_quantize=QUANTISED)
+    finally:
+        logging.root.setLevel(level)
+    model = onnx.load(target)
+    for entry in model.metadata_props:
+        if entry.key == "precision":
+            entry.value = json.dumps("int8")
+    onnx.save(model, target)

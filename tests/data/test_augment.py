@@ -6,15 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from utils.data.augment import (
-    AUGMENTATIONS,
-    Augmentation,
-    apply_geometry,
-    change_colours,
-    choose_crop,
-    choose_geometry,
-)
-from utils.image import boxes_to_input, resize_to_input
+from utils.data.augment import (AUGMENTATIONS, Augmentation, apply_geometry, change_colours,
+                                choose_crop, choose_geometry)
 from utils.multibox.spec import SSDSpec
 
 PAPER = AUGMENTATIONS["paper"]
@@ -32,7 +25,7 @@ def augment(image, boxes, spec, augmentation, rng):
 def rectangle_scene(rng):
     """Return a green image with red rectangles side by side, and their boxes as fractions.
 
-    The red level tells the rectangles apart in the output.
+    The blue value tells the rectangles apart in the output.
     """
     width, height = rng.integers(150, 600, 2)
     image = np.full((height, width, 3), (0, 90, 0), dtype=np.uint8)
@@ -80,24 +73,6 @@ def test_boxes_follow_their_objects(letterbox, augmentation):
             assert np.abs(extent(sample, k) - box).max() <= 1.5, (seed, box, extent(sample, k))
             measured += 1
     assert measured > 60
-
-
-@pytest.mark.parametrize("letterbox", [False, True])
-def test_without_changes_it_is_the_plain_resize(letterbox):
-    rng = np.random.default_rng(2)
-    image = rng.integers(0, 256, (20, 31, 3), dtype=np.uint8).repeat(13, 0).repeat(13, 1)
-    boxes, spec = np.array([[0.1, 0.2, 0.5, 0.9]]), SSDSpec(letterbox=letterbox)
-    still = replace(NO_GEOMETRY, colour_probability=0)
-    sample, moved, kept = augment(image, boxes, spec, still, rng)
-    # warpAffine weighs in 1/32 pixels, resize in finer ones: a few levels at an edge.
-    assert np.abs(sample.astype(int) - resize_to_input(image, spec)).mean() < 1
-    np.testing.assert_allclose(moved, boxes_to_input(boxes, 403, 260, spec), atol=1e-6)
-    mirrored = np.ascontiguousarray(image[:, ::-1])
-    flipped, _, _ = augment(mirrored, boxes, spec, replace(still, flip_probability=1), rng)
-    assert np.abs(flipped.astype(int) - sample).mean() < 1
-    exact, moved, kept = augment(image, boxes, spec, AUGMENTATIONS["none"], rng)
-    assert np.array_equal(exact, resize_to_input(image, spec)) and kept.tolist() == [0]
-    np.testing.assert_allclose(moved, boxes_to_input(boxes, 403, 260, spec), atol=1e-6)
 
 
 def test_result_depends_on_the_rng_alone():
@@ -168,7 +143,7 @@ def test_crops_meet_their_constraint(overlap, keeps):
         boxes = np.concatenate([random_boxes(rng), [WHOLE]])
         crop = choose_crop(boxes, only, rng)
         if crop.tolist() == WHOLE:
-            continue  # none was found
+            continue  # no crop met the constraint
         cropped += 1
         assert max(naive_iou(box, crop) for box in boxes) >= overlap - 1e-9
         if keeps:
@@ -180,20 +155,9 @@ def test_crops_meet_their_constraint(overlap, keeps):
     assert cropped > 150
 
 
-def test_impossible_constraints_are_passed_over():
-    rng = np.random.default_rng(10)
-    # A crop of a quarter of the image: only one of the numbers can be met.
-    quarter = replace(PAPER, crop_overlaps=(None, 0.1, 0.5, 0.7, 0.9), crop_scale=(0.5, 0.5),
-                      crop_aspect=(1.0, 1.0))
-    whole = [choose_crop(np.array([WHOLE]), quarter, rng).tolist() == WHOLE for _ in range(1500)]
-    assert abs(np.mean(whole) - 0.5) < 0.05
-    never = replace(quarter, crop_overlaps=(0.5, 0.7))
-    assert choose_crop(np.array([WHOLE]), never, rng).tolist() == WHOLE
-
-
 def caffe_crop(boxes, rng):
     """Return a crop as Caffe draws it, in its own order (`GenerateBatchSamples`, `SampleBBox`)."""
-    found = [WHOLE]
+    crops = [WHOLE]
     for overlap in (0.1, 0.3, 0.5, 0.7, 0.9, 0.0):  # the last is max_jaccard_overlap 1
         for _ in range(50):
             scale = rng.uniform(0.3, 1)
@@ -202,9 +166,9 @@ def caffe_crop(boxes, rng):
             x, y = rng.uniform(0, 1 - width), rng.uniform(0, 1 - height)
             crop = [x, y, x + width, y + height]
             if any(naive_iou(box, crop) >= overlap for box in boxes):
-                found.append(crop)
+                crops.append(crop)
                 break
-    return np.array(found[rng.integers(len(found))])
+    return np.array(crops[rng.integers(len(crops))])
 
 
 def test_paper_crops_are_caffes():
@@ -219,9 +183,9 @@ def test_paper_crops_are_caffes():
             areas.append((crop[2:] - crop[:2]).prod())
         shares.append((np.mean([not any(row) for row in kept]), np.mean(sum(kept, [])),
                        np.mean(areas), np.mean(np.array(areas) == 1)))
-    ours, theirs = np.array(shares)
+    drawn, expected = np.array(shares)
     # Six standard deviations of 600 draws, less for what both have in common.
-    assert np.abs(ours - theirs).max() < 0.08 and ours[0] > 0.03
+    assert np.abs(drawn - expected).max() < 0.08 and drawn[0] > 0.03
 
 
 def only_colour(name, value):
@@ -230,7 +194,7 @@ def only_colour(name, value):
     return Augmentation(colour_probability=1, **(neutral | {name: value}))
 
 
-def test_brightness_adds_a_level_in_its_range():
+def test_brightness_adds_a_value_in_its_range():
     grey = np.full((2, 2, 3), 128, np.uint8)
     shifts = np.array([int(change_colours(grey, only_colour("brightness", 32),
                                           np.random.default_rng(seed))[0, 0, 0]) - 128
@@ -242,7 +206,7 @@ def test_brightness_adds_a_level_in_its_range():
         seed)).min()) for seed in range(50)) == 255  # saturates, does not wrap
 
 
-def test_contrast_multiplies_levels():
+def test_contrast_multiplies_pixel_values():
     levels = np.array([0, 20, 60, 100], np.uint8)[None, :, None].repeat(3, 2)
     for seed in range(50):
         out = change_colours(levels, only_colour("contrast", (0.5, 1.5)),
@@ -259,21 +223,6 @@ def test_hue_turns_by_at_most_36_degrees():
         degrees = 360 * colorsys.rgb_to_hsv(*(pixel / 255))[0]
         turns.append((degrees + 180) % 360 - 180)
     assert -38 <= min(turns) <= -33 and 33 <= max(turns) <= 38
-
-
-def test_colours_keep_shape_dtype_and_input():
-    image = np.random.default_rng(14).integers(0, 256, (7, 3, 3), dtype=np.uint8)
-    before = image.copy()
-    changed = 0
-    for seed in range(100):
-        out = change_colours(image, PAPER, np.random.default_rng(seed))
-        assert out.shape == image.shape and out.dtype == np.uint8
-        changed += not np.array_equal(out, image)
-        same = change_colours(image, PLAIN_COLOURS, np.random.default_rng(seed))
-        assert np.array_equal(same, image)
-    assert np.array_equal(image, before)
-    # All four are left out once in sixteen draws.
-    assert 85 <= changed <= 99
 
 
 def test_expansion_is_filled_with_the_mean_whatever_the_colours():

@@ -3,183 +3,129 @@
 import json
 
 import pytest
-from source_files import save, write
+from source_files import kinds
+from voc_folder import save_image, write_text
 
 from utils.cli import UserError
 from utils.data.layouts import read_parts
-from utils.data.sources import ProblemKind
 
 LABELLED = ("one/a", "one/b", "two/c", "three/d")
 
 
-def yolo(folder, names=LABELLED):
+def write_yolo(folder, names=LABELLED, yaml="names: [cat]\n"):
     for name in names:
-        save(folder / "images" / f"{name}.jpg")
-        write(folder / "labels" / f"{name}.txt", "0 0.5 0.5 1 1")
+        save_image(folder / "images" / f"{name}.jpg")
+        write_text(folder / "labels" / f"{name}.txt", "0 0.5 0.5 1 1")
+    write_text(folder / "data.yaml", yaml)
 
 
-def splits(folder, form="yolo", problems=()):
-    """Return {split: last part of the keys}; `problems` are the kinds of those to be found."""
-    found, parts = {}, read_parts(form, folder)
-    assert [problem.kind for part in parts for problem in part[2]] == list(problems)
-    for name, items, _ in parts:
-        found.setdefault(name, []).extend(item.key.rpartition("/")[2] for item in items)
-    return {name: keys for name, keys in found.items() if keys}
+def write_coco(path, image):
+    """Write a JSON file of one image, whose path is relative to the folder of images."""
+    write_text(path, json.dumps({"images": [{"id": 1, "file_name": image}], "categories": [],
+                                 "annotations": []}))
+
+
+def write_csv(path, image):
+    write_text(path, f"filename,class,xmin,ymin,xmax,ymax\n{image},cat,1,1,9,9\n")
+
+
+def splits(folder, form="yolo", images=None, problems=()):
+    """Return {split: last part of the keys}; `problems` are the kinds of those expected."""
+    parts = read_parts(form, folder, images)
+    assert [kind for part in parts for kind in kinds(part[2])] == list(problems)
+    return {split: [item.key.rpartition("/")[2] for item in items] for split, items, _ in parts
+            if items}
 
 
 @pytest.mark.parametrize("paths", [
     "train: images/one\nval: images/two\ntest: images/three",
-    "path: images\ntrain: one\nval: [two]\ntest: three",
+    "path: images\ntrain: one\nvalid: [two]\ntest: three",
     "train: ../images/one\nval: ../images/two\ntest: ../images/three",
     "path: ../datasets/mine\ntrain: images/one\nval: images/two\ntest: images/three",
-    "train: train.txt\nval: images/two\ntest: images/three"])
+    "train: /content/mine/images/one\nval: /content/mine/images/two\ntest: images/three",
+    "train: train.txt\nval: images/two\ntest: lists/test.txt"])
 def test_the_split_of_a_data_yaml(tmp_path, paths):
     folder = tmp_path / "mine"
-    yolo(folder)
-    write(folder / "data.yaml", f"{paths}\nnames: [cat]\n")
-    write(folder / "train.txt", "./images/one/a.jpg\nimages/one/b.jpg\n")
+    write_yolo(folder, yaml=f"{paths}\nnames: [cat]\n")
+    write_text(folder / "train.txt", "./images/one/a.jpg\n/home/me/images/one/b.jpg\n")
+    write_text(folder / "lists" / "test.txt", "C:\\me\\images\\three\\d.jpg\n\n")
     assert splits(folder) == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+
+
+def test_what_a_data_yaml_does_not_name(tmp_path):
+    write_yolo(tmp_path, yaml="train: images/one\nval: val.txt\ntest: gone\nnames: [cat]\n")
+    write_text(tmp_path / "val.txt", "/elsewhere/x.jpg\nimages/two/c.jpg\n")
+    assert splits(tmp_path, problems=["SPLIT_NAMES_NOTHING"] * 2 + ["IN_NO_SPLIT"]) == {
+        "train": ["a", "b"], "val": ["c"]}
 
 
 def test_one_folder_for_train_and_val_is_train(tmp_path):
-    yolo(tmp_path, ("train/a", "train/b"))
-    write(tmp_path / "data.yaml", "train: images/train\nval: images/train\nnames: [cat]\n")
-    assert splits(tmp_path) == {"train": ["a", "b"]}
+    write_yolo(tmp_path, yaml="train: images/one\nval: images/one\ntest: images\nnames: [cat]\n")
+    assert splits(tmp_path) == {"train": ["a", "b"], "test": ["d", "c"]}
 
 
-def test_paths_that_are_not_there_leave_the_folder_names(tmp_path):
-    yolo(tmp_path, ("train/a", "valid/b", "x/c"))
-    write(tmp_path / "data.yaml", "train: /datasets/one\nval: /datasets/two\nnames: [cat]\n")
-    lost = [ProblemKind.SPLIT_NAMES_NOTHING] * 2
-    assert splits(tmp_path, problems=lost) == {"train": ["a"], "val": ["b"], "": ["c"]}
+@pytest.mark.parametrize("yaml, problems", [
+    ("names: [cat]", []),
+    ("train: /data/p\nval: /data/q\nnames: [cat]", ["SPLIT_NAMES_NOTHING"] * 2)])
+def test_folders_name_the_split_where_the_yaml_does_not(tmp_path, yaml, problems):
+    write_yolo(tmp_path, ("train2017/a", "Valid/b", "x/c", "train1"), yaml)
+    assert splits(tmp_path, problems=problems) == {
+        "train": ["a"], "val": ["b"], "": ["train1", "c"]}
 
 
-@pytest.mark.parametrize("start", ["/content/data/", "C:\\me\\", "../mine/", ""])
-def test_lists_of_another_machine_count_by_the_ends_of_their_paths(tmp_path, start):
-    yolo(tmp_path)
-    write(tmp_path / "data.yaml", "train: lists/train.txt\nval: lists/val.txt\nnames: [cat]\n")
-    slash = "\\" if "\\" in start else "/"
-    for name, keys in (("train", LABELLED[:2]), ("val", LABELLED[2:3])):
-        write(tmp_path / "lists" / f"{name}.txt", "".join(
-            f"{start}images/{key}.jpg\n".replace("/", slash) for key in keys))
-    assert splits(tmp_path, problems=[ProblemKind.IN_NO_SPLIT]) == {
-        "train": ["a", "b"], "val": ["c"]}  # d is in no list
+@pytest.mark.parametrize("images", ["{}", "images/{}", "images"])
+def test_cocos_own_folder(tmp_path, images):
+    for name, split in (("Train2017", "train"), ("val2017", "val")):
+        save_image(tmp_path / images.format(name) / f"{split}.jpg")
+        write_coco(tmp_path / "annotations" / f"instances_{name}.json", f"{split}.jpg")
+        write_text(tmp_path / "annotations" / f"captions_{name}.json", "{}")
+    assert splits(tmp_path, "coco") == {"train": ["train.jpg"], "val": ["val.jpg"]}
 
 
-def test_places_behind_links(tmp_path):
-    yolo(tmp_path / "disk")
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    for name in ("images", "labels"):
-        (folder / name).symlink_to(tmp_path / "disk" / name, target_is_directory=True)
-    write(folder / "data.yaml",
-          "train: images/one\nval: images/two\ntest: test.txt\nnames: [cat]\n")
-    write(folder / "test.txt", "images/three/d.jpg\n")
-    assert splits(folder) == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+def test_cvats_one_coco_file(tmp_path):
+    save_image(tmp_path / "images" / "a.jpg")
+    write_coco(tmp_path / "annotations" / "instances_default.json", "a.jpg")
+    assert splits(tmp_path, "coco") == {"": ["a.jpg"]}
 
 
-def test_a_list_that_names_no_image_is_no_split(tmp_path):
-    yolo(tmp_path)
-    write(tmp_path / "data.yaml", "train: images/one\nval: val.txt\nnames: [cat]\n")
-    write(tmp_path / "val.txt", "/elsewhere/x.jpg\n/elsewhere/y.jpg\n")
-    with pytest.raises(UserError, match="val.txt: none of its 2 lines is an image with .*'/elsewh"):
-        read_parts("yolo", tmp_path)
-    write(tmp_path / "data.yaml",
-          "train: images/one\nval: images/two\ntest: val.txt\nnames: [cat]\n")
-    assert splits(tmp_path, problems=[  # as COCO's test images, which come without labels
-        ProblemKind.SPLIT_NAMES_NOTHING, ProblemKind.IN_NO_SPLIT]) == {
-            "train": ["a", "b"], "val": ["c"]}
-    write(tmp_path / "data.yaml", "train: images/one\nval: val.txt\nnames: [cat]\n")
-    write(tmp_path / "val.txt", "/elsewhere/x.jpg\nimages/two/c.jpg\n")
-    assert splits(tmp_path, problems=[
-        ProblemKind.SPLIT_NAMES_NOTHING, ProblemKind.IN_NO_SPLIT]) == {
-            "train": ["a", "b"], "val": ["c"]}
+@pytest.mark.parametrize("form, write, name", [
+    ("coco", write_coco, "_annotations.coco.json"), ("csv", write_csv, "_annotations.csv")])
+def test_folders_of_a_split_each_with_its_file(tmp_path, form, write, name):
+    for folder in ("train", "valid", "test"):
+        save_image(tmp_path / folder / f"{folder}.jpg")
+        write(tmp_path / folder / name, f"{folder}.jpg")
+    assert splits(tmp_path, form) == {"train": ["train.jpg"], "val": ["valid.jpg"],
+                                      "test": ["test.jpg"]}
 
 
-def test_a_folder_with_several_files_names_them(tmp_path):
-    for name in ("a.json", "b.JSON", "a_drawn_splits.json"):
-        write(tmp_path / name, "{}")
-    with pytest.raises(UserError, match="2 files ending in .json, one is needed .a.json, b.JSON"):
+@pytest.mark.parametrize("form, write, name", [
+    ("coco", write_coco, "a.json"), ("csv", write_csv, "a.csv")])
+def test_one_file_with_folders_of_images(tmp_path, form, write, name):
+    save_image(tmp_path / "mine" / "train" / "a.jpg")
+    write(tmp_path / "mine" / name, "a.jpg")
+    write_text(tmp_path / "mine" / "drawn_splits.json", "{}")
+    for path in (tmp_path / "mine", tmp_path / "mine" / name):
+        assert splits(path, form) == {"": ["a.jpg"]}
+    (tmp_path / "mine" / name).rename(tmp_path / name)
+    assert splits(tmp_path / name, form, tmp_path / "mine" / "train") == {"": ["a.jpg"]}
+
+
+@pytest.mark.parametrize("files, words", [
+    (("annotations/instances_train2014.json", "annotations/instances_train2017.json"),
+     "train2014.json and .*train2017.json: two files for train"),
+    (("val/a.json", "valid/a.json"), "val/a.json and .*valid/a.json: two files for val"),
+    (("a.json", "b.json"), "a.json and .*b.json: two files for all images"),
+    (("images/a.txt",), "no annotation file of coco in it")])
+def test_files_that_do_not_say_the_split_are_refused(tmp_path, files, words):
+    for name in files:
+        write_text(tmp_path / name, "{}")
+    with pytest.raises(UserError, match=f"{words}.*annotation_path"):
         read_parts("coco", tmp_path)
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo", "csv"])
-def test_what_is_not_there_is_named_in_full(tmp_path, form):
-    with pytest.raises(UserError, match=f"{tmp_path}/none: no such file or folder"):
+def test_a_wrong_path_is_named_in_full(tmp_path, form):
+    with pytest.raises(UserError, match=f"{tmp_path}/none: no such f.*annotation_path"):
         read_parts(form, tmp_path / "none")
-
-
-def test_yolo_needs_a_folder(tmp_path):
-    with pytest.raises(UserError, match="must name a folder for yolo"):
-        read_parts("yolo", write(tmp_path / "data.yaml", "names: [cat]"))
-
-
-def instances(folder, *names):
-    """Write COCO's own folder: a JSON file a name, each of one image of its own."""
-    for name in names:
-        save(folder / "images" / f"{name}.jpg")
-        write(folder / "annotations" / name, json.dumps({
-            "images": [{"id": 1, "file_name": f"{name}.jpg"}], "categories": [],
-            "annotations": []}))
-
-
-@pytest.mark.parametrize("names, expected", [
-    (("instances_Train.json", "instances_Validation.json"), "train val"),
-    (("instances_TRAIN2017.JSON", "Instances_valid.json", "instances_test1.json"),
-     "train val test"),
-    (("instances_val2017.json", "captions_train2017.json"), "val")])
-def test_cocos_names_in_any_letter_case(tmp_path, names, expected):
-    instances(tmp_path, *names)
-    assert splits(tmp_path, "coco") == {
-        split: [f"{name}.jpg"] for split, name in zip(expected.split(), names)}
-
-
-@pytest.mark.parametrize("name", ["minival2014", "valminusminival2014", "train2017_mini", "default",
-                                  "trainval35k", "val_2017", "2017", ""])
-def test_a_coco_name_that_is_no_split_is_refused(tmp_path, name):
-    instances(tmp_path, "instances_train2014.json", f"instances_{name}.json")
-    with pytest.raises(UserError, match=f"instances_{name}.json: .*annotation_path"):
-        read_parts("coco", tmp_path)
-
-
-def test_one_coco_file_may_have_any_name(tmp_path):
-    instances(tmp_path, "instances_default.json")
-    assert splits(tmp_path, "coco") == {"": ["instances_default.json.jpg"]}
-
-
-def test_two_coco_files_of_one_split_are_refused(tmp_path):
-    instances(tmp_path, "instances_train2014.json", "instances_train2017.json")
-    with pytest.raises(UserError, match="_train2014.json and .*_train2017.json: both .* train"):
-        read_parts("coco", tmp_path)
-
-
-@pytest.mark.parametrize("inside", ["images/{}/{}", "{}/images/{}"])
-def test_yolo_folders_with_a_year(tmp_path, inside):
-    write(tmp_path / "classes.txt", "cat")
-    for split, name in (("Train2017", "train1"), ("VAL2017", "b"), ("test", "c")):
-        save(tmp_path / (inside.format(split, name) + ".jpg"))
-        labels = inside.replace("images", "labels").format(split, name)
-        write(tmp_path / f"{labels}.txt", "0 0.5 0.5 1 1")
-    assert splits(tmp_path) == {"train": ["train1"], "val": ["b"], "test": ["c"]}
-
-
-def test_images_called_train_are_no_split(tmp_path):
-    write(tmp_path / "classes.txt", "cat")
-    yolo(tmp_path, ("train1", "val"))
-    assert splits(tmp_path) == {"": ["train1", "val"]}
-
-
-@pytest.mark.parametrize("form", ["coco", "yolo", "csv"])
-@pytest.mark.parametrize("pair", [
-    ("val", "valid"), ("Val", "validation"), ("test2014", "test2015")])
-def test_two_folders_of_one_split_are_refused(tmp_path, form, pair):
-    for name in ("train", *pair):
-        (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{pair[0]} and .*{pair[1]}: both are called"):
-        read_parts(form, tmp_path)
-
-
-def test_folders_of_images_alone_leave_the_file_above_them(tmp_path):
-    save(tmp_path / "train2017" / "a.jpg")
-    write(tmp_path / "a.csv", "filename,class,xmin,ymin,xmax,ymax\na.jpg,cat,1,1,9,9\n")
-    assert splits(tmp_path, "csv") == {"": ["a.jpg"]}
+    with pytest.raises(UserError, match="no such folder"):
+        read_parts("yolo", write_text(tmp_path / "data.yaml", "names: [cat]"))

@@ -15,7 +15,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from utils.cli import UserError
-from utils.data import loader as loader_module
 from utils.data.annotations import Record
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import (SAMPLE, DetectionDataset, Loader, Sample, collate, epoch_order,
@@ -83,21 +82,16 @@ def test_samples_depend_on_seed_epoch_and_index_alone(records, tile):
     assert not np.array_equal(twins[0, 0].image, twins[0, 1].image)
 
 
-def test_one_loader_serves_many_epochs(records):
-    loader = make_loader(paper_set(records), num_workers=2)
-    orders = [[batch.indices for [batch] in loader.epoch(epoch)] for epoch in (0, 1, 0)]
-    assert orders[0] == orders[2] != orders[1]
-
-
 @given(st.integers(1, 40), st.integers(1, 17), st.integers(1, 4), st.integers(0, 3))
 def test_an_epoch_has_each_image_and_wraps_round(num_images, batch_size, ranks, epoch):
     def order(**ranks):
         return epoch_order(num_images, batch_size=batch_size, seed=4, epoch=epoch, **ranks)
 
+    batch_size = min(batch_size, num_images)
     batches, alone = order(ranks=ranks), order()
     assert len(batches) % ranks == 0 and len(batches) < len(alone) + ranks
     assert np.array_equal(batches[:len(alone)], alone), "ranks share what one process would do"
-    assert alone.shape == (-(-num_images // batch_size), min(batch_size, num_images))
+    assert alone.shape == (-(-num_images // batch_size), batch_size)
     assert all(len(set(batch)) == len(batch) for batch in batches.tolist())
     assert sorted(batches.ravel()[:num_images]) == list(range(num_images))
     assert np.array_equal(batches.ravel(), np.resize(batches.ravel()[:num_images], batches.size))
@@ -119,7 +113,7 @@ class Numbered:
 @pytest.mark.parametrize("num_images, accumulate, ranks", [
     (10, 1, 1), (10, 2, 1), (10, 3, 2), (7, 2, 3), (2, 4, 1), (1, 2, 2)])
 def test_the_steps_of_ranks_are_those_of_one_process(num_images, accumulate, ranks):
-    batch_size, dataset = 2, Numbered(num_images)
+    batch_size, dataset = min(2, num_images), Numbered(num_images)
     loaders = [make_loader(dataset, batch_size=batch_size, accumulate=accumulate, rank=rank,
                            ranks=ranks) for rank in range(ranks)]
     steps = [[[batch.indices for batch in step] for step in loader.epoch(5)] for loader in loaders]
@@ -238,25 +232,11 @@ def test_workers_that_are_spawned_make_the_same_samples(records):
         assert torch.equal(there.images, here.images) and there.indices == here.indices
 
 
-class Slow(Numbered):
-    """A dataset that hangs in one of its workers."""
-
-    def __getitem__(self, key):
-        time.sleep(6 if key[1] == 2 else 0)
-        return super().__getitem__(key)
-
-
 class Faulty(Numbered):
     """A dataset with a bug."""
 
     def __getitem__(self, key):
         raise RuntimeError("a bug of ours")
-
-
-def test_nothing_waits_for_ever(monkeypatch):
-    monkeypatch.setattr(loader_module, "WAIT_SECONDS", 2)
-    with pytest.raises(UserError, match="--shm-size=1g or set num_workers = 0"):
-        list(make_loader(Slow(4), batch_size=1, num_workers=1).epoch(0))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -268,7 +248,7 @@ def test_a_bug_keeps_its_traceback(num_workers):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no such signal")
 def test_a_killed_worker_ends_in_a_message(records):
     loader = make_loader(paper_set(records * 8), batch_size=2, num_workers=1)
-    with pytest.raises(UserError, match="lower num_workers or batch_size"):
+    with pytest.raises(UserError, match="lower num_workers or batch_size.*--shm-size"):
         for _ in loader.epoch(0):
             time.sleep(0.5)  # idle then: torch waits for ever for the lock of one killed with it
             os.kill(loader._data_loader._iterator._workers[0].pid, signal.SIGKILL)

@@ -49,11 +49,11 @@ def test_ground_truth_is_left_and_detections_right(tmp_path, scores, drawn):
     record = make_record(tmp_path / "a.png", [truth], [1])
     detector = Detector([(*box, score, label) for box, score, label in zip(boxes, scores, (0, 2))])
     sheet = draw_samples([record], detector, "epoch 1")
-    right = GAP + TILE + GAP
-    assert has_outline(sheet, GAP, truth, 1) and not has_outline(sheet, right, truth, 1)
+    right = TILE + GAP
+    assert has_outline(sheet, 0, truth, 1) and not has_outline(sheet, right, truth, 1)
     for box, label, is_drawn in zip(boxes, (0, 2), drawn):
         assert has_outline(sheet, right, box, label) == is_drawn
-        assert not has_outline(sheet, GAP, box, label)
+        assert not has_outline(sheet, 0, box, label)
 
 
 def test_images_that_cannot_be_read_are_left_out(tmp_path):

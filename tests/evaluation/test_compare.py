@@ -11,7 +11,7 @@ from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.evaluation.assignment import assign_voc, flatten_records
 from utils.evaluation.compare import compare, compare_folders, format_differences, resampled_ap
-from utils.evaluation.detection_files import image_sizes, write_detections
+from utils.evaluation.detection_files import write_detections
 from utils.evaluation.voc_ap import evaluate_voc
 
 NAMES = ["cat", "dog", "ö & 车"]
@@ -82,7 +82,7 @@ def folders(tmp_path):
     _, records = by_image(first, objects, tmp_path)
     for name, detections in (("a", first), ("b", second)):
         (tmp_path / name).mkdir()
-        write_detections(tmp_path / name, detections, records, NAMES, image_sizes(records))
+        write_detections(tmp_path / name, detections, records, NAMES)
     return SimpleNamespace(
         a=str(tmp_path / "a"), b=str(tmp_path / "b"), truth=tmp_path / "b" / "ground_truth.json",
         differences=compare(first, second, flatten_records(records), NAMES, IMAGES))

@@ -48,13 +48,6 @@ def test_any_box_on_any_image(box, shape):
     assert draw(np.zeros(shape, np.uint8), [(*box, 0.7, 2)])[0].shape == shape
 
 
-@pytest.mark.parametrize("count", [1, 2, 20, 80])
-def test_classes_have_colours_of_their_own(count):
-    colours = {class_colour(label, count) for label in range(count)}
-    assert len(colours) == count
-    assert all(0 <= value <= 255 for colour in colours for value in colour)
-
-
 def test_latin_greek_and_cyrillic_have_the_font_that_is_always_there():
     assert FONT.is_file()
     assert find_font("traffic light 0.9") == find_font("Ампель") == find_font("άλφα") == FONT
@@ -91,15 +84,6 @@ def test_texts_of_equal_boxes_are_apart():
     plates = place_plates([(100, 100, 200, 200)] * 4, [(60, 12)] * 4, (400, 400))
     assert len({tuple(plate) for plate in plates}) == 4
     assert plates[-1][3] == 100, "the best, drawn last, has the usual position above its box"
-
-
-@pytest.mark.parametrize("size", [(640, 480), (4000, 3000), (320, 240)])
-def test_characters_grow_with_the_image(size):
-    image = np.full((size[1], size[0], 3), 100, np.uint8)
-    x1, y1 = size[0] // 4, size[1] // 2
-    drawn = np.asarray(draw_boxes(image, [(x1, y1, 3 * x1, 1.5 * y1)], [0], ["cat"], 1))
-    rows = np.nonzero((drawn[:y1] != image[:y1]).any((1, 2)))[0]
-    assert 0.006 < len(rows) / sum(size) < 0.04 and len(rows) >= 11
 
 
 def test_a_text_wider_than_the_image_is_written_smaller():

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from utils.cli import UserError
 from utils.image import (as_rgb_array, boxes_to_input, boxes_to_pixels, image_size, input_rect,
-                         load_image, prepare, resize_to_input, stack_inputs)
+                         load_image, prepare, resize_to_input)
 from utils.multibox.spec import RESIZES, SSDSpec
 
 ORIENTATION = 0x0112
@@ -204,10 +204,3 @@ def test_boxes_outside_are_clipped_where_the_spec_clips():
     whole = np.array([[0, 0, 1, 1]], dtype=np.float32)
     np.testing.assert_allclose(boxes_to_pixels(whole, 200, 100, SSDSpec(letterbox=True)),
                                [[0, 0, 200, 100]])
-
-
-def test_inputs_are_stacked_with_channels_first():
-    image = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
-    batch = stack_inputs([image, np.zeros_like(image)])
-    assert batch.shape == (2, 3, 300, 300) and batch.dtype == torch.uint8
-    assert batch[0, 1, 7, 200] == image[7, 200, 1]

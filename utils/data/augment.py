@@ -102,13 +102,14 @@ def choose_geometry(boxes: np.ndarray, augmentation: Augmentation | None,
     """
     region = np.array([0.0, 0, 1, 1])
     if augmentation is None:
-        return Geometry(region, False)
+        return Geometry(region, flip=False)
     if rng.random() < augmentation.expand_probability:
         ratio = rng.uniform(1, augmentation.expand_max)
         origin = -rng.uniform(0, ratio - 1, 2)
         region = np.concatenate([origin, origin + ratio])
     if len(boxes):
-        origin, side = np.tile(region[:2], 2), region[2] - region[0]
+        x0, y0, x1, _ = region
+        origin, side = np.array([x0, y0, x0, y0]), x1 - x0
         region = origin + choose_crop((boxes - origin) / side, augmentation, rng) * side
     return Geometry(region, rng.random() < augmentation.flip_probability)
 
@@ -185,14 +186,15 @@ def change_colours(image: np.ndarray, augmentation: Augmentation, rng: np.random
     contrast_first = rng.random() < 0.5
     values = np.arange(256, dtype=np.float64)
     brightness_table, contrast_table = _table(values + shift), _table(values * contrast)
-    first_table = contrast_table[brightness_table] if contrast_first else brightness_table
-    image = cv2.LUT(image, first_table)
+    if chosen[0] or chosen[1]:
+        image = cv2.LUT(image, contrast_table[brightness_table] if contrast_first
+                        else brightness_table)
     if chosen[2] or chosen[3]:
         hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         hue_table = np.mod(np.rint(values + hue), 180)  # OpenCV's circle is 0..179
         tables = np.stack([hue_table, _table(values * saturation), values], 1)
         image = cv2.cvtColor(cv2.LUT(hsv, tables[None].astype(np.uint8)), cv2.COLOR_HSV2RGB)
-    return image if contrast_first else cv2.LUT(image, contrast_table)
+    return cv2.LUT(image, contrast_table) if chosen[1] and not contrast_first else image
 
 
 def _table(values):

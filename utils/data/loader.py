@@ -23,9 +23,9 @@ from utils.tiling import cut_window, draw_window
 # seed, epoch and image, so that no result depends on workers or ranks.
 ORDER, SAMPLE = 1, 2
 WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
-WORKER_LOST = ("a process that reads images was lost ({}). Lack of memory is the usual reason: "
-               "lower num_workers or batch_size; in a container, start it with --shm-size=1g or set "
-               "num_workers = 0.")
+WORKER_LOST = ("a process that reads images was lost ({!r}). The usual reason is lack of memory: "
+               "lower num_workers or batch_size; in a container, start it with --shm-size=1g, or "
+               "set num_workers = 0.")
 
 
 class Sample(NamedTuple):
@@ -53,10 +53,9 @@ class Batch(NamedTuple):
 
 
 class DetectionDataset(Dataset):
-    """Training samples of a list of records.
+    """Training samples of records, indexed by (epoch, index), with the seed all they depend on.
 
-    Indexed by (epoch, index): a sample depends on the seed and those two alone. Where the spec has
-    a tile, a sample is made of one window of the image.
+    Where the spec has a tile, a sample is made of one window of the image.
     """
 
     def __init__(self, records: Sequence[Record], spec: SSDSpec, augmentation: Augmentation | None,
@@ -68,10 +67,7 @@ class DetectionDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
-        """Return the Sample, or the UserError that names an image that cannot be used.
-
-        Raised in a worker, the error would arrive as a page of tracebacks.
-        """
+        """Return the Sample; a UserError too, which would be a page of tracebacks when raised."""
         try:
             return self._make_sample(*key)
         except UserError as error:
@@ -117,19 +113,16 @@ def epoch_order(num_images: int, *, batch_size: int, seed: int, epoch: int, rank
     """Return the images of an epoch's batches, of all ranks, as (N, B) indices.
 
     The order depends on (seed, epoch) alone. It wraps round, so that the last batch is full (batch
-    norm never sees a batch of one because of a remainder) and N is a multiple of `ranks`. B is
-    `batch_size`, or the number of images where that is smaller.
+    norm never sees a batch of one because of a remainder) and N is a multiple of `ranks`.
     """
     order = np.random.default_rng((ORDER, seed, epoch, 0)).permutation(num_images)
-    batch_size = min(batch_size, num_images)
     count = -(-num_images // batch_size)
     count += -count % ranks
     return order[np.arange(count * batch_size) % num_images].reshape(count, batch_size)
 
 
 def start_worker(worker_id: int) -> None:
-    """Set up a worker: one OpenCV thread, and no end by a terminal's Ctrl-C, which is train.py's.
-    """
+    """Limit a worker to one OpenCV thread, and leave a terminal's Ctrl-C to the main process."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -137,15 +130,14 @@ def start_worker(worker_id: int) -> None:
 class Loader:
     """The Batches of each optimizer step, made by worker processes that live through all epochs.
 
-    `dataset` is a DetectionDataset, or another one indexed by (epoch, index); a step has
-    `accumulate` Batches of each rank, and each rank takes every ranks-th Batch. With `num_workers`
-    0 the main process makes the samples; there is at most one worker a core.
+    A step has `accumulate` Batches on each of `ranks`; each rank takes every ranks-th Batch. With
+    `num_workers` 0 the main process makes the samples; there is at most one worker a core.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int, accumulate: int, seed: int,
                  num_workers: int, rank: int = 0, ranks: int = 1, pin_memory: bool = False):
-        self.num_images, self.batch_size, self.accumulate = len(dataset), batch_size, accumulate
-        self.seed, self.rank, self.ranks = seed, rank, ranks
+        self.num_images, self.seed, self.rank, self.ranks = len(dataset), seed, rank, ranks
+        self.batch_size, self.accumulate = min(batch_size, self.num_images), accumulate
         workers = min(num_workers, os.cpu_count() or 1)
         self._keys = []  # (epoch, index) of each image of each Batch to come
         self._data_loader = DataLoader(
@@ -155,15 +147,14 @@ class Loader:
             worker_init_fn=start_worker, persistent_workers=workers > 0, pin_memory=pin_memory,
             timeout=WAIT_SECONDS if workers else 0)
 
+    @property
+    def images_a_step(self) -> int:
+        """The images of an optimizer step, of all ranks."""
+        return min(self.batch_size * self.accumulate * self.ranks, self.num_images)
+
     def __len__(self) -> int:
         """Return the optimizer steps of an epoch."""
         return -(-self.num_images // self.images_a_step)
-
-    @property
-    def images_a_step(self) -> int:
-        """The images of a step, of all ranks; a pass over the images may be less than a step."""
-        batch_size = min(self.batch_size, self.num_images)
-        return min(batch_size * self.accumulate * self.ranks, self.num_images)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Batch]]:
         """Yield this rank's Batches of each step of an epoch, from `start_step` on.
@@ -173,24 +164,17 @@ class Loader:
         """
         order = epoch_order(self.num_images, batch_size=self.batch_size, seed=self.seed,
                             epoch=epoch, ranks=self.ranks)[self.rank::self.ranks]
-        self._keys[:] = [[(epoch, int(index)) for index in batch]
-                         for batch in order[start_step * self.accumulate:]]
-        batches = self._batches()
-        while step := list(islice(batches, self.accumulate)):
-            yield step
-
-    def _batches(self):
-        """Yield the Batches of `_keys`; raise a worker's UserError in this process."""
-        iterator = iter(self._data_loader)
-        while True:
+        self._keys[:] = [[(epoch, index) for index in batch]
+                         for batch in order[start_step * self.accumulate:].tolist()]
+        batches = iter(self._data_loader)
+        for _ in range(start_step, len(self)):
             try:
-                batch = next(iterator, None)
-            except RuntimeError as error:
-                if not str(error).startswith("DataLoader"):  # a bug, in a worker or here
+                step = list(islice(batches, self.accumulate))
+            except (RuntimeError, OSError, EOFError) as error:
+                if not self._data_loader.num_workers or str(error).startswith("Caught "):  # a bug
                     raise
                 raise UserError(WORKER_LOST.format(error)) from None
-            if batch is None:
-                return
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+            for batch in step:
+                if isinstance(batch, UserError):
+                    raise batch
+            yield step

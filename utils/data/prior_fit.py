@@ -10,12 +10,13 @@ import torch
 
 from utils.multibox.boxes import area, pairwise_iou, to_cxcywh, to_xyxy
 from utils.multibox.priors import make_priors
+from utils.multibox.spec import SSDSpec
 
 MAX_OBJECTS = 600  # a sample of this many settles the search
 ROUNDS = 6
-STEPS = (0.8, 0.9, 1.1, 1.25)  # what a size is multiplied with in the search
+STEPS = (0.8, 0.9, 1.1, 1.25)  # factors of a size that the search tries
 RATIO_SETS = ((2,), (2, 3), (1.5, 2.5), (1.4, 2, 3), (2, 3, 5), (3, 5))
-AT_ONCE = 50_000  # boxes; bounds the memory, however many objects
+CHUNK = 50_000  # boxes at a time; bounds the memory
 
 
 class Suggestion(NamedTuple):
@@ -27,63 +28,45 @@ class Suggestion(NamedTuple):
     after: float
 
 
-def best_ious(boxes, spec):
-    """Return the IoU of each box with its best prior.
+def best_ious(boxes: np.ndarray, spec: SSDSpec) -> np.ndarray:
+    """Return the IoU of each (N, 4) xyxy box, in fractions of the input, with its best prior.
 
-    Of the priors of one shape the one with the nearest centre is the best, so only those of the
-    nearest cell of every map are looked at.
-
-    Args:
-        boxes: (N, 4) float array, xyxy fractions of the network input.
-        spec: SSDSpec whose priors are not clipped.
-
-    Returns:
-        (N,) float32 array.
+    Of the priors of one shape the one with the nearest centre is the best, so only the nearest cell
+    of every map is examined. The priors of the spec must not be clipped. Returns (N,) float32.
     """
-    boxes = torch.as_tensor(np.asarray(boxes, dtype=np.float32)).reshape(-1, 4)
-    shapes = list(zip(spec.grids, spec.priors_per_cell))
-    maps = make_priors(spec).split([grid * grid * count for grid, count in shapes])
-    found = [_best_ious(part, maps, shapes) for part in boxes.split(AT_ONCE)]
-    return np.concatenate([np.zeros(0, np.float32), *found])
+    maps = make_priors(spec).split([grid**2 * count for grid, count
+                                    in zip(spec.grids, spec.priors_per_cell)])
+    ious = [np.zeros(0, np.float32)]
+    for part in torch.as_tensor(np.asarray(boxes, np.float32)).reshape(-1, 4).split(CHUNK):
+        centres, nearest = to_cxcywh(part), []
+        for priors, grid in zip(maps, spec.grids):
+            cells = priors.view(grid, grid, -1, 4)
+            column = (centres[:, :1] - cells[0, :, 0, 0]).abs().argmin(1)
+            row = (centres[:, 1:2] - cells[:, 0, 0, 1]).abs().argmin(1)
+            nearest.append(to_xyxy(cells[row, column]))
+        ious.append(pairwise_iou(part[:, None], torch.cat(nearest, 1)).amax((1, 2)).numpy())
+    return np.concatenate(ious)
 
 
-def _best_ious(boxes, maps, shapes):
-    centres, nearest = to_cxcywh(boxes), []
-    for priors, (grid, count) in zip(maps, shapes):
-        cells = priors.view(grid, grid, count, 4)
-        column = (centres[:, :1] - cells[0, :, 0, 0]).abs().argmin(1)
-        row = (centres[:, 1:2] - cells[:, 0, 0, 1]).abs().argmin(1)
-        nearest.append(to_xyxy(cells[row, column]))
-    return pairwise_iou(boxes[:, None], torch.cat(nearest, 1)).amax((1, 2)).numpy()
+def covered(boxes: np.ndarray, spec: SSDSpec, match_iou: float) -> np.ndarray:
+    """Tell which (N, 4) boxes have a positive prior, and half of their area in the input.
 
-
-def covered(boxes, spec, match_iou):
-    """Tell which boxes have a positive, and at least half of their area in the input; (N,) bool.
-
-    The arguments are those of `best_ious`; boxes may reach out of a window.
+    The boxes are those of best_ious; they may reach out of a window. Returns (N,) bool.
     """
-    boxes = np.asarray(boxes, dtype=np.float32).reshape(-1, 4)
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     return (best_ious(boxes, spec) >= match_iou) & (area(boxes.clip(0, 1)) >= area(boxes) / 2)
 
 
-def suggest_priors(boxes, spec, paper, *, match_iou, seed=0):
-    """Search prior sizes and ratios for a data set.
+def suggest_priors(boxes: np.ndarray, spec: SSDSpec, paper: SSDSpec, *, match_iou: float,
+                   seed: int = 0) -> Suggestion:
+    """Search prior sizes and ratios for the (N, 4) boxes of a data set, N >= 1.
 
-    Every size in turn is stretched and shrunk while that raises the score, from the paper's sizes
-    and from quantiles of the objects' sizes. The priors of now are no start, so that a suggestion
-    that was followed is found again, and nothing better.
-
-    Args:
-        boxes: (N, 4) float array, xyxy fractions of the network input, N >= 1.
-        spec: SSDSpec with the priors of now.
-        paper: the same SSDSpec with the paper's priors.
-        match_iou: priors with at least this IoU to an object are positives.
-        seed: of the sample taken from a large data set.
-
-    Returns:
-        Suggestion; the priors of now where nothing covers more.
+    Each size in turn is enlarged and reduced while that raises the score, from the sizes of the
+    `paper` and from quantiles of the objects' sizes. The search does not start from the current
+    priors, those of `spec`, so that a suggestion that was followed is found again; they are
+    returned where nothing covers more. A prior is positive from `match_iou` on.
     """
-    boxes = np.asarray(boxes, dtype=np.float32)
+    boxes = np.asarray(boxes, np.float32)
     sample = boxes
     if len(boxes) > MAX_OBJECTS:
         sample = np.random.default_rng(seed).choice(boxes, MAX_OBJECTS, replace=False)
@@ -100,9 +83,9 @@ def suggest_priors(boxes, spec, paper, *, match_iou, seed=0):
     uniform = ()
     for ratios in RATIO_SETS:
         candidate = replace(best, aspect_ratios=(ratios,) * len(paper.grids))
-        # More priors always cover more: they must earn their time.
-        gain = sum(candidate.priors_per_cell) / sum(best.priors_per_cell)
-        if score(candidate) > score(best) + 0.01 * max(gain - 1, 0):
+        # More priors always cover more: they must be worth their time.
+        growth = sum(candidate.priors_per_cell) / sum(best.priors_per_cell)
+        if score(candidate) > score(best) + 0.01 * max(growth - 1, 0):
             best, uniform = candidate, ratios
     before, after = (float(covered(boxes, s, match_iou).mean()) for s in (spec, best))
     if after <= before:
@@ -111,7 +94,7 @@ def suggest_priors(boxes, spec, paper, *, match_iou, seed=0):
 
 
 def _climb(spec, score):
-    """Return the best spec found by changing one size at a time."""
+    """Return the best spec reached by changing one size at a time."""
     for _, k, step in itertools.product(range(ROUNDS), range(len(spec.anchors_size)), STEPS):
         sizes = np.array(spec.anchors_size, dtype=float)
         sizes[k] *= step
@@ -120,7 +103,7 @@ def _climb(spec, score):
 
 
 def _with_sizes(spec, sizes):
-    """Return the spec with these sizes in whole pixels, each larger than the one before."""
+    """Return the spec with these sizes in integer pixels, each larger than the one before."""
     sizes = np.sort(sizes).clip(4, 2 * spec.size).round()
     ranks = np.arange(len(sizes))
     sizes = np.maximum.accumulate(sizes - ranks) + ranks

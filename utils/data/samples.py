@@ -21,9 +21,9 @@ NUM_BEST = 3  # detections that are drawn where none reaches the confidence, as 
 
 
 def choose_samples(records: Sequence[Record], count: int = 8, *, seed: int = 0) -> list[Record]:
-    """Return `count` records with objects, or all: the same each time, of as many classes as can be.
+    """Return `count` records with objects, or all where there are fewer; the same ones each time.
 
-    Rare classes come first, since mistakes hide there.
+    Next comes a record with the class that was chosen least, so that rare classes are shown.
     """
     order = np.random.default_rng(seed).permutation(len(records))
     left = [records[k] for k in order if len(records[k].labels)]
@@ -86,49 +86,38 @@ def draw_samples(records: Sequence[Record], detector: Any, title: str) -> Image.
     `detector` is an SSD; its own confidence counts. An image that cannot be read is left out; None
     where none can.
     """
-    pairs = []
+    tiles = []
     for record in records:
         try:
-            pairs.append(_draw_pair(record, detector))
+            tiles += _draw_pair(record, detector)
         except UserError:  # gone since the start, perhaps
             continue
-    if not pairs:
+    if not tiles:
         return None
-    rows = [pairs[k:k + 2] for k in range(0, len(pairs), 2)]
-    heights = [max(pair.height for pair in row) + GAP for row in rows]
-    sheet = Image.new("RGB", (len(rows[0]) * (pairs[0].width + 2 * GAP), LINE + sum(heights)),
-                      "white")
-    text = (f"{title}; left: ground truth, right: detections with a score above "
-            f"{detector.settings.confidence:g}, else the best {NUM_BEST}")
-    write_line(sheet, text, (GAP, 0), height=LINE, room=sheet.width - 2 * GAP)
-    top = LINE
-    for row, height in zip(rows, heights):
-        for column, pair in enumerate(row):
-            sheet.paste(pair, (GAP + column * (pair.width + 2 * GAP), top))
-        top += height
+    width, height, columns = TILE + GAP, LINE + TILE + GAP, min(4, len(tiles))
+    sheet = Image.new("RGB", (columns * width, LINE + -(-len(tiles) // 4) * height), "white")
+    title += (f"; left: ground truth, right: detections with a score above "
+              f"{detector.settings.confidence:g}, else the best {NUM_BEST}")
+    write_line(sheet, title, (0, 0), height=LINE, room=sheet.width)
+    for k, (caption, tile) in enumerate(tiles):
+        x, y = k % 4 * width, LINE + k // 4 * height
+        write_line(sheet, caption, (x, y), height=LINE, room=TILE)
+        sheet.paste(tile, (x, y + LINE))
     return sheet
 
 
 def _draw_pair(record, detector):
-    """Return the two tiles of a record side by side under a line with the file's name."""
-    image = load_image(record.path)
+    """Return [(caption, tile)] of the ground truth and of the detections of a record."""
+    image, names = load_image(record.path), detector.class_names
     window = choose_window(record.boxes_px, image.shape[1], image.shape[0])
     detections = detector.detect_batch([image], confidence=0.01)[0]
-    in_window = pairwise_intersection(detections.boxes, np.array([window]))[:, 0] > 0
-    boxes, scores, labels = (values[in_window] for values in detections)
-    number = int((scores > detector.settings.confidence).sum())
-    last = min(number, MAX_DRAWN) or NUM_BEST
-    boxes, scores, labels = boxes[:last][::-1], scores[:last][::-1], labels[:last][::-1]
-    names = detector.class_names
+    detections = detections[pairwise_intersection(detections.boxes, np.array([window]))[:, 0] > 0]
+    number = int((detections.scores > detector.settings.confidence).sum())
+    boxes, scores, labels = detections[:min(number, MAX_DRAWN) or NUM_BEST][::-1]
     texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores)]
-    tiles = (draw_record(record, image, names),
-             draw_window(image, window, boxes, labels, _last_only(texts), len(names)))
-    pair = Image.new("RGB", (2 * TILE + GAP, LINE + tiles[0].height), "white")
-    captions = record.path.name, f"{number} detections" if number else f"none; the best {last}"
-    for x, tile, caption in zip((0, TILE + GAP), tiles, captions):
-        write_line(pair, caption, (x, 0), height=LINE, room=TILE)
-        pair.paste(tile, (x, LINE))
-    return pair
+    caption = f"{number} detections" if number else f"none; the best {len(boxes)}"
+    return [(record.path.name, draw_record(record, image, names)),
+            (caption, draw_window(image, window, boxes, labels, _last_only(texts), len(names)))]
 
 
 def _last_only(texts):

@@ -1,46 +1,36 @@
-"""What every annotation reader gives, and how it finds the image of an annotation.
+"""What every annotation reader returns, and the index that finds the image of an annotation.
 
-The readers are voc.py, coco.py, yolo.py and csv_table.py: each gives a list of Annotation, one a
-image, with boxes as edges in pixels.
+The readers are voc.py, coco.py, yolo.py and csv_table.py. Each returns a list of Annotation, one
+per image, with boxes as xyxy edges in pixels, and a list of Problem.
 """
 
-import gc
 import os
-import posixpath
-import re
 import unicodedata
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import UserError, shorten
+from utils.cli import UserError
 from utils.image import IMAGE_SUFFIXES
 
-TRUE_WORDS = ("1", "1.0", "true", "yes", "y", "t")
-# Images that OpenCV does not read, or not everywhere.
+# Images that are not read here; the doctor says so.
 UNREAD_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".psd")
-# In a file name these would break the lines of lists and splits, or cannot be written as UTF-8.
-UNLISTABLE = re.compile(r"[\n\v\f\r\x1c-\x1e\x85\u2028\u2029\ud800-\udfff]")
 
 
-class ProblemKind(str, Enum):
-    """What can be wrong with a data set, and what is then done. Strict mode makes it an error."""
-
-    decision: str
+class ProblemKind(Enum):
+    """What can be wrong with a data set, and the decision that is then taken."""
 
     UNREADABLE_ANNOTATION = "unreadable annotation", "left out"
     BAD_OBJECT = "bad object", "left out"
     IMAGE_MISSING = "image missing", "image left out"
     IMAGE_UNREADABLE = "image unreadable", "image left out"
     IMAGE_TRUNCATED = "image truncated", "image left out"
-    IMAGE_DAMAGED = "image damaged", "image left out"
     NO_ANNOTATION = "no annotation", "image not used"
     NO_LABEL_FILE = "no label file", "taken as background"
     SPLIT_NAMES_NOTHING = "split names nothing", "left out"
     IN_NO_SPLIT = "in no split", "image not used"
-    TWO_SPELLINGS = "one image, two spellings", "objects put together"
     SIZE_DISAGREES = "size disagrees", "see each"
     ORIENTATION_UNCLEAR = "orientation unclear", "kept, boxes taken as shown"
     UNKNOWN_CLASS = "unknown class", "object left out"
@@ -54,12 +44,8 @@ class ProblemKind(str, Enum):
     TWICE = "same image twice", "kept, and counts twice"
     UNUSED_CLASS = "unused class", "nothing to learn from"
 
-    def __new__(cls, text, decision):
-        kind = str.__new__(cls, text)
-        kind._value_, kind.decision = text, decision
-        return kind
-
-    __str__ = str.__str__
+    def __init__(self, text: str, decision: str):
+        self.text, self.decision = text, decision
 
 
 class Problem(NamedTuple):
@@ -76,7 +62,7 @@ class SourceObject(NamedTuple):
     name: str
     box_px: tuple[float, float, float, float]  # xyxy edges counted from 0; may be NaN or outside
     difficult: bool
-    place: str  # "object 3", "line 7": where it stands in the file
+    position: str  # in the file, such as "object 3" or "line 7"
 
 
 class Annotation(NamedTuple):
@@ -84,188 +70,108 @@ class Annotation(NamedTuple):
 
     key: str  # names the image in split files
     origin: str  # the file to look into, for messages
-    image: Path | None  # None: not found
-    objects: list[SourceObject]
-    size: tuple[int, int] | None  # (width, height) that the source gives, where it makes sense
+    image: Path | None  # None: missing
+    objects: list[SourceObject] | None  # None: the annotation cannot be read
+    size: tuple[int, int] | None  # (width, height) according to the source
 
 
 def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return {path relative to folder, as text with slashes: absolute Path}, sorted.
-
-    Linked folders are entered where they lead to a folder that no other way leads to; pipes and
-    devices, which may never end, are passed over. Raises UserError for a name that no list can hold
-    and for a folder that cannot be read.
-    """
-    found, start = {}, len(os.path.join(folder, ""))
-    for place, names in _walk(folder):
-        for name in sorted(names):
-            if not name.lower().endswith(suffixes):
-                continue
-            path = os.path.join(place, name)
-            if UNLISTABLE.search(path):
-                raise UserError(f"{path!a}: a line break, or a letter that is not UTF-8, is in the "
-                                "name; rename it.")
-            # A link to nothing, or in a circle, is listed, so that it is found missing.
-            if os.path.isfile(path) or not os.path.exists(path):
-                found[path[start:].replace(os.sep, "/")] = Path(path)
-    return found
-
-
-def _walk(folder):
-    """Yield (folder, names of files) once each; those behind links come last, so circles end."""
-    starts, seen = [os.fspath(folder)], set()
-    for start in starts:
-        for place, folders, names in os.walk(start, onerror=_refuse_folder):
-            real = os.path.realpath(place)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders.sort()
-            starts += [path for path in (os.path.join(place, name) for name in folders)
-                       if os.path.islink(path)]
-            yield place, names
-
-
-def _refuse_folder(error):
-    raise UserError(f"{shorten(error.filename)}: the folder cannot be read ({error.strerror}).")
-
-
-def plain_path(name: str) -> str:
-    """Return a file name of an annotation with slashes, and without detours such as `./`."""
-    return posixpath.normpath(name.replace("\\", "/")) if name else ""
+    """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed."""
+    files = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        prefix = "" if parent == str(folder) else f"{Path(parent).relative_to(folder).as_posix()}/"
+        files |= {prefix + name: Path(parent, name) for name in sorted(names)
+                  if name.lower().endswith(suffixes)}
+    return files
 
 
 class ImageIndex:
-    """Finds images by name under a folder, sub-folders included."""
+    """The images under a folder, sub-folders included, and which of them an annotation means."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path):
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; set images_path to the folder of the "
-                            "images.")
-        self.folder = folder
-        self.files = walk_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
-        self.by_path = {relative: path for relative, path in self.files.items()
-                        if relative.lower().endswith(IMAGE_SUFFIXES)}
-        self.by_stem, self.by_name, self.by_bare = {}, defaultdict(list), defaultdict(list)
-        for relative in self.by_path:
-            stem = os.path.splitext(relative)[0]
-            self.by_stem.setdefault(stem, relative)
-            self.by_name[_folded(relative)].append(relative)
-            self.by_bare[_folded(stem)].append(relative)
+            raise UserError(f"{folder}: no such folder; set images_path to the folder of images.")
+        self.folder, self.paths = folder, walk_files(folder, IMAGE_SUFFIXES + UNREAD_SUFFIXES)
+        self._by_tail = defaultdict(list)  # end of a path, without ending -> relative paths
+        for relative in self.paths:
+            for tail in tails(_fold(os.path.splitext(relative)[0])):
+                self._by_tail[tail].append(relative)
 
-    def find_all(self, wanted):
-        """Return the images of annotations, None where there is none.
+    def match(self, wanted: Sequence[tuple[str, str]]) -> list[Path | None]:
+        """Return the image of each annotation, None where there is none.
 
-        `wanted` is a list of (path without ending, file name or None), of every annotation. An
-        image of the same path but for the ending comes first (the file name decides where endings
-        differ). For the others the file name, then the bare name decides, where it fits one image,
-        no other annotation has or wants that image, and the folders do not contradict. Raises
-        UserError where not one image was found.
+        `wanted` has the path without ending and the file name, perhaps "", of every annotation. An
+        image of the same path comes first. Else the end of the file name decides, then that of the
+        path, where it means one image and no other annotation means the same. Raises UserError
+        where not a single image is found.
         """
-        found = [self._same_path(stem, name) for stem, name in wanted]
-        taken = set(found)
-        guesses = [None if image else self._alike(stem, name)
-                   for image, (stem, name) in zip(found, wanted)]
-        counts = Counter(guesses)
-        found = [image or (guess if counts[guess] == 1 and guess not in taken else None)
-                 for image, guess in zip(found, guesses)]
-        if found and not any(found):
-            raise UserError(f"{self.folder}: none of the {len(found)} annotated images is in it, "
+        names = [os.path.splitext(name) for _, name in wanted]
+        exact = [self._same_path(stem, ending) for (stem, _), (_, ending) in zip(wanted, names)]
+        guesses = [None if image else self._same_end(*name) or self._same_end(stem, "")
+                   for image, (stem, _), name in zip(exact, wanted, names)]
+        claims = Counter([*exact, *guesses])
+        images = [image or (guess if claims[guess] == 1 else None)
+                  for image, guess in zip(exact, guesses)]
+        if wanted and not any(images):
+            raise UserError(f"{self.folder}: none of the {len(wanted)} annotated images is in it, "
                             f"such as {wanted[0][1] or wanted[0][0]!r}; put them there, or set "
                             "images_path.")
-        return [self.by_path.get(image) for image in found]
+        return [self.paths.get(image) for image in images]
 
-    def unread(self):
-        """Return a Problem for each image of a kind that is not read."""
-        return [Problem(ProblemKind.IMAGE_UNREADABLE, shorten(path),
-                        f"images ending in {path.suffix} are not read; convert it to .png or .jpg")
-                for relative, path in self.files.items() if relative not in self.by_path]
+    def _same_path(self, stem, ending):
+        """Return the image of a path; of several endings the given one, else the first."""
+        if stem + ending in self.paths:
+            return stem + ending
+        images = [image for image in self._by_tail.get(_fold(stem), ())
+                  if _fold(os.path.splitext(image)[0]) == _fold(stem)]
+        return min(images, default=None, key=lambda image: os.path.splitext(image)[0] != stem)
 
-    def _same_path(self, stem, name):
-        if name in self.by_path and os.path.splitext(name)[0] == stem:
-            return name
-        return self.by_stem.get(stem)
-
-    def _alike(self, stem, name):
-        """Return the one image that a file name, else the stem, can mean, or None."""
-        name = plain_path(name or "")
-        if name in self.by_path:
-            return name
-        for names, text in ((self.by_name, name), (self.by_bare, stem)):
-            same = names.get(_folded(text), [])
-            if len(same) == 1 and _folders_agree(text, same[0]):
-                return same[0]
-        return None
-
-    def spelt(self, name):
-        """Return a file name as the folder spells it, so that p0.jpg and ./P0.JPG are one."""
-        name = plain_path(name)
-        same = [path for path in self.by_name.get(_folded(name), [])
-                if path.lower() == name.lower()]
-        return same[0] if name not in self.by_path and len(same) == 1 else name
+    def _same_end(self, stem, ending):
+        """Return the only image whose path has the longest end in common, or None."""
+        images = next((self._by_tail[tail] for tail in tails(_fold(stem))
+                       if tail in self._by_tail), [])
+        if len(images) > 1:
+            images = [image for image in images if image.lower().endswith(ending.lower())]
+        return images[0] if len(images) == 1 else None
 
 
-def gather_rows(rows, index: ImageIndex, place: str) -> tuple[list[Annotation], list[Problem]]:
-    """Return an Annotation an image, and problems, of a table in which images may come again.
+def _fold(path):
+    """Return a path in the form in which paths are compared; systems differ in case and accents."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/")).lower()
 
-    `rows` gives (file name, size or None, objects, where it stands); `place` names the table.
+
+def tails(path: str) -> list[str]:
+    """Return a path without its first 0, 1, 2 .. folders; `.` and `..` are left out."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return ["/".join(parts[k:]) for k in range(len(parts))]
+
+
+def gather_rows(rows: Iterable[tuple[str, tuple[int, int] | None, list[SourceObject]]],
+                index: ImageIndex, table: str) -> list[Annotation]:
+    """Return one Annotation per image of a table, the name of whose file is `table`.
+
+    `rows` gives (file name, size or None, objects); an image may come up again.
     """
-    items, problems = {}, index.unread()
-    for given, size, objects, where in rows:
-        name = index.spelt(given)
-        first, item = items.setdefault(
-            name, (given, Annotation(name, f"{place}, {name}", None, [], size)))
+    items = {}
+    for name, size, objects in rows:
+        name = next(iter(tails(name)), "")
+        key = name if name in index.paths else _fold(name)  # p0.jpg and ./P0.JPG are one
+        item = items.setdefault(key, Annotation(name, f"{table}, {name}", None, [], size))
         item.objects.extend(objects)
-        if given != first:
-            problems.append(Problem(ProblemKind.TWO_SPELLINGS, f"{place}, {where}",
-                                    f"{given!r} is the same as {first!r}"))
-    images = index.find_all([(os.path.splitext(name)[0], name) for name in items])
-    return [item._replace(image=image) for (_, item), image in zip(items.values(), images)], \
-        problems
+    images = index.match([(os.path.splitext(item.key)[0], item.key) for item in items.values()])
+    return [item._replace(image=image) for item, image in zip(items.values(), images)]
 
 
-def _folded(path):
-    """Return the bare name in one letter case and form of accents: both differ between systems."""
-    name = path.rpartition("/")[2].lower()
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+def is_true(value: object) -> bool:
+    """Tell whether a flag is set, which may be text, a number or JSON's true."""
+    return str(value).strip().lower() in ("1", "1.0", "true", "yes", "y", "t")
 
 
-def _folders_agree(wanted, path):
-    """Tell whether one path can be the end of the other; paths of other machines say nothing."""
-    if wanted.startswith(("/", "~")) or wanted[1:2] == ":":
-        return True
-    ours, theirs = (text.lower().split("/")[-2::-1] for text in (wanted, path))
-    return all(a == b for a, b in zip(ours, theirs))
-
-
-def is_true(value) -> bool:
-    """Tell whether a flag is set, which may stand as text, number or JSON's true."""
-    return bool(value) and value != "0" and str(value).strip().lower() in TRUE_WORDS
-
-
-@contextmanager
-def collector_paused():
-    """Keep Python's cycle collector from walking, again and again, all that was read so far."""
-    running = gc.isenabled()
-    gc.disable()
+def int_size(width: object, height: object) -> tuple[int, int] | None:
+    """Return (width, height) as integers, or None where a source has no sensible numbers."""
     try:
-        yield
-    finally:
-        if running:
-            gc.enable()
-
-
-def unreadable(error):
-    """Return the Problem of an annotation file that cannot be read."""
-    where, _, what = str(error).partition(": ")
-    return Problem(ProblemKind.UNREADABLE_ANNOTATION, where, what)
-
-
-def whole_size(width, height):
-    """Return (width, height) as whole numbers where both make sense, else None."""
-    try:
-        width, height = int(float(width)), int(float(height))
+        size = int(float(width)), int(float(height))
     except (TypeError, ValueError, OverflowError):
         return None
-    return (width, height) if min(width, height) > 0 else None
+    return size if min(size) > 0 else None

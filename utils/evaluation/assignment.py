@@ -1,4 +1,4 @@
-"""Which detection matches which object: decided once, over all images and classes, for every figure.
+"""Which detection matches which object: decided once for all images, classes and figures.
 
 VOC's rule (`assign_voc`; VOCevaldet.m): a detection goes to the object of its class that it
 overlaps most, the first of equals. If their IoU reaches the threshold, the highest-scoring such
@@ -87,9 +87,9 @@ class Assignment(NamedTuple):
 def flatten_detections(detections: Sequence[Detections]) -> FlatDetections:
     """Return the Detections of a set, one an image, as flat arrays."""
     counts = [len(image.scores) for image in detections]
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(it.boxes for it in detections)])
-    scores = np.concatenate([np.zeros(0, np.float32), *(it.scores for it in detections)])
-    labels = np.concatenate([np.zeros(0, np.int64), *(it.labels for it in detections)])
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(image.boxes for image in detections)])
+    scores = np.concatenate([np.zeros(0, np.float32), *(image.scores for image in detections)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(image.labels for image in detections)])
     return FlatDetections(np.repeat(np.arange(len(counts)), counts), labels, scores, boxes,
                           area(boxes.astype(np.float64)))
 
@@ -97,9 +97,9 @@ def flatten_detections(detections: Sequence[Detections]) -> FlatDetections:
 def flatten_records(records: Sequence[Record]) -> FlatObjects:
     """Return the objects of records as flat arrays."""
     counts = [len(record.labels) for record in records]
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(it.boxes_px for it in records)])
-    labels = np.concatenate([np.zeros(0, np.int64), *(it.labels for it in records)])
-    difficult = np.concatenate([np.zeros(0, bool), *(it.difficult for it in records)])
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(record.boxes_px for record in records)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(record.labels for record in records)])
+    difficult = np.concatenate([np.zeros(0, bool), *(record.difficult for record in records)])
     return FlatObjects(np.repeat(np.arange(len(counts)), counts), labels, boxes, difficult,
                        area(boxes.astype(np.float64)))
 
@@ -136,9 +136,9 @@ def assign_coco(detections: FlatDetections, objects: FlatObjects, iou: float = 0
 
 def best_overlaps(rows: np.ndarray, object_rows: np.ndarray, iou: np.ndarray, number: int
                   ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ((D,) highest IoU, (D,) that object, the first of equals, or -1) of `number` detections.
+    """Return ((D,) highest IoU, (D,) that object or -1) of D = `number` detections.
 
-    From pairs as `overlapping_pairs` returns them.
+    Of equal IoUs the first object counts. Pairs are as `overlapping_pairs` returns them.
     """
     best_iou, best_object = np.zeros(number), np.full(number, -1)
     np.maximum.at(best_iou, rows, iou)
@@ -184,10 +184,10 @@ def _iou(detections, rows, objects, object_rows, crowds):
     left, top, right, bottom = objects.boxes[object_rows].astype(np.float64, copy=False).T
     width = np.minimum(x2, right) - np.maximum(x1, left)
     height = np.minimum(y2, bottom) - np.maximum(y1, top)
-    common, area_ = width * height, detections.area[rows]
-    union = area_ + objects.area[object_rows] - common
+    common, detection_area = width * height, detections.area[rows]
+    union = detection_area + objects.area[object_rows] - common
     if crowds:
-        union = np.where(objects.difficult[object_rows], area_, union)
+        union = np.where(objects.difficult[object_rows], detection_area, union)
     return np.divide(common, union, out=np.zeros(len(rows)), where=(width > 0) & (height > 0))
 
 

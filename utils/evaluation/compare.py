@@ -10,7 +10,7 @@ from utils.cli import UserError, read_text, resolve, shorten, typed_path
 from utils.data.annotations import Record
 from utils.evaluation.assignment import (Assignment, FlatDetections, FlatObjects, assign_voc,
                                          flatten_records)
-from utils.evaluation.detection_files import GROUND_TRUTH, image_sizes, read_detections
+from utils.evaluation.detection_files import GROUND_TRUTH, read_detections
 from utils.evaluation.voc_ap import class_results, mean_ap
 
 RESAMPLES = 1000
@@ -45,8 +45,7 @@ def compare_folders(folders: Sequence[str]) -> str:
         table = np.array(rows, np.float64).reshape(-1, 6)
         records.append(Record(resolve(name), table[:, :4].astype(np.float32),
                               table[:, 4].astype(np.int64), table[:, 5] > 0))
-    sizes = image_sizes(records)
-    first, second = (read_detections(path, records, class_names, sizes) for path in paths)
+    first, second = (read_detections(path, records, class_names) for path in paths)
     differences = compare(first, second, flatten_records(records), class_names, len(records))
     return (f"from {shorten(paths[0])} to {shorten(paths[1])}: AP at IoU 0.5 (area)\n"
             + format_differences(differences))

@@ -3,12 +3,13 @@
 Numbers are written in full, so that files that are read back give the same figures.
 """
 
+import contextlib
 import json
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -23,8 +24,6 @@ DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 # comp3 or comp4, an id of the participant perhaps, the split, the class.
 VOC_FILE = re.compile(r"comp\d(?:_[^_]+)?_det_[^_]+_(.+)\.txt")
 UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*%]')  # in file names, on one system or another
-
-Sizes = Sequence[tuple[int, int] | None]
 
 
 def image_names(records: Sequence[Record]) -> list[str]:
@@ -48,38 +47,27 @@ def image_ids(records: Sequence[Record]) -> list[int]:
     return numbers_of(names) or list(range(1, len(names) + 1))
 
 
-def image_sizes(records: Sequence[Record]) -> Sizes:
-    """Return (width, height) of each image, None where it is missing or unreadable."""
-    sizes = []
-    for record in records:
-        try:
-            sizes.append(image_size(record.path))
-        except UserError:
-            sizes.append(None)
-    return sizes
-
-
 def write_detections(folder: Path, detections: FlatDetections, records: Sequence[Record],
-                     class_names: Sequence[str], sizes: Sizes) -> None:
+                     class_names: Sequence[str]) -> None:
     """Write detections and their ground truth into a folder, for the tools of COCO and VOC.
 
     pycocotools takes detections.json, a list of results, and ground_truth.json, the objects and
     what the ids mean, as they are. A comp4/comp4_det_test_<class>.txt has lines of image, score,
-    and a box in VOC's pixels, which count from 1 and include the last one. `sizes` are those of
-    `image_sizes`. Raises UserError where a file cannot be written.
+    and a box in VOC's pixels, which count from 1 and include the last one. Raises UserError where
+    a file cannot be written.
     """
     ids, names = image_ids(records), image_names(records)
-    results = coco_results([ids[k] for k in detections.image.tolist()], detections.labels,
+    results = coco_results([ids[k] for k in detections.image], detections.labels,
                            detections.boxes, detections.scores, class_names)
     _write_text(folder / DETECTIONS, "[" + ",\n".join(map(json.dumps, results)) + "]\n")
-    _write_text(folder / GROUND_TRUTH, json.dumps(
-        coco_ground_truth(records, class_names, sizes), ensure_ascii=False))
+    _write_text(folder / GROUND_TRUTH, json.dumps(coco_ground_truth(records, class_names),
+                                                  ensure_ascii=False))
     (folder / "comp4").mkdir(exist_ok=True)
     pixels = detections.boxes.astype(np.float64) + (1, 1, 0, 0)
     for label, class_name in enumerate(class_names):
         rows = np.flatnonzero(detections.labels == label)
         lines = [f"{names[image]} {score!r} {' '.join(map(repr, box))}\n" for image, score, box in
-                 zip(detections.image[rows].tolist(), detections.scores[rows].tolist(),
+                 zip(detections.image[rows], detections.scores[rows].tolist(),
                      pixels[rows].tolist())]
         _write_text(folder / "comp4" / f"comp4_det_test_{_file_name(class_name)}.txt",
                     "".join(lines))
@@ -90,18 +78,19 @@ def _write_text(path, text):
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
-def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str], sizes: Sizes) -> dict:
+def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> dict[str, Any]:
     """Return records as the values of a COCO annotation file; difficult objects become crowds."""
-    images, classes, objects = image_ids(records), class_ids(class_names), flatten_records(records)
-    rows = zip(objects.image.tolist(), objects.labels.tolist(), boxes_xywh(objects.boxes).tolist(),
-               objects.area.tolist(), objects.difficult.tolist())
-    return {"info": {"description": "objects and ids of detections.json"},
-            "images": [{"id": number, "file_name": shorten(record.path),
-                        **(dict(zip(("width", "height"), size)) if size else {})}
-                       for number, record, size in zip(images, records, sizes)],
-            "categories": [{"id": number, "name": name}
-                           for number, name in zip(classes, class_names)],
-            "annotations": [{"id": k, "image_id": images[image], "category_id": classes[label],
+    ids, classes, objects = image_ids(records), class_ids(class_names), flatten_records(records)
+    rows = zip(objects.image, objects.labels, boxes_xywh(objects.boxes).tolist(),
+               objects.area.tolist(), objects.difficult)
+    images = []
+    for image_id, record in zip(ids, records):
+        images.append({"id": image_id, "file_name": shorten(record.path)})
+        with contextlib.suppress(UserError):  # scoring needs no images
+            images[-1]["width"], images[-1]["height"] = image_size(record.path)
+    return {"info": {"description": "objects and ids of detections.json"}, "images": images,
+            "categories": [{"id": k, "name": name} for k, name in zip(classes, class_names)],
+            "annotations": [{"id": k, "image_id": ids[image], "category_id": classes[label],
                              "bbox": box, "area": area, "iscrowd": int(crowd)}
                             for k, (image, label, box, area, crowd) in enumerate(rows, start=1)]}
 
@@ -121,12 +110,12 @@ class _Row(NamedTuple):
 
 
 def read_detections(path: str | Path, records: Sequence[Record], class_names: Sequence[str],
-                    sizes: Sizes, *, ids_path: str | Path = "") -> FlatDetections:
+                    *, ids_path: str | Path = "") -> FlatDetections:
     """Read detections of the records' images from COCO's JSON, or a folder of it or comp4 files.
 
     Ids in JSON are those of a COCO annotation file `ids_path`, of ground_truth.json beside it, or
-    of `image_ids` and `class_ids`; names do as well. Boxes outside their images, whose `sizes` are
-    given, are noted in a printed line. Raises UserError naming the row that cannot be right.
+    of `image_ids` and `class_ids`; names do as well. Raises UserError naming the row that
+    cannot be right.
     """
     path = typed_path(path)
     if (path / DETECTIONS).is_file():
@@ -154,7 +143,6 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
         raise UserError(f"{row.where}: score and box (two corners) must be finite, width and "
                         f"height not negative, got {row.numbers[:5]}; {bad.sum()} of {len(rows)} "
                         "rows are so.")
-    _note_boxes_outside(detections, rows, sizes)
     return detections
 
 
@@ -218,24 +206,20 @@ def _image_table(records):
 
 
 def _read_ids(path, images, classes):
-    """Return ({image id: index}, {class id: index}) of a COCO annotation file, by tables of names."""
+    """Return ({image id: index}, {class id: index}) of a COCO annotation file by its names."""
     try:
         values = json.loads(read_text(path, remedy="detections_ids must name a COCO file."))
-        image_table = {row["id"]: _index_of(row["file_name"], images) for row in values["images"]}
-        class_table = {row["id"]: _index_of(row["name"], classes) for row in values["categories"]}
+        files = {row["id"]: row["file_name"] for row in values["images"]}
+        names = {row["id"]: plain_name(row["name"]) for row in values["categories"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{shorten(path)}: not a COCO annotation file ({type(error).__name__}: "
                         f"{error!s:.60}).") from None
+    image_table = {number: images.get(name, images.get(Path(name).name))
+                   for number, name in files.items()}
     indices = [index for index in image_table.values() if index is not None]
     if len(set(indices)) < len(indices):
         raise UserError(f"{shorten(path)}: two images have the name of one image of the list.")
-    return image_table, class_table
-
-
-def _index_of(name, table):
-    """Return the index of a file or class name in a table, also by its last part; or None."""
-    keys = (name, plain_name(name), Path(name).name)
-    return next((table[key] for key in keys if key in table), None)
+    return image_table, {number: classes.get(name) for number, name in names.items()}
 
 
 def _look_up(keys, table, rows, kind):
@@ -250,15 +234,3 @@ def _look_up(keys, table, rows, kind):
             "are so.\nSet test_list to the list that was detected on, or detections_ids to the "
             "COCO annotation file whose ids these are.")
     return np.array(indices, np.int64)
-
-
-def _note_boxes_outside(detections, rows, sizes):
-    """Print a note on boxes that are not in pixels of their images."""
-    if len(rows) and detections.boxes.max() <= 2:
-        print("note: no box reaches beyond 2; boxes must be in pixels, not fractions of the image")
-    limits = np.reshape([size or (np.inf, np.inf) for size in sizes], (-1, 2))[detections.image]
-    low, high = detections.boxes[:, :2], detections.boxes[:, 2:]
-    outside = ((low >= limits) | (high > 1.1 * limits) | (high <= 0)).any(1)
-    if outside.any():
-        print(f"note: {outside.sum()} of {len(rows)} boxes lie outside their images or reach far "
-              f"out, first {rows[int(outside.argmax())].where}; JSON has [x, y, width, height]")

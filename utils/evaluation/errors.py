@@ -121,31 +121,18 @@ def cost_of_errors(errors: Errors, num_classes: int) -> tuple[float, dict[ErrorK
     return base, {kind: max(ap - base, 0.0) for kind, ap in costs.items()}
 
 
-class Confusion(NamedTuple):
-    """Which class was taken for which, at one confidence and IoU 0.5."""
+def confusion_matrix(detections: FlatDetections, objects: FlatObjects, num_classes: int,
+                     confidence: float) -> np.ndarray:
+    """Return (K + 1, K + 1) counts of true classes by detected ones, background last.
 
-    confidence: float
-    matrix: np.ndarray  # (K + 1, K + 1) counts, rows true and columns detected, background last
-    detections: FlatDetections  # the D detections that score more than the confidence
-    matched: np.ndarray  # (D,) rows of the objects that they took, or -1
-    true_labels: np.ndarray  # (D,) class of that object, K for background, -1 on difficult objects
-    not_found: np.ndarray  # (G,) bool, objects that count and were not taken
-
-
-def confuse(detections: FlatDetections, objects: FlatObjects, num_classes: int, confidence: float
-            ) -> Confusion:
-    """Return the Confusion of detections that score more than `confidence`.
-
-    Each, best first, takes the object still free that it overlaps most, whatever its class, at
-    IoU >= 0.5. Difficult objects count neither way.
+    Each detection that scores more than `confidence`, best first, takes the object still free that
+    it overlaps most, whatever its class, at IoU >= 0.5. Difficult objects count neither way.
     """
     kept = detections.take(detections.scores > confidence)
     one_class = (boxes._replace(labels=np.zeros_like(boxes.labels)) for boxes in (kept, objects))
     assignment = assign_coco(*one_class, FOREGROUND, max_detections=len(kept.scores) + 1)
-    true_labels = np.where(assignment.ignored, -1,
-                           np.append(objects.labels, num_classes)[assignment.matched])
-    counts, not_found = ~assignment.ignored, assignment.not_found
+    true_labels, counts = np.append(objects.labels, num_classes), ~assignment.ignored
     matrix = np.zeros((num_classes + 1, num_classes + 1), int)
-    np.add.at(matrix, (true_labels[counts], kept.labels[counts]), 1)
-    np.add.at(matrix, (objects.labels[not_found], num_classes), 1)
-    return Confusion(confidence, matrix, kept, assignment.matched, true_labels, not_found)
+    np.add.at(matrix, (true_labels[assignment.matched[counts]], kept.labels[counts]), 1)
+    np.add.at(matrix, (objects.labels[assignment.not_found], num_classes), 1)
+    return matrix

@@ -12,8 +12,8 @@ from utils.evaluation.assignment import (Assignment, FlatDetections, assign_voc,
                                          overlapping_pairs)
 from utils.evaluation.coco_ap import CocoResult, evaluate_coco
 from utils.evaluation.detection_files import image_ids
-from utils.evaluation.errors import (BACKGROUND, FOREGROUND, KINDS, Confusion, ErrorKind, Errors,
-                                     confuse, cost_of_errors, find_errors)
+from utils.evaluation.errors import (BACKGROUND, FOREGROUND, KINDS, ErrorKind, Errors,
+                                     confusion_matrix, cost_of_errors, find_errors)
 from utils.evaluation.voc_ap import (VOC_IOU, ClassResult, at_confidence, best_f1, class_results,
                                      mean_ap, pooled_result)
 
@@ -32,7 +32,8 @@ class Measurement(NamedTuple):
     errors: Errors
     ap50: float  # COCO's AP at IoU 0.5
     costs: dict[ErrorKind, float]  # by how much it would rise
-    confusion: Confusion  # above the confidence with the best F1 of all classes
+    confidence: float  # with the best F1 of all classes
+    confusion: np.ndarray  # (K + 1, K + 1) counts above it, true by detected, background last
 
 
 def measure(detections: FlatDetections, records: Sequence[Record], class_names: Sequence[str]
@@ -42,12 +43,13 @@ def measure(detections: FlatDetections, records: Sequence[Record], class_names: 
     assignment = assign_voc(detections, objects, VOC_IOU)
     pooled = pooled_result(assignment)
     errors, best = find_errors(detections, objects), best_f1(pooled)
+    confidence = best.confidence if best else 0.0
     id_rank = np.argsort(np.argsort(image_ids(records)))  # COCO's tools go by ids
     by_id = (boxes._replace(image=id_rank[boxes.image]) for boxes in (detections, objects))
     return Measurement(
         class_names, records, assignment, class_results(assignment, number), pooled,
-        evaluate_coco(*by_id, number), errors, *cost_of_errors(errors, number),
-        confuse(detections, objects, number, best.confidence if best else 0.0))
+        evaluate_coco(*by_id, number), errors, *cost_of_errors(errors, number), confidence,
+        confusion_matrix(detections, objects, number, confidence))
 
 
 def as_values(measurement: Measurement, confidence: float) -> dict[str, Any]:
@@ -75,9 +77,9 @@ def as_values(measurement: Measurement, confidence: float) -> dict[str, Any]:
                    "iou_background": BACKGROUND,
                    **{kind.name.lower(): {"count": len(measurement.errors.rows_of(kind)),
                                           "cost": measurement.costs[kind]} for kind in KINDS}},
-        "confusion": {"confidence": measurement.confusion.confidence, "iou": FOREGROUND,
+        "confusion": {"confidence": measurement.confidence, "iou": FOREGROUND,
                       "true_by_found": [*measurement.class_names, "background"],
-                      "matrix": measurement.confusion.matrix.tolist()}}
+                      "matrix": measurement.confusion.tolist()}}
     return json.loads(json.dumps(values), parse_constant=lambda nan: None)
 
 
@@ -126,12 +128,12 @@ def format_measurement(measurement: Measurement) -> str:
 def _explain(assignment):
     """Return what was compared where mAP is near 0."""
     detections, objects = assignment.detections, assignment.objects
-    same_class, any_class = (overlapping_pairs(detections, objects, any_class=flag)[2].max(initial=0)
-                             for flag in (False, True))
+    ious = [overlapping_pairs(detections, objects, any_class=any_class)[2].max(initial=0)
+            for any_class in (False, True)]
     return (f"mAP is near 0: {len(detections.scores)} detections of {assignment.counted.sum()} "
             f"objects, best score {detections.scores.max(initial=0):.3f}, best IoU "
-            f"{same_class:.3f} with an object of the class, {any_class:.3f} with any.\n  Low: train"
-            " longer, or is this another list? High with any: is the order of classes another one?")
+            f"{ious[0]:.3f} with an object of the class, {ious[1]:.3f} with any.\n  Where both "
+            "are low, train longer or check the list; where one is, the order of the classes.")
 
 
 def _number(value):

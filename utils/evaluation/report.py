@@ -1,24 +1,21 @@
 """The page of a measurement: its figures, its curves, and the images behind the errors."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from utils.cli import UserError
 from utils.data.samples import choose_window, draw_window
-from utils.evaluation.assignment import FlatDetections
 from utils.evaluation.errors import KINDS, ErrorKind
 from utils.evaluation.measurement import Measurement
 from utils.evaluation.voc_ap import f1_score
 from utils.image import load_image
 from utils.page import Section, image_uri, new_figure, write_page
 
-MAX_EXAMPLES, MAX_CELLS = 8, 25  # images of an error; cells of the confusion matrix with images
+MAX_EXAMPLES = 8  # images of a kind of error
 DETECTED, TRUE = range(2)  # of two colours: red and cyan, which nearly all eyes tell apart
 read_image = lru_cache(maxsize=8)(load_image)  # several examples may lie in one image
 
@@ -88,8 +85,8 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
                 "The costliest examples: cyan is true, red is detected.",
                 details=_error_examples(measurement)),
         Section("Confusion matrix", text="Row background: detected where nothing is. Column "
-                "background: objects not found.", images=[("", image_uri(plot_confusion(values)))],
-                details=_confusion_examples(measurement))])
+                "background: objects not found.",
+                images=[("", image_uri(plot_confusion(values)))])])
 
 
 def _summary_rows(values):
@@ -107,7 +104,7 @@ def _summary_rows(values):
 def _class_rows(values):
     """Return the table by class."""
     rows = [["class", "objects", "detections", "AP area", "AP 11pt", "AP50:95", "small", "medium",
-             "large", *["confidence", "F1", "precision", "recall"], "confidence", "best F1",
+             "large", "confidence", "F1", "precision", "recall", "confidence", "best F1",
              "precision", "recall"]]
     for name, row in values["classes"].items():
         *figures, at_confidence, best = row.values()
@@ -148,72 +145,37 @@ def _error_examples(measurement):
             pairs = [(row, errors.target[row]) for row in rows[:MAX_EXAMPLES]]
         heading = (f"{kind.name.capitalize()}: {len(rows)}, costing "
                    f"{measurement.costs[kind]:.4f}; {kind.value}")
-        sections.append(_gallery(measurement, heading, detections, pairs))
+        images = []
+        for pair in pairs:
+            try:
+                images.append(_draw_example(measurement, *pair))
+            except UserError:  # a report without this image still has all figures
+                continue
+        sections.append(Section(heading, images=images))
     return sections
 
 
-def _confusion_examples(measurement):
-    """Return Sections of images of the fullest cells of the confusion matrix, errors first.
+def _draw_example(measurement, row, target):
+    """Return (caption, data URI) of one of the detections and one of the objects, by rows, or -1.
 
-    False positives of the highest scores, true ones of the lowest, and the largest objects missed.
+    All ground truth in view is drawn; those two have a text. Raises UserError for a bad image.
     """
-    objects, confusion = measurement.assignment.objects, measurement.confusion
-    detections, names = confusion.detections, [*measurement.class_names, "background"]
-    cells = sorted(np.argwhere(confusion.matrix).tolist(), key=lambda cell: (
-        cell[0] == cell[1], -confusion.matrix[tuple(cell)]))
-    sections = []
-    for true, detected in cells[:MAX_CELLS]:
-        if detected == len(measurement.class_names):
-            rows = np.flatnonzero(confusion.not_found & (objects.labels == true))
-            rows = rows[np.argsort(-objects.area[rows], kind="stable")]
-            pairs = [(-1, row) for row in rows[:MAX_EXAMPLES]]
-        else:
-            rows = np.flatnonzero((confusion.true_labels == true) & (detections.labels == detected))
-            sign = 1 if true == detected else -1
-            rows = rows[np.argsort(sign * detections.scores[rows], kind="stable")]
-            pairs = [(row, confusion.matched[row]) for row in rows[:MAX_EXAMPLES]]
-        heading = f"True {names[true]}, detected {names[detected]}: {len(rows)}"
-        sections.append(_gallery(measurement, heading, detections, pairs))
-    return sections
-
-
-def _gallery(measurement: Measurement, heading: str, detections: FlatDetections,
-             pairs: Sequence[tuple[int, int]]) -> Section:
-    """Return a Section of thumbnails of (row of a detection, row of an object), either maybe -1."""
-    images = []
-    for row, target in pairs:
-        index = detections.image[row] if row >= 0 else measurement.assignment.objects.image[target]
-        path = measurement.records[index].path
-        try:
-            image = read_image(path)
-        except UserError:  # a report without this image still has all figures
-            continue
-        texts, thumbnail = _draw_example(measurement, image, detections, row, target)
-        images.append((f"{path.name}: {', '.join(texts)}", image_uri(thumbnail)))
-    return Section(heading, images=images)
-
-
-def _draw_example(measurement: Measurement, image: np.ndarray, detections: FlatDetections, row: int,
-                  target: int) -> tuple[list[str], Image.Image]:
-    """Return (texts, thumbnail) of a detection and an object, with ground truth in view.
-
-    For an object that was missed, the detections in view are drawn instead.
-    """
-    objects, names = measurement.assignment.objects, measurement.class_names
-    boxes, texts, colours = [], [], []
+    detections, objects = measurement.assignment.detections, measurement.assignment.objects
+    names, marked = measurement.class_names, []  # (box, colour, text)
     if target >= 0:
-        boxes, colours = [objects.boxes[target]], [TRUE]
-        texts = [f"true {names[objects.labels[target]]}"]
-        others, index = measurement.confusion.detections, objects.image[target]
+        marked.append((objects.boxes[target], TRUE, f"true {names[objects.labels[target]]}"))
     if row >= 0:
-        boxes, colours = [*boxes, detections.boxes[row]], [*colours, DETECTED]
-        texts.append(f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}")
-        others, index = objects, detections.image[row]
-    context = others.boxes[others.image == index]
+        text = f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}"
+        marked.append((detections.boxes[row], DETECTED, text))
+    boxes, colours, texts = zip(*marked)
+    index = detections.image[row] if row >= 0 else objects.image[target]
+    path, context = measurement.records[index].path, objects.boxes[objects.image == index]
+    image = read_image(path)
     height, width = image.shape[:2]
     extent = np.concatenate([np.min(boxes, 0)[:2], np.max(boxes, 0)[2:]])
     extent = extent.clip(0, (width, height, width, height))
-    window = choose_window(extent[None], width, height, zoom=2.2)
-    colours = [TRUE if row >= 0 else DETECTED] * len(context) + colours
-    return texts, draw_window(image, window, np.concatenate([context, boxes]), colours,
-                              [""] * len(context) + texts, 2, side=256)
+    thumbnail = draw_window(
+        image, choose_window(extent[None], width, height, zoom=2.2),
+        np.concatenate([context, boxes]), [TRUE] * len(context) + [*colours],
+        [""] * len(context) + [*texts], 2, side=256)
+    return f"{path.name}: {', '.join(texts)}", image_uri(thumbnail)

@@ -1,178 +1,127 @@
 """Images, folders, videos and cameras as one stream of frames."""
 
-import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import url2pathname
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from utils.ahead import ahead
 from utils.cli import UserError, check_file, typed_path
-from utils.image import DECODE_ERRORS, IMAGE_SUFFIXES
+from utils.image import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv",
-                  ".ts", ".mts", ".m2ts", ".3gp", ".ogv")
-AHEAD = 4  # frames read before they are needed
-RATE = 25.0  # frames a second where the source does not say
-# OpenCV's FFmpeg writes faults of a video to the screen, without its name.
+                  ".ts", ".mts", ".m2ts", ".3gp")
+DEFAULT_RATE = 25.0  # frames a second where the video does not say
+
+# A bad video gets one line of ours, not a page of OpenCV's and FFmpeg's.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 class Source(NamedTuple):
     """An image, a video or a camera."""
 
-    path: Path | int  # a camera's number
-    place: Path  # below the folder of outputs: sub-folders and the whole name of the file
+    path: Path | int  # the number of a camera
+    name: str  # of its outputs, below their folder: sub-folders and the whole file name
     is_video: bool = False
 
 
 class Frame(NamedTuple):
-    """An image to look at, alone or of a video."""
+    """An image, or one frame of a video."""
 
     source: Source
-    image: np.ndarray | None  # (H, W, 3) uint8 RGB; None: lies in the file
+    image: np.ndarray | None = None  # (H, W, 3) uint8 RGB; None: still in its file
     number: int | None = None  # in its video, from 0
-    rate: float = RATE  # frames a second
+    rate: float = DEFAULT_RATE  # frames a second
 
 
-# Called with what failed (a Source, or a name that none was found for), and why.
-Failed = Callable[[Source | str, UserError], object]
+class SourceFinder:
+    """Finds images, videos and cameras by what a user names, outside the folder of outputs.
 
-
-class Finder:
-    """Finds what is named, and gives each file a place of its own below the folder of outputs.
-
-    `failed` hears of what cannot be looked at.
+    Each file gets a name of its own for its outputs: of two files `a.jpg` in different folders
+    the second is `a.jpg.2`.
     """
 
-    def __init__(self, output: Path, failed: Failed):
-        self.output, self.failed = output.resolve(), failed
-        self.places = {}  # place, whatever its letters' case -> path
+    def __init__(self, output_folder: Path):
+        self.output_folder = output_folder.resolve()
+        self._paths: dict[str, Path] = {}  # by name in lower case
 
-    def find(self, name: str | Path) -> list[Source]:
-        """Return a file, all images and videos in a folder and below, or a camera by its number."""
-        try:
-            if str(name).isdecimal() and not os.path.lexists(name):
-                return [Source(int(name), Path(f"camera{int(name)}"), True)]
-            path = typed_path(name)
-            if path.resolve() == self.output:
-                raise UserError(f"{path}: drawings would be taken for images; choose another "
-                                "dir_save_path.")
-            if path.is_dir():
-                return self._walk(path)
-            if self.output in path.resolve().parents:
-                raise UserError(f"{path}: lies among the drawings; choose another dir_save_path.")
-            return [self._source(path, Path(path.name))]
-        except (UserError, OSError, RuntimeError) as error:  # a circle of links
-            self.failed(str(name), error if isinstance(error, UserError) else
-                        UserError(f"{name}: {error}; check the path."))
-            return []
+    def find(self, text: str) -> list[Source]:
+        """Return the source that a text names, or all images and videos in and below a folder.
 
-    def _walk(self, top):
-        """Return the images and videos below a folder, without the folder of outputs."""
-        def unreadable(error):
-            self.failed(error.filename, UserError(f"{error.filename}: {error.strerror}."))
+        The text is a path, as terminals and file managers paste them, or the number of a camera.
+        Raises UserError where there is no such file or folder.
+        """
+        if text.isdecimal() and not os.path.lexists(text):
+            return [Source(int(text), f"camera{text}", is_video=True)]
+        path = _pasted_path(text)
+        if self.output_folder in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"{path}: lies in the folder of the outputs; choose another "
+                            "dir_save_path.")
+        if not path.is_dir():
+            return [self._source(path, path.name)]
+        sources = []
+        for folder, subfolders, files in os.walk(path):
+            subfolders[:] = sorted(name for name in subfolders
+                                   if Path(folder, name).resolve() != self.output_folder)
+            for file in (Path(folder, name) for name in sorted(files)):
+                if file.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
+                    sources.append(self._source(file, file.relative_to(path).as_posix()))
+        return sources
 
-        found = []
-        for folder, folders, files in os.walk(top, onerror=unreadable):
-            folders[:] = sorted(name for name in folders
-                                if Path(folder, name).resolve() != self.output)
-            found += [Path(folder, name) for name in sorted(files) if
-                      Path(name).suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".gif")]
-        return [self._source(path, path.relative_to(top)) for path in found]
-
-    def _source(self, path, place):
-        wanted, count = place, 1
-        while self.places.setdefault(str(place).casefold(), path) != path:
+    def _source(self, path, name):
+        unique, count = name, 1
+        while self._paths.setdefault(unique.lower(), path) != path:
             count += 1
-            place = wanted.with_name(f"{wanted.name}.{count}")
-        return Source(path, place, path.suffix.lower() in VIDEO_SUFFIXES or _is_animated(path))
+            unique = f"{name}.{count}"
+        return Source(path, unique, path.suffix.lower() in VIDEO_SUFFIXES)
 
 
-def _is_animated(path):
-    """Tell whether a file is a GIF of several images."""
-    if path.suffix.lower() != ".gif" or not path.is_file():
-        return False
-    try:
-        with Image.open(path) as image:
-            return getattr(image, "is_animated", False)
-    except DECODE_ERRORS:
-        return False
+def _pasted_path(text):
+    """Return the path in a text; the plain reading comes first."""
+    plain = re.sub(r"^(['\"])(.*)\1$", r"\2", text.strip())
+    if plain.startswith("file://"):
+        plain = url2pathname(plain.removeprefix("file://"))
+    readings = (text, plain, re.sub(r"\\(.)", r"\1", plain))
+    return typed_path(next((path for path in readings if os.path.lexists(path)), plain))
 
 
-def read_frames(sources: Iterable[Source], failed: Failed) -> Iterator[Frame]:
-    """Yield the frames of all sources in order; `failed` hears of videos that cannot be read.
+def read_frames(sources: Iterable[Source], report: Callable[[str, UserError], object]
+                ) -> Iterator[Frame]:
+    """Yield the frames of all sources in order; images are left in their files.
 
-    Those of videos are read ahead in a thread; images are left to `SSD.detect_stream`.
+    `report` is called with the name of each video that cannot be read, and why.
     """
     for source in sources:
-        if source.is_video:
-            yield from _video_frames(source, failed)
-        else:
-            yield Frame(source, None)
+        if not source.is_video:
+            yield Frame(source)
+            continue
+        try:
+            yield from _read_video(source)
+        except UserError as error:
+            report(source.name, error)
 
 
-def _video_frames(source, failed):
-    """Yield the frames of a video or camera; say where it ends before its time."""
+def _read_video(source):
+    """Yield the frames of a video or camera; UserError at the end where some are missing."""
     is_file = isinstance(source.path, Path)
-    name = source.path if is_file else f"camera {source.path}"
+    video = cv2.VideoCapture(str(check_file(source.path)) if is_file else source.path)
     try:
-        video = _open(source, name)
-    except UserError as error:
-        failed(source, error)
-        return
-    count, rate = (video.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
-    rate = rate if math.isfinite(rate) and 0 < rate <= 1000 else RATE
-    try:
-        with ThreadPoolExecutor(1) as reader:
-            images = ahead(reader, lambda _: _next_image(video), repeat(None), AHEAD * is_file)
-            for number, image in enumerate(images):
-                if image is None:
-                    break
-                yield Frame(source, image, number, rate)
+        if not is_file and not video.isOpened():
+            raise UserError(f"camera {source.path}: there is no such camera here.")
+        count, rate = (video.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
+        rate = rate if 0 < rate <= 1000 else DEFAULT_RATE
+        number = 0
+        while (frame := video.read())[0]:
+            yield Frame(source, cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB), number, rate)
+            number += 1
     finally:
         video.release()
-    if not number:
-        failed(source, UserError(f"{name}: no frame in it can be read."))
-    elif is_file and number < 0.99 * count - 2:  # some containers only estimate their number
-        failed(source, UserError(f"{name}: ends after {number} of {count:.0f} frames; the file is "
-                                 "damaged or cut short."))
-
-
-def _open(source, name):
-    """Return a cv2.VideoCapture; UserError where there is nothing to capture."""
-    is_file = isinstance(source.path, Path)
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        video = cv2.VideoCapture(video_name(check_file(source.path)) if is_file else source.path)
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    if video.isOpened():
-        return video
-    empty = is_file and not source.path.stat().st_size
-    raise UserError(f"{name}: " + ("an empty file." if empty else
-                                   "no video that can be read; the file is damaged or of another "
-                                   "kind." if is_file else "there is no such camera here."))
-
-
-def video_name(path: Path) -> str:
-    """Return a path as OpenCV takes it for videos; UserError for what would crash it."""
-    try:
-        str(path).encode()
-    except UnicodeError:
-        raise UserError(f"{path}: the name is not UTF-8, which OpenCV needs of videos; rename "
-                        "it.") from None
-    return str(path)
-
-
-def _next_image(video):
-    """Return the next frame as (H, W, 3) RGB, None at the end."""
-    read, image = video.read()
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if read else None
+    # Some containers only estimate their number of frames.
+    if is_file and number < max(1, 0.99 * count - 2):
+        raise UserError(f"{source.path}: only {number} frames can be read; the file is damaged, "
+                        "cut short or no video.")

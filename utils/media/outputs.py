@@ -1,192 +1,200 @@
-"""What was found, as files: drawn images and videos, crops, JSON, CSV."""
+"""Detections as files: drawn images and videos, crops, JSON, CSV; and a summary of all."""
 
 import csv
 import json
+import os
 import re
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
-from utils.cli import UserError, make_folder, writing
-from utils.coco_ids import class_ids, numbers_of
-from utils.detections import Detections
+from utils.cli import UserError, describe_error, make_folder, shorten, writing
+from utils.coco_ids import coco_results, numbers_of
+from utils.detections import COLUMNS, Detections
+from utils.distributed import gather, rank, world_size
 from utils.draw import draw_detections
 from utils.image import image_size
-from utils.media.frames import Failed, Frame, video_name
+from utils.media.frames import Frame, Source
 
-QUALITY = 95  # of JPEG files
-MAX_JPEG = 65_500  # pixels a side that OpenCV writes
-COLUMNS = ("image", "frame", "class", "label", "score", "x1", "y1", "x2", "y2")
+JPEG_QUALITY = 95
 ImageFormat = Literal["jpg", "png"]
+HAS_DISPLAY = sys.platform in ("win32", "darwin") or bool(
+    os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 class Outputs:
-    """Writes the files of frames that come in order, under the whole name of the original.
+    """Writes the files of frames that come in order, named after the whole name of the original.
 
-    Of a.jpg: a.jpg.jpg (drawn), a.jpg.json, crops/a.jpg_1_cat_0.98.jpg; of a video a.avi:
-    a.avi.mp4 in its rate, a.avi.json. Of a camera, frames are repeated to last as long as they did.
-    `failed` hears, once of each source, of what could not be written. `add` is for one thread.
+    For a.jpg: a.jpg.jpg (drawn), a.jpg.json, crops/a.jpg_1_cat_0.98.jpg; for a video clip.avi:
+    clip.avi.mp4, clip.avi.json, which `close` completes.
+
+    Attributes:
+        results: {name of the image or video: (frame number or None, Detections) of each frame}.
+        counts: objects of each class.
+        failures: {name: what went wrong}; that costs one line, and the rest goes on.
     """
 
-    def __init__(self, folder: Path, failed: Failed, *, draw: bool = True, crop: bool = False,
+    def __init__(self, folder: Path, *, draw: bool = True, crop: bool = False,
                  save_json: bool = False, save_csv: bool = False,
                  image_format: ImageFormat = "jpg"):
-        self.folder, self.failed = folder, failed
-        self.draw, self.crop, self.save_json = draw, crop, save_json
-        self.save_csv, self.image_format = save_csv, image_format
-        # Kept where they are to be written: a camera may run for days.
-        self.rows = []  # {COLUMNS} of each object; "frame" is None outside videos
-        self.images = {}  # keys: names of all images but those of videos, with objects or without
-        self.video = self.writer = None  # the Source that is being written
-        self.frames = []  # of the video, for its JSON
+        self.folder, self.draw, self.crop = folder, draw, crop
+        self.save_json, self.save_csv, self.image_format = save_json, save_csv, image_format
+        self.results: dict[str, list[tuple[int | None, Detections]]] = {}
+        self.counts: Counter[str] = Counter()
+        self.failures: dict[str, str] = {}
+        self._video, self._writer = None, None  # Source and cv2.VideoWriter of the current video
 
-    def add(self, frame: Frame, found: Detections) -> np.ndarray | None:
-        """Draw and write; return the drawn image, (H, W, 3) uint8 RGB.
+    def report(self, name: str, error: UserError) -> None:
+        """Print what cannot be read or written, once for each source."""
+        if name not in self.failures:
+            self.failures[name] = str(error)
+            tqdm.write(describe_error(error))
 
-        None where the frame has no image; then only tables are written.
-        """
-        drawn = None if frame.image is None else np.asarray(
-            draw_detections(frame.image, found, found.class_names))
+    def write(self, frame: Frame, detections: Detections) -> np.ndarray | None:
+        """Write the files of a frame; return it drawn, (H, W, 3) uint8 RGB, if it has its image."""
+        name, drawn = frame.source.name, None
+        if frame.image is not None:
+            drawn = np.asarray(draw_detections(frame.image, detections, detections.class_names))
+        self.counts.update(detections.names)
+        if not frame.number:  # an image, or the start of a video
+            self.results[name] = []
+        if self.save_json or self.save_csv:  # a camera may run for days
+            self.results[name].append((frame.number, detections))
         try:
-            if self.video not in (None, frame.source):
-                self._end_video()
-            self._write(frame, found, drawn)
+            if self.crop:
+                self._write_crops(frame, detections)
+            if frame.number is not None:
+                self._write_to_video(frame, drawn)
+                return drawn
+            if self.draw:
+                self.write_image(name, drawn)
+            if self.save_json:
+                width, height = image_size(frame.source.path)
+                write_json(self.folder / f"{name}.json", {
+                    "image": str(frame.source.path), "width": width, "height": height,
+                    "objects": detections.rows()})
         except UserError as error:
-            self.failed(frame.source, error)
+            self.report(name, error)
         return drawn
 
-    def _end_video(self):
-        """Close the video before this source; what fails there is not this one's."""
-        video = self.video
-        try:
-            self.close()
-        except UserError as error:
-            self.failed(video, error)
-
-    def _write(self, frame, found, drawn):
-        objects, name = found.rows(), frame.source.place.as_posix()
-        if name in self.images:  # typed once more
-            self.rows = [row for row in self.rows if row["image"] != name]
-        if self.save_json or self.save_csv:
-            self.rows += [{"image": name, "frame": frame.number, **row} for row in objects]
-        path = self.folder / frame.source.place
+    def write_image(self, name: str, image: np.ndarray) -> None:
+        """Write (H, W, 3) uint8 RGB below the folder, the format added to its name."""
+        path = self.folder / f"{name}.{self.image_format}"
+        encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
+                                     [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        if not encoded:  # JPEG holds 65,500 pixels a side
+            raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels are too many; "
+                            'choose image_format "png".')
         make_folder(path.parent)
-        if self.crop:
-            self._write_crops(frame, found)
-        if frame.number is not None:
-            if self.save_json:
-                self.frames.append({"frame": frame.number, "objects": objects})
-            self._add_to_video(frame, drawn)
-            return
-        self.images[name] = None
-        if self.save_json:
-            width, height = (image_size(frame.source.path) if frame.image is None else
-                             frame.image.shape[1::-1])
-            write_json(f"{path}.json", {"image": str(frame.source.path), "width": width,
-                                        "height": height, "objects": objects})
-        if self.draw:
-            write_image(f"{path}.{self.image_format}", drawn)
+        with writing(path) as part:
+            part.write_bytes(data)
 
-    def _write_crops(self, frame, found):
-        """Write a file an object, named by image, class and score."""
+    def _write_crops(self, frame, detections):
+        """Write a file for each object, named by image, class and score."""
         height, width = frame.image.shape[:2]
-        place = frame.source.place
         mark = "" if frame.number is None else f"_{frame.number:06}"
-        folder = make_folder(self.folder / "crops" / place.parent)
-        for number, (box, row) in enumerate(zip(found.boxes, found.rows()), start=1):
+        for number, (box, label, score) in enumerate(
+                zip(detections.boxes, detections.names, detections.scores), start=1):
             x1, y1 = np.floor(box[:2]).clip(0, (width - 1, height - 1)).astype(int)
             x2, y2 = np.ceil(box[2:]).clip((x1 + 1, y1 + 1), (width, height)).astype(int)
-            name = re.sub(r"[^\w -]", "_", row["class"])
-            write_image(folder / f"{place.name}{mark}_{number}_{name}_{row['score']:.2f}"
-                        f".{self.image_format}", frame.image[y1:y2, x1:x2])
+            label = re.sub(r"[^\w -]", "_", label)
+            self.write_image(f"crops/{frame.source.name}{mark}_{number}_{label}_{score:.2f}",
+                             frame.image[y1:y2, x1:x2])
 
-    def _add_to_video(self, frame, drawn):
-        """Append a frame to the video; open it with the first one, which gives its size."""
-        if self.video is None:
-            self.video, self.written, self.start = frame.source, 0, time.monotonic()
+    def _write_to_video(self, frame, drawn):
+        if self._video != frame.source:
+            self.close()
+            self._video, self._start, self._written = frame.source, time.monotonic(), 0
             if self.draw:
-                self.size = drawn.shape[1::-1]
-                self.target = Path(f"{self.folder / frame.source.place}.mp4")
-                self.writer = cv2.VideoWriter(
-                    video_name(self.target), cv2.VideoWriter_fourcc(*"mp4v"), frame.rate, self.size)
-                if not self.writer.isOpened():
-                    self.writer = None
-                    raise UserError(f"{self.target}: cannot be written.")
-        if self.writer:
-            if drawn.shape[1::-1] != self.size:
-                drawn = cv2.resize(drawn, self.size, interpolation=cv2.INTER_AREA)
-            aim = self.written + 1
+                path = self.folder / f"{frame.source.name}.mp4"
+                make_folder(path.parent)
+                self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"),
+                                               frame.rate, drawn.shape[1::-1])
+                if not self._writer.isOpened():
+                    raise UserError(f"{path}: cannot be written.")
+        if self._writer:
+            end = self._written + 1
             if isinstance(frame.source.path, int):  # a camera does not wait for the detector
-                aim = max(aim, round((time.monotonic() - self.start) * frame.rate))
-            while self.written < aim:
-                self.writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-                self.written += 1
+                end = max(end, round((time.monotonic() - self._start) * frame.rate))
+            for _ in range(self._written, end):
+                self._writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+            self._written = end
 
     def close(self) -> None:
-        """End the video that is being written, so that it can be played, and write its JSON."""
-        video, writer, frames = self.video, self.writer, self.frames
-        self.video, self.writer, self.frames = None, None, []
+        """Complete the current video, so that it can be played, and its JSON."""
+        video, writer = self._video, self._writer
+        self._video, self._writer = None, None
         if writer:
             writer.release()
-            self._check_video(video, self.written)
         if video and self.save_json:
-            write_json(f"{self.folder / video.place}.json",
+            frames = [{"frame": number, "objects": detections.rows()}
+                      for number, detections in self.results[video.name]]
+            write_json(self.folder / f"{video.name}.json",
                        {"video": str(video.path), "frames": frames})
 
-    def _check_video(self, video, count):
-        """Say where the file lacks frames: OpenCV does not tell of a full disk."""
-        written = cv2.VideoCapture(str(self.target)).get(cv2.CAP_PROP_FRAME_COUNT)
-        if written < count:
-            self.failed(video, UserError(f"{self.target}: only {written:.0f} of {count} frames "
-                                         "could be written; is the disk full?"))
+    def write_tables(self, class_names: Sequence[str]) -> None:
+        """Gather what all processes detected; write coco_results.json and detections.csv of it.
+
+        COCO's tools know an image by its number where all file names are numbers, else by its
+        name; a frame by name/frame.
+        """
+        if world_size() > 1:
+            results, counts, failures = zip(*gather((self.results, self.counts, self.failures)))
+            self.results = dict(sorted(item for part in results for item in part.items()))
+            self.counts = sum(counts, Counter())
+            self.failures = {name: text for part in failures for name, text in part.items()}
+        frames = [(name, number, detections) for name, frames in self.results.items()
+                  for number, detections in frames]
+        if rank() == 0 and self.save_json:
+            numbers = numbers_of([Path(name).stem for name in self.results])
+            ids = dict(zip(self.results, numbers or self.results))
+            write_json(self.folder / "coco_results.json", [
+                row for name, number, (boxes, scores, labels) in frames for row in coco_results(
+                    [ids[name] if number is None else f"{name}/{number}"] * len(boxes),
+                    labels, boxes, scores, class_names, decimals=2)])
+        if rank() == 0 and self.save_csv:
+            with writing(self.folder / "detections.csv") as part, open(
+                    part, "w", encoding="utf-8", newline="") as file:
+                table = csv.DictWriter(file, ("image", "frame", *COLUMNS))
+                table.writeheader()
+                table.writerows({"image": name, "frame": number, **row}
+                                for name, number, detections in frames
+                                for row in detections.rows())
+
+    def sum_up(self, sources: Sequence[Source], *, count: bool) -> None:
+        """Print what was done; UserError where something failed or there was nothing to do."""
+        names = {source.name for source in sources}
+        total = len(names | self.failures.keys())
+        if not total:
+            raise UserError("no images or videos there; name some, or set dir_origin_path.")
+        print(f"{len(names - self.failures.keys())} of {total} files done; see "
+              f"{shorten(self.folder)}")
+        if count:
+            print("in all: " + ", ".join(f"{name} {n}" for name, n in self.counts.most_common()))
+        if self.failures:
+            raise UserError(f"{len(self.failures)} of {total} failed: "
+                            f"{', '.join(list(self.failures)[:20])}")
 
 
-def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB by the suffix of the path; UserError where it cannot be."""
-    path = Path(path)
-    is_jpeg = path.suffix == ".jpg"
-    if is_jpeg and max(image.shape) > MAX_JPEG:
-        raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels are too many for a JPEG "
-                        'file; choose image_format "png".')
-    data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-                        [cv2.IMWRITE_JPEG_QUALITY, QUALITY] * is_jpeg)[1]
-    with writing(path) as part:
-        part.write_bytes(data)
+def show_frame(frame: Frame, drawn: np.ndarray) -> bool:
+    """Show a drawn image, or a frame in the window of its video; False once that is closed."""
+    if frame.number is None:
+        Image.fromarray(drawn).show()
+        return True
+    cv2.imshow(frame.source.name, drawn[..., ::-1])
+    return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
 
 
-def write_json(path: str | Path, values: Any) -> None:
+def write_json(path: Path, values: Any) -> None:
     """Write plain values as JSON; UserError where the file cannot be written."""
-    # Of file names that are not UTF-8 bytes are left over, which JSON writes with a backslash too.
-    text = json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    with writing(Path(path)) as part:
-        part.write_bytes(text)
-
-
-def write_csv(path: Path, rows: Iterable[dict]) -> None:
-    """Write the rows of `Outputs` as a table."""
-    with writing(path) as part, open(part, "w", encoding="utf-8", errors="backslashreplace",
-                                     newline="") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
-
-
-def coco_results(rows: Iterable[dict], images: Sequence[str], class_names: Sequence[str]
-                 ) -> list[dict]:
-    """Return the rows of `Outputs` in COCO's form for results, its ids as in utils/coco_ids.py.
-
-    `images` are the names of all images, those without objects too. They are known by the numbers
-    that they are called where all are, as COCO's are, else by their names, and in videos by
-    name/frame.
-    """
-    classes = class_ids(class_names)
-    numbers = dict(zip(images, numbers_of([Path(name).stem for name in images]) or images))
-    return [{"image_id": (numbers[row["image"]] if row["frame"] is None
-                          else f"{row['image']}/{row['frame']}"),
-             "category_id": classes[row["label"]],
-             "bbox": [row["x1"], row["y1"], round(row["x2"] - row["x1"], 2),
-                      round(row["y2"] - row["y1"], 2)], "score": row["score"]} for row in rows]
+    make_folder(path.parent)
+    with writing(path) as part:
+        part.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")

@@ -25,8 +25,8 @@ from utils.data.loader import Batch, Loader
 from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
 from utils.training.logging import Board, describe_duration, plot_history, write_history
 
-COUNTERS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "history", "best_map",
-            "best_epoch")
+PROGRESS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "learning_rate", "history",
+            "best_map", "best_epoch")
 
 
 class Run:
@@ -36,6 +36,7 @@ class Run:
         epoch: finished epochs, their measurement included.
         step_in_epoch, step: optimizer steps done in the epoch under way, and in all.
         seconds, sums: of the epoch under way: training time, and what its steps returned.
+        learning_rate: of the last step.
         history: a dict an epoch.
         best_map, best_epoch: of best.pth; None before.
 
@@ -59,10 +60,9 @@ class Run:
             for name, records in lists.items()}
         check_same_on_all_ranks(self.basis)
         self.epoch = self.step_in_epoch = self.step = 0
-        self.seconds, self.sums, self.history = 0.0, {}, []
+        self.seconds, self.sums, self.learning_rate, self.history = 0.0, {}, 0.0, []
         self.best_map = self.best_epoch = None
         self.saved = None  # (epoch, step_in_epoch) of last.pth
-        self._board = None
 
     def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
         """Yield the batches of each step that the epoch under way still has, with a progress bar."""
@@ -87,6 +87,7 @@ class Run:
         """Count an optimizer step that returned these sums."""
         self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def end_epoch(self, measure: Callable[[], float | None] | None) -> dict[str, Any]:
         """Measure and record an epoch that was trained and saved; choose best.pth.
@@ -102,7 +103,7 @@ class Run:
                             "is learnt; leave anchors_size and aspect_ratios () for the paper's "
                             "priors, or take those that voc_annotation.py suggests.")
         val_map = measure() if measure else None
-        row = {"epoch": self.epoch + 1, "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
         row |= {name: sums[name] / self.step_in_epoch for name in ("loss", "loc", "conf")}
         row |= {"positives": round(sums["positives"] / sums["images"], 2),
                 "train_seconds": round(self.seconds, 1), "val_map": val_map,
@@ -121,12 +122,6 @@ class Run:
             self.board.add(row)
         return row
 
-    @property
-    def board(self) -> Board:
-        """TensorBoard's files of this run."""
-        self._board = self._board or Board(self.folder, first_epoch=self.epoch)
-        return self._board
-
     def show(self, samples: Image.Image | None) -> None:
         """Write samples.jpg, and the same for TensorBoard."""
         if samples is not None and rank() == 0:
@@ -136,12 +131,9 @@ class Run:
 
     def save(self) -> None:
         """Write last.pth, with everything that the run needs to go on exactly from here."""
-        generators = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            generators["cuda"] = torch.cuda.get_rng_state()
-        self._write("last.pth", run={name: getattr(self, name) for name in COUNTERS} | {
+        self._write("last.pth", run={name: getattr(self, name) for name in PROGRESS} | {
             "basis": self.basis, "optimizer": self.optimizer.state_dict()["state"],
-            "scaler": self.scaler.state_dict(), "generators": generators})
+            "scaler": self.scaler.state_dict(), "generator": torch.get_rng_state()})
         self.saved = self.epoch, self.step_in_epoch
 
     def _write(self, name, run=None):
@@ -165,18 +157,18 @@ class Run:
             raise UserError(f"{path}: since the run began these have changed: {', '.join(changes)}; "
                             "put them back, or begin a new run from its weights: --model_path "
                             f"{path}")
-        for name in COUNTERS:
+        for name in PROGRESS:
             setattr(self, name, state[name])
         self.optimizer.load_state_dict({"state": state["optimizer"],
                                         "param_groups": self.optimizer.state_dict()["param_groups"]})
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["generators"]["cpu"])
-        if torch.cuda.is_available() and "cuda" in state["generators"]:
-            torch.cuda.set_rng_state(state["generators"]["cuda"])
+        torch.set_rng_state(state["generator"])
         self.saved = self.epoch, self.step_in_epoch
 
     def __enter__(self) -> "Run":
+        if rank() == 0:
+            self.board = Board(self.folder, first_epoch=self.epoch + 1)
         return self
 
     def __exit__(self, kind, error, trace) -> None:

@@ -1,0 +1,1 @@
+from conftest_training import data, flags  # noqa: F401 (fixtures)

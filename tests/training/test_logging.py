@@ -1,0 +1,62 @@
+"""What a run shows: its history, curves, lines, and when early stopping ends it."""
+
+import csv
+
+import pytest
+from PIL import Image
+
+from utils.training.logging import (Board, describe_end, describe_epoch, has_stalled, plot_history,
+                                    write_history)
+
+
+def rows_of(maps):
+    return [{"epoch": k, "loss": 10 / k, "loc": 3 / k, "conf": 7 / k, "learning_rate": 1e-3,
+             "val_map": value, "train_seconds": 60.0, "eval_seconds": 1.5}
+            for k, value in enumerate(maps, start=1)]
+
+
+def test_the_history_file_holds_every_row(tmp_path):
+    rows = rows_of([0.1, None, 0.3])
+    write_history(rows, tmp_path)
+    with open(tmp_path / "history.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [
+            {name: "" if value is None else str(value) for name, value in row.items()}
+            for row in rows]
+
+
+@pytest.mark.parametrize("maps, pictures", [([None], ["loss.png"]), ([0.5], ["loss.png", "map.png"]),
+                                            ([k / 40 for k in range(30)], ["loss.png", "map.png"])])
+def test_curves_are_drawn(tmp_path, maps, pictures):
+    plot_history(rows_of(maps), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == pictures
+    for name in pictures:
+        assert min(Image.open(tmp_path / name).size) > 300
+
+
+@pytest.mark.parametrize("maps, patience, stalled", [
+    ([0.1, 0.3, 0.2, 0.3], 2, True), ([0.1, 0.3, 0.2, 0.31], 2, False), ([0.3, 0.2], 2, False),
+    ([0.3, None, 0.2, None, 0.1], 2, True), ([0.3, 0.2, 0.1], 0, False), ([], 1, False)])
+def test_early_stopping_counts_measurements_that_beat_no_earlier_one(maps, patience, stalled):
+    assert has_stalled(rows_of(maps), patience) is stalled
+
+
+def test_lines_for_the_user(tmp_path):
+    row, = rows_of([0.25])
+    assert describe_epoch(row, 9, 0.5) == (
+        "epoch 1/9: loss 10.000 (loc 3.000, conf 7.000), val mAP@0.5 0.250, best 0.500, 62 s")
+    text = describe_end(tmp_path, rows_of([0.1] * 61), 7)
+    assert "61 epochs in 1:02:32, 0:01:32 of it for val mAP; the best is epoch 7" in text
+    assert f"python get_map.py --model_path {tmp_path / 'best.pth'}" in text
+
+
+def test_tensorboard_hides_what_an_interrupted_run_wrote_twice(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    rows = rows_of([0.1, 0.2, 0.3])
+    for first, last in ((1, 3), (2, 3)):  # stopped after epoch 3 and resumed from epoch 1
+        board = Board(tmp_path, first_epoch=first)
+        for row in rows[first - 1:last]:
+            board.add(row | {"loss": row["loss"] + first})
+        board.writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, round(e.value, 3)) for e in events.Scalars("loss")] == [
+        (1, 11.0), (2, 7.0), (3, 5.333)]
