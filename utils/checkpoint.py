@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from utils.cli import UserError, check_file, first_line, resolve, shorten, writi
 from utils.multibox.spec import SSDSpec
 
 FORMAT = "ssd-checkpoint-1"
-UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]")
 COUNTER = "num_batches_tracked"  # of batch norm; nothing that is computed depends on it
 
 

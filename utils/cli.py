@@ -113,7 +113,7 @@ def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None
     UserError for a value of another type, none of its choices, not finite, or out of limits.
     """
     for name, hint in get_type_hints(type(settings)).items():
-        value, kinds, limit = getattr(settings, name), get_args(hint), (limits or {}).get(name)
+        value, kinds = getattr(settings, name), get_args(hint)
         if get_origin(hint) is Literal:
             if value not in kinds:
                 choices = ", ".join(map(repr, kinds))
@@ -123,20 +123,19 @@ def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None
                 example = type(settings).__dataclass_fields__[name].default
                 raise UserError(f"{name} must be a tuple such as {example}, got {value!r}.")
             for part in value:
-                check_value(name, part, kinds[0], limit)
+                _check_value(name, part, kinds[0], (limits or {}).get(name))
         else:
-            check_value(name, value, hint, limit)
+            _check_value(name, value, hint, (limits or {}).get(name))
 
 
-def check_value(name: str, value: Any, hint: type, limits: tuple[float, float] | None) -> None:
-    """Raise UserError unless a value has the type of its hint, is finite, and within limits."""
-    allowed, words = TYPES.get(hint, (object, ""))
-    if not isinstance(value, allowed) or isinstance(value, bool) and hint in (int, float):
+def _check_value(name, value, hint, limit):
+    allowed, words = TYPES[hint]
+    if not isinstance(value, allowed) or isinstance(value, bool) and hint is not bool:
         raise UserError(f"{name} must be {words}, got {value!r}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be finite, got {value}.")
-    if limits and not limits[0] <= value <= limits[1]:
-        raise UserError(f"{name} must lie in {limits[0]}..{limits[1]}, got {value}.")
+    if limit and not limit[0] <= value <= limit[1]:
+        raise UserError(f"{name} must lie in {limit[0]}..{limit[1]}, got {value}.")
 
 
 def printable(text: str) -> str:
