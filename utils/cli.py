@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a setting may be in Python, by its type hint.
 TYPES = {float: (Real, "a number"), int: (Integral, "an integer"),
          bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
-OUT_OF_MEMORY = "out of memory|allocate memory|enough memory"  # in PyTorch's RuntimeErrors
+# In PyTorch's RuntimeErrors; a killed worker may be noticed anywhere.
+OUT_OF_MEMORY = "out of memory|allocate memory|enough memory|DataLoader worker"
 
 
 class UserError(Exception):
@@ -135,8 +136,9 @@ def check_value(name: str, value: Any, hint: type, limits: tuple[float, float] |
         raise UserError(f"{name} must be {words}, got {value!r}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be finite, got {value}.")
-    if limits and not limits[0] <= value <= limits[1]:
-        raise UserError(f"{name} must lie in {limits[0]}..{limits[1]}, got {value}.")
+    low, high = limits or (0, math.inf)  # no number of a script may be negative
+    if hint in (int, float) and not low <= value <= high:
+        raise UserError(f"{name} must lie in {low:g}..{high:g}, got {value}.")
 
 
 def printable(text: str) -> str:
@@ -181,6 +183,6 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search(OUT_OF_MEMORY, str(error)):
             raise
-        text, status = "error: out of memory; lower batch_size, then input_shape.", 2
+        text, status = "error: out of memory; lower batch_size, num_workers or input_shape.", 2
     print(text, file=sys.stderr)
     sys.exit(status)

@@ -26,7 +26,7 @@ def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None)
             f"(loc {row['loc']:.3f}, conf {row['conf']:.3f}){measured}, {seconds:.0f} s")
 
 
-def describe_start(folder: Path, settings_text: str, where: str, *, total_steps: int,
+def describe_start(folder: Path, settings_text: str, where: str, total_steps: int,
                    steps_an_epoch: int) -> str:
     """Return the settings in effect, where the run computes, and where its results go."""
     processes = f" with {world_size()} processes" if world_size() > 1 else ""
