@@ -5,7 +5,7 @@ Edit the settings below, or give them as flags: python train.py --epochs 30 --ba
 
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -226,11 +226,15 @@ def main(settings: TrainSettings) -> None:
 
         with run, StopFlag() as stop:
             for epoch in range(run.epoch, settings.epochs):
+                if has_stalled(run.history, settings.early_stopping):
+                    print("early stopping: val mAP has not improved lately")
+                    break
                 network.train()
                 set_frozen(network.pretrained_layers, epoch < settings.freeze_epochs)
                 wrapped_network = wrap_network(network)
                 for batches in run.steps(loaders[epoch], settings.epochs):
-                    set_learning_rate(optimizer, schedule.rate(run.step, loaders[epoch].images_a_step))
+                    images_a_step = loaders[epoch].images_a_step
+                    set_learning_rate(optimizer, schedule.rate(run.step, images_a_step))
                     run.log(train_step(wrapped_network, criterion, optimizer, batches,
                                        scaler=scaler, precision=precision,
                                        clip_grad_norm=settings.clip_grad_norm))
@@ -249,9 +253,6 @@ def main(settings: TrainSettings) -> None:
                 if settings.sample_period and (is_last or is_due(epoch, settings.sample_period)):
                     run.show(draw_samples(choose_samples(val_records or train_records), detector,
                                           f"epoch {epoch + 1}"))
-                if has_stalled(run.history, settings.early_stopping):
-                    print("early stopping: val mAP has not improved lately")
-                    break
             run.save()
         if val_records:
             results, _ = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)

@@ -33,7 +33,7 @@ def resolve(path: str | os.PathLike) -> Path:
 
 
 def typed_path(text: str | os.PathLike) -> Path:
-    """Return a path that a person typed: in the current directory or the repository, or UserError."""
+    """Return a path that a person typed, in the current directory or the repo; else UserError."""
     for path in (Path(os.path.expanduser(text)).absolute(), resolve(text)):
         if os.path.exists(path):
             return path
