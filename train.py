@@ -5,7 +5,7 @@ Edit the settings below, or give them as flags: python train.py --epochs 30 --ba
 
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -41,7 +41,6 @@ class TrainSettings:
     """Every number of a training run."""
 
     # ---- Data: written by voc_annotation.py ----
-
     # Images to learn from.
     train_list: str = "2007_train.txt"
     # Images to choose the best epoch by. "" trains without: best.pth is then the last epoch.
@@ -50,7 +49,6 @@ class TrainSettings:
     classes_path: str = ""
 
     # ---- Network ----
-
     # vgg is the paper's and the most accurate; mobilenetv2 is several times faster and small.
     backbone: Literal[tuple(BACKBONES)] = "vgg"
     # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
@@ -71,7 +69,6 @@ class TrainSettings:
     letterbox_image: bool = False
 
     # ---- What the weights start from ----
-
     # A detector: a checkpoint of this project, a published file, or "coco" (see the README). Its
     # input size, priors and colours win over the settings above. Other classes than yours are no
     # obstacle: what they have in common is kept. "" starts from the backbone alone.
@@ -88,7 +85,6 @@ class TrainSettings:
     scale_new_layers: bool = True
 
     # ---- Length ----
-
     # Small sets want more of them: a warning says how many where the steps are few.
     epochs: int = 60
     # Stop after this many measurements without a better val mAP, such as 10; 0 trains all epochs.
@@ -103,7 +99,6 @@ class TrainSettings:
     accumulate: int = 1
 
     # ---- Optimizer ----
-
     # adamw settles in short runs; sgd is Caffe's, for long ones.
     optimizer: Literal["adamw", "sgd"] = "adamw"
     # For a batch of 32, scaled in proportion to the batch. Halve it when the loss jumps.
@@ -124,7 +119,6 @@ class TrainSettings:
     clip_grad_norm: float = 10.0
 
     # ---- SSD ----
-
     # Priors with IoU >= this to an object are positives.
     match_iou: float = 0.5
     # Hard negatives for each positive.
@@ -139,7 +133,6 @@ class TrainSettings:
     augmentation: Literal["paper", "light", "none"] = "light"
 
     # ---- Machine ----
-
     # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
     device: str = "auto"
     # "auto" is bf16 where the hardware has it, which is faster, fp16 on older NVIDIA GPUs, or fp32.
@@ -155,7 +148,6 @@ class TrainSettings:
     seed: int = 0
 
     # ---- Going on ----
-
     # "last" goes on with run run_name (begins it where it has no last.pth), else with the newest
     # under save_dir; a path goes on with that last.pth. All other settings are then the run's own.
     resume: str = ""
@@ -163,7 +155,6 @@ class TrainSettings:
     save_steps: int = 0
 
     # ---- Results ----
-
     # Every run gets a folder in it.
     save_dir: str = "logs"
     # Name of the run's folder; "" takes the date and time.
@@ -184,7 +175,6 @@ LIMITS = {"input_shape": (1, 4096), "epochs": (1, 10 ** 6), "batch_size": (1, 40
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
               "early_stopping", "sample_period"}
-LAYOUTS = {True: torch.channels_last, False: torch.contiguous_format}
 BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # may too, with as many images a step
 
 
@@ -206,7 +196,8 @@ def main(settings: TrainSettings) -> None:
             settings.train_list, settings.val_list, settings.classes_path)
         network = network_of(saved, "this run", str(last)) if saved else rank0_first(
             partial(build_network, settings, class_names, train_records))
-        network.to(device, memory_format=LAYOUTS[settings.channels_last])
+        network.to(device, memory_format=(torch.channels_last if settings.channels_last
+                                          else torch.contiguous_format))
         if settings.sync_batch_norm and world_size() > 1:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
         criterion = MultiBoxLoss(network.coder, match_iou=settings.match_iou,
@@ -221,24 +212,29 @@ def main(settings: TrainSettings) -> None:
                             warmup_steps=settings.warmup_steps, min_lr_ratio=settings.min_lr_ratio)
         detector = SSD(network=network, class_names=class_names, device=str(device),
                        precision=precision)
+        table = settings_table(settings)
         folder = last.parent if saved else on_rank0(partial(
-            create_run_folder, settings.save_dir, settings.run_name, settings_table(settings),
+            create_run_folder, settings.save_dir, settings.run_name, table,
             resume=bool(settings.resume)))
         run = Run(folder, network, optimizer, scaler, class_names, settings=asdict(settings),
                   lists={"train": train_records, "val": val_records},
                   save_period=settings.save_period)
         if saved:
-            run.load(saved)
-        print(describe_start(folder, settings_table(settings), f"{device} in {precision}",
-                             total_steps=schedule.total_steps, steps_an_epoch=len(loaders[-1])))
+            run.load(saved.run)
+        print(describe_start(folder, table, f"{device} in {precision}", schedule.total_steps,
+                             len(loaders[-1])))
 
         with run, StopFlag() as stop:
             for epoch in range(run.epoch, settings.epochs):
+                if has_stalled(run.history, settings.early_stopping):
+                    print("early stopping: val mAP has not improved lately")
+                    break
                 network.train()
                 set_frozen(network.pretrained_layers, epoch < settings.freeze_epochs)
                 wrapped_network = wrap_network(network)
                 for batches in run.steps(loaders[epoch], settings.epochs):
-                    set_learning_rate(optimizer, schedule.rate(run.step, loaders[epoch].images_a_step))
+                    images_a_step = loaders[epoch].images_a_step
+                    set_learning_rate(optimizer, schedule.rate(run.step, images_a_step))
                     run.log(train_step(wrapped_network, criterion, optimizer, batches,
                                        scaler=scaler, precision=precision,
                                        clip_grad_norm=settings.clip_grad_norm))
@@ -249,15 +245,14 @@ def main(settings: TrainSettings) -> None:
                         raise KeyboardInterrupt
                 run.save()  # before the measurement, which takes its time
                 broadcast_tensors(network.buffers())  # the statistics of batch norm are rank 0's
-                measure = is_due(epoch, settings.epochs, settings.eval_period or settings.epochs)
-                row = run.end_epoch(partial(val_map, detector, val_records) if measure else None)
+                is_last, val_map = epoch + 1 == settings.epochs, None
+                if val_records and (is_last or is_due(epoch, settings.eval_period)):
+                    val_map = mean_ap(detector.evaluate(val_records)[0])
+                row = run.end_epoch(val_map)
                 print(describe_epoch(row, settings.epochs, run.best_map))
-                if is_due(epoch, settings.epochs, settings.sample_period):
+                if settings.sample_period and (is_last or is_due(epoch, settings.sample_period)):
                     run.show(draw_samples(choose_samples(val_records or train_records), detector,
                                           f"epoch {epoch + 1}"))
-                if has_stalled(run.history, settings.early_stopping):
-                    print("early stopping: val mAP has not improved lately")
-                    break
             run.save()
         if val_records:
             results, _ = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
@@ -310,14 +305,9 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
     return dict(zip(sums, sum_over_ranks(list(sums.values()))))
 
 
-def val_map(detector: SSD, records: list[Record]) -> float | None:
-    """Return the mAP@0.5 (area) of a detector, None without records."""
-    return mean_ap(detector.evaluate(records)[0]) if records else None
-
-
-def is_due(epoch: int, num_epochs: int, period: int) -> bool:
-    """Tell whether to do something after an epoch, counted from 0: each period, and at the end."""
-    return period > 0 and ((epoch + 1) % period == 0 or epoch + 1 == num_epochs)
+def is_due(epoch: int, period: int) -> bool:
+    """Tell whether what is done every `period` epochs, 0 for never, follows an epoch from 0."""
+    return period > 0 and (epoch + 1) % period == 0
 
 
 def build_network(settings: TrainSettings, class_names: tuple[str, ...],

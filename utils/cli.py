@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a setting may be in Python, by its type hint.
 TYPES = {float: (Real, "a number"), int: (Integral, "an integer"),
          bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
-OUT_OF_MEMORY = "out of memory|allocate memory|enough memory"  # in PyTorch's RuntimeErrors
+# In PyTorch's RuntimeErrors; a killed worker may be noticed anywhere.
+OUT_OF_MEMORY = "out of memory|allocate memory|enough memory|DataLoader worker"
 
 
 class UserError(Exception):
@@ -32,7 +33,7 @@ def resolve(path: str | os.PathLike) -> Path:
 
 
 def typed_path(text: str | os.PathLike) -> Path:
-    """Return a typed path: in the current directory, else in the repository, else UserError."""
+    """Return a path that a person typed, in the current directory or the repo; else UserError."""
     for path in (Path(os.path.expanduser(text)).absolute(), resolve(text)):
         if os.path.exists(path):
             return path
@@ -109,8 +110,9 @@ def settings_table(settings: Any) -> str:
 def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None = None) -> None:
     """Check the types and ranges of a settings object, whether made by flags or in Python.
 
-    `limits` is {field: (lowest, highest)} of numbers, alone or in tuples; both are allowed. Raises
-    UserError for a value of another type, none of its choices, not finite, or out of limits.
+    `limits` is {field: (lowest, highest)} of numbers, alone or in tuples; both are allowed, and no
+    number may be negative without them. Raises UserError for a value of another type, none of its
+    choices, not finite, or out of limits.
     """
     for name, hint in get_type_hints(type(settings)).items():
         value, kinds = getattr(settings, name), get_args(hint)
@@ -134,8 +136,9 @@ def _check_value(name, value, hint, limit):
         raise UserError(f"{name} must be {words}, got {value!r}.")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be finite, got {value}.")
-    if limit and not limit[0] <= value <= limit[1]:
-        raise UserError(f"{name} must lie in {limit[0]}..{limit[1]}, got {value}.")
+    low, high = limit or (0, math.inf)  # no number of a script may be negative
+    if hint in (int, float) and not low <= value <= high:
+        raise UserError(f"{name} must lie in {low:g}..{high:g}, got {value}.")
 
 
 def printable(text: str) -> str:
@@ -180,6 +183,6 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not re.search(OUT_OF_MEMORY, str(error)):
             raise
-        text, status = "error: out of memory; lower batch_size, then input_shape.", 2
+        text, status = "error: out of memory; lower batch_size, num_workers or input_shape.", 2
     print(text, file=sys.stderr)
     sys.exit(status)

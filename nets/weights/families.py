@@ -3,7 +3,6 @@
 Their tensors get our names. Their numbers go into the spec: weights need those they were made with.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial

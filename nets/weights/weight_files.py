@@ -191,5 +191,5 @@ def _expected_input(values: dict, entry: Backbone) -> tuple[tuple, tuple, str]:
     classifier = values.get("classifier.0.weight")
     if not entry.is_caffe or classifier is not None and classifier.isfinite().all():
         return IMAGENET_MEAN, IMAGENET_STD, "torchvision's own training"
-    reason = "Caffe's VGG16" if classifier is not None else "assumed: no classifier tells"
+    reason = "assumed, without a classifier" if classifier is None else "Caffe's VGG16"
     return CAFFE_MEAN, CAFFE_STD, reason
