@@ -21,7 +21,7 @@ def main(settings: BenchSettings) -> None:
     if unknown or not settings.only:
         raise UserError(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}.")
     folder = make_folder(settings.folder)
-    settings = replace(settings, folder=str(folder), data=settings.data or str(folder),
+    settings = replace(settings, folder=str(folder), data=str(resolve(settings.data or folder)),
                        image=str(resolve(settings.image)),
                        model_path=settings.model_path or str(folder / "detector.pth"))
     if not Path(settings.data, "2007_train.txt").exists():

@@ -96,7 +96,7 @@ def vgg_file(path, classifier):
 
 @pytest.mark.parametrize("classifier, words", [
     ({"classifier.0.weight": torch.full((4096, 4), math.nan)}, "Caffe's VGG16"),
-    ({}, "assumed: no classifier tells")])
+    ({}, "assumed, without a classifier")])
 def test_the_colours_of_backbone_weights_are_said_aloud(tmp_path, capsys, classifier, words):
     network = new_network("vgg", 300, 2,
                           backbone_weights=vgg_file(tmp_path / "vgg.pth", classifier))
