@@ -11,6 +11,7 @@ import numpy as np
 
 from utils.cli import shorten, typeable, writing
 from utils.distributed import world_size
+from utils.multibox.loss import Losses
 from utils.page import new_figure, save_figure
 
 ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
@@ -69,7 +70,7 @@ def write_history(history: list[dict[str, Any]], folder: Path) -> None:
 def plot_history(history: list[dict[str, Any]], folder: Path) -> None:
     """Draw loss.png, and map.png where any epoch was measured."""
     figure, axes = new_figure("Training loss", "epoch", "loss")
-    for name in ("loss", "loc", "conf"):
+    for name in ("loss", *Losses._fields):
         _plot(axes, history, name)
     losses = [row["loss"] for row in history]
     if 0 < 10 * min(losses) < max(losses):  # else the first epoch flattens the others

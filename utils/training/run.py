@@ -23,6 +23,7 @@ from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typ
 from utils.data.annotations import Record, read_class_names, read_list, read_records
 from utils.data.loader import Batch, Loader
 from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
+from utils.multibox.loss import Losses
 from utils.training.logging import Board, plot_history, write_history
 
 # Attributes of a Run that last.pth holds.
@@ -101,7 +102,7 @@ class Run:
                             "is learnt; leave anchors_size and aspect_ratios () for the paper's "
                             "priors, or take those that voc_annotation.py suggests.")
         row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
-        row |= {name: sums[name] / self.step_in_epoch for name in ("loss", "loc", "conf")}
+        row |= {name: sums[name] / self.step_in_epoch for name in ("loss", *Losses._fields)}
         row |= {"positives": round(sums["positives"] / sums["images"], 2),
                 "train_seconds": round(self.seconds, 1), "val_map": val_map,
                 "eval_seconds": round(time.perf_counter() - self.saved_at, 1)}
@@ -254,6 +255,11 @@ def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[
     A setting counts as asked for where it is not its default. Raises UserError naming those that
     were asked for, differ from the run's, and may not change.
     """
+    unknown = saved.keys() - given.keys()
+    if unknown:
+        raise UserError(f"the run has settings that this train.py lacks: {', '.join(unknown)}; begin "
+                        "a new run with --model_path.")
+    saved = defaults | saved
     asked = {name: value for name, value in given.items() if value != defaults[name]}
     clashes = [f"{name} {saved[name]!r} (now {value!r})" for name, value in asked.items()
                if name not in may_change and value != saved[name]]
