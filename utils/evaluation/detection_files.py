@@ -175,6 +175,6 @@ def _look_up(keys, table, path, kind):
     if None in indices:
         raise UserError(
             f"{shorten(path)}: {keys[indices.index(None)]!r:.60} is none of the {kind} of the list "
-            f"({', '.join(map(repr, [*table][:2] + [*table][-2:]))}, ...).\nSet test_list to the one "
-            "that was detected on, or detections_ids to the COCO annotation file of these ids.")
+            f"({', '.join(map(repr, [*table][:2] + [*table][-2:]))}, ..).\nSet test_list to the "
+            "one that was detected on, or detections_ids to the COCO annotation file of these ids.")
     return np.array(indices, np.int64)
