@@ -94,7 +94,7 @@ def _save(figure, axes, path):
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.legend()
     with writing(path) as part:
-        save_figure(figure, part, dpi=100)
+        save_figure(figure, part)
 
 
 class Board:
