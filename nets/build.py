@@ -8,7 +8,7 @@ import numpy as np
 
 from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec, nest_extras
-from nets.weights.transfer import backbone_names, load_backbone, transfer
+from nets.weights.transfer import load_backbone, transfer
 from nets.weights.weight_files import read_backbone, read_detector
 from utils.checkpoint import Checkpoint, check_tensors
 from utils.cli import UserError, shorten
@@ -38,10 +38,11 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         raise UserError(f"{error}; change it in the settings.") from None
     text = "random numbers"
     if weights:
-        text = f"{load_backbone(network, weights)} tensors from {backbone_weights}"
-        if not set(backbone_names(network.backbone, network)) <= weights.state_dict.keys():
+        text = f"{load_backbone(network, weights)} tensors of {backbone_weights}"
+        names = dict(network.backbone.named_parameters(network.backbone_spec.prefix))
+        if not names.keys() <= weights.state_dict.keys():
             text += f", but random {network.backbone_spec.unfilled}"
-        text += f"; pixel values minus {spec.mean} ({weights.reason})"
+        text += f"; pixel values minus {spec.mean}, divided by {spec.std}"
     print(f"weights: {backbone} from {text}")
     if images:
         scale_new_layers(network, images, weights.state_dict if weights else ())

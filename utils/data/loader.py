@@ -113,13 +113,13 @@ class Loader:
             worker_init_fn=start_worker, persistent_workers=workers > 0, pin_memory=pin_memory)
 
     @property
-    def images_a_step(self) -> int:
+    def images_per_step(self) -> int:
         """The images of an optimizer step, of all ranks."""
         return min(self.batch_size * self.accumulate * self.ranks, self.num_images)
 
     def __len__(self) -> int:
         """Return the optimizer steps of an epoch."""
-        return -(-self.num_images // self.images_a_step)
+        return -(-self.num_images // self.images_per_step)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Batch]]:
         """Yield this rank's Batches of each step; UserError for an image that cannot be read."""
