@@ -24,7 +24,7 @@ from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import Batch, DetectionDataset, Loader
 from utils.data.samples import choose_samples, draw_samples
 from utils.device import keep_freed_memory, pick_device, run_in, set_precision
-from utils.distributed import (any_rank, broadcast_tensors, check_device, on_rank0, process_group,
+from utils.distributed import (broadcast_tensors, check_device, on_rank0, process_group,
                                rank, rank0_first, sum_over_ranks, without_sync, world_size,
                                wrap_network)
 from utils.evaluation.measurement import format_results
@@ -167,10 +167,11 @@ class TrainSettings:
     sample_period: int = 5
 
 
-# Lowest and highest values of settings; no other number may be below 0.
-LIMITS = {"input_shape": (1, 4096), "epochs": (1, 10 ** 6), "batch_size": (1, 4096),
-          "freeze_batch_size": (1, 4096), "accumulate": (1, 4096), "learning_rate": (1e-12, 10),
-          "min_lr_ratio": (1e-12, 1), "momentum": (0, 0.9999), "match_iou": (0.01, 1)}
+# Lowest and highest values of settings; no number may be negative.
+LIMITS = {name: (1, 10 ** 6) for name in ("epochs", "batch_size", "freeze_batch_size",
+                                          "accumulate")}
+LIMITS |= {"learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "momentum": (0, 0.9999),
+           "match_iou": (0.01, 1)}
 # What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
@@ -239,7 +240,7 @@ def main(settings: TrainSettings) -> None:
                     run.log(train_step(wrapped_network, criterion, optimizer, batches,
                                        scaler=scaler, precision=precision,
                                        clip_grad_norm=settings.clip_grad_norm))
-                    stopping = any_rank(stop.requested)
+                    stopping = sum_over_ranks([float(stop.requested)])[0] > 0
                     if stopping or settings.save_steps and run.step % settings.save_steps == 0:
                         run.save()
                     if stopping:

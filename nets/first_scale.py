@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from nets.ssd import SSDNet
-from utils.image import stack_inputs
 from utils.tiling import sample_inputs
 
 NUM_IMAGES = 12
@@ -53,7 +52,8 @@ def scale_new_layers(network: SSDNet, images: Sequence[tuple[str | Path, np.ndar
              and f"{name}.weight" not in filled}
     for layer in names:
         layer.register_forward_hook(measure)
-    measured.train()(stack_inputs(inputs))  # batch norm as in the first step
+    batch = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
+    measured.train()(batch)  # batch norm as in the first step
     for name, factor in factors.items():
         network.get_submodule(name).weight.mul_(factor)
     return factors
