@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from utils.cli import UserError
 
@@ -81,7 +80,9 @@ def table(rows: Sequence[Row]) -> str:
 
 def quantity(value: float, unit: str) -> str:
     """Return seconds or bytes for people: "12.3 ms"."""
-    return f"{1000 * value:.4g} ms" if unit == "s" else f"{value / 2 ** 20:.4g} MB"
+    if unit == "B":
+        return f"{value / 2 ** 20:.4g} MB"
+    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
 def report(rows: Sequence[Row], json_path: Path) -> None:
@@ -97,7 +98,7 @@ def machine() -> str:
     name = model[1] if model else platform.machine()
     gpu = f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return (f"{name}, {torch.get_num_threads()} threads{gpu}; Python {platform.python_version()}, "
-            f"torch {torch.__version__}, torchvision {torchvision.__version__}")
+            f"torch {torch.__version__}")
 
 
 def most_memory(device: str) -> float:
