@@ -24,7 +24,7 @@ from tqdm import tqdm
 from nets.build import read_network
 from nets.runtimes.export import export_onnx, quantise
 from nets.runtimes.onnx import OnnxRuntime, Outputs, RuntimeName
-from nets.runtimes.torch import Runtime, TorchRuntime, wrap_network
+from nets.runtimes.torch import Runtime, TorchRuntime, borrow_network
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
 from utils.ahead import read_ahead
@@ -102,7 +102,7 @@ class SSD:
             settings = SSDSettings(model_path=os.fspath(settings))
         self.settings = settings = replace(settings, **changes)
         check_fields(settings)
-        self.runtime = _open(settings) if network is None else wrap_network(
+        self.runtime = _open(settings) if network is None else borrow_network(
             network, class_names, device=settings.device, precision=settings.precision)
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision

@@ -115,7 +115,7 @@ def test_the_prompt(run, folder, tmp_path):
 # ---- Other modes ----
 
 def test_fps(run, monkeypatch):
-    monkeypatch.setattr("nets.runtimes.inspect.FPS_SECONDS", 0.1)
+    monkeypatch.setattr("nets.runtimes.inspect.FPS_IMAGES", 2)
     out = run("in/a.png", mode="fps", batch_sizes=(1, 2))
     rows = [list(map(float, re.findall(r"[\d.]+", line))) for line in out.splitlines()[-2:]]
     assert "PyTorch, fp32, cpu" in out and [row[0] for row in rows] == [1, 2]
