@@ -5,7 +5,7 @@ Edit the settings below, or give them as flags: python train.py --epochs 30 --ba
 
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -29,7 +29,7 @@ from utils.distributed import (any_rank, broadcast_tensors, check_device, on_ran
                                wrap_network)
 from utils.evaluation.measurement import format_results
 from utils.evaluation.voc_ap import mean_ap
-from utils.multibox.loss import MultiBoxLoss
+from utils.multibox.loss import Losses, MultiBoxLoss
 from utils.training.logging import describe_end, describe_epoch, describe_start, has_stalled
 from utils.training.optim import Schedule, make_optimizer, set_frozen, set_learning_rate
 from utils.training.run import (Run, StopFlag, create_run_folder, merge_settings, read_lists,
@@ -175,17 +175,18 @@ LIMITS = {"input_shape": (1, 4096), "epochs": (1, 10 ** 6), "batch_size": (1, 40
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
               "early_stopping", "sample_period"}
-BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # may too, with as many images a step
+BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # for as many images per step
 
 
 def main(settings: TrainSettings) -> None:
     """Train, save and measure, epoch by epoch: alone, or as one of torchrun's processes."""
     with process_group():
         check_settings(settings)
+        # The last.pth of a run to go on with, and its contents; None where a run begins.
         last, saved = on_rank0(partial(read_run, settings.resume, save_dir=settings.save_dir,
                                        run_name=settings.run_name))
         if saved:
-            settings = resumed_settings(settings, TrainSettings(**saved.settings))
+            settings = resumed_settings(settings, saved.settings)
         torch.manual_seed(settings.seed)
         device = pick_device(settings.device)
         check_device(device, settings.device)
@@ -226,11 +227,15 @@ def main(settings: TrainSettings) -> None:
 
         with run, StopFlag() as stop:
             for epoch in range(run.epoch, settings.epochs):
+                if has_stalled(run.history, settings.early_stopping):
+                    print("early stopping: val mAP has not improved lately")
+                    break
                 network.train()
                 set_frozen(network.pretrained_layers, epoch < settings.freeze_epochs)
-                wrapped_network = wrap_network(network)
+                wrapped_network = wrap_network(network)  # anew: it plans for what is not frozen
+                images_per_step = loaders[epoch].images_per_step
                 for batches in run.steps(loaders[epoch], settings.epochs):
-                    set_learning_rate(optimizer, schedule.rate(run.step, loaders[epoch].images_a_step))
+                    set_learning_rate(optimizer, schedule.rate(run.step, images_per_step))
                     run.log(train_step(wrapped_network, criterion, optimizer, batches,
                                        scaler=scaler, precision=precision,
                                        clip_grad_norm=settings.clip_grad_norm))
@@ -238,10 +243,11 @@ def main(settings: TrainSettings) -> None:
                     if stopping or settings.save_steps and run.step % settings.save_steps == 0:
                         run.save()
                     if stopping:
-                        raise KeyboardInterrupt
+                        raise KeyboardInterrupt  # for any signal: the script ends as by Ctrl-C
                 run.save()  # before the measurement, which takes its time
                 broadcast_tensors(network.buffers())  # the statistics of batch norm are rank 0's
-                is_last, val_map = epoch + 1 == settings.epochs, None
+                is_last = epoch + 1 == settings.epochs
+                val_map = None
                 if val_records and (is_last or is_due(epoch, settings.eval_period)):
                     val_map = mean_ap(detector.evaluate(val_records)[0])
                 row = run.end_epoch(val_map)
@@ -249,9 +255,6 @@ def main(settings: TrainSettings) -> None:
                 if settings.sample_period and (is_last or is_due(epoch, settings.sample_period)):
                     run.show(draw_samples(choose_samples(val_records or train_records), detector,
                                           f"epoch {epoch + 1}"))
-                if has_stalled(run.history, settings.early_stopping):
-                    print("early stopping: val mAP has not improved lately")
-                    break
             run.save()
         if val_records:
             results, _ = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
@@ -270,31 +273,34 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
         clip_grad_norm: largest norm of the gradient; 0 clips none.
 
     Returns:
-        sums over all ranks: "loss", "loc", "conf", and "positives", "objects", "images".
+        sums over all ranks: "loss", its parts, and "positives", "objects", "images".
 
     Raises UserError for a loss or gradient that is not finite.
     """
     device = criterion.coder.priors.device
     batches = [batch.to(device) for batch in batches]
     # All targets first: the loss is divided by the positives of the whole step.
-    targets = [criterion.match(batch.boxes, batch.labels, batch.difficult) for batch in batches]
-    normaliser = max(1.0, *sum_over_ranks([sum(map(criterion.count, targets))]))
-    sums = dict.fromkeys(("loss", "loc", "conf", "positives", "objects", "images"), 0.0)
+    targets = [criterion.make_targets(batch.boxes, batch.labels, batch.difficult)
+               for batch in batches]
+    [count] = sum_over_ranks([sum(map(criterion.count, targets))])
+    normaliser = max(1.0, count)
+    sums = dict.fromkeys(("loss", *Losses._fields, "positives", "objects", "images"), 0.0)
     for number, (batch, target) in enumerate(zip(batches, targets), start=1):
         with nullcontext() if number == len(batches) else without_sync(network):
             with run_in(precision, device):
                 loc, conf = network(batch.images)
             losses = criterion(loc, conf, target, normaliser)
-            loss = losses.loc + losses.conf
+            loss = sum(losses)
             # wrap_network takes the mean over ranks; their sum is wanted.
             scaler.scale(loss * world_size()).backward()
-        step = (loss, losses.loc, losses.conf, (target.labels > 0).sum(),
-                (batch.labels >= 0).sum(), torch.tensor(len(batch.images)))
-        for name, value in zip(sums, step):
-            sums[name] += value.item()
+        amounts = (loss, *losses, (target.labels > 0).sum(), (batch.labels >= 0).sum(),
+                   torch.tensor(len(batch.images)))
+        for name, amount in zip(sums, amounts, strict=True):
+            sums[name] += amount.item()
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm or math.inf)
     if not math.isfinite(sums["loss"] + (0 if scaler.is_enabled() else norm)):
+        # Lines count from 1, and the first has the class names.
         lines = sorted(index + 2 for batch in batches for index in batch.indices)
         raise UserError("the loss or its gradient is not finite; lower learning_rate, or check the "
                         f"annotations of these lines of the train list: {lines}")
@@ -338,13 +344,13 @@ def make_loaders(settings: TrainSettings, network: SSDNet, records: list[Record]
             for epoch in range(settings.epochs)]
 
 
-def resumed_settings(settings: TrainSettings, saved: TrainSettings) -> TrainSettings:
+def resumed_settings(settings: TrainSettings, saved: dict) -> TrainSettings:
     """Return the settings that a run goes on with: its own, but for those that may change."""
-    images_a_step = [(s.batch_size * s.accumulate, s.freeze_epochs and s.freeze_batch_size
-                      * s.accumulate) for s in (settings, saved)]
-    may_change = MAY_CHANGE | (BATCHES if len(set(images_a_step)) == 1 else set())
-    return TrainSettings(**merge_settings(asdict(settings), asdict(saved), asdict(TrainSettings()),
-                                          may_change))
+    sizes = ("batch_size", "freeze_batch_size") if saved["freeze_epochs"] else ("batch_size",)
+    same_step = all(getattr(settings, size) * settings.accumulate
+                    == saved[size] * saved["accumulate"] for size in sizes)
+    return TrainSettings(**merge_settings(asdict(settings), saved, asdict(TrainSettings()),
+                                          MAY_CHANGE | BATCHES if same_step else MAY_CHANGE))
 
 
 def check_settings(settings: TrainSettings) -> None:

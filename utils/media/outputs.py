@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import UserError, describe_error, make_folder, shorten, writing
+from utils.cli import UserError, make_folder, shorten, writing
 from utils.coco_ids import coco_results, numbers_of
 from utils.detections import COLUMNS, Detections
 from utils.distributed import gather, rank
@@ -48,7 +48,7 @@ class Outputs:
         """Print what cannot be read or written, once for each source; the rest goes on."""
         if name not in self.failures:
             self.failures[name] = str(error)
-            tqdm.write(describe_error(error))
+            tqdm.write(f"error: {error}")
 
     def write(self, frame: Frame, detections: Detections) -> np.ndarray | None:
         """Write the files of a frame; return it drawn, (H, W, 3) uint8 RGB, if it has its image."""

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typ
 from utils.data.annotations import Record, read_class_names, read_list, read_records
 from utils.data.loader import Batch, Loader
 from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
-from utils.training.logging import Board, describe_duration, plot_history, write_history
+from utils.multibox.loss import Losses
+from utils.training.logging import Board, plot_history, write_history
 
 # Attributes of a Run that last.pth holds.
 PROGRESS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "learning_rate", "history",
@@ -67,7 +69,7 @@ class Run:
         self.saved = None  # (epoch, step_in_epoch) of last.pth
 
     def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
-        """Yield the batches of each step that the epoch under way still has, with a progress bar."""
+        """Yield the batches of each step left of the epoch under way, with a progress bar."""
         start = time.perf_counter() - self.seconds
         with tqdm(total=len(loader), initial=self.step_in_epoch, unit="step", leave=False,
                   desc=f"epoch {self.epoch + 1}/{num_epochs}",
@@ -76,11 +78,11 @@ class Run:
                 yield batches
                 self.seconds = time.perf_counter() - start
                 steps_left = (num_epochs - self.epoch) * len(loader) - self.step_in_epoch
+                seconds_left = steps_left * self.seconds / self.step_in_epoch
                 progress.update()
-                progress.set_postfix_str(
-                    f"loss {self.sums['loss'] / self.step_in_epoch:.3f}, "
-                    f"{self.sums['images'] / self.seconds:.1f} images/s, left "
-                    + describe_duration(steps_left * self.seconds / self.step_in_epoch))
+                progress.set_postfix_str(f"loss {self.sums['loss'] / self.step_in_epoch:.3f}, "
+                                         f"{self.sums['images'] / self.seconds:.1f} images/s, "
+                                         f"left {timedelta(seconds=round(seconds_left))}")
 
     def log(self, sums: dict[str, float]) -> None:
         """Count an optimizer step that returned these sums."""
@@ -89,7 +91,7 @@ class Run:
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def end_epoch(self, val_map: float | None) -> dict[str, Any]:
-        """Record an epoch that was trained, saved and then measured, or not (None); choose best.pth.
+        """Record an epoch that was trained, saved and measured, or not (None); choose best.pth.
 
         As long as nothing was measured, the last epoch is the best. Returns the row of the history.
         Raises UserError where the first epoch had objects and none matched a prior.
@@ -100,7 +102,7 @@ class Run:
                             "is learnt; leave anchors_size and aspect_ratios () for the paper's "
                             "priors, or take those that voc_annotation.py suggests.")
         row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
-        row |= {name: sums[name] / self.step_in_epoch for name in ("loss", "loc", "conf")}
+        row |= {name: sums[name] / self.step_in_epoch for name in ("loss", *Losses._fields)}
         row |= {"positives": round(sums["positives"] / sums["images"], 2),
                 "train_seconds": round(self.seconds, 1), "val_map": val_map,
                 "eval_seconds": round(time.perf_counter() - self.saved_at, 1)}
@@ -148,7 +150,7 @@ class Run:
                    for name, value in self.basis.items() if state["basis"].get(name) != value]
         if changes:
             last = typeable(self.folder / "last.pth")
-            raise UserError(f"{last}: since the run began these have changed: {', '.join(changes)}; "
+            raise UserError(f"{last}: changed since the run began: {', '.join(changes)}; "
                             f"put them back, or begin a new run from it: --model_path {last}")
         for name in PROGRESS:
             setattr(self, name, state[name])
@@ -241,7 +243,7 @@ def read_run(resume: str, *, save_dir: str, run_name: str
         return None, None
     checkpoint = parse_checkpoint(read_torch_file(path), path)
     if checkpoint is None or "basis" not in (checkpoint.run or {}):
-        raise UserError(f"{shorten(path)}: holds weights, and only the last.pth of a run can go on; "
+        raise UserError(f"{shorten(path)}: holds weights; only the last.pth of a run can go on; "
                         f"begin a new run from it: --model_path {typeable(path)}")
     return path, checkpoint
 
@@ -253,6 +255,11 @@ def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[
     A setting counts as asked for where it is not its default. Raises UserError naming those that
     were asked for, differ from the run's, and may not change.
     """
+    unknown = saved.keys() - given.keys()
+    if unknown:
+        raise UserError(f"the run has settings that this train.py lacks: {', '.join(unknown)}; begin "
+                        "a new run with --model_path.")
+    saved = defaults | saved
     asked = {name: value for name, value in given.items() if value != defaults[name]}
     clashes = [f"{name} {saved[name]!r} (now {value!r})" for name, value in asked.items()
                if name not in may_change and value != saved[name]]
