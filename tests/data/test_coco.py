@@ -49,7 +49,7 @@ def test_values(read, tmp_path):
 def test_bad_annotations_are_numbered(read, broken):
     rows = COCO["annotations"]
     items, (problem,) = read(annotations=[rows[0], rows[1] | broken, rows[2]])
-    assert kinds([problem]) == ["BAD_OBJECT"] and problem.where.endswith("c.json, annotation 2")
+    assert kinds([problem]) == ["bad object"] and problem.where.endswith("c.json, annotation 2")
     assert len(items["a.jpg"].objects) == 2 and not items["sub/b 1.png"].objects
 
 

@@ -56,7 +56,7 @@ def test_a_row_without_class_is_background(read):
     "a.jpg,cat,1,2,3,4,5", 'a.jpg,cat,1,2,3,"4,5"'])
 def test_bad_rows_are_numbered(read, row):
     items, (problem,) = read(f"{HEADER}a.jpg,cat,1,2,3,4\n{row}\na.jpg,dog,1,2,3,4\n")
-    assert kinds([problem]) == ["BAD_OBJECT"] and problem.where.endswith("t.csv, line 3")
+    assert kinds([problem]) == ["bad object"] and problem.where.endswith("t.csv, line 3")
     assert [item.name for item in items["a.jpg"].objects] == ["cat", "dog"]
 
 

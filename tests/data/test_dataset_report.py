@@ -116,8 +116,8 @@ def test_sections_as_text():
     table = Section("Objects", [["class", "n"], ["a", "10"], ["long name", "7"]], "all")
     assert format_section(table) == (
         "\nObjects\nclass       n\na          10\nlong name   7\nall")
-    problems = [Problem(ProblemKind.NO_AREA, f"{k}.xml", "(1, 1, 1, 1)") for k in range(12)]
-    problems.insert(3, Problem(ProblemKind.BAD_OBJECT, "x.xml", "no name"))
+    problems = [Problem("no area", f"{k}.xml", "(1, 1, 1, 1)") for k in range(12)]
+    problems.insert(3, Problem("bad object", "x.xml", "no name"))
     lines = format_section(problem_section(problems)).splitlines()
     assert lines[2:5] == ["1 x bad object (left out)", "    x.xml: no name",
                           "12 x no area (object left out)"]

@@ -76,7 +76,7 @@ def test_cut_files_are_found(tmp_path, name, share):
     facts = check(tmp_path, data[:min(int(share * len(data)), len(data) - 20)])
     assert facts.fault and facts.reason
     if name in ("baseline", "progressive", "thumbnail"):
-        assert facts.fault.name == "IMAGE_TRUNCATED"
+        assert facts.fault.name == "image truncated"
 
 
 def spoilt_png():
@@ -105,5 +105,5 @@ def test_what_is_no_file_of_a_kind_that_is_read_is_unreadable(tmp_path):
     photo().save(tmp_path / "a.gif")
     paths = [tmp_path / name for name in ("none.jpg", "folder.jpg", "a.gif", "none.HEIC")]
     facts = inspect_images(paths + paths, num_threads=2)
-    assert {facts[path].fault.name for path in paths} == {"IMAGE_UNREADABLE"}
+    assert {facts[path].fault.name for path in paths} == {"image unreadable"}
     assert "convert it" in facts[paths[2]].reason and "convert it" in facts[paths[3]].reason

@@ -55,7 +55,7 @@ def test_the_split_of_a_data_yaml(tmp_path, paths):
 def test_what_a_data_yaml_does_not_name(tmp_path):
     write_yolo(tmp_path, yaml="train: images/one\nval: val.txt\ntest: gone\nnames: [cat]\n")
     write_text(tmp_path / "val.txt", "/elsewhere/x.jpg\nimages/two/c.jpg\n")
-    assert splits(tmp_path, problems=["SPLIT_NAMES_NOTHING"] * 2 + ["IN_NO_SPLIT"]) == {
+    assert splits(tmp_path, problems=["split names nothing"] * 2 + ["in no split"]) == {
         "train": ["a", "b"], "val": ["c"]}
 
 
@@ -66,7 +66,7 @@ def test_one_folder_for_train_and_val_is_train(tmp_path):
 
 @pytest.mark.parametrize("yaml, problems", [
     ("names: [cat]", []),
-    ("train: /data/p\nval: /data/q\nnames: [cat]", ["SPLIT_NAMES_NOTHING"] * 2)])
+    ("train: /data/p\nval: /data/q\nnames: [cat]", ["split names nothing"] * 2)])
 def test_folders_name_the_split_where_the_yaml_does_not(tmp_path, yaml, problems):
     write_yolo(tmp_path, ("train2017/a", "Valid/b", "x/c", "train1"), yaml)
     assert splits(tmp_path, problems=problems) == {

@@ -85,7 +85,7 @@ def test_encodings(read, data):
     (CAT.replace("</bndbox>", "</bndbox><bndbox/>"), "four numbers")])
 def test_a_bad_object_is_counted_from_one(read, second, words):
     item, (problem,) = read(CAT + second + CAT)
-    assert problem.kind.name == "BAD_OBJECT" and problem.where.startswith("a.xml, object 2")
+    assert problem.kind == "bad object" and problem.where.startswith("a.xml, object 2")
     assert words in problem.what and len(item.objects) == 2
 
 
@@ -105,7 +105,7 @@ ENTITIES = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10 if k else "lol" * 10}">'
     (f"<annotation>{CAT}</annotation>".replace("object", "thing").encode(), "<bndbox>")])
 def test_a_broken_annotation_is_a_problem(read, data, words):
     item, (problem,) = read(data)
-    assert item.objects is None and problem.kind.name == "UNREADABLE_ANNOTATION"
+    assert item.objects is None and problem.kind == "unreadable annotation"
     assert words in problem.what and problem.where.endswith("a.xml")
 
 
@@ -117,7 +117,7 @@ def test_background_and_images_without_annotation(tmp_path):
     folder.xml("gone")
     items, problems = by_key(read_voc(folder.root))
     assert items["a"].objects == [] and items["gone"].image is None
-    assert kinds(problems) == ["NO_ANNOTATION"] and problems[0].where.endswith("lonely.jpg")
+    assert kinds(problems) == ["no annotation"] and problems[0].where.endswith("lonely.jpg")
 
 
 @pytest.mark.parametrize("name, words", [

@@ -45,7 +45,7 @@ def test_images_without_labels(tmp_path):
     # Background where the others have labels; those not labelled yet would be that too.
     assert {key: item.objects for key, item in items.items()} == {
         "images/train/a": [], "images/train/b": []}
-    assert kinds(problems) == ["NO_LABEL_FILE", "NO_ANNOTATION"]
+    assert kinds(problems) == ["no label file", "no annotation"]
     assert problems[0].what.startswith("1 images")
     assert problems[1].where.endswith("images/val")
 
@@ -60,7 +60,7 @@ def test_labels_without_image_and_unreadable_files(tmp_path):
     (tmp_path / "images" / "b.jpg").write_bytes(b"no image")  # for the doctor to judge
     items, problems = by_key(read_yolo(tmp_path))
     assert items["images/a"].objects is None and items["images/b"].objects == []
-    assert kinds(problems) == ["UNREADABLE_ANNOTATION", "IMAGE_MISSING"]
+    assert kinds(problems) == ["unreadable annotation", "image missing"]
 
 
 def test_two_images_of_one_name_keep_their_endings(tmp_path):
@@ -80,7 +80,7 @@ def test_bad_lines_are_numbered(tmp_path, line):
     save_image(tmp_path / "a.jpg")
     path = write_text(tmp_path / "a.txt", f"1 0.5 0.5 1 1\n\n{line}\n0 0.5 0.5 1 1\n")
     (item,), (problem,) = read_yolo(tmp_path)
-    assert kinds([problem]) == ["BAD_OBJECT"] and problem.where == f"{path}, line 3"
+    assert kinds([problem]) == ["bad object"] and problem.where == f"{path}, line 3"
     assert [thing.name for thing in item.objects] == ["dog", "cat"]
 
 
