@@ -49,23 +49,16 @@ CALIBRATION_IMAGES = 100  # at most, of int8: they tell the range of activations
 class WeightsSettings:
     """Which detector, and where it runs. Classes, sizes and colours come with the weights."""
 
-    # ---- Weights ----
-
     # A best.pth or last.pth, an .onnx of SSD.export, or a published file (see the README); "coco"
     # downloads torchvision's model of 80 everyday classes; "" takes the newest best.pth under
     # save_dir.
     model_path: str = ""
-    # Where train.py leaves its results.
-    save_dir: str = "logs"
+    save_dir: str = "logs"  # where train.py leaves its results
     # Leave "": checkpoints know their classes. Published files of other classes than VOC's or
     # COCO's need the list that they were trained with.
     classes_path: str = ""
-    # Whose conventions a published file needs. "auto" tells by its contents, and says so where
-    # two families name their tensors alike and only the order tells.
+    # Whose conventions a published file needs; "auto" recognises them by its tensors.
     weights_family: Literal[("auto", *FAMILIES)] = "auto"
-
-    # ---- Machine ----
-
     # "auto" takes an NVIDIA GPU if there is one (.onnx files: the processor); else "cpu", "cuda",
     # "cuda:1", "mps".
     device: str = "auto"
@@ -78,19 +71,15 @@ class WeightsSettings:
 
 @dataclass(frozen=True)
 class SSDSettings(WeightsSettings):
-    """How to look at images."""
+    """What counts as a detection."""
 
-    # ---- What counts as a detection ----
-
-    # Least score of a box. Higher: fewer false boxes; lower: fewer missed objects.
-    confidence: float = 0.5
+    confidence: float = 0.5  # least score; higher: fewer false boxes, lower: fewer missed objects
     # Of two boxes of one class that overlap more than this (IoU), the weaker one is dropped.
     nms_iou: float = 0.45
     # What drops what: "class", boxes of one class; "agnostic", boxes of any class, for objects that
     # are of one class alone; "soft" lowers scores instead, for crowds.
     nms: NmsRule = "class"
-    # Names of the classes to look for; without any, all of them.
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # names of the classes to look for; without any, all of them
 
 
 class SSD:
@@ -103,8 +92,7 @@ class SSD:
             memory layout and modes. Changes to it take effect.
         class_names: names for that network.
 
-    Raises UserError for weights that cannot be read and settings out of range, ValueError for a
-    network on another device than the settings', or without class names.
+    Raises UserError for weights that cannot be read and for settings out of range.
     """
 
     def __init__(self, settings: SSDSettings | str | os.PathLike = SSDSettings(), *,
@@ -118,9 +106,9 @@ class SSD:
             network, class_names, device=settings.device, precision=settings.precision)
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
-        self.thresholds = Thresholds()
-        self.thresholds = self._override({name: getattr(settings, name) for name in
-                                          ("confidence", "nms_iou", "nms", "classes")})
+        self.thresholds = SCORING
+        self.thresholds = self._override({"confidence": settings.confidence, "nms": settings.nms,
+                                          "nms_iou": settings.nms_iou, "classes": settings.classes})
 
     @property
     def network(self) -> SSDNet:
@@ -130,13 +118,11 @@ class SSD:
     def detect(self, image: ImageInput) -> Detections:
         """Find objects in one image.
 
-        Args:
-            image: path, PIL image, or (H, W, 3) uint8 RGB array. A relative path is looked for in
-                the current directory, then in the repo.
-
-        Returns Detections as NumPy arrays, best first: boxes (N, 4) float32 xyxy edges in pixels
-        of the image, scores (N,), labels (N,) indices into `class_names`. Raises UserError for a
-        file that is missing or no image; TypeError, ValueError for what is no image at all.
+        `image` is a path, a PIL image, or an (H, W, 3) uint8 RGB array. A relative path is looked
+        for in the current directory, then in the repo. Returns Detections, best
+        first, as NumPy arrays: boxes (N, 4) float32 xyxy edges in pixels of the image, scores (N,),
+        labels (N,) indices into `class_names`. Raises UserError for a file that is missing or no
+        image; TypeError, ValueError for what is no image at all.
         """
         return self.detect_batch([image])[0]
 
@@ -227,8 +213,7 @@ class SSD:
                  ) -> tuple[list[ClassResult], list[Detections]]:
         """Score the detector on records by PASCAL VOC's rules, with the thresholds for scoring.
 
-        The labels of the records are this detector's. Returns, on all ranks, the ClassResult of
-        each class and the Detections of each image.
+        Returns, on all ranks, the ClassResult of each class and the Detections of each image.
         """
         detections = self.detect_records(records, batch_size=batch_size)
         return evaluate_voc(detections, records, len(self.class_names)), detections
@@ -260,11 +245,10 @@ class SSD:
     def export(self, path: str | os.PathLike, *, outputs: Outputs = "detections",
                precision: Literal["fp32", "int8"] = "fp32", train_list: str = "2007_train.txt",
                val_list: str = "2007_val.txt", max_loss: float = 1.0, force: bool = False) -> None:
-        """Write the detector as an .onnx file (see nets/runtimes/export.py); print what it is.
+        """Write the detector as an .onnx file, which `model_path` takes; print what it is.
 
         Args:
-            path: the file; `model_path` of SSDSettings takes it.
-            outputs: what the file gives; in "detections" with this detector's thresholds.
+            outputs: see nets/runtimes/export.py; "detections" by this detector's thresholds.
             precision: "int8" runs faster and finds a little less; how much is measured.
             train_list, val_list: for int8, to calibrate it and to measure its mAP.
             max_loss: points of mAP@0.5 that int8 may lose; above, only `force` writes it.
@@ -299,9 +283,8 @@ def _open(settings):
     class_names = read_class_names(settings.classes_path) if settings.classes_path else None
     path = str(settings.model_path or newest_checkpoint(settings.save_dir) or "")
     if not path:
-        raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}; train "
-                        'with voc_annotation.py and train.py, or set model_path = "coco" or to a '
-                        "file.")
+        raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}; run "
+                        'train.py, or set model_path = "coco" or to a file.')
     if os.path.isfile(path):  # in the current directory; else in the repo
         path = os.path.abspath(path)
     if path.lower().endswith(".onnx"):
@@ -313,6 +296,5 @@ def _open(settings):
         network, names = read_network(path, family=settings.weights_family, class_names=class_names)
         runtime = TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)
     if class_names not in (None, runtime.class_names):
-        print(f"note: {settings.classes_path} differs from the classes in the weights, which are "
-              f"used: {', '.join(runtime.class_names)}")
+        print(f"note: {settings.classes_path} differs from the classes of the weights, which count")
     return runtime

@@ -5,7 +5,7 @@ Edit the settings below, or give them as flags: python train.py --epochs 30 --ba
 
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -29,7 +29,7 @@ from utils.distributed import (any_rank, broadcast_tensors, check_device, on_ran
                                wrap_network)
 from utils.evaluation.measurement import format_results
 from utils.evaluation.voc_ap import mean_ap
-from utils.multibox.loss import MultiBoxLoss
+from utils.multibox.loss import Losses, MultiBoxLoss
 from utils.training.logging import describe_end, describe_epoch, describe_start, has_stalled
 from utils.training.optim import Schedule, make_optimizer, set_frozen, set_learning_rate
 from utils.training.run import (Run, StopFlag, create_run_folder, merge_settings, read_lists,
@@ -41,7 +41,6 @@ class TrainSettings:
     """Every number of a training run."""
 
     # ---- Data: written by voc_annotation.py ----
-
     # Images to learn from.
     train_list: str = "2007_train.txt"
     # Images to choose the best epoch by. "" trains without: best.pth is then the last epoch.
@@ -50,7 +49,6 @@ class TrainSettings:
     classes_path: str = ""
 
     # ---- Network ----
-
     # vgg is the paper's and the most accurate; mobilenetv2 is several times faster and small.
     backbone: Literal[tuple(BACKBONES)] = "vgg"
     # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
@@ -71,7 +69,6 @@ class TrainSettings:
     letterbox_image: bool = False
 
     # ---- What the weights start from ----
-
     # A detector: a checkpoint of this project, a published file, or "coco" (see the README). Its
     # input size, priors and colours win over the settings above. Other classes than yours are no
     # obstacle: what they have in common is kept. "" starts from the backbone alone.
@@ -88,7 +85,6 @@ class TrainSettings:
     scale_new_layers: bool = True
 
     # ---- Length ----
-
     # Small sets want more of them: a warning says how many where the steps are few.
     epochs: int = 60
     # Stop after this many measurements without a better val mAP, such as 10; 0 trains all epochs.
@@ -103,7 +99,6 @@ class TrainSettings:
     accumulate: int = 1
 
     # ---- Optimizer ----
-
     # adamw settles in short runs; sgd is Caffe's, for long ones.
     optimizer: Literal["adamw", "sgd"] = "adamw"
     # For a batch of 32, scaled in proportion to the batch. Halve it when the loss jumps.
@@ -124,7 +119,6 @@ class TrainSettings:
     clip_grad_norm: float = 10.0
 
     # ---- SSD ----
-
     # Priors with IoU >= this to an object are positives.
     match_iou: float = 0.5
     # Hard negatives for each positive.
@@ -139,7 +133,6 @@ class TrainSettings:
     augmentation: Literal["paper", "light", "none"] = "light"
 
     # ---- Machine ----
-
     # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
     device: str = "auto"
     # "auto" is bf16 where the hardware has it, which is faster, fp16 on older NVIDIA GPUs, or fp32.
@@ -155,7 +148,6 @@ class TrainSettings:
     seed: int = 0
 
     # ---- Going on ----
-
     # "last" goes on with run run_name (begins it where it has no last.pth), else with the newest
     # under save_dir; a path goes on with that last.pth. All other settings are then the run's own.
     resume: str = ""
@@ -163,7 +155,6 @@ class TrainSettings:
     save_steps: int = 0
 
     # ---- Results ----
-
     # Every run gets a folder in it.
     save_dir: str = "logs"
     # Name of the run's folder; "" takes the date and time.
@@ -184,18 +175,18 @@ LIMITS = {"input_shape": (1, 4096), "epochs": (1, 10 ** 6), "batch_size": (1, 40
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
               "early_stopping", "sample_period"}
-LAYOUTS = {True: torch.channels_last, False: torch.contiguous_format}
-BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # may too, with as many images a step
+BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # for as many images per step
 
 
 def main(settings: TrainSettings) -> None:
     """Train, save and measure, epoch by epoch: alone, or as one of torchrun's processes."""
     with process_group():
         check_settings(settings)
+        # The last.pth of a run to go on with, and its contents; None where a run begins.
         last, saved = on_rank0(partial(read_run, settings.resume, save_dir=settings.save_dir,
                                        run_name=settings.run_name))
         if saved:
-            settings = resumed_settings(settings, TrainSettings(**saved.settings))
+            settings = resumed_settings(settings, saved.settings)
         torch.manual_seed(settings.seed)
         device = pick_device(settings.device)
         check_device(device, settings.device)
@@ -206,7 +197,8 @@ def main(settings: TrainSettings) -> None:
             settings.train_list, settings.val_list, settings.classes_path)
         network = network_of(saved, "this run", str(last)) if saved else rank0_first(
             partial(build_network, settings, class_names, train_records))
-        network.to(device, memory_format=LAYOUTS[settings.channels_last])
+        network.to(device, memory_format=(torch.channels_last if settings.channels_last
+                                          else torch.contiguous_format))
         if settings.sync_batch_norm and world_size() > 1:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
         criterion = MultiBoxLoss(network.coder, match_iou=settings.match_iou,
@@ -221,24 +213,29 @@ def main(settings: TrainSettings) -> None:
                             warmup_steps=settings.warmup_steps, min_lr_ratio=settings.min_lr_ratio)
         detector = SSD(network=network, class_names=class_names, device=str(device),
                        precision=precision)
+        table = settings_table(settings)
         folder = last.parent if saved else on_rank0(partial(
-            create_run_folder, settings.save_dir, settings.run_name, settings_table(settings),
+            create_run_folder, settings.save_dir, settings.run_name, table,
             resume=bool(settings.resume)))
         run = Run(folder, network, optimizer, scaler, class_names, settings=asdict(settings),
                   lists={"train": train_records, "val": val_records},
                   save_period=settings.save_period)
         if saved:
-            run.load(saved)
-        print(describe_start(folder, settings_table(settings), f"{device} in {precision}",
-                             total_steps=schedule.total_steps, steps_an_epoch=len(loaders[-1])))
+            run.load(saved.run)
+        print(describe_start(folder, table, f"{device} in {precision}", schedule.total_steps,
+                             len(loaders[-1])))
 
         with run, StopFlag() as stop:
             for epoch in range(run.epoch, settings.epochs):
+                if has_stalled(run.history, settings.early_stopping):
+                    print("early stopping: val mAP has not improved lately")
+                    break
                 network.train()
                 set_frozen(network.pretrained_layers, epoch < settings.freeze_epochs)
-                wrapped_network = wrap_network(network)
+                wrapped_network = wrap_network(network)  # anew: it plans for what is not frozen
+                images_per_step = loaders[epoch].images_per_step
                 for batches in run.steps(loaders[epoch], settings.epochs):
-                    set_learning_rate(optimizer, schedule.rate(run.step, loaders[epoch].images_a_step))
+                    set_learning_rate(optimizer, schedule.rate(run.step, images_per_step))
                     run.log(train_step(wrapped_network, criterion, optimizer, batches,
                                        scaler=scaler, precision=precision,
                                        clip_grad_norm=settings.clip_grad_norm))
@@ -246,18 +243,18 @@ def main(settings: TrainSettings) -> None:
                     if stopping or settings.save_steps and run.step % settings.save_steps == 0:
                         run.save()
                     if stopping:
-                        raise KeyboardInterrupt
+                        raise KeyboardInterrupt  # for any signal: the script ends as by Ctrl-C
                 run.save()  # before the measurement, which takes its time
                 broadcast_tensors(network.buffers())  # the statistics of batch norm are rank 0's
-                measure = is_due(epoch, settings.epochs, settings.eval_period or settings.epochs)
-                row = run.end_epoch(partial(val_map, detector, val_records) if measure else None)
+                is_last = epoch + 1 == settings.epochs
+                val_map = None
+                if val_records and (is_last or is_due(epoch, settings.eval_period)):
+                    val_map = mean_ap(detector.evaluate(val_records)[0])
+                row = run.end_epoch(val_map)
                 print(describe_epoch(row, settings.epochs, run.best_map))
-                if is_due(epoch, settings.epochs, settings.sample_period):
+                if settings.sample_period and (is_last or is_due(epoch, settings.sample_period)):
                     run.show(draw_samples(choose_samples(val_records or train_records), detector,
                                           f"epoch {epoch + 1}"))
-                if has_stalled(run.history, settings.early_stopping):
-                    print("early stopping: val mAP has not improved lately")
-                    break
             run.save()
         if val_records:
             results, _ = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
@@ -276,31 +273,34 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
         clip_grad_norm: largest norm of the gradient; 0 clips none.
 
     Returns:
-        sums over all ranks: "loss", "loc", "conf", and "positives", "objects", "images".
+        sums over all ranks: "loss", its parts, and "positives", "objects", "images".
 
     Raises UserError for a loss or gradient that is not finite.
     """
     device = criterion.coder.priors.device
     batches = [batch.to(device) for batch in batches]
     # All targets first: the loss is divided by the positives of the whole step.
-    targets = [criterion.match(batch.boxes, batch.labels, batch.difficult) for batch in batches]
-    normaliser = max(1.0, *sum_over_ranks([sum(map(criterion.count, targets))]))
-    sums = dict.fromkeys(("loss", "loc", "conf", "positives", "objects", "images"), 0.0)
+    targets = [criterion.make_targets(batch.boxes, batch.labels, batch.difficult)
+               for batch in batches]
+    [count] = sum_over_ranks([sum(map(criterion.count, targets))])
+    normaliser = max(1.0, count)
+    sums = dict.fromkeys(("loss", *Losses._fields, "positives", "objects", "images"), 0.0)
     for number, (batch, target) in enumerate(zip(batches, targets), start=1):
         with nullcontext() if number == len(batches) else without_sync(network):
             with run_in(precision, device):
                 loc, conf = network(batch.images)
             losses = criterion(loc, conf, target, normaliser)
-            loss = losses.loc + losses.conf
+            loss = sum(losses)
             # wrap_network takes the mean over ranks; their sum is wanted.
             scaler.scale(loss * world_size()).backward()
-        step = (loss, losses.loc, losses.conf, (target.labels > 0).sum(),
-                (batch.labels >= 0).sum(), torch.tensor(len(batch.images)))
-        for name, value in zip(sums, step):
-            sums[name] += value.item()
+        amounts = (loss, *losses, (target.labels > 0).sum(), (batch.labels >= 0).sum(),
+                   torch.tensor(len(batch.images)))
+        for name, amount in zip(sums, amounts, strict=True):
+            sums[name] += amount.item()
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm or math.inf)
     if not math.isfinite(sums["loss"] + (0 if scaler.is_enabled() else norm)):
+        # Lines count from 1, and the first has the class names.
         lines = sorted(index + 2 for batch in batches for index in batch.indices)
         raise UserError("the loss or its gradient is not finite; lower learning_rate, or check the "
                         f"annotations of these lines of the train list: {lines}")
@@ -310,14 +310,9 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
     return dict(zip(sums, sum_over_ranks(list(sums.values()))))
 
 
-def val_map(detector: SSD, records: list[Record]) -> float | None:
-    """Return the mAP@0.5 (area) of a detector, None without records."""
-    return mean_ap(detector.evaluate(records)[0]) if records else None
-
-
-def is_due(epoch: int, num_epochs: int, period: int) -> bool:
-    """Tell whether to do something after an epoch, counted from 0: each period, and at the end."""
-    return period > 0 and ((epoch + 1) % period == 0 or epoch + 1 == num_epochs)
+def is_due(epoch: int, period: int) -> bool:
+    """Tell whether what is done every `period` epochs, 0 for never, follows an epoch from 0."""
+    return period > 0 and (epoch + 1) % period == 0
 
 
 def build_network(settings: TrainSettings, class_names: tuple[str, ...],
@@ -349,13 +344,13 @@ def make_loaders(settings: TrainSettings, network: SSDNet, records: list[Record]
             for epoch in range(settings.epochs)]
 
 
-def resumed_settings(settings: TrainSettings, saved: TrainSettings) -> TrainSettings:
+def resumed_settings(settings: TrainSettings, saved: dict) -> TrainSettings:
     """Return the settings that a run goes on with: its own, but for those that may change."""
-    images_a_step = [(s.batch_size * s.accumulate, s.freeze_epochs and s.freeze_batch_size
-                      * s.accumulate) for s in (settings, saved)]
-    may_change = MAY_CHANGE | (BATCHES if len(set(images_a_step)) == 1 else set())
-    return TrainSettings(**merge_settings(asdict(settings), asdict(saved), asdict(TrainSettings()),
-                                          may_change))
+    sizes = ("batch_size", "freeze_batch_size") if saved["freeze_epochs"] else ("batch_size",)
+    same_step = all(getattr(settings, size) * settings.accumulate
+                    == saved[size] * saved["accumulate"] for size in sizes)
+    return TrainSettings(**merge_settings(asdict(settings), saved, asdict(TrainSettings()),
+                                          MAY_CHANGE | BATCHES if same_step else MAY_CHANGE))
 
 
 def check_settings(settings: TrainSettings) -> None:

@@ -1,7 +1,5 @@
 """Seconds and memory from nothing to the boxes of one image: a process of its own each time.
 
-    python -m benchmarks.startup --model_path logs/run/best.pth
-
 All find the same three best scores. torchvision's script does what its documentation says, with
 the same weights; torch.load reads them.
 """
@@ -12,22 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.inference import both_ways
-from benchmarks.table import Row, report
-from utils.cli import ROOT, UserError, resolve, run
+from benchmarks.prepare import BenchSettings
+from benchmarks.table import Row, rows_of
+from utils.cli import ROOT, UserError
 
 PROJECT = """
 import os, sys
 weights, classes, image, precision = sys.argv[1:]
 from ssd import SSD
 detector = SSD(weights, classes_path=classes, device="cpu", precision=precision)
-found = detector.detect_batch([image], confidence=0.01)[0]
-scores = found.scores.tolist()
+scores = detector.detect_batch([image], confidence=0.01)[0].scores.tolist()
 """
 TORCHVISION = """
 import sys
@@ -40,8 +38,8 @@ network = ssd300_vgg16(weights=None, weights_backbone=None,
 network.load_state_dict(torch.load(weights))
 network.eval()
 with torch.no_grad():
-    found = network([SSD300_VGG16_Weights.COCO_V1.transforms()(read_image(image))])[0]
-scores = found["scores"].tolist()
+    output = network([SSD300_VGG16_Weights.COCO_V1.transforms()(read_image(image))])[0]
+scores = output["scores"].tolist()
 """
 # Printed at the end: the scores, the time, and the most bytes of the process, on Linux.
 ENDING = r"""
@@ -57,51 +55,31 @@ SIDES = {"torchvision fp32": (TORCHVISION, "fp32"), "fp32": (PROJECT, "fp32"),
          "auto": (PROJECT, "auto")}
 
 
-@dataclass(frozen=True)
-class StartupSettings:
-    """What is timed."""
-
-    # A detector of VGG16 at 300 pixels; "" takes the newest best.pth under logs.
-    model_path: str = ""
-    # A JPEG file.
-    image: str = "img/demo.jpg"
-    turns: int = 3
-    # File for the figures; "" for none.
-    json_path: str = ""
-
-
-def main(settings: StartupSettings) -> None:
-    """Start each side in turns; see that all find the same best scores; print medians."""
-    found = {side: [] for side in SIDES}
+def measure(settings: BenchSettings) -> list[Row]:
+    """Start each side in turns; see that all find the same best scores; return medians."""
+    outcomes = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         _, flags = both_ways(settings.model_path, Path(folder), "cpu")
         for _ in range(1 + settings.turns):  # the first one fills the caches of the disk
-            for side, results in found.items():
-                results.append(start(side, flags, str(resolve(settings.image))))
-    best = np.array([sorted(results[0][0])[-1:-4:-1] for results in found.values()])
+            for side, results in outcomes.items():
+                results.append(start(side, flags, settings.image))
+    best = np.array([sorted(results[0][0])[-3:] for results in outcomes.values()])
     if not best.size or np.ptp(best, axis=0).max() > 0.03:
         raise UserError(f"the sides do not find the same, or nothing: best scores {best.tolist()}.")
     seconds, memory = ({side: statistics.median(result[k] for result in results[1:])
-                        for side, results in found.items()} for k in (1, 2))
-    (other, *ours) = SIDES
-    report([Row("start to first boxes", side, seconds[side], other, seconds[other])
-            for side in ours] +
-           [Row("most memory of that", side, memory[side], other, memory[other], "B")
-            for side in ours], settings.json_path)
+                        for side, results in outcomes.items()} for k in (1, 2))
+    return rows_of("start to first boxes", seconds) + [
+        replace(row, unit="B") for row in rows_of("most memory of that", memory)]
 
 
 def start(side, flags, image):
     """Return (scores, seconds, bytes) of one process."""
     script, precision = SIDES[side]
     begin = time.time()  # the clock that another process has too
-    done = subprocess.run([sys.executable, "-c", script + ENDING, flags["model_path"],
+    process = subprocess.run([sys.executable, "-c", script + ENDING, flags["model_path"],
                            flags["classes_path"], image, precision], cwd=ROOT,
                           stdout=subprocess.PIPE, text=True)
-    if done.returncode:
+    if process.returncode:
         raise UserError(f"{side} failed.")
-    scores, end, memory = json.loads(done.stdout.splitlines()[-1])
+    scores, end, memory = json.loads(process.stdout.splitlines()[-1])
     return scores, end - begin, memory
-
-
-if __name__ == "__main__":
-    run(main, StartupSettings)

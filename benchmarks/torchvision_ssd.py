@@ -6,15 +6,17 @@ from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.models.detection import ssd300_vgg16
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD
 from torchvision.transforms import v2
 
 from nets.backbones import rename
+from nets.ssd import SSDNet, nest_extras
 from nets.weights.families import TORCHVISION
 from utils.cli import UserError
 from utils.data.augment import CROP_TRIALS
 
 
-def as_torchvision(network, *, same_priors):
+def as_torchvision(network: SSDNet, *, same_priors: bool) -> SSD:
     """Return torchvision's SSD300 in eval mode with the weights of an SSDNet of VGG16 at 300.
 
     With `same_priors` it has the network's; else its own, which are as the paper's and clipped.
@@ -22,17 +24,18 @@ def as_torchvision(network, *, same_priors):
     """
     spec = network.spec
     if (spec.backbone, spec.size, spec.tile, spec.letterbox) != ("vgg", 300, 0, False):
-        raise UserError("torchvision has SSD300 with VGG16 alone, without windows or bars; set "
+        raise UserError("torchvision has SSD300 with VGG16 alone, without tiles or bars; set "
                         "model_path to such a detector.")
-    theirs = ssd300_vgg16(weights=None, weights_backbone=None,
-                          num_classes=network.num_classes).eval()
-    places = rename({name: name for name in theirs.state_dict()}, TORCHVISION)
-    theirs.load_state_dict({places[name]: value for name, value in network.state_dict().items()})
+    reference = ssd300_vgg16(weights=None, weights_backbone=None,
+                             num_classes=network.num_classes).eval()
+    # Our tensors' names -> torchvision's.
+    names = nest_extras(rename({name: name for name in reference.state_dict()}, TORCHVISION))
+    reference.load_state_dict({names[name]: value for name, value in network.state_dict().items()})
     if same_priors:
-        theirs.anchor_generator = DefaultBoxGenerator(
+        reference.anchor_generator = DefaultBoxGenerator(
             spec.aspect_ratios, scales=[size / spec.size for size in spec.anchors_size],
             steps=spec.steps, clip=False)
-    return theirs
+    return reference
 
 
 class Distort(v2.RandomPhotometricDistort):
@@ -92,6 +95,6 @@ def reference_loss(network, images, targets, device):
 def batch_as_lists(batch):
     """Return a Batch of this project's loader as lists of images and of targets."""
     size = batch.images.shape[-1]
-    return list(batch.images / 255), [
+    return list(batch.images / 255.0), [
         {"boxes": boxes[labels >= 0] * size, "labels": labels[labels >= 0] + 1}
         for boxes, labels in zip(batch.boxes, batch.labels)]

@@ -15,12 +15,12 @@ names, spec = metadata["class_names"], metadata["spec"]
 # Without this, OpenVINO computes in bf16 where the processor can.
 detector = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 if spec.get("tile") or spec.get("letterbox"):
-    sys.exit("this detector looks at windows or between bars: run it by predict.py")
+    sys.exit("this detector uses tiles or letterbox: run it by predict.py")
 image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
 # See onnx_only.py.
 resized = image.resize(spec["input_shape"][::-1], Image.Resampling.BILINEAR, reducing_gap=2)
 images = np.asarray(resized)[None].astype(
     np.float32 if spec["resize"].endswith("float32") else np.uint8)
-found = detector([images])
-for box, score, label in zip(found["boxes"], found["scores"], found["labels"]):
-    print(f"{names[label]} {score:.2f} at {(box * (image.size * 2)).round().astype(int)}")
+results = detector([images])
+for box, score, label in zip(results["boxes"], results["scores"], results["labels"]):
+    print(f"{names[label]} {score:.2f} at {(box * [*image.size, *image.size]).round().astype(int)}")

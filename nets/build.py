@@ -8,7 +8,7 @@ import numpy as np
 
 from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec, nest_extras
-from nets.weights.transfer import backbone_names, load_backbone, transfer
+from nets.weights.transfer import load_backbone, transfer
 from nets.weights.weight_files import read_backbone, read_detector
 from utils.checkpoint import Checkpoint, check_tensors
 from utils.cli import UserError, shorten
@@ -48,12 +48,12 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         print(f"weights: none, {backbone} starts from random numbers")
     else:
         count = load_backbone(network, weights)
-        filled = all(name in weights.state_dict
-                     for name in backbone_names(network.backbone, network))
+        filled = all(name in weights.state_dict for name, _ in
+                     network.backbone.named_parameters(network.backbone_spec.prefix))
         fresh = "" if filled else f"{network.backbone_spec.unfilled}, "
         print(f"weights: {count} tensors of {backbone} from {backbone_weights}; {fresh}extra "
               f"layers and heads start from random numbers\n"
-              f"pixel values: minus {spec.mean} ({weights.reason})")
+              f"pixel values: minus {spec.mean}, divided by {spec.std}")
     if images:
         factors = scale_new_layers(network, images, weights.state_dict if weights else ())
         print(f"start: {len(factors)} new layers rescaled")

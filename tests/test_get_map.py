@@ -104,7 +104,7 @@ def test_a_figure_that_cannot_be_written_is_a_user_error(measure, tmp_path):
     with pytest.raises(UserError, match=r"results\.txt: cannot be written"):
         measure()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="the folder cannot be made"):
+    with pytest.raises(UserError, match="cannot be made"):
         measure(map_out_path=str(tmp_path / "file"))
 
 

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from utils.cli import UserError, check_file, first_line, resolve, shorten, writi
 from utils.multibox.spec import SSDSpec
 
 FORMAT = "ssd-checkpoint-1"
-UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]")
 COUNTER = "num_batches_tracked"  # of batch norm; nothing that is computed depends on it
 
 
@@ -28,17 +26,12 @@ class Checkpoint(NamedTuple):
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a Checkpoint so that a crash or a power cut leaves either the old file or the new one.
-
-    Raises UserError where the file cannot be written.
-    """
+    """Write a Checkpoint, or UserError; a power cut leaves either the old file or the new one."""
     path = resolve(path)
     values = checkpoint._asdict() | {"format": FORMAT, "spec": checkpoint.spec.to_dict(),
                                      "class_names": list(checkpoint.class_names)}
     values["state_dict"] = {name: tensor.detach().cpu().contiguous()
                             for name, tensor in checkpoint.state_dict.items()}
-    if checkpoint.run is None:
-        del values["run"]
     with writing(path) as part, open(part, "wb") as file:
         torch.save(values, file)
         file.flush()
@@ -48,41 +41,31 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 def read_torch_file(path: str | Path) -> object:
     """Return the plain object that torch.save wrote, on the CPU; no code of the file is run.
 
-    Raises UserError for a file that is missing, empty, a web page, damaged, of another kind, or
-    that holds other Python objects than tensors and plain types.
+    Raises UserError for a file that is missing, damaged, of another kind, or that holds other
+    Python objects than tensors and plain types.
     """
     path = check_file(path)
-    with open(path, "rb") as file:
-        start = file.read(100).lstrip().lower()
-    if not start or start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        kind = "a web page, not weights" if start else "the file is empty"
-        raise UserError(f"{shorten(path)}: {kind}: the download failed; get it again.")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{shorten(path)}: cannot be read as plain tensors: it is no weights file, "
-                        "or holds code, which is not run; ask for a plain state dict.") from None
+        raise UserError(f"{shorten(path)}: cannot be read as plain tensors: it is no weights file "
+                        "(a web page instead of the download?), or holds code, which is not run; "
+                        "get it again, or ask for a plain state dict.") from None
     except Exception as error:  # on damaged bytes PyTorch raises exceptions of many types
         raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); the file is "
-                        "damaged, incomplete, or of another kind.") from None
+                        "empty, damaged, incomplete, or of another kind.") from None
 
 
 def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
     """Return the Checkpoint in the contents of a file; None if they are something else.
 
-    Raises UserError, naming the file, where something is missing or is not what it should be.
+    Raises UserError, naming the file, where a part is missing or the spec is wrong.
     """
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return None
     try:
-        names = values["class_names"]
-        if (not isinstance(names, (list, tuple)) or not names or len(set(names)) < len(names)
-                or not all(isinstance(name, str) for name in names)):
-            raise ValueError("class_names must be a list of different texts")
-        parts = [values["state_dict"], values["settings"], values["progress"]]
-        if not all(isinstance(part, dict) for part in (*parts, values.get("run") or {})):
-            raise ValueError("a part is not a dict")
-        return Checkpoint(SSDSpec.from_dict(values["spec"]), tuple(names), *parts,
+        return Checkpoint(SSDSpec.from_dict(values["spec"]), tuple(values["class_names"]),
+                          values["state_dict"], values["settings"], values["progress"],
                           values.get("run"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{shorten(path)}: an incomplete checkpoint ({first_line(error)}); "
@@ -92,11 +75,10 @@ def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
 def check_tensors(expected: dict, state_dict: dict, path: str | Path) -> None:
     """Compare a file's tensors with those of a network, which may be on the meta device.
 
-    Counters of batch norm may be missing, as in files of old PyTorch.
-    Raises UserError naming a tensor that is missing, does not belong, has another shape, or holds
-    anything but finite numbers.
+    Counters of batch norm may be missing, as in files of old PyTorch. Raises UserError naming a
+    tensor that is missing, does not belong, has another shape, or is not finite numbers.
     """
-    for name in [*expected, *(name for name in state_dict if name not in expected)]:
+    for name in expected | state_dict:
         value = state_dict.get(name)
         if name not in expected:
             fault = "does not belong to this network"
@@ -122,5 +104,5 @@ def tensor_fault(name: str, value: torch.Tensor) -> str | None:
 
 def newest_checkpoint(logs_dir: str | Path, name: str = "best.pth") -> Path | None:
     """Return the newest file of a name anywhere under a log folder, or None."""
-    files = [file for file in resolve(logs_dir).rglob(name) if file.is_file()]
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
+    return max(resolve(logs_dir).rglob(name), key=lambda file: file.stat().st_mtime_ns,
+               default=None)

@@ -1,9 +1,5 @@
-"""The code bases whose weights are read: one table, an entry of which is all that is known of one.
+"""The code bases whose weights are read: how their tensors are renamed, and their numbers."""
 
-Their tensors get our names. Their numbers go into the spec: weights need those they were made with.
-"""
-
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -35,10 +31,8 @@ _COCO = (
     "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book",
     "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush")
 
-
 _names = iter(_COCO)
-# Class names of published weights by their count, without background. Of COCO's 90 numbers 10 are
-# unused.
+# Class names by their count, without background. Of COCO's 90 numbers 10 are unused.
 PUBLISHED_NAMES = {
     20: ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
          "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
@@ -55,11 +49,10 @@ def names_without_gaps(class_names: Sequence[str]) -> tuple[str, ...]:
 
 def without_gaps(detections: Detections) -> Detections:
     """Return detections of COCO's 90 numbers as those of its 80 classes, others as they are."""
-    names = detections.class_names
-    if names_without_gaps(names) == names:
+    if detections.class_names != PUBLISHED_NAMES[90]:
         return detections
-    new_labels = np.array([_COCO.index(name) if name in _COCO else -1 for name in names])
-    labels = new_labels[detections.labels]
+    indices = [_COCO.index(name) if name in _COCO else -1 for name in detections.class_names]
+    labels = np.array(indices)[detections.labels]
     return replace(detections[labels >= 0], labels=labels[labels >= 0], class_names=_COCO)
 
 
@@ -70,9 +63,8 @@ class Family:
     signature: str  # pattern of a tensor name that its files hold
     read: Callable[[dict], dict]  # file contents -> our tensor names
     preset: Mapping  # fields of SSDSpec that differ from the paper's
-    uses_coco_sizes: Callable[[int], bool]  # by the number of classes, without background
-    # The order of its module groups in the file, where another family has the same names.
-    order: tuple[str, ...] = ()
+    uses_coco_sizes: Callable[[int], bool] = lambda classes: classes == 80  # without background
+    order: tuple[str, ...] = ()  # of its modules, where another family has the same names
     sizes: Mapping = field(default_factory=dict)  # (input size, COCO's?) -> anchors_size, if odd
 
 
@@ -123,27 +115,24 @@ def read_chainercv(tensors: dict) -> dict:
             if name.startswith("loc.") else value for name, value in state.items()}
 
 
+# Most follow Caffe's SSD in these.
+CAFFE = {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_uint8"}
 FAMILIES = {
     "amdegroot": Family(
-        r"vgg\.0\.weight", dict,  # the names are ours
-        {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None,
-         "resize": "cv2_linear_uint8"},
+        r"vgg\.0\.weight", dict, CAFFE | {"prior_clip": "centre_size"},
         # Its code takes COCO's sizes for any number of classes but VOC's.
         uses_coco_sizes=lambda classes: classes != 20,
         order=("vgg", "L2Norm", "extras", "loc", "conf")),
     "bubbliiiing": Family(
         r"(vgg\.0|mobilenet\.0\.0|resnet\.0)\.weight", dict,
-        {"steps": None, "prior_clip": "corners", "box_clip": "before_nms",
-         "log_size_clamp": None, "resize": "pil_bicubic_uint8",
-         "mean": (104.0, 117.0, 123.0),  # Caffe's BGR means on RGB: theirs, so ours
-         "resnet_pool_padding": 0},
+        {"steps": None, "prior_clip": "corners", "box_clip": "before_nms", "log_size_clamp": None,
+         "resize": "pil_bicubic_uint8", "resnet_pool_padding": 0,
+         "mean": (104.0, 117.0, 123.0)},  # Caffe's BGR means on RGB, as they do it
         uses_coco_sizes=lambda classes: False,
         order=("vgg", "extras", "L2Norm", "loc", "conf")),
     "lufficc": Family(
         r"backbone\.vgg\.0\.weight", partial(rename, rules=LUFFICC),
-        {"prior_clip": "centre_size", "box_clip": "none", "log_size_clamp": None,
-         "resize": "cv2_linear_uint8"},
-        uses_coco_sizes=lambda classes: classes == 80,
+        CAFFE | {"prior_clip": "centre_size"},
         # Their configuration file says 537.65 where 1.05 x 512 is 537.6.
         sizes={(512, False): (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.65)}),
     "torchvision": Family(
@@ -152,12 +141,8 @@ FAMILIES = {
          "l2_eps": 1e-12, "mean": (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)},
         uses_coco_sizes=lambda classes: True),
     "ssd_keras": Family(
-        r"conv4_3_norm_mbox_conf\w*/.*", read_ssd_keras,
-        {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_uint8", "l2_eps": 1e-12},
-        uses_coco_sizes=lambda classes: classes == 80),
+        r"conv4_3_norm_mbox_conf\w*/.*", read_ssd_keras, CAFFE | {"l2_eps": 1e-12}),
     "chainercv": Family(
         r"multibox/conf/0/W", read_chainercv,
-        {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_float32",
-         "l2_eps": 1e-5},
-        uses_coco_sizes=lambda classes: classes == 80),
+        CAFFE | {"resize": "cv2_linear_float32", "l2_eps": 1e-5}),
 }

@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 import numpy as np
 import torch
 
-from nets.backbones import BACKBONES, Backbone, rename
+from nets.backbones import BACKBONES, rename
 from nets.ssd import build_spec
 from nets.weights.families import COCO_DETECTOR, FAMILIES, PUBLISHED_NAMES
 from utils.checkpoint import Checkpoint, parse_checkpoint, read_torch_file
@@ -24,21 +24,17 @@ class BackboneWeights(NamedTuple):
     state_dict: dict  # name in SSDNet -> tensor
     mean: tuple[float, float, float]  # RGB pixel values
     std: tuple[float, float, float]
-    reason: str  # why that input, for the user
 
 
 def download(url: str) -> Path:
-    """Fetch a file to model_data/ unless it is there, checked by the hash in its name.
-
-    Returns its absolute Path. Raises UserError without internet and for a broken download.
-    """
+    """Return the path of a file in model_data/, downloaded if need be; UserError if that fails."""
     target = make_folder("model_data") / Path(urlparse(url).path).name
     if not target.exists():
         print(f"downloading {url}")
         match = torch.hub.HASH_REGEX.search(target.name)
         try:
             torch.hub.download_url_to_file(url, str(target), match[1] if match else None)
-        except (OSError, RuntimeError, ValueError, HTTPException) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             raise UserError(f"{url} could not be downloaded ({error}).\nFetch it elsewhere and put "
                             f"it at {shorten(target)}.") from None
     return target
@@ -50,12 +46,13 @@ def read_tensor_file(path: str | Path) -> object:
     Raises UserError for a missing or damaged file, and for one that would run code.
     """
     path = check_file(path)
-    reader = {".h5": _read_h5, ".hdf5": _read_h5, ".npz": _read_npz}.get(path.suffix.lower())
-    if reader is None:
+    suffix = path.suffix.lower()
+    if suffix not in (".npz", ".h5", ".hdf5"):
         return read_torch_file(path)
     try:
+        arrays = dict(np.load(path, allow_pickle=False)) if suffix == ".npz" else _read_h5(path)
         return {name: torch.from_numpy(array.astype(np.float32))
-                for name, array in reader(path).items() if array.dtype.kind == "f"}
+                for name, array in arrays.items() if array.dtype.kind == "f"}
     except ImportError:
         raise UserError(f"{shorten(path)}: Keras files need h5py; run: pip install h5py") from None
     except Exception as error:  # h5py, zipfile and NumPy raise many types on damaged bytes
@@ -66,36 +63,23 @@ def read_tensor_file(path: str | Path) -> object:
 def _read_h5(path):
     """Return {layer/.../weight: array} of a Keras file."""
     import h5py
-    arrays = {}
 
-    def collect(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name.removeprefix("model_weights/")] = item[()]
-
+    names = []
     with h5py.File(path, "r") as file:
-        file.visititems(collect)
-    return arrays
-
-
-def _read_npz(path):
-    """Return {name: array} of a NumPy archive; NumPy refuses pickled objects."""
-    with np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+        file.visit(names.append)
+        return {name.removeprefix("model_weights/"): file[name][()] for name in names
+                if isinstance(file[name], h5py.Dataset)}
 
 
 def read_detector(path: str | Path, *, family: str = "auto",
                   class_names: tuple[str, ...] | None = None) -> tuple[Checkpoint, str]:
-    """Read a detector from a checkpoint of this project or a published weight file.
+    """Read a detector, of this project or published; return (Checkpoint, family).
 
-    Args:
-        path: the file, or "coco" for torchvision's SSD300 trained on COCO, downloaded once.
-        family: a name in FAMILIES; "auto" recognises the file by its tensors' names. Where two
-            families share those, their order decides, and what was taken is printed.
-        class_names: for files with other classes than VOC's 20 or COCO's; None: by their count.
-
-    Returns (Checkpoint, family), "this project" for its own; the tensors are still to be compared
-    with a network. Raises UserError for an unreadable, unknown or unsafe file, or class names that
-    do not fit it.
+    `path` is a file, or "coco" for torchvision's SSD300 trained on COCO, downloaded once. `family`
+    is a name in FAMILIES; "auto" recognises it by the names of the tensors. `class_names` are for
+    published files with other classes than VOC's 20 or COCO's. The family of our own checkpoints is
+    "this project". The tensors are not yet compared with a network. Raises UserError for an
+    unreadable, unknown or unsafe file, or class names that do not fit it.
     """
     path = download(COCO_DETECTOR) if path == "coco" else resolve(path)
     values = read_tensor_file(path)
@@ -136,16 +120,16 @@ def _recognise(tensors, path, family):
     if not fitting or family not in ("auto", *fitting):
         known = " or ".join(fitting) or f"no known family ({', '.join(FAMILIES)})"
         raise UserError(f"{shorten(path)}: its tensors are those of {known}, weights_family is "
-                        f"{family!r}; it begins with {first_line(next(iter(tensors)))!r}. A "
-                        "classification network goes into backbone_weights of train.py.")
-    if family != "auto" or len(fitting) == 1:
-        return family if family != "auto" else fitting[0]
+                        f"{family!r}. A classification network goes into backbone_weights.")
+    if family != "auto":
+        return family
     # torch.save keeps the order in which a network registers its modules.
-    groups = tuple(dict.fromkeys(name.split(".")[0] for name in tensors))
-    chosen = next((name for name in fitting if FAMILIES[name].order == groups), fitting[0])
+    order = tuple(dict.fromkeys(name.split(".")[0] for name in tensors))
+    chosen = next((name for name in fitting if FAMILIES[name].order == order), fitting[0])
     others = " or ".join(f'"{name}"' for name in fitting if name != chosen)
-    print(f"{shorten(path)}: taken for {chosen}'s, by the order of its tensors "
-          f"({', '.join(groups)}); set weights_family to {others} if that is wrong")
+    if others:
+        print(f"{shorten(path)}: taken for {chosen}'s, by the order of its tensors; set "
+              f"weights_family to {others} if that is wrong")
     return chosen
 
 
@@ -176,20 +160,12 @@ def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
     values = _unwrap(read_tensor_file(path), path)
     renamed = rename(values, entry.names)
     if not renamed:
-        raise UserError(f"{shorten(path)}: no tensors of {backbone} in it (it begins with "
-                        f"{first_line(next(iter(values)))!r}); check backbone and the file. A "
-                        "detector goes into model_path.")
-    return BackboneWeights(renamed | entry.convert(values), *_expected_input(values, entry))
-
-
-def _expected_input(values: dict, entry: Backbone) -> tuple[tuple, tuple, str]:
-    """Return (mean, std, reason) of the input: Caffe's pixel values, or a standard deviation of 1.
-
-    A VGG16 that torchvision trained has a classifier of numbers; that of IMAGENET1K_FEATURES, which
-    has Caffe's convolutions, is NaN.
-    """
+        raise UserError(f"{shorten(path)}: no tensors of {backbone} in it; check backbone and the "
+                        "file. A detector goes into model_path.")
+    # A VGG16 of torchvision's own training has a classifier; in Caffe's it is missing or NaN.
     classifier = values.get("classifier.0.weight")
-    if not entry.is_caffe or classifier is not None and classifier.isfinite().all():
-        return IMAGENET_MEAN, IMAGENET_STD, "torchvision's own training"
-    reason = "assumed, the file has no classifier to tell" if classifier is None else "Caffe's VGG16"
-    return CAFFE_MEAN, CAFFE_STD, reason
+    if entry.is_caffe and (classifier is None or not classifier.isfinite().all()):
+        mean, std = CAFFE_MEAN, CAFFE_STD
+    else:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    return BackboneWeights(renamed | entry.convert(values), mean, std)

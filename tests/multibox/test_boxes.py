@@ -8,8 +8,7 @@ import torch
 import torchvision
 from coders import coder_for
 
-from utils.multibox.boxes import (area, pairwise_intersection, pairwise_iou, to_cxcywh,
-                                  to_xyxy)
+from utils.multibox.boxes import area, pairwise_intersection, pairwise_iou, to_cxcywh, to_xyxy
 from utils.multibox.spec import SSDSpec
 
 UNCLAMPED = SSDSpec(log_size_clamp=None)

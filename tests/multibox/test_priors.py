@@ -7,8 +7,8 @@ import torch
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 
-from nets.weights.families import FAMILIES
 from nets.ssd import build_spec
+from nets.weights.families import FAMILIES
 from utils.multibox.boxes import to_xyxy
 from utils.multibox.priors import clip_priors, make_priors
 from utils.multibox.spec import COCO_SCALES, PRIOR_CLIPS, SSDSpec

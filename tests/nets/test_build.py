@@ -49,15 +49,6 @@ def test_a_whole_one_is_read(write, network, capsys):
     assert "SSD300 with mobilenetv2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("parts", [
-    {"class_names": []}, {"class_names": "ab"}, {"class_names": [1, 2]},
-    {"class_names": ["a", "a"]},
-    {"state_dict": None}, {"state_dict": [1]}, {"settings": None}, {"progress": 3}, {"spec": "abc"},
-], ids=lambda parts: f"{next(iter(parts))}")
-def test_crafted_parts_end_in_one_line(write, parts):
-    refused(write(**parts), "incomplete")
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_floats_become_float32(write, network, dtype):
     state = {name: value.to(dtype) if value.is_floating_point() else value
@@ -94,15 +85,13 @@ def vgg_file(path, classifier):
     return str(path)
 
 
-@pytest.mark.parametrize("classifier, words", [
-    ({"classifier.0.weight": torch.full((4096, 4), math.nan)}, "Caffe's VGG16"),
-    ({}, "assumed, the file has no classifier")])
-def test_the_colours_of_backbone_weights_are_said_aloud(tmp_path, capsys, classifier, words):
+@pytest.mark.parametrize("classifier", [
+    {"classifier.0.weight": torch.full((4096, 4), math.nan)}, {}])
+def test_caffes_vgg16_has_no_classifier_or_one_of_nan(tmp_path, capsys, classifier):
     network = new_network("vgg", 300, 2,
                           backbone_weights=vgg_file(tmp_path / "vgg.pth", classifier))
     printed = capsys.readouterr().out
     assert "fc6 and fc7, extra layers and heads start from random numbers" in printed
-    assert words in printed
     assert network.spec.mean == CAFFE_MEAN
 
 
@@ -112,7 +101,7 @@ def test_a_whole_vgg16_fills_fc6_and_fc7(tmp_path, capsys):
     zeros = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
     network = new_network("vgg", 300, 2, backbone_weights=vgg_file(tmp_path / "vgg.pth", zeros))
     printed = capsys.readouterr().out
-    assert "fc6 and fc7," not in printed and "torchvision's own training" in printed
+    assert "fc6 and fc7," not in printed
     assert not network.vgg[31].weight.any() and network.spec.mean == IMAGENET_MEAN
 
 

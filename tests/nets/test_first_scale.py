@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from nets.build import new_network
-from nets.ssd import Normalise
 from nets.first_scale import NUM_IMAGES, scale_new_layers
+from nets.ssd import Normalise
 from utils.cli import UserError
 from utils.multibox.spec import SSDSpec
 

@@ -12,8 +12,8 @@ import torch
 from conftest import fill_state_dict, fixture_image, fixture_keys
 
 from ssd import SSD, SSDSettings
-from utils.multibox.boxes import to_xyxy
 from utils.image import resize_to_input, stack_inputs
+from utils.multibox.boxes import to_xyxy
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 SHARED = Path(__file__).parents[3] / "shared" / "fixtures"

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet50, vgg
 
-from nets.weights.transfer import load_backbone
-from nets.weights.weight_files import read_backbone
 from nets.backbones import BACKBONES
 from nets.ssd import L2Norm, SSDNet, build_spec, nest_extras
 from nets.vgg import decimate_classifier, make_vgg16
+from nets.weights.transfer import load_backbone
+from nets.weights.weight_files import read_backbone
 from utils.cli import UserError
 from utils.multibox.spec import CAFFE_MEAN, IMAGENET_MEAN
 

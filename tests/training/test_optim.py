@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optim import (Schedule, lr_factor, make_optimizer, set_frozen,
-                                  set_learning_rate)
+from utils.training.optim import Schedule, lr_factor, make_optimizer, set_frozen, set_learning_rate
 
 FLAT = {"kind": "step", "warmup_steps": 0, "min_lr_ratio": 0.01}
 

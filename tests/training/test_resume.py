@@ -127,7 +127,7 @@ def stopped(uninterrupted, tmp_path):
     ({"epochs": 9, "seed": 4}, "epochs 3 .now 9., seed 0 .now 4"),
     ({"batch_size": 2}, "batch_size 4 .now 2"),
     ({"train_list": "val.txt"}, "train list .16 images, \\w+, now 4 images"),
-    ({"resume": "best.pth"}, "best.pth: holds weights, and only the last.pth"),
+    ({"resume": "best.pth"}, "best.pth: holds weights; only the last.pth"),
     ({"resume": "nowhere"}, "nowhere")])
 def test_what_would_change_the_numbers_is_refused_in_one_line(stopped, data, changes, words):
     if "train_list" in changes:

@@ -59,7 +59,7 @@ def batch():
 def test_a_step_equals_one_backward_pass_over_the_whole_loss(network, batch):
     sums, gradients = step(network, [rows_of(batch, slice(0, 1)), rows_of(batch, slice(1, 2))])
     criterion = MultiBoxLoss(network.coder, background_negatives=30)
-    targets = criterion.match(batch.boxes, batch.labels, batch.difficult)
+    targets = criterion.make_targets(batch.boxes, batch.labels, batch.difficult)
     num_positives = int((targets.labels > 0).sum())
     loss = sum(criterion(*network(batch.images), targets, num_positives))
     loss.backward()

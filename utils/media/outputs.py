@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.cli import UserError, describe_error, make_folder, shorten, writing
+from utils.cli import UserError, make_folder, shorten, writing
 from utils.coco_ids import coco_results, numbers_of
 from utils.detections import COLUMNS, Detections
 from utils.distributed import gather, rank, world_size
@@ -56,7 +56,7 @@ class Outputs:
         """Print what cannot be read or written, once for each source."""
         if name not in self.failures:
             self.failures[name] = str(error)
-            tqdm.write(describe_error(error))
+            tqdm.write(f"error: {error}")
 
     def write(self, frame: Frame, detections: Detections) -> np.ndarray | None:
         """Write the files of a frame; return it drawn, (H, W, 3) uint8 RGB, if it has its image."""

@@ -28,7 +28,10 @@ def area(boxes: Boxes) -> Boxes:
 
 
 def pairwise_intersection(a: Boxes, b: Boxes) -> Boxes:
-    """Return the (..., N, M) areas common to each of (..., N, 4) and each of (..., M, 4) boxes."""
+    """Return the (..., N, M) areas common to each of (..., N, 4) and each of (..., M, 4) boxes.
+
+    Row by row, of (N, 4) and (N, 4): pairwise_intersection(a[:, None], b[:, None])[:, 0, 0].
+    """
     xp = torch if isinstance(a, torch.Tensor) else np
     a, b = a[..., :, None, :], b[..., None, :, :]
     sides = xp.minimum(a[..., 2:], b[..., 2:]) - xp.maximum(a[..., :2], b[..., :2])

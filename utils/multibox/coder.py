@@ -11,8 +11,9 @@ from utils.multibox.spec import SSDSpec
 class BoxCoder(nn.Module):
     """Encodes boxes as offsets from the priors of a spec, and decodes them (paper eq. 2).
 
-    A module, so that its buffer `priors` (P, 4), float32 cxcywh as fractions of the input, moves to
-    the device with the network that has it. Nothing of it is in the state dict.
+    The variances that divide them are Caffe's. A module, so that its buffer `priors` (P, 4),
+    float32 cxcywh as fractions of the input, moves to the device with the network that has it. It
+    adds nothing to the state dict.
     """
 
     priors: torch.Tensor
@@ -24,7 +25,7 @@ class BoxCoder(nn.Module):
         self.clips_before_nms = spec.box_clip == "before_nms"
 
     def encode(self, boxes: torch.Tensor) -> torch.Tensor:
-        """Return the loc targets (dx, dy, dw, dh) of one box a prior (Caffe `EncodeBBox`).
+        """Return the loc targets (dx, dy, dw, dh) of one box per prior (Caffe `EncodeBBox`).
 
         Args:
             boxes: (..., P, 4) float, xyxy in [0, 1], positive width and height.
@@ -42,8 +43,9 @@ class BoxCoder(nn.Module):
     def decode(self, loc: torch.Tensor) -> torch.Tensor:
         """Invert `encode`: (..., P, 4) offsets to xyxy boxes, not clipped (Caffe `DecodeBBox`).
 
-        The log of the size's ratio is limited to `log_size_clamp`, if any, so that the boxes are
-        finite.
+        The log of the size's ratio is limited to `log_size_clamp`, if any. Without, exp() overflows
+        at wild offsets, and its gradient is NaN: a loss on decoded boxes zeroes the offsets of
+        priors that do not count first.
         """
         offset, log_size = loc.split(2, -1)
         prior_centre, prior_size = self.priors.split(2, -1)

@@ -1,4 +1,4 @@
-"""The multibox loss (paper section 2.2, eq. 1 to 3)."""
+"""The multibox loss (paper section 2.2, eq. 1 to 3). Like this whole folder: torch, NumPy alone."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.multibox.coder import BoxCoder
-from utils.multibox.matching import Targets, make_targets
+from utils.multibox.matching import IGNORED, Targets, make_targets
 
 
 class Losses(NamedTuple):
-    """The two parts of eq. 1, divided by N; the loss to minimise is their sum."""
+    """The parts of eq. 1, divided by N, weights included: the loss to minimise is their sum."""
 
     loc: torch.Tensor  # scalar
     conf: torch.Tensor  # scalar
@@ -20,17 +20,17 @@ class Losses(NamedTuple):
 class MultiBoxLoss(nn.Module):
     """L(x, c, l, g) = (L_conf(x, c) + L_loc(x, l, g)) / N, eq. 1 with alpha = 1.
 
-    An optimizer step may hold several batches, on several processes, and is to learn as from one
-    large batch. So the targets of all of them are made first, N is summed over them, and each batch
-    is divided by the sum:
+    An optimizer step may hold several batches, on several processes, and must match one large
+    batch. So the targets of all of them are made first, N is summed over them, and each batch is
+    divided by the sum:
 
-        targets = [criterion.match(...) for each batch]
+        targets = [criterion.make_targets(...) for each batch]
         normaliser = max(1, sum(criterion.count(target) for target in targets))
         losses = criterion(*network(images), target, normaliser)
 
     Args:
         coder: the network's, whose priors are matched.
-        match_iou: priors with IoU >= this to an object are positives.
+        match_iou: priors with IoU >= this to an object are positives (>= as in Caffe).
         negatives_per_positive: hard negatives of an image for each of its positives.
         background_negatives: hard negatives of an image without positives; 0 in the paper.
         train_on_difficult: False leaves difficult objects out: neither object nor background.
@@ -45,16 +45,18 @@ class MultiBoxLoss(nn.Module):
         self.background_negatives = background_negatives
         self.train_on_difficult = train_on_difficult
 
-    def match(self, boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Tensor) -> Targets:
+    def make_targets(self, boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Tensor
+                     ) -> Targets:
         """Return the Targets of a padded batch; arguments of `make_targets`."""
         return make_targets(boxes, labels, difficult, self.coder, match_iou=self.match_iou,
                             train_on_difficult=self.train_on_difficult)
 
     def count(self, targets: Targets) -> float:
-        """Return what a batch adds to N: its positives, as in the paper.
+        """Return what a batch adds to N, the number of positives (eq. 1).
 
-        An image without positives counts as a third of its background negatives (as one of every
-        `negatives_per_positive`), so that it weighs as much as an image with objects.
+        Background negatives are not in the paper: an image without positives counts as its
+        background negatives / `negatives_per_positive`, so that each negative weighs as much as one
+        of an image with objects.
         """
         positives = (targets.labels > 0).sum(1)
         share = self._num_negatives(targets.labels) / max(self.negatives_per_positive, 1.0)
@@ -66,23 +68,23 @@ class MultiBoxLoss(nn.Module):
 
         Args:
             loc: (B, P, 4) float, predicted offsets.
-            conf: (B, P, C) float, class scores before softmax, background first.
-            targets: of `match`.
+            conf: (B, P, C) float, scores of C = K + 1 classes before softmax, background first.
+            targets: of `make_targets`.
             normaliser: N, at least 1: the sum of `count` over all batches of the step.
         """
         positive = targets.labels > 0  # (B, P)
         # Eq. 2: smooth L1 between predicted and encoded boxes, over the positives.
         loc_loss = F.smooth_l1_loss(loc.float()[positive], targets.loc[positive], reduction="sum")
         # Eq. 3: cross entropy over the positives and the hard negatives.
-        cross_entropy = F.cross_entropy(conf.float().transpose(1, 2), targets.labels.clamp(min=0),
-                                        reduction="none")  # (B, P)
+        cross_entropy = F.cross_entropy(conf.float().transpose(1, 2), targets.labels,
+                                        ignore_index=IGNORED, reduction="none")  # (B, P)
         negative = self.mine_hard_negatives(cross_entropy.detach(), targets.labels)
         conf_loss = cross_entropy[positive | negative].sum()
         # Eq. 1.
         return Losses(loc_loss / normaliser, conf_loss / normaliser)
 
     def mine_hard_negatives(self, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Choose the background priors with the highest loss, image by image (Caffe MAX_NEGATIVE).
+        """Choose the negatives with the highest loss, image by image (section 2.2).
 
         Args:
             losses: (B, P) confidence losses.

@@ -8,14 +8,14 @@ from utils.multibox.boxes import pairwise_iou, to_xyxy
 from utils.multibox.coder import BoxCoder
 
 IGNORED = -1  # label of a prior that is neither positive nor a candidate negative
-MIN_FORCED_IOU = 1e-6  # an object that touches no free prior more than this is not forced on one
+MIN_FORCED_IOU = 1e-6  # as in Caffe: an object that overlaps no free prior more stays unmatched
 
 
 class Targets(NamedTuple):
     """What the loss compares the network's outputs with."""
 
     labels: torch.Tensor  # (B, P) int64: 0 background, 1.. classes, IGNORED
-    loc: torch.Tensor  # (B, P, 4) float32 encoded boxes; they count for positive priors only
+    loc: torch.Tensor  # (B, P, 4) float32 encoded boxes; about 0 where not positive, always finite
 
 
 @torch.no_grad()
@@ -28,8 +28,9 @@ def make_targets(boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Ten
         labels: (B, G) int64 indices into class_names, -1 for padding.
         difficult: (B, G) bool.
         coder: owns the priors.
-        match_iou: priors with IoU >= this to an object are positives, 0.5 in SSD.
-        train_on_difficult: False ignores the priors that match difficult objects.
+        match_iou: priors with IoU >= this to an object are positives; the paper says > 0.5.
+        train_on_difficult: False ignores the priors that match difficult objects; in Caffe they are
+            background then.
 
     Returns:
         Targets on the device of `boxes`; labels shifted by one, background being 0.

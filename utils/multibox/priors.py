@@ -12,7 +12,8 @@ def make_priors(spec: SSDSpec) -> torch.Tensor:
     """Return the priors of all feature maps (paper section 2.2, Caffe `PriorBox`).
 
     Order: map by map, row by row, and in a cell s, s', then each ratio a as a, 1/a, where s is the
-    map's size and s' the geometric mean with the next one.
+    map's size and s' the geometric mean with the next one. Centres are Caffe's, (i + 0.5) * step,
+    or the paper's, (i + 0.5) / grid, where the spec has no steps.
 
     Returns:
         (P, 4) float32, cxcywh as fractions of the input; 8,732 rows for SSD300.

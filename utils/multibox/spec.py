@@ -55,7 +55,7 @@ class SSDSpec:
 
     # Box coder.
     variances: tuple[float, float] = (0.1, 0.2)
-    log_size_clamp: float | None = math.log(1000 / 16)  # keeps exp() finite; far above real boxes
+    log_size_clamp: float | None = math.log(1000 / 16)  # far above real boxes; None: no limit
     box_clip: str = "after_nms"
 
     # Image to network input.

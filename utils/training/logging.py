@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from utils.cli import shorten, typeable, writing
 from utils.distributed import world_size
+from utils.multibox.loss import Losses
 from utils.page import new_figure, save_figure
 
 ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
@@ -26,34 +28,28 @@ def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None)
             f"(loc {row['loc']:.3f}, conf {row['conf']:.3f}){measured}, {seconds:.0f} s")
 
 
-def describe_start(folder: Path, settings_text: str, where: str, *, total_steps: int,
+def describe_start(folder: Path, settings_text: str, where: str, total_steps: int,
                    steps_an_epoch: int) -> str:
     """Return the settings in effect, where the run computes, and where its results go."""
     processes = f" with {world_size()} processes" if world_size() > 1 else ""
     text = (f"settings:\n{settings_text}\nrunning on {where}{processes}, {total_steps:,} steps, "
             f"results in {shorten(folder)}")
     if total_steps < ENOUGH_STEPS:
-        text += (f"\nWARNING: {total_steps:,} steps are few to learn from: {ENOUGH_STEPS:,} or more "
-                 f"are worth their time. Set epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} "
-                 "or more.")
+        text += (f"\nWARNING: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
+                 f"better: epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} or more.")
     return text
 
 
 def describe_end(folder: Path, history: list[dict[str, Any]], best_epoch: int) -> str:
     """Return what a user wants to know after the last epoch, and what to type next."""
-    training, measuring = (sum(row[name] for row in history)
-                           for name in ("train_seconds", "eval_seconds"))
+    measuring = sum(row["eval_seconds"] for row in history)
+    total = measuring + sum(row["train_seconds"] for row in history)
     best = typeable(folder / "best.pth")
-    return (f"trained: {len(history)} epochs in {describe_duration(training + measuring)}, "
-            f"{describe_duration(measuring)} of it for val mAP; the best is epoch {best_epoch}\n"
+    return (f"trained: {len(history)} epochs in {timedelta(seconds=round(total))}, "
+            f"{timedelta(seconds=round(measuring))} of it for val mAP; the best is epoch "
+            f"{best_epoch}\n"
             f"next: python get_map.py --model_path {best}\n"
             f"      python predict.py --model_path {best}")
-
-
-def describe_duration(seconds: float) -> str:
-    """Return a time as h:mm:ss."""
-    seconds = round(seconds)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def has_stalled(history: list[dict[str, Any]], patience: int) -> bool:
@@ -74,7 +70,7 @@ def write_history(history: list[dict[str, Any]], folder: Path) -> None:
 def plot_history(history: list[dict[str, Any]], folder: Path) -> None:
     """Draw loss.png, and map.png where any epoch was measured."""
     figure, axes = new_figure("Training loss", "epoch", "loss")
-    for name in ("loss", "loc", "conf"):
+    for name in ("loss", *Losses._fields):
         _plot(axes, history, name)
     losses = [row["loss"] for row in history]
     if 0 < 10 * min(losses) < max(losses):  # else the first epoch flattens the others

@@ -23,11 +23,11 @@ class Schedule:
     warmup_steps: int
     min_lr_ratio: float
 
-    def rate(self, step: int, images_a_step: int) -> float:
+    def rate(self, step: int, images_per_step: int) -> float:
         """Return the learning rate of a step, counted from 0, in proportion to its images."""
         factor = lr_factor(step, self.total_steps, kind=self.kind, warmup_steps=self.warmup_steps,
                            min_lr_ratio=self.min_lr_ratio)
-        return self.learning_rate * images_a_step / NOMINAL_BATCH * factor
+        return self.learning_rate * images_per_step / NOMINAL_BATCH * factor
 
 
 def lr_factor(step: int, total_steps: int, *, kind: Literal["cosine", "step"],

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from utils.checkpoint import (Checkpoint, newest_checkpoint, parse_checkpoint, r
                               save_checkpoint)
 from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typeable, typed_path,
                        writing)
-from utils.data.annotations import (Record, check_same_classes, read_class_names, read_list,
-                                    read_records)
+from utils.data.annotations import Record, read_class_names, read_list, read_records
 from utils.data.loader import Batch, Loader
 from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
-from utils.training.logging import Board, describe_duration, plot_history, write_history
+from utils.multibox.loss import Losses
+from utils.training.logging import Board, plot_history, write_history
 
+# Attributes of a Run that last.pth holds.
 PROGRESS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "learning_rate", "history",
             "best_map", "best_epoch")
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
+           if hasattr(signal, name)]
 
 
 class Run:
@@ -55,9 +59,9 @@ class Run:
         self.network, self.optimizer, self.scaler = network, optimizer, scaler
         self.class_names, self.settings = tuple(class_names), settings
         # What the numbers of a run depend on beside its settings.
-        self.basis = {"number of processes": world_size()} | {
-            f"{name} list": f"{len(records)} images, {list_digest(records)}"
-            for name, records in lists.items()}
+        self.basis = {f"{name} list": f"{len(records)} images, {list_digest(records)}"
+                      for name, records in lists.items()}
+        self.basis |= {"classes": ", ".join(class_names), "number of processes": world_size()}
         check_same_on_all_ranks(self.basis)
         self.epoch = self.step_in_epoch = self.step = 0
         self.seconds, self.sums, self.learning_rate, self.history = 0.0, {}, 0.0, []
@@ -65,7 +69,7 @@ class Run:
         self.saved = None  # (epoch, step_in_epoch) of last.pth
 
     def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
-        """Yield the batches of each step that the epoch under way still has, with a progress bar."""
+        """Yield the batches of each step left of the epoch under way, with a progress bar."""
         start = time.perf_counter() - self.seconds
         with tqdm(total=len(loader), initial=self.step_in_epoch, unit="step", leave=False,
                   desc=f"epoch {self.epoch + 1}/{num_epochs}",
@@ -73,15 +77,12 @@ class Run:
             for batches in loader.epoch(self.epoch, self.step_in_epoch):
                 yield batches
                 self.seconds = time.perf_counter() - start
+                steps_left = (num_epochs - self.epoch) * len(loader) - self.step_in_epoch
+                seconds_left = steps_left * self.seconds / self.step_in_epoch
                 progress.update()
-                progress.set_postfix_str(
-                    f"loss {self.sums['loss'] / self.step_in_epoch:.3f}, "
-                    f"{self.sums['images'] / self.seconds:.1f} images/s, "
-                    f"left {describe_duration(self._seconds_left(len(loader), num_epochs))}")
-
-    def _seconds_left(self, steps_an_epoch, num_epochs):
-        steps = (num_epochs - self.epoch) * steps_an_epoch - self.step_in_epoch
-        return steps * self.seconds / self.step_in_epoch
+                progress.set_postfix_str(f"loss {self.sums['loss'] / self.step_in_epoch:.3f}, "
+                                         f"{self.sums['images'] / self.seconds:.1f} images/s, "
+                                         f"left {timedelta(seconds=round(seconds_left))}")
 
     def log(self, sums: dict[str, float]) -> None:
         """Count an optimizer step that returned these sums."""
@@ -89,25 +90,22 @@ class Run:
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
-    def end_epoch(self, measure: Callable[[], float | None] | None) -> dict[str, Any]:
-        """Measure and record an epoch that was trained and saved; choose best.pth.
+    def end_epoch(self, val_map: float | None) -> dict[str, Any]:
+        """Record an epoch that was trained, saved and measured, or not (None); choose best.pth.
 
-        `measure` returns val mAP, or None where there is none; it is None where it is not due. As
-        long as nothing was measured, the last epoch is the best. Returns the row of the history.
-
+        As long as nothing was measured, the last epoch is the best. Returns the row of the history.
         Raises UserError where the first epoch had objects and none matched a prior.
         """
-        start, sums = time.perf_counter(), self.sums
+        sums = self.sums
         if not self.history and sums["objects"] and not sums["positives"]:
             raise UserError(f"none of {sums['objects']:.0f} objects matched a prior, so no object "
                             "is learnt; leave anchors_size and aspect_ratios () for the paper's "
                             "priors, or take those that voc_annotation.py suggests.")
-        val_map = measure() if measure else None
         row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
-        row |= {name: sums[name] / self.step_in_epoch for name in ("loss", "loc", "conf")}
+        row |= {name: sums[name] / self.step_in_epoch for name in ("loss", *Losses._fields)}
         row |= {"positives": round(sums["positives"] / sums["images"], 2),
                 "train_seconds": round(self.seconds, 1), "val_map": val_map,
-                "eval_seconds": round(time.perf_counter() - start, 1)}
+                "eval_seconds": round(time.perf_counter() - self.saved_at, 1)}
         self.epoch, self.step_in_epoch, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
         self.history = [*self.history, row]
         never_measured = val_map is None and self.best_map is None
@@ -134,7 +132,7 @@ class Run:
         self._write("last.pth", run={name: getattr(self, name) for name in PROGRESS} | {
             "basis": self.basis, "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(), "generator": torch.get_rng_state()})
-        self.saved = self.epoch, self.step_in_epoch
+        self.saved, self.saved_at = (self.epoch, self.step_in_epoch), time.perf_counter()
 
     def _write(self, name, run=None):
         if rank() == 0:
@@ -143,25 +141,22 @@ class Run:
                 self.network.spec, self.class_names, self.network.state_dict(), self.settings,
                 progress, run))
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Go on from a last.pth; the network has its weights already.
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from the `run` of a last.pth; the network has its weights already.
 
         Raises UserError where lists, class names or the number of processes have changed.
         """
-        state, path = checkpoint.run, shorten(self.folder / "last.pth")
-        before = state["basis"] | {"class names": checkpoint.class_names}
-        changes = [f"{name} ({before.get(name)}, now {value})" for name, value in
-                   (self.basis | {"class names": self.class_names}).items()
-                   if before.get(name) != value]
+        changes = [f"{name} ({state['basis'].get(name)}, now {value})"
+                   for name, value in self.basis.items() if state["basis"].get(name) != value]
         if changes:
-            raise UserError(f"{path}: since the run began these have changed: {', '.join(changes)}; "
-                            "put them back, or begin a new run from its weights: --model_path "
-                            f"{path}")
+            last = typeable(self.folder / "last.pth")
+            raise UserError(f"{last}: changed since the run began: {', '.join(changes)}; "
+                            f"put them back, or begin a new run from it: --model_path {last}")
         for name in PROGRESS:
             setattr(self, name, state[name])
-        self.optimizer.load_state_dict({"state": state["optimizer"],
-                                        "param_groups": self.optimizer.state_dict()["param_groups"]})
-        if state["scaler"]:
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["generator"])
         self.saved = self.epoch, self.step_in_epoch
@@ -174,10 +169,9 @@ class Run:
     def __exit__(self, kind, error, trace) -> None:
         """Say how to go on where the run ends early."""
         if error is not None and self.saved and rank() == 0:
-            last = self.folder / "last.pth"
-            print(f"{shorten(last)} holds the run up to step {self.saved[1]} of epoch "
-                  f"{self.saved[0] + 1}; to go on:\n"
-                  f"{launcher()} train.py --resume {typeable(last)}", file=sys.stderr)
+            last = typeable(self.folder / "last.pth")
+            print(f"{last} holds the run up to step {self.saved[1]} of epoch {self.saved[0] + 1}; "
+                  f"to go on:\n{launcher()} train.py --resume {last}", file=sys.stderr)
 
 
 class StopFlag:
@@ -186,16 +180,10 @@ class StopFlag:
     A signal that the process ignores (nohup) stays ignored.
     """
 
-    def __init__(self):
-        self.requested, self.process = False, os.getpid()
-
     def __enter__(self) -> "StopFlag":
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        self.previous = {getattr(signal, name): signal.getsignal(getattr(signal, name))
-                         for name in names}
-        for number, handler in self.previous.items():
-            if handler != signal.SIG_IGN:
-                signal.signal(number, self._handle)
+        self.requested, self.process = False, os.getpid()
+        self.previous = {number: signal.signal(number, self._handle) for number in SIGNALS
+                         if signal.getsignal(number) != signal.SIG_IGN}
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -212,20 +200,14 @@ class StopFlag:
 
 
 def create_run_folder(save_dir: str, run_name: str, settings_text: str, *, resume: bool) -> Path:
-    """Make the folder of a new run, with settings.txt in it.
+    """Make the folder of a new run, with its settings in settings.txt; return its path.
 
-    Args:
-        save_dir: the folder of all runs.
-        run_name: "" takes the date and time.
-        settings_text: the content of settings.txt.
-        resume: take a folder that a run left without any checkpoint.
-
-    Raises UserError for a name that another run has.
+    A run_name of "" takes the date and time. `resume` takes a folder that a run left without any
+    checkpoint. Raises UserError for a name that another run has.
     """
+    if Path(run_name).name != run_name:
+        raise UserError(f"run_name {run_name!r} must be a name; save_dir says where the run goes.")
     folder = make_folder(save_dir) / (run_name or time.strftime("%Y-%m-%d_%H-%M-%S"))
-    if folder.parent != resolve(save_dir):
-        raise UserError(f"run_name {run_name!r} must be the name of a folder, without a path; "
-                        "save_dir says where it goes.")
     try:
         folder.mkdir(exist_ok=resume and not any(folder.glob("*.pth")))
     except OSError as error:
@@ -246,6 +228,7 @@ def read_run(resume: str, *, save_dir: str, run_name: str
 
     Raises UserError where there is none, and for a checkpoint that holds weights alone.
     """
+    path = None
     if resume == "last" and run_name:
         path = resolve(save_dir) / run_name / "last.pth"
     elif resume == "last":
@@ -256,11 +239,11 @@ def read_run(resume: str, *, save_dir: str, run_name: str
     elif resume:
         path = typed_path(resume)
         path = check_file(path / "last.pth" if path.is_dir() else path)
-    if not resume or not path.exists():
+    if path is None or not path.exists():
         return None, None
     checkpoint = parse_checkpoint(read_torch_file(path), path)
-    if checkpoint is None or checkpoint.run is None or "basis" not in checkpoint.run:
-        raise UserError(f"{shorten(path)}: holds weights, and only the last.pth of a run can go on; "
+    if checkpoint is None or "basis" not in (checkpoint.run or {}):
+        raise UserError(f"{shorten(path)}: holds weights; only the last.pth of a run can go on; "
                         f"begin a new run from it: --model_path {typeable(path)}")
     return path, checkpoint
 
@@ -272,6 +255,11 @@ def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[
     A setting counts as asked for where it is not its default. Raises UserError naming those that
     were asked for, differ from the run's, and may not change.
     """
+    unknown = saved.keys() - given.keys()
+    if unknown:
+        raise UserError(f"the run has settings that this train.py lacks: {', '.join(unknown)}; begin "
+                        "a new run with --model_path.")
+    saved = defaults | saved
     asked = {name: value for name, value in given.items() if value != defaults[name]}
     clashes = [f"{name} {saved[name]!r} (now {value!r})" for name, value in asked.items()
                if name not in may_change and value != saved[name]]
@@ -298,9 +286,11 @@ def read_lists(train_list: str, val_list: str, classes_path: str
     The val records are [] for a val_list of "", and where no object of it counts for mAP. Raises
     UserError for lists that cannot be read, disagree, or hold nothing to learn.
     """
-    train_records, class_names = read_list(train_list)
     if classes_path:
-        check_same_classes(read_class_names(classes_path), classes_path, class_names, train_list)
+        class_names = read_class_names(classes_path)
+        train_records = read_records(train_list, class_names, classes_path)
+    else:
+        train_records, class_names = read_list(train_list)
     val_records = read_records(val_list, class_names, train_list) if val_list else []
     if not any(len(record.labels) for record in train_records):
         raise UserError(f"{train_list}: no image has an object, so there is nothing to learn.")
@@ -308,9 +298,7 @@ def read_lists(train_list: str, val_list: str, classes_path: str
         print(f"note: no val mAP, since {val_list or 'no val list'} has no object that counts; "
               "best.pth is the last epoch")
         val_records = []
-    missing = [record.path for record in (*train_records, *val_records)
-               if not record.path.is_file()]
-    if missing:
-        raise UserError(f"{missing[0]}: no such image, one of {len(missing)}; run "
-                        "voc_annotation.py again.")
+    for record in (*train_records, *val_records):
+        if not record.path.is_file():
+            raise UserError(f"{record.path}: no such image; run voc_annotation.py again.")
     return train_records, val_records, class_names
