@@ -72,25 +72,25 @@ class AnnotationSettings:
 
 def main(settings: AnnotationSettings) -> None:
     """Read and split the annotations, examine them, report, and write the lists."""
-    check_fields(settings, {"val_share": (0, 1), "test_share": (0, 1), "seed": (0, 2**32)})
+    check_fields(settings, {"val_share": (0, 1), "test_share": (0, 1)})
     spec, paper = specs_to_examine(settings)
     class_names = read_class_names(settings.classes_path)
     read = read_voc_years if settings.annotation_format == "voc" else read_source
     annotations, splits, problems = read(settings)
-    used = {key for keys in splits.members.values() for key in keys}
-    images = {item.image: None for key, item in annotations.items() if key in used and item.image}
+    members = {split: [annotations[key] for key in keys if key in annotations]
+               for split, keys in splits.members.items()}
+    images = {item.image: None for items in members.values() for item in items if item.image}
     facts = thread_map(inspect_image, images, max_workers=8, desc="images", disable=None)
     doctor = Doctor(class_names, dict(zip(images, facts)), spec.size, spec.tile)
     doctor.problems += problems
-    lists = {split: [record for key in keys if key in annotations
-                     and (record := doctor.record(annotations[key]))]
-             for split, keys in splits.members.items()}
+    lists = {split: list(filter(None, map(doctor.record, members[split]))) for split in members}
     doctor.check_lists(lists)
     sections = examine(lists, doctor, spec, paper, seed=settings.seed)
     print("\n".join(format_section(section) for section in sections if not section.images))
+    by_lower = {name.lower(): name for name in class_names}
     for name, count in doctor.unknown.most_common():
-        nearest = get_close_matches(name, class_names, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        nearest = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+        hint = f"; did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
         print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
     path = make_folder(settings.lists_dir) / "dataset_report.html"
     write_page(path, "Dataset report", sections)
@@ -144,7 +144,7 @@ def read_voc_years(settings: AnnotationSettings) -> Source:
                             train_on_val=settings.train_on == "trainval")
         for split, members in splits.members.items():
             joined.members[split].extend(f"{year}/{key}" for key in members)
-        listed = {key for members in splits.members.values() for key in members}
+        listed = set().union(*splits.members.values())
         problems += faults
         problems += [Problem("split names nothing", f"ImageSets/Main: {key}", "no such XML file")
                      for key in sorted(listed - set(keys))]
@@ -167,14 +167,13 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
     year = settings.years[0] if len(settings.years) == 1 else "2007"
     paths = {split: make_folder(settings.lists_dir) / f"{year}_{split}.txt" for split in lists}
     texts = {paths[split]: list_text(lists[split], class_names) for split in lists if lists[split]}
-    stale = [path for path in paths.values() if path not in texts and path.exists()]
-    stale += splits.retired
+    old = splits.retired + [path for path in paths.values() if path not in texts and path.exists()]
     for path in splits.files:
         make_folder(path.parent)
-    write_together(texts | splits.files, stale)
+    write_together(texts | splits.files, old)
     for split, path in paths.items():
         print(f"{shorten(path)}: {len(lists[split])} of {len(splits.members[split])} images usable")
-    print("\n".join(splits.messages + [f"{path} is now {path.name}.old" for path in stale]))
+    print("\n".join(splits.messages + [f"{path} is now {path.name}.old" for path in old]))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def advise(objects: Objects, spec: SSDSpec, paper: SSDSpec, seed: int) -> str:
     suggestion = suggest_priors(boxes, spec, paper, match_iou=MATCH_IOU, seed=seed)
     before, after = f"{suggestion.before:.1%}", f"{suggestion.after:.1%}"
     tile, share = (0, 0.0) if spec.tile else suggest_tile(objects, spec)
-    if share > suggestion.after + TILE_GAIN:
+    if tile and share > suggestion.after + TILE_GAIN:
         return (f"small objects in large images: tiles cover {share:.1%} of them instead of "
                 f"{before}:\n  tile = {tile}\nset it here, run this again, and set it in train.py")
     if suggestion.after > suggestion.before:

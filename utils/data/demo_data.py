@@ -36,26 +36,30 @@ def main(settings: DemoSettings) -> None:
         images = make_folder(folder / "held_out" if is_held_out else root / "JPEGImages")
         cv2.imencode(".jpg", image[..., ::-1])[1].tofile(images / f"{number:06d}.jpg")
         if not is_held_out:
-            rows = "".join(map(_to_xml, objects))
+            # VOC counts pixels from 1 and includes the last.
+            rows = [f"<object><name>{name}</name><difficult>{difficult:d}</difficult><bndbox>"
+                    f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+                    "</bndbox></object>\n" for name, (x1, y1, x2, y2), difficult in objects]
             path = make_folder(root / "Annotations") / f"{number:06d}.xml"
-            path.write_text(f"<annotation>\n{rows}</annotation>\n")
+            path.write_text("".join(["<annotation>\n", *rows, "</annotation>\n"]))
     print(f"drew {settings.images} images of {len(CLASS_NAMES)} shapes in {shorten(root)}")
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[DrawnObject]]:
     """Return an image, (H, W, 3) uint8 RGB, and its 1 to 4 objects; both depend on `rng` alone."""
     size = rng.integers(260, 420, 2)  # width, height
-    image, objects = draw_background(*size.tolist(), rng), []
+    image, objects = _draw_background(*size.tolist(), rng), []
     for _ in range(rng.integers(1, 5)):
         name, is_small = CLASS_NAMES[rng.integers(len(CLASS_NAMES))], rng.random() < 0.06
         for _ in range(20):  # trials to find a place that leaves earlier objects visible
             side = rng.uniform(*((0.06, 0.09) if is_small else (0.2, 0.55))) * min(size)
-            outline = make_outline(name, rng) * side / 2 * rng.uniform(0.8, 1.25, 2)
+            outline = _make_outline(name, rng) * side / 2 * rng.uniform(0.8, 1.25, 2)
             half = (outline.max(0) - outline.min(0)) / 2 + 1
             centre = rng.uniform(half, size - half)
             outline = outline - (outline.max(0) + outline.min(0)) / 2 + centre
-            box = bounds(outline, *size)
-            if not hides_any(box, objects):
+            low, high = np.floor(outline.min(0)).clip(0), np.ceil(outline.max(0)).clip(None, size)
+            box = tuple(map(int, (*low, *high)))
+            if not _hides_any(box, objects):
                 hue = (HUES[name] + rng.uniform(-15, 15)) % 360
                 rgb = colorsys.hsv_to_rgb(hue / 360, rng.uniform(0.75, 1), rng.uniform(0.6, 1))
                 points = np.rint(outline * 16).astype(np.int32)  # sixteenths: smooth edges
@@ -65,7 +69,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[DrawnObject]]
     return image, objects
 
 
-def draw_background(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_background(width, height, rng):
     """Return an (H, W, 3) uint8 image of coarse and fine noise in pale colours."""
     image = np.zeros((height, width, 3), dtype=np.float32)
     for cells, strength in ((3, 18), (9, 14), (40, 9)):
@@ -75,14 +79,14 @@ def draw_background(width: int, height: int, rng: np.random.Generator) -> np.nda
     return image.clip(0, 255).astype(np.uint8)
 
 
-def hides_any(box: tuple[int, int, int, int], objects: list[DrawnObject]) -> bool:
+def _hides_any(box, objects):
     """Tell whether a quarter of the box lies in an earlier object, or of one in the box."""
     boxes = np.array([box, *[other for _, other, _ in objects]], dtype=float)
     common = pairwise_intersection(boxes[:1], boxes[1:])[0]
     return bool((common > 0.25 * np.minimum(area(boxes[1:]), area(boxes[:1]))).any())
 
 
-def make_outline(name: str, rng: np.random.Generator) -> np.ndarray:
+def _make_outline(name, rng):
     """Return an (N, 2) polygon of radius about 1 around the origin, turned at random."""
     corners, start = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name], 0.0
     if name == "square":
@@ -93,20 +97,6 @@ def make_outline(name: str, rng: np.random.Generator) -> np.ndarray:
     outline = np.stack([np.cos(angles), np.sin(angles)], 1)
     outline[1::2] *= 0.42 if name == "star" else 1
     return outline
-
-
-def bounds(outline: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
-    """Return the xyxy edges of the pixels that an (N, 2) polygon touches."""
-    low, high = np.floor(outline.min(0)), np.ceil(outline.max(0))
-    return tuple(map(int, (*low.clip(0), *high.clip(None, (width, height)))))
-
-
-def _to_xml(drawn):
-    """Return the XML of an object; VOC counts pixels from 1 and includes the last."""
-    name, (x1, y1, x2, y2), difficult = drawn
-    return (f"<object><name>{name}</name><difficult>{difficult:d}</difficult><bndbox>"
-            f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
-            "</bndbox></object>\n")
 
 
 if __name__ == "__main__":

@@ -70,9 +70,8 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
                overwrite: bool = False, train_on_val: bool = False) -> Splits:
     """Read the split files of a VOC folder, ImageSets/Main, and draw what they leave open.
 
-    A given trainval.txt is divided into train and val. test is not drawn beside one, or beside
-    given train.txt and val.txt. `overwrite` draws all anew. `train_on_val` trains on given val
-    images too, but for the val share of both.
+    A given trainval.txt is divided into train and val. test is not drawn beside it, or beside given
+    train.txt and val.txt. `overwrite` draws all; `train_on_val` trains on given val images too.
     """
     files = {name: read_split(path, set(keys)) for name in (*SPLITS, "trainval")
              if (path := folder / f"{name}.txt").exists()}

@@ -16,8 +16,8 @@ from utils.image import image_size
 def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     """Read YOLO text files: a line per object, `class cx cy width height` as fractions.
 
-    A text file lies beside its image, or in `labels` where the image lies in `images`. An image
-    without one is background, which a Problem reports; a folder of images without any is not used.
+    They lie beside the images, or in `labels` where those lie in `images`. An image without one is
+    background, which a Problem reports; a folder of images without any is not used.
     """
     names, index = yolo_names(folder), ImageIndex(folder)
     texts = {relative.lower(): path for relative, path in walk_files(folder, (".txt",)).items()}
@@ -32,14 +32,13 @@ def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
     stems = Counter(os.path.splitext(image)[0] for image in labels)
     items, problems = [], []
     for image, path in index.paths.items():
-        stem, text, objects = os.path.splitext(image)[0], texts.get(labels[image]), []
-        if text:
-            objects, faults = _read_labels(text, path, names)
-            problems += faults
-        else:
-            kind = "no label file" if os.path.dirname(image) in used else "no annotation"
-            problems.append(Problem(kind, shorten(path), "write an empty one if it has no objects"))
-        if os.path.dirname(image) in used:
+        stem, text = os.path.splitext(image)[0], texts.get(labels[image])
+        is_used = os.path.dirname(image) in used
+        missing = Problem("no label file" if is_used else "no annotation", shorten(path),
+                          "write an empty text file if it has no objects")
+        objects, faults = _read_labels(text, path, names) if text else ([], [missing])
+        problems += faults
+        if is_used:
             key = stem if stems[stem] == 1 else image
             items.append(Annotation(key, shorten(text or path), path, objects, None))
     problems += [Problem("image missing", shorten(texts[text]), "labels without image")
