@@ -24,29 +24,17 @@ from utils.page import save_figure
 class MapSettings(WeightsSettings):
     """What is measured, and where the results go. Thresholds are the paper's for scoring."""
 
-    # ---- What to measure ----
-
     # A list that voc_annotation.py wrote.
     test_list: str = "2007_test.txt"
-    # Folder for the figures (report.html, results.txt, results.json, and plots as PNG) and the
-    # detections (detections.json for COCO's tools with ground_truth.json, comp4/ for VOC's).
+    # Folder for report.html, results.txt and .json, plots, and detections for other tools.
     map_out_path: str = "map_out"
     # Images a pass; lower it when memory runs out.
     batch_size: int = 8
-
-    # ---- Detections of another time or project ----
-
-    # Scored in place of a network's, which is not needed then: a detections.json or other COCO
-    # results, or a folder with comp4_det_test_<class>.txt files.
+    # Scored in place of a network's detections: COCO results, or a folder of them or comp4 files.
     detections: str = ""
-    # COCO annotation file whose ids they have. Leave "": the ids are those of ground_truth.json
-    # beside them, else numbers or names as get_map.py writes them.
+    # COCO annotation file whose ids they have; "" takes ground_truth.json beside them, or numbers.
     detections_ids: str = ""
-
-    # ---- Two measurements ----
-
-    # Two folders of results of the same test list, such as map_out_before map_out: nothing is
-    # measured then; what got better and worse from the first to the second is printed.
+    # Two folders of results of one test list, such as map_before map_out: prints what got better.
     compare: tuple[str, ...] = ()
 
 
@@ -59,7 +47,7 @@ def main(settings: MapSettings) -> None:
         if settings.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
         records, class_names = read_list(settings.test_list)
-        image_names(records)  # refuses a list with an image twice, before the work
+        image_names(records)  # refuses a list with an image twice
         folder = on_rank0(lambda: make_folder(settings.map_out_path))
         if settings.detections:
             detections = read_detections(settings.detections, records, class_names,
@@ -89,23 +77,21 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
 def report(settings: MapSettings, measurement: Measurement, folder: Path) -> None:
     """Print what was measured, and write it into files of a folder."""
     title = f"{settings.test_list}: {len(measurement.records)} images, IoU {VOC_IOU}"
-    text = f"{title}\n{format_measurement(measurement)}"
+    text = (f"{title}\n{format_measurement(measurement)}\n"
+            f"mAP@0.5 {mean_ap(measurement.results):.4f} (area), "
+            f"{mean_ap(measurement.results, 'ap_11_point'):.4f} (11-point)")
     print(text)
-    print(f"mAP@0.5 {mean_ap(measurement.results):.4f} (area), "
-          f"{mean_ap(measurement.results, 'ap_11_point'):.4f} (11-point)")
     values = {"list": settings.test_list} | as_values(measurement, SSDSettings().confidence)
-    files = {"results.txt": f"{text}\n",
-             "results.json": json.dumps(values, indent=2, ensure_ascii=False)}
-    for name, content in files.items():
-        with writing(folder / name) as part:
-            part.write_text(content, encoding="utf-8")
+    with writing(folder / "results.txt") as part:
+        part.write_text(f"{text}\n", encoding="utf-8")
+    with writing(folder / "results.json") as part:
+        part.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
     figures = {"precision_recall.png": plot_curves(measurement),
                "errors.png": plot_errors(values), "confusion.png": plot_confusion(values)}
     for name, figure in figures.items():
         with writing(folder / name) as part:
             save_figure(figure, part)
-    origin = (f"The detections are those of {settings.detections}." if settings.detections else
-              "The APs are of all detections above a confidence of 0.01.")
+    origin = f"The detections: {settings.detections or 'all above a confidence of 0.01'}."
     write_report(folder / "report.html", f"mAP on {title}", measurement, values, origin)
     print(f"details in {shorten(folder)}, images of the errors in its report.html")
 

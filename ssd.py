@@ -9,9 +9,10 @@
 import math
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +28,6 @@ from nets.runtimes.onnx import OnnxRuntime, Outputs, RuntimeName
 from nets.runtimes.torch import Runtime, TorchRuntime, wrap_network
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
-from utils.ahead import read_ahead
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
 from utils.cli import UserError, check_fields, make_folder, resolve, shorten, writing
 from utils.data.annotations import Record, read_class_names, read_records
@@ -36,10 +36,9 @@ from utils.device import pick_device, set_precision
 from utils.distributed import share_out
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
-from utils.image import (ImageInput, as_rgb_array, boxes_to_pixels, check_images, find_image,
-                         prepare)
+from utils.image import ImageInput, as_rgb_array, boxes_to_pixels, prepare
 from utils.multibox.postprocess import NmsRule, Thresholds, select
-from utils.tiling import check_rule, detect_windows, sample_inputs
+from utils.tiling import detect_windows, sample_inputs
 
 SCORING = Thresholds()  # the paper's and Caffe's: mAP needs the weak detections too
 CALIBRATION_IMAGES = 100  # at most, of int8: they tell the range of activations
@@ -132,10 +131,8 @@ class SSD:
         Takes a list of what `detect` takes, returns a list of what it returns. `overrides` are
         fields of Thresholds, with `classes` by name. Weights with a `tile` look at tiles instead.
         """
-        check_images(images)
         thresholds = self._override(overrides)
-        return self._detect_prepared([prepare(find_image(image), self.spec) for image in images],
-                                     thresholds)
+        return self._detect_prepared([prepare(image, self.spec) for image in images], thresholds)
 
     def detect_stream(self, images: Iterable[ImageInput], *, batch_size: int = 4,
                       keep_images: bool = True, **overrides: Any
@@ -151,24 +148,35 @@ class SSD:
         Yields (source as it was given, (H, W, 3) uint8 RGB array or None, Detections), in order; a
         UserError in place of the Detections of an image that cannot be read.
         """
-        check_images(images)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         # The tiles of one large image fill the passes.
-        return read_ahead(images, partial(self._read, keep_image=keep_images),
-                          partial(self._detect_read, thresholds=self._override(overrides)),
-                          batch_size=1 if self.spec.tile else batch_size)
+        return self._stream(iter(images), 1 if self.spec.tile else batch_size, keep_images,
+                            self._override(overrides))
+
+    def _stream(self, images, batch_size, keep_images, thresholds):
+        """Read in two threads and detect in a third, two batches ahead of the caller."""
+        with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as runner:
+            waiting = deque()
+            while batch := list(islice(images, batch_size)):
+                reads = [readers.submit(self._read, image, keep_images) for image in batch]
+                waiting.append(runner.submit(self._detect_read, reads, thresholds))
+                if len(waiting) > 2:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
 
     def _read(self, source, keep_image):
         """Return (source, array or None, what is prepared of it or UserError)."""
         try:
-            array = as_rgb_array(find_image(source))
+            array = as_rgb_array(source)
             return source, array if keep_image else None, prepare(array, self.spec)
         except UserError as error:
             return source, None, error
 
-    def _detect_read(self, batch, thresholds):
+    def _detect_read(self, reads, thresholds):
         """Replace what `_read` prepared by Detections."""
+        batch = [read.result() for read in reads]
         prepared = [item for *_, item in batch if not isinstance(item, UserError)]
         detections = iter(self._detect_prepared(prepared, thresholds))
         return [(source, array, item if isinstance(item, UserError) else next(detections))
@@ -181,7 +189,8 @@ class SSD:
         inputs, sizes = zip(*prepared)
         if not self.spec.tile:
             return self._detect_pass(inputs, sizes, thresholds)
-        detections = detect_windows(inputs, self.spec, self._detect_pass, thresholds)
+        detections = [detect_windows(image, self.spec, self._detect_pass, thresholds)
+                      for image in inputs]
         if thresholds.max_per_image in (0, Thresholds.max_per_image):  # of each window
             return detections
         return [each[:thresholds.max_per_image] for each in detections]
@@ -198,7 +207,9 @@ class SSD:
         """Return the detector's thresholds with changes, whose classes are names."""
         if "classes" in changes:
             changes = changes | {"classes": class_indices(changes["classes"], self.class_names)}
-        check_rule(changes.get("nms"), self.spec)
+        if self.spec.tile and changes.get("nms") == "soft":
+            raise UserError('nms = "soft" does not work with tiled inference (the weights have '
+                            f'tile = {self.spec.tile}); take "class".')
         try:
             return replace(self.thresholds, **changes)
         except ValueError as error:
@@ -206,8 +217,8 @@ class SSD:
 
     def detect_image(self, image: ImageInput) -> Image.Image:
         """Return the image with the detections drawn on it, as a PIL image."""
-        array = as_rgb_array(find_image(image))
-        return draw_detections(array, self.detect(array), self.class_names)
+        array = as_rgb_array(image)
+        return draw_detections(array, self.detect(array))
 
     def evaluate(self, records: list[Record], *, batch_size: int = 8
                  ) -> tuple[list[ClassResult], list[Detections]]:

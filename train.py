@@ -24,7 +24,7 @@ from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import Batch, DetectionDataset, Loader
 from utils.data.samples import choose_samples, draw_samples
 from utils.device import keep_freed_memory, pick_device, run_in, set_precision
-from utils.distributed import (any_rank, broadcast_tensors, check_device, on_rank0, process_group,
+from utils.distributed import (broadcast_tensors, check_device, on_rank0, process_group,
                                rank, rank0_first, sum_over_ranks, without_sync, world_size,
                                wrap_network)
 from utils.evaluation.measurement import format_results
@@ -239,7 +239,7 @@ def main(settings: TrainSettings) -> None:
                     run.log(train_step(wrapped_network, criterion, optimizer, batches,
                                        scaler=scaler, precision=precision,
                                        clip_grad_norm=settings.clip_grad_norm))
-                    stopping = any_rank(stop.requested)
+                    stopping = sum_over_ranks([float(stop.requested)])[0] > 0
                     if stopping or settings.save_steps and run.step % settings.save_steps == 0:
                         run.save()
                     if stopping:

@@ -21,8 +21,7 @@ from nets.ssd import Normalise
 from utils.cli import UserError
 from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
-from utils.data.loader import DetectionDataset
-from utils.image import stack_inputs
+from utils.data.loader import DetectionDataset, collate
 from utils.multibox.spec import SSDSpec
 
 NUM_IMAGES = 100  # a turn
@@ -58,7 +57,7 @@ def make_tasks(records, spec):
         *augmentations(spec.mean), v2.Resize((spec.size, spec.size), antialias=True),
         v2.SanitizeBoundingBoxes(), v2.ToDtype(torch.float32), v2.Normalize(spec.mean, spec.std)])
     return {"torchvision v2": lambda k: read_sample(records[k], chain)["image"][None],
-            "this project": lambda k: normalise(stack_inputs([dataset[0, k].image]))}
+            "this project": lambda k: normalise(collate([dataset[0, k]]).images)}
 
 
 def describe(name, task, count):

@@ -10,7 +10,7 @@ from nets.build import new_network
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.data import demo_data
 from utils.data.annotations import read_list
-from utils.image import prepare, stack_inputs
+from utils.image import prepare
 
 NAMES = ("inference", "runtimes", "startup", "loader", "step", "map", "annotations")
 NUM_IMAGES = 240
@@ -61,7 +61,8 @@ def make_detector(path: Path, image: str, list_path: Path) -> None:
                           images=[record[:2] for record in records])
     for head in network.conf:
         head.weight *= GAIN
-    _, conf = network.eval()(stack_inputs([prepare(image, network.spec)[0]]))
+    pixels = torch.from_numpy(prepare(image, network.spec)[0])
+    _, conf = network.eval()(pixels.permute(2, 0, 1)[None])
     bias = background_bias(conf)
     for head in network.conf:
         head.bias.view(-1, network.num_classes)[:, 0] += bias

@@ -1,12 +1,8 @@
-"""The backbones: one table. An entry is all that the project knows of a backbone.
-
-Only those made of torchvision's layers import it: that takes a second or more.
-"""
+"""The backbones: one table. An entry is all that the project knows of a backbone."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -15,14 +11,13 @@ from nets.vgg import decimate_classifier, make_vgg16
 # Output channels, middle channels, kernel, stride and padding of pairs of extra convolutions.
 EXTRAS_300 = ((512, 256, 3, 2, 1), (256, 128, 3, 2, 1), (256, 128, 3, 1, 0), (256, 128, 3, 1, 0))
 EXTRAS_512 = ((512, 256, 3, 2, 1), *((256, 128, 3, 2, 1),) * 3, (256, 128, 4, 1, 1))
-# Output channels and expansion of MobileNetV2's extra inverted residuals.
-EXTRAS_MOBILENET = ((512, 0.2), (256, 0.25), (256, 0.5), (64, 0.25))
-
+# Input channels, output channels and expansion of MobileNetV2's extra inverted residuals.
+EXTRAS_MOBILENET = ((1280, 512, 0.2), (512, 256, 0.25), (256, 256, 0.5), (256, 64, 0.25))
 TORCHVISION_FILES = "https://download.pytorch.org/models"
 VGG_STEPS = {300: (8, 16, 32, 64, 100, 300), 512: (8, 16, 32, 64, 128, 256, 512)}
 
 
-def _convolution_blocks(in_channels: int, size: int) -> list[nn.Module]:
+def _convolution_blocks(size: int, in_channels: int = 1024) -> list[nn.Module]:
     """conv8_1 and conv8_2, and so on (paper fig. 2; conv6_1 .. in Caffe)."""
     blocks = []
     for out, middle, kernel, stride, padding in EXTRAS_300 if size < 512 else EXTRAS_512:
@@ -33,15 +28,11 @@ def _convolution_blocks(in_channels: int, size: int) -> list[nn.Module]:
     return blocks
 
 
-def _inverted_residuals(in_channels: int, size: int) -> list[nn.Module]:
+def _inverted_residuals(size: int) -> list[nn.Module]:
     """MobileNetV2's own block, at stride 2."""
     from torchvision.models.mobilenetv2 import InvertedResidual
-    blocks = []
-    for out, expansion in EXTRAS_MOBILENET:
-        blocks.append(nn.Sequential(InvertedResidual(in_channels, out, 2, expansion),
-                                    nn.ReLU(inplace=True)))
-        in_channels = out
-    return blocks
+    return [nn.Sequential(InvertedResidual(channels, out, 2, expansion), nn.ReLU(inplace=True))
+            for channels, out, expansion in EXTRAS_MOBILENET]
 
 
 def _paper_ratios(num_maps: int) -> tuple[tuple[float, ...], ...]:
@@ -60,9 +51,8 @@ class Backbone:
     num_pretrained: int  # leading layers that classification weights fill, frozen on demand
     imagenet: str  # address of torchvision's classification weights
     names: tuple[tuple[str, str], ...]  # (pattern of a tensor name of theirs, ours); see `rename`
+    steps: Mapping[int, tuple[float, ...]]  # by input size; others: input size / grid
     aspect_ratios: Callable[[int], tuple] = _paper_ratios  # number of maps -> ratios of each
-    # Input size -> nominal steps; others: input size / grid.
-    steps: Mapping[int, tuple[float, ...]] = field(default_factory=lambda: VGG_STEPS)
     convert: Callable[[dict], dict] = lambda tensors: {}  # tensors that need more than a new name
     unfilled: str = ""  # layers that classification weights may lack, for the user
     is_caffe: bool = False  # the ImageNet file is Caffe's, without a usable classifier
@@ -70,7 +60,7 @@ class Backbone:
 
 def _mobilenet_layers(pool_padding):
     """All of MobileNetV2 but its classifier."""
-    from torchvision.models import mobilenet_v2
+    from torchvision.models import mobilenet_v2  # importing it takes a second or more
     return mobilenet_v2(weights=None).features
 
 
@@ -96,23 +86,21 @@ def rename(tensors: dict, rules: Iterable[tuple[str, str]]) -> dict:
 # Name in the settings and in SSDSpec -> Backbone.
 BACKBONES = {
     "vgg": Backbone(
-        "vgg", lambda pool_padding: make_vgg16(), taps=(23, 35),
-        make_extras=partial(_convolution_blocks, 1024),
+        "vgg", lambda pool_padding: make_vgg16(), taps=(23, 35), make_extras=_convolution_blocks,
         # FEATURES are Caffe's convolutions, those SSD was made with.
-        num_pretrained=30, is_caffe=True,
+        num_pretrained=30, is_caffe=True, steps=VGG_STEPS,
         imagenet=f"{TORCHVISION_FILES}/vgg16_features-amdegroot-88682ab5.pth",
         names=((r"(?:features\.)?(\d+\.(?:weight|bias))", r"vgg.\1"),),  # vgg16_reducedfc's too
         convert=decimate_classifier, unfilled="fc6 and fc7"),
     "mobilenetv2": Backbone(
-        "mobilenet", _mobilenet_layers, taps=(14, 19),
-        make_extras=partial(_inverted_residuals, 1280), num_pretrained=19,
-        imagenet=f"{TORCHVISION_FILES}/mobilenet_v2-b0353104.pth",
+        "mobilenet", _mobilenet_layers, taps=(14, 19), make_extras=_inverted_residuals,
+        num_pretrained=19, imagenet=f"{TORCHVISION_FILES}/mobilenet_v2-b0353104.pth",
         names=((r"features\.(.+)", r"mobilenet.\1"),),
         aspect_ratios=lambda num_maps: ((2, 3),) * num_maps,
         steps={300: (16, 32, 64, 100, 150, 300)}),  # the first map is layer 13's, at stride 16
     "resnet50": Backbone(
-        "resnet", _resnet50_layers, taps=(6, 7),
-        make_extras=partial(_convolution_blocks, 1024), num_pretrained=7,
+        "resnet", _resnet50_layers, taps=(6, 7), make_extras=_convolution_blocks,
+        num_pretrained=7, steps=VGG_STEPS,
         imagenet=f"{TORCHVISION_FILES}/resnet50-0676ba61.pth", names=(
             (r"conv1\.(.+)", r"resnet.0.\1"), (r"bn1\.(.+)", r"resnet.1.\1"),
             (r"layer1\.(.+)", r"resnet.4.\1"), (r"layer2\.(.+)", r"resnet.5.\1"),

@@ -20,18 +20,10 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
                 images: Sequence[tuple[str | Path, np.ndarray]] = ()) -> SSDNet:
     """Return a network to train, its backbone filled; print where its weights come from.
 
-    Args:
-        backbone: a name in BACKBONES.
-        size: side of the input in pixels.
-        num_classes: without background.
-        backbone_weights: as in read_backbone, or "" for random numbers.
-        anchors_size, aspect_ratios: of the priors, in pixels and on every map; () is the paper's.
-        letterbox: keep the aspect ratio of images with grey bars.
-        tile: side of the tiles of an image in pixels; 0 takes images as a whole.
-        images: (path, (G, 4) boxes in pixels) to train on, by which new layers are rescaled; ()
-            leaves them as they are.
-
-    Raises UserError for numbers that do not fit together, or a file that cannot be used.
+    `size` is the side of the input in pixels, `num_classes` is without background,
+    `backbone_weights` as in read_backbone or "" for random numbers. `anchors_size` (pixels) and
+    `aspect_ratios` (on every map) are of the priors, () the paper's. New layers are rescaled on
+    `images`, (path, (G, 4) boxes in pixels). UserError for numbers that do not fit together.
     """
     changes = {"anchors_size": tuple(anchors_size)} if anchors_size else {}
     weights = read_backbone(backbone_weights, backbone) if backbone_weights else None
@@ -44,39 +36,28 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         network = SSDNet(num_classes + 1, spec)
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
-    if weights is None:
-        print(f"weights: none, {backbone} starts from random numbers")
-    else:
-        count = load_backbone(network, weights)
-        filled = all(name in weights.state_dict for name, _ in
-                     network.backbone.named_parameters(network.backbone_spec.prefix))
-        fresh = "" if filled else f"{network.backbone_spec.unfilled}, "
-        print(f"weights: {count} tensors of {backbone} from {backbone_weights}; {fresh}extra "
-              f"layers and heads start from random numbers\n"
-              f"pixel values: minus {spec.mean}, divided by {spec.std}")
+    text = "random numbers"
+    if weights:
+        text = f"{load_backbone(network, weights)} tensors of {backbone_weights}"
+        names = dict(network.backbone.named_parameters(network.backbone_spec.prefix))
+        if not names.keys() <= weights.state_dict.keys():
+            text += f", but random {network.backbone_spec.unfilled}"
+        text += f"; pixel values minus {spec.mean}, divided by {spec.std}"
+    print(f"weights: {backbone} from {text}")
     if images:
-        factors = scale_new_layers(network, images, weights.state_dict if weights else ())
-        print(f"start: {len(factors)} new layers rescaled")
+        scale_new_layers(network, images, weights.state_dict if weights else ())
     return network
 
 
 def read_network(path: str | Path, *, family: str = "auto",
                  class_names: tuple[str, ...] | None = None) -> tuple[SSDNet, tuple[str, ...]]:
-    """Return (network, class names) of a detector file; print what it is.
-
-    The arguments are those of weight_files.read_detector. Raises UserError for a file that cannot
-    be read or is not whole.
-    """
+    """Return (network, class names) of a file, by `read_detector`'s arguments; print what it is."""
     checkpoint, family = read_detector(path, family=family, class_names=class_names)
-    network = network_of(checkpoint, family, shorten(path))
-    return network, checkpoint.class_names
+    return network_of(checkpoint, family, shorten(path)), checkpoint.class_names
 
 
 def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
-    """Return the network of what `read_detector` returned for a file; print what it is.
-
-    Raises UserError for a file that is not whole.
-    """
+    """Return the network of what `read_detector` returned; UserError for a file not whole."""
     spec, names = checkpoint.spec, checkpoint.class_names
     try:
         network = SSDNet(len(names) + 1, spec)
@@ -92,11 +73,10 @@ def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
 
 def continued_network(path: str | Path, class_names: tuple[str, ...], *, family: str = "auto",
                       old_names: tuple[str, ...] | None = None, tile: int = 0) -> SSDNet:
-    """Return the network of a detector file for other classes; its spec wins over all settings.
+    """Return the network of a detector file, with its spec, for other classes.
 
-    But no weight depends on `tile`: the file's counts only where it is 0. The conf rows of classes
-    in common are taken over where the class lists differ. `old_names` are those of a published file
-    with other classes than VOC's or COCO's. Raises as `read_network`.
+    A `tile` other than 0 wins over the file's. The conf rows of classes in common are taken over.
+    `old_names` are those of a published file with other classes than VOC's or COCO's.
     """
     complete, old_names = read_network(path, family=family, class_names=old_names)
     try:

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from nets.ssd import SSDNet
-from utils.image import stack_inputs
 from utils.tiling import sample_inputs
 
 NUM_IMAGES = 12
@@ -27,19 +26,12 @@ LAYER_STD, HEAD_STD = 1.0, 0.3
 @torch.no_grad()
 def scale_new_layers(network: SSDNet, images: Sequence[tuple[str | Path, np.ndarray]],
                      filled: Collection[str]) -> dict[str, float]:
-    """Scale the weights that are still random so that their outputs have the wanted deviation.
+    """Scale layers that are still random to the wanted standard deviation of their output.
 
-    Layers without bias are left alone: the batch norm behind them sets their scale.
-
-    Args:
-        network: whose weights are scaled; nothing else of it changes.
-        images: (path, (G, 4) boxes in pixels); NUM_IMAGES of them are used, spread over the list.
-        filled: names of the tensors that were read from a file.
-
-    Returns:
-        {name of the layer: factor}.
-
-    Raises UserError for an image that cannot be read.
+    `images` are (path, (G, 4) boxes in pixels), of which NUM_IMAGES are used; `filled` names the
+    tensors that were read from a file. Layers without bias are left alone: the batch norm behind
+    them sets their scale. Returns {name of the layer: factor}. Raises UserError for an image that
+    cannot be read.
     """
     step = max(1, len(images) // NUM_IMAGES)
     inputs = list(sample_inputs(images[::step][:NUM_IMAGES], network.spec))
@@ -60,7 +52,8 @@ def scale_new_layers(network: SSDNet, images: Sequence[tuple[str | Path, np.ndar
              and f"{name}.weight" not in filled}
     for layer in names:
         layer.register_forward_hook(measure)
-    measured.train()(stack_inputs(inputs))  # batch norm as in the first step
+    batch = torch.from_numpy(np.stack(inputs)).permute(0, 3, 1, 2)
+    measured.train()(batch)  # batch norm as in the first step
     for name, factor in factors.items():
         network.get_submodule(name).weight.mul_(factor)
     return factors

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,8 +11,6 @@ from torch import nn
 from nets.backbones import BACKBONES, Backbone
 from utils.multibox.coder import BoxCoder
 from utils.multibox.spec import VOC_SCALES, SSDSpec
-
-L2NORM_SCALE = 20.0  # initial value (paper section 3.1)
 
 
 class Normalise(nn.Module):
@@ -32,24 +31,22 @@ class L2Norm(nn.Module):
 
     def __init__(self, channels: int, eps: float):
         super().__init__()
-        self.weight = nn.Parameter(torch.full((channels,), L2NORM_SCALE))
+        self.weight = nn.Parameter(torch.full((channels,), 20.0))
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C, H, W) in float32: bf16 is too coarse for sums of squares."""
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            # Unlike sqrt, vector_norm has a finite gradient where all features are zero.
+            x = x.float()  # unlike sqrt, vector_norm has a finite gradient at 0
             norm = torch.linalg.vector_norm(x, dim=1, keepdim=True) + self.eps
             return x / norm * self.weight[:, None, None]
 
 
 class SSDNet(nn.Module):
-    """SSD for a spec.
+    """SSD for a spec; `num_classes` is C, background included.
 
     State-dict names: `vgg.N` (or `mobilenet.*`, `resnet.*`), `L2Norm.weight`, `extras.K.*`,
-    `loc.k`, `conf.k`. `num_classes` is C, background included. Raises ValueError where the grids of
-    the spec are not those of the network.
+    `loc.k`, `conf.k`. Raises ValueError where the grids of the spec are not the network's.
     """
 
     family = "this project"  # whose weights it has
@@ -91,13 +88,9 @@ class SSDNet(nn.Module):
         return self.backbone[:self.backbone_spec.num_pretrained]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the raw outputs, in train and eval mode alike.
+        """Return raw loc (B, P, 4) and conf (B, P, C), float32, in the order of `make_priors`.
 
-        Args:
-            images: (B, 3, S, S) RGB pixel values 0 to 255, uint8 or float.
-
-        Returns:
-            loc (B, P, 4) and conf (B, P, C), float32, in the order of `make_priors`.
+        `images` are (B, 3, S, S) RGB pixel values 0 to 255, uint8 or float.
         """
         x = self.normalise(images)
         sources = feature_maps(x, self.backbone, self.backbone_spec.taps, self.extras)
@@ -108,11 +101,10 @@ class SSDNet(nn.Module):
 def feature_maps(x: torch.Tensor, layers: nn.Sequential, taps: Sequence[int],
                  extras: Iterable[nn.Module]) -> list[torch.Tensor]:
     """Return the maps behind `taps` layers of the backbone, and behind each extra block."""
-    maps, start = [], 0
-    for end in taps:
+    maps = []
+    for start, end in zip((0, *taps), taps):
         x = layers[start:end](x)
         maps.append(x)
-        start = end
     for block in extras:
         x = block(x)
         maps.append(x)
@@ -128,11 +120,10 @@ def _predict(heads, sources, num_outputs):
 @torch.no_grad()
 def dummy_maps(layers: nn.Sequential, taps: Sequence[int], extras: nn.ModuleList, size: int
                ) -> list[torch.Tensor]:
-    """Return the feature maps of no image: (0, C, H, W) each, which costs no time."""
-    training = layers.training
+    """Return the feature maps of no image, (0, C, H, W) each; leaves new layers in train mode."""
     maps = feature_maps(torch.empty(0, 3, size, size), layers.eval(), taps, extras.eval())
-    layers.train(training)
-    extras.train(training)
+    layers.train()
+    extras.train()
     return maps
 
 
@@ -140,40 +131,29 @@ def build_spec(backbone: str, size: int, *, scales: Mapping = VOC_SCALES, **chan
                ) -> SSDSpec:
     """Return the paper's spec for any square input, with grids taken from the network itself.
 
-    Args:
-        backbone: a name in BACKBONES.
-        size: side of the input in pixels: SSD512's extra layers from 512 on, SSD300's below.
-        scales: VOC_SCALES or COCO_SCALES.
-        changes: fields of SSDSpec that differ.
-
-    Raises ValueError for an unknown backbone, a size that leaves a layer without input, or changes
-    that contradict each other.
+    SSD512's extra layers come from 512 pixels on. `changes` are fields of SSDSpec. Raises
+    ValueError for an unknown backbone or a size that leaves a layer without input.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone must be one of {tuple(BACKBONES)}, got {backbone!r}")
-    entry = BACKBONES[backbone]
+    entry, grids = BACKBONES[backbone], ()
     with torch.random.fork_rng(devices=[]):  # the weights of this network are not used
         layers = entry.make_layers(changes.get("resnet_pool_padding", 1))
         extras = nn.ModuleList(entry.make_extras(size))
-    try:
-        maps = dummy_maps(layers, entry.taps, extras, size)
-        grids = tuple(source.shape[-1] for source in maps)
-    except RuntimeError:  # a kernel is larger than its input
-        grids = ()
+    with suppress(RuntimeError):  # a kernel is larger than its input
+        grids = tuple(x.shape[-1] for x in dummy_maps(layers, entry.taps, extras, size))
     if not grids or len(set(grids)) < len(grids):
         raise ValueError(f"input_shape ({size}, {size}) is too small for {backbone}: the last "
                          "feature maps vanish or repeat; 300 always works")
-    values = {"backbone": backbone, "input_shape": (size, size), "grids": grids,
-              "steps": entry.steps.get(size), "aspect_ratios": entry.aspect_ratios(len(grids)),
-              "anchors_size": tuple(round(scale * size, 2) for scale in scales[len(grids)])}
-    return SSDSpec(**(values | changes))
+    values = {"anchors_size": tuple(round(scale * size, 2) for scale in scales[len(grids)]),
+              "aspect_ratios": entry.aspect_ratios(len(grids)), "steps": entry.steps.get(size)}
+    return SSDSpec(backbone, (size, size), grids, **(values | changes))
 
 
 def nest_extras(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename the extra layers of files that number them through, as most code bases do.
 
-    Convolutions `extras.N` come in pairs, `extras.K.0` and `extras.K.2`; an inverted residual
-    `extras.K.conv` becomes `extras.K.0.conv`. Other names stay.
+    Pairs of `extras.N` become `extras.K.0` and `extras.K.2`, `extras.K.conv` `extras.K.0.conv`.
     """
     renamed = {}
     for name, value in tensors.items():
@@ -187,13 +167,9 @@ def nest_extras(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _initialise(module):
-    """Xavier weights for plain convolutions, as in Caffe's SSD; batch norm keeps its 1 and 0.
-
-    Depthwise and bias-free convolutions belong to batch-norm networks and get He weights.
-    """
-    if isinstance(module, nn.Conv2d):
-        if module.bias is None:
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        else:
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+    """Xavier weights as in Caffe's SSD; He weights for convolutions in front of batch norm."""
+    if isinstance(module, nn.Conv2d) and module.bias is None:
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

@@ -1,13 +1,11 @@
 """get_map.py: the figures on the screen and in files; detections of files; wrong settings."""
 
 import json
-import os
 
 import pytest
 from tiny_detector import NAMES, photo, tiny_detector
 
 import get_map
-from ssd import SSD
 from utils.cli import UserError
 from utils.data.annotations import list_text, read_list
 
@@ -90,27 +88,14 @@ def test_the_comparison_of_two_runs(measure, tmp_path):
     assert cat.endswith("better")
 
 
-def test_the_settings_of_the_weights_reach_the_detector(measure, folder, monkeypatch):
-    settings = []
-    monkeypatch.setattr(SSD, "__init__", lambda self, some: settings.append(some) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        measure(weights_family="amdegroot", classes_path="names.txt", precision="bf16")
-    assert (settings[0].weights_family, settings[0].classes_path, settings[0].precision) == (
-        "amdegroot", "names.txt", "bf16")
-
-
-def test_a_figure_that_cannot_be_written_is_a_user_error(measure, tmp_path):
+def test_figures_that_cannot_be_written_are_a_user_error(measure, tmp_path):
     (tmp_path / "map_out" / "results.txt").mkdir(parents=True)
     with pytest.raises(UserError, match=r"results\.txt: cannot be written"):
         measure()
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be made"):
-        measure(map_out_path=str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("changes, message", [
     ({"detections": "nowhere.json"}, "no such file or folder"),
-    ({"detections": os.devnull}, "not a file"),
     ({"batch_size": 0}, "batch_size must be at least 1"),
     ({"precision": "int8"}, "precision must be one of"),
     ({"test_list": "nowhere/2007_test.txt"}, "Run voc_annotation.py"),

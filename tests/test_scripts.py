@@ -147,7 +147,7 @@ def test_training_starts_from_a_published_file_of_other_classes(folder, tmp_path
     ({"learning_rate": -1.0}, "learning_rate must lie"),
     ({"train_list": "nowhere/2007_train.txt"}, "Run voc_annotation.py"),
     ({"input_shape": (300, 200)}, "input_shape must be square"),
-    ({"anchors_size": (30, 60)}, "anchors_size needs 7"),
+    ({"anchors_size": (30, 60)}, "anchors_size must be 7"),
     ({"tile": 30}, "tile must be 0"),
     ({"classes_path": "model_data/voc_classes.txt"}, "different classes"),
     ({"backbone_weights": "nowhere.pth"}, "nowhere.pth: No such file"),

@@ -25,21 +25,12 @@ def numbers_of(names: Sequence[str]) -> list[int] | None:
 def coco_results(image_ids: Sequence[int | str], labels: np.ndarray, boxes: np.ndarray,
                  scores: np.ndarray, class_names: Sequence[str], *, decimals: int | None = None
                  ) -> list[dict]:
-    """Return D detections as rows of a COCO results file.
-
-    Args:
-        image_ids: D ids, of the image of each detection.
-        labels: (D,) int, indices into `class_names`.
-        boxes: (D, 4) xyxy edges in pixels; rows have [x, y, width, height].
-        scores: (D,) float.
-        decimals: of the pixels; None writes numbers in full, so that they read back unchanged.
-    """
+    """Return D detections, (D, 4) xyxy in pixels, as rows of a COCO results file."""
     ids, xywh = class_ids(class_names), boxes_xywh(boxes)
-    if decimals is not None:
-        xywh = xywh.round(decimals)
+    xywh = xywh if decimals is None else xywh.round(decimals)
+    rows = zip(image_ids, labels.tolist(), xywh.tolist(), scores.tolist())
     return [{"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score}
-            for image_id, label, box, score in zip(image_ids, labels.tolist(), xywh.tolist(),
-                                                   scores.tolist())]
+            for image_id, label, box, score in rows]
 
 
 def boxes_xywh(boxes: np.ndarray) -> np.ndarray:

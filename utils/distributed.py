@@ -1,7 +1,4 @@
-"""Several processes that work on one training or measurement, as torchrun starts them.
-
-Without torchrun there is one process, and nothing here costs anything.
-"""
+"""Several processes that work on one training or measurement, as torchrun starts them."""
 
 import contextlib
 import os
@@ -33,11 +30,7 @@ def world_size() -> int:
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun started, if it did, and leave them at the end.
-
-    Tensors on GPUs, one for each process of a machine, go by NCCL, all else by gloo. Only rank 0
-    prints to the screen.
-    """
+    """Join the processes that torchrun started, if it did; only rank 0 prints to the screen."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
         return
@@ -46,27 +39,17 @@ def process_group() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=_store(), rank=number, world_size=size, timeout=TIMEOUT)
     try:
-        dist.init_process_group(backend, store=_store(), rank=number, world_size=size,
-                                timeout=TIMEOUT)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"the {size} processes that torchrun started do not reach each other "
-                        f"({str(error).splitlines()[0][:200]}); check its --rdzv_endpoint, and "
-                        "set GLOO_SOCKET_IFNAME to the network between the machines.") from None
-    try:
-        with (open(os.devnull, "w") as nowhere,
-              contextlib.redirect_stdout(nowhere if number else sys.stdout)):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(
+                nowhere if number else sys.stdout):
             yield
     finally:
         dist.destroy_process_group()
 
 
 def _store():
-    """Return the store where the processes meet.
-
-    With --standalone torchrun hosts one store for all its restarts. Each restart needs keys of its
-    own: the addresses of killed processes are still in it.
-    """
+    """Return the store of torchrun, with keys for this restart: it holds those of killed ones."""
     is_hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]),
                           is_master=os.environ["RANK"] == "0" and not is_hosted,
@@ -74,26 +57,19 @@ def _store():
     return dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
 
 
-def share(value: Any) -> Any:
-    """Return what rank 0 gave, a value of plain types, arrays or CPU tensors, on every rank."""
-    values = [value]
-    if world_size() > 1:
-        dist.broadcast_object_list(values, src=0)
-    return values[0]
-
-
 def on_rank0(work: Callable[[], Result]) -> Result:
     """Have rank 0 alone do some work; its result, or its UserError, reaches every rank."""
-    result = error = None
+    results = [None]
     if rank() == 0:
         try:
-            result = work()
-        except UserError as user_error:
-            error = user_error
-    result, error = share((result, error))
-    if error:
-        raise error
-    return result
+            results = [work()]
+        except UserError as error:
+            results = [error]
+    if world_size() > 1:
+        dist.broadcast_object_list(results, src=0)
+    if isinstance(results[0], UserError):
+        raise results[0]
+    return results[0]
 
 
 def rank0_first(work: Callable[[], Result]) -> Result:
@@ -112,20 +88,16 @@ def gather(value: Any) -> list:
 
 
 def share_out(items: Sequence, work: Callable[[Sequence], Iterable]) -> list:
-    """Return a result for each item, in order, on every rank; each rank works on a part.
-
-    `work` takes a rank's items and gives their results. A UserError of one rank is raised on all.
-    """
-    results, error = [], None
+    """Return what `work` gives for items, in order, on every rank; each works on a part."""
     try:
-        results = list(work(items[rank()::world_size()]))
-    except UserError as user_error:
-        error = user_error
-    parts = gather((results, error))
-    for _, error in parts:
-        if error:
+        part = list(work(items[rank()::world_size()]))
+    except UserError as error:
+        part = error
+    parts = gather(part)
+    for error in parts:
+        if isinstance(error, UserError):
             raise error
-    return [parts[k % len(parts)][0][k // len(parts)] for k in range(len(items))]
+    return [parts[k % len(parts)][k // len(parts)] for k in range(len(items))]
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:
@@ -137,11 +109,6 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
     return sums.tolist()
 
 
-def any_rank(flag: bool) -> bool:
-    """Tell whether the flag is set on any rank."""
-    return sum_over_ranks([float(flag)])[0] > 0
-
-
 def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
     """Fill tensors of the same shapes on every rank with those of rank 0."""
     if world_size() > 1:
@@ -150,21 +117,15 @@ def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
 
 
 def wrap_network(network: nn.Module) -> nn.Module:
-    """Return a network whose gradients are the means over all ranks; rank 0's weights count.
-
-    To be called again when layers were frozen or freed: the sums are planned once.
-    """
+    """Return a network with the mean gradients of all ranks; call again when layers are frozen."""
     if world_size() == 1:
         return network
-    device = next(network.parameters()).device
-    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
-                                   gradient_as_bucket_view=True)
+    return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
 
 def without_sync(network: nn.Module) -> contextlib.AbstractContextManager:
     """Return a context in which backward adds up gradients on this rank alone."""
-    return network.no_sync() if isinstance(network, DistributedDataParallel) else (
-        contextlib.nullcontext())
+    return network.no_sync() if world_size() > 1 else contextlib.nullcontext()
 
 
 def check_same_on_all_ranks(values: dict[str, Any]) -> None:
@@ -191,11 +152,4 @@ def launcher() -> str:
     """Return what stands before a script's name in the command that started this process."""
     if world_size() == 1:
         return "python"
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    nodes = f"--nnodes={world_size() // local} " if world_size() > local else ""
-    return f"torchrun {nodes}--nproc_per_node={local}"
-
-
-# Names that get_map.py and predict.py still use.
-on_first, first_ahead, shared_out = on_rank0, rank0_first, share_out
-share_tensors, check_alike = broadcast_tensors, check_same_on_all_ranks
+    return f"torchrun --nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"

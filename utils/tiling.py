@@ -1,18 +1,12 @@
-"""Tiled inference: the windows of a large image, in training and detection, and how boxes merge.
-
-A window is `spec.tile` pixels of the original image on each side, so that an object has the same
-size at the network's input wherever and in however large an image it lies.
-"""
+"""Tiled inference: windows of `spec.tile` pixels of large images, and how their boxes merge."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 
-from utils.cli import UserError
 from utils.detections import Detections
 from utils.image import prepare, resize_to_input
 from utils.multibox.boxes import pairwise_iou
@@ -21,7 +15,7 @@ from utils.multibox.postprocess import Thresholds
 from utils.multibox.spec import SSDSpec
 
 WINDOWS_PER_PASS = 16  # through the network; bounds the memory, however large the image
-MAX_MERGED_PER_CLASS = 2000  # boxes; time grows with their square
+MAX_MERGED = 2000  # boxes of a class; time grows with their square
 RANDOM_SHARE = 0.25  # of training windows that lie anywhere, the rest around objects
 # In parts of a window's side. An object of up to OVERLAP lies whole in one window at least.
 OVERLAP = 1 / 4
@@ -29,16 +23,12 @@ SLACK = 1 / 32  # how far beyond the core of a window the centre of a box may li
 EDGE = 1 / 50  # a box this near a border between windows counts as cut by it
 SAME_IOU = 0.5  # of two boxes of one object, within what two windows have in common
 
-# (network inputs, (width, height) of what each shows, Thresholds) -> Detections in those pixels
-DetectPass = Callable[[list[np.ndarray], list[tuple[int, int]], Thresholds], list[Detections]]
-
 
 def window_grid(width: int, height: int, tile: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the windows of an image in detection, row by row, and the core of each.
+    """Return the windows of an image in detection, (N, 4) int xyxy, and their (N, 4) cores.
 
-    Windows, (N, 4) int xyxy in pixels, are spread evenly, and reach over the right and lower edge
-    of a smaller image. Cores, (N, 4) float, meet in the middles of overlaps; the outer ones end
-    nowhere.
+    Windows reach over the right and lower edge of a smaller image. Cores meet in the middles of
+    overlaps; the outer ones end nowhere.
     """
     (left, columns), (top, rows) = _along(width, tile), _along(height, tile)
     x, y = (grid.ravel() for grid in np.meshgrid(range(len(left)), range(len(top))))
@@ -58,20 +48,15 @@ def _along(side, tile):
 
 def boxes_in_windows(boxes_px: np.ndarray, size: Sequence[int], tile: int) -> np.ndarray:
     """Return (G, 4) boxes of a (width, height) image as fractions of the window of their core."""
-    corners = np.asarray(boxes_px, float).reshape(-1, 2, 2)
-    origins = np.empty((len(corners), 2))
-    for axis in (0, 1):
-        starts, edges = _along(size[axis], tile)
-        origins[:, axis] = starts[np.searchsorted(edges[1:-1], corners[..., axis].mean(1))]
-    return ((corners - origins[:, None]) / tile).reshape(-1, 4)
+    windows, cores = window_grid(*size, tile)
+    centres = (boxes_px[:, None, :2] + boxes_px[:, None, 2:]) / 2
+    inside = ((centres > cores[:, :2]) & (centres <= cores[:, 2:])).all(2)  # (G, windows)
+    return (boxes_px - windows[inside.argmax(1)][:, [0, 1, 0, 1]]) / tile
 
 
 def draw_window(boxes_px: np.ndarray, size: Sequence[int], tile: int,
                 rng: np.random.Generator) -> np.ndarray:
-    """Draw a training window, (4,) int xyxy, of a (width, height) image with (G, 4) boxes.
-
-    Most lie around an object, which is whole where it fits; the rest anywhere, as in detection.
-    """
+    """Draw a training window, (4,) int xyxy: mostly around one of (G, 4) boxes, else anywhere."""
     room = np.maximum(np.array(size) - tile, 0)
     low, high = np.zeros(2), room
     if len(boxes_px) and rng.random() >= RANDOM_SHARE:
@@ -87,18 +72,11 @@ def cut_window(image: np.ndarray, window: Sequence[int], spec: SSDSpec) -> np.nd
     left, top, right, bottom = window
     part = image[top:bottom, left:right]
     below, beside = bottom - top - part.shape[0], right - left - part.shape[1]
-    if below or beside:
-        part = cv2.copyMakeBorder(part, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=spec.mean)
-    return part
+    return cv2.copyMakeBorder(part, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=spec.mean)
 
 
-def sample_inputs(images: Iterable[tuple[str | Path, np.ndarray]], spec: SSDSpec
-                  ) -> Iterator[np.ndarray]:
-    """Yield the network input of each (path, (G, 4) boxes in pixels), without augmentation.
-
-    With a tile it is one window, drawn as in training and the same in every run. Raises UserError
-    for an image that cannot be read.
-    """
+def sample_inputs(images: Iterable[tuple], spec: SSDSpec) -> Iterator[np.ndarray]:
+    """Yield the network input, or that of a window, of each (path, (G, 4) boxes in pixels)."""
     for number, (path, boxes_px) in enumerate(images):
         image, size = prepare(path, spec)
         if spec.tile:
@@ -107,60 +85,40 @@ def sample_inputs(images: Iterable[tuple[str | Path, np.ndarray]], spec: SSDSpec
         yield image
 
 
-def check_rule(rule: str, spec: SSDSpec) -> None:
-    """Raise UserError for a rule of suppression that windows cannot be merged by."""
-    if spec.tile and rule == "soft":
-        raise UserError('nms = "soft" does not work with tiled inference (the weights have tile = '
-                        f'{spec.tile}); take "class".')
-
-
-def detect_windows(images: Sequence[np.ndarray], spec: SSDSpec, detect: DetectPass,
-                   thresholds: Thresholds) -> list[Detections]:
-    """Detect in whole (H, W, 3) images, window by window; return their Detections in pixels.
-
-    `max_per_class` and `max_per_image` are meant for one window: an image keeps up to
-    `max_per_image` times its windows.
-    """
-    check_rule(thresholds.nms, spec)
-    windows = [(k, window) for k, image in enumerate(images)
-               for window in window_grid(image.shape[1], image.shape[0], spec.tile)[0]]
-    parts = [[] for _ in images]
+def detect_windows(image: np.ndarray, spec: SSDSpec, detect: Callable,
+                   thresholds: Thresholds) -> Detections:
+    """Return the Detections of an (H, W, 3) image; `detect` takes (inputs, sizes, Thresholds)."""
+    size = image.shape[1::-1]
+    windows, parts = window_grid(*size, spec.tile)[0], []
     for start in range(0, len(windows), WINDOWS_PER_PASS):
         group = windows[start:start + WINDOWS_PER_PASS]
-        inputs = [resize_to_input(cut_window(images[k], window, spec), spec)
-                  for k, window in group]
-        sizes = [(spec.tile, spec.tile) for _ in group]
-        results = detect(inputs, sizes, replace(thresholds, max_per_image=0))
-        for (k, (x, y, _, _)), result in zip(group, results):
-            boxes = (result.boxes + np.array([x, y, x, y])).astype(np.float32)
-            parts[k].append(replace(result, boxes=boxes))
-    return [merge_windows(parts[k], image.shape[1::-1], spec, thresholds)
-            for k, image in enumerate(images)]
+        inputs = [resize_to_input(cut_window(image, window, spec), spec) for window in group]
+        results = detect(inputs, [(spec.tile, spec.tile)] * len(group),
+                         replace(thresholds, max_per_image=0))
+        parts += [replace(part, boxes=np.float32(part.boxes + window[[0, 1, 0, 1]]))
+                  for window, part in zip(group, results)]
+    return merge_windows(parts, size, spec, thresholds)
 
 
 def merge_windows(parts: Sequence[Detections], size: tuple[int, int], spec: SSDSpec,
                   thresholds: Thresholds) -> Detections:
     """Merge the Detections of all windows, in pixels of their image of (width, height) `size`.
 
-    A box counts in the window whose core has its centre: no neighbour sees more of it. So an object
-    up to the overlap's size counts once, and whole. Boxes of larger objects that a border cuts are
-    joined to those of other windows. Then NMS is over all windows.
+    A box counts in the window whose core has its centre; boxes that a border cuts are joined.
     """
-    windows, cores = window_grid(*size, spec.tile)
-    numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    counts = [len(part) for part in parts]
+    windows, cores = (np.repeat(grid, counts, 0) for grid in window_grid(*size, spec.tile))
     boxes, scores, labels = (np.concatenate(arrays) for arrays in zip(*parts))
     if spec.box_clip != "none":  # an image may end within its window
         boxes = boxes.clip(0, np.array([*size, *size], np.float32))
-    windows, cores = windows[numbers], cores[numbers]  # of each box
     centres, slack = (boxes[:, :2] + boxes[:, 2:]) / 2, spec.tile * SLACK
-    counts = ((centres >= cores[:, :2] - slack) & (centres <= cores[:, 2:] + slack)
+    inside = ((centres >= cores[:, :2] - slack) & (centres <= cores[:, 2:] + slack)
               & (boxes[:, 2:] > boxes[:, :2])).all(1)
     is_border = np.concatenate([windows[:, :2] > 0, windows[:, 2:] < size], 1)
-    distances = (boxes - windows) * (1, 1, -1, -1)  # from the window's edges, inwards
-    cut = is_border & (distances <= spec.tile * EDGE)
+    cut = is_border & ((boxes - windows) * (1, 1, -1, -1) <= spec.tile * EDGE)
     order = np.argsort(-scores, kind="stable")
-    order = order[counts[order]]
-    groups = [order[labels[order] == label][:MAX_MERGED_PER_CLASS] for label in np.unique(labels)]
+    order = order[inside[order]]
+    groups = [order[labels[order] == k][:MAX_MERGED] for k in np.unique(labels[order])]
     if groups and thresholds.nms == "agnostic":
         groups = [order[np.isin(order, np.concatenate(groups))]]
     kept = [order[:0]]
@@ -176,28 +134,22 @@ def merge_windows(parts: Sequence[Detections], size: tuple[int, int], spec: SSDS
 
 
 def _join(boxes, cut, windows):
-    """Join (N, 4) boxes, best first, that show one object in different windows.
+    """Return (N, 4) boxes, best first, and the mask of the best one of each object.
 
-    Returns the boxes and the mask of those that are the best of their object. Of these the edges
-    that were cut, by (N, 4) `cut`, move to where the object's other boxes reach.
+    Its cut edges move to where the others reach. Boxes of one object agree on what both of their
+    windows show.
     """
-    joined, is_best = boxes.copy(), np.ones(len(boxes), bool)
-    for k in range(len(boxes)):
-        group = [k] if is_best[k] else []
-        for member in group:  # which grows meanwhile
-            same = _same_object(member, boxes, cut.any(1), windows) & is_best
-            same[group] = False
-            group += same.nonzero()[0].tolist()
-        if len(group) > 1:
-            farthest = np.append(boxes[group, :2].min(0), boxes[group, 2:].max(0))
-            joined[k] = np.where(cut[k], farthest, boxes[k])
-            is_best[group[1:]] = False
-    return joined, is_best
-
-
-def _same_object(k, boxes, is_cut, windows):
-    """Return the (N,) mask of boxes that agree with box k on what both of their windows show."""
+    from scipy.sparse.csgraph import connected_components
+    joined, is_cut, same = boxes.copy(), cut.any(1), np.zeros((len(boxes), len(boxes)), bool)
     low, high = windows[:, [0, 1, 0, 1]], windows[:, [2, 3, 2, 3]]
-    here, there = boxes.clip(low[k], high[k]), boxes[k].clip(low, high)
-    iou = pairwise_iou(here[:, None], there[:, None])[:, 0, 0]
-    return (iou >= SAME_IOU) & (is_cut | is_cut[k]) & (windows != windows[k]).any(1)
+    for k, box in enumerate(boxes):
+        here, there = boxes.clip(low[k], high[k]), box.clip(low, high)
+        iou = pairwise_iou(here[:, None], there[:, None])[:, 0, 0]
+        same[k] = (iou >= SAME_IOU) & (is_cut | is_cut[k]) & (windows != windows[k]).any(1)
+    _, objects = connected_components(same)  # (N,) number of each box's object
+    _, best = np.unique(objects, return_index=True)
+    for k in best:
+        group = boxes[objects == objects[k]]
+        farthest = np.append(group[:, :2].min(0), group[:, 2:].max(0))
+        joined[k] = np.where(cut[k], farthest, boxes[k])
+    return joined, np.isin(np.arange(len(boxes)), best)

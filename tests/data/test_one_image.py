@@ -36,7 +36,7 @@ def test_all_ways_give_one_input(tmp_path, name, size, letterbox, resize):
     expected = resize_to_input(load_image(path), spec)
     record = Record(path, *NO_BOXES)
     inputs = [prepare(image, spec)[0] for image in (path, load_image(path), Image.open(path))]
-    still, none = (DetectionDataset([record], spec, augmentation, 0)[0, 0].image
+    still, none = (DetectionDataset([record], spec, augmentation, 0)[0, 0][0]
                    for augmentation in (STILL, None))
     assert np.array_equal(still, np.rint(expected)), "augmentation gives uint8"
     difference = np.abs(inputs.pop().astype(float) - expected).mean()

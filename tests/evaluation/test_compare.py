@@ -9,6 +9,7 @@ from test_errors import CLASSES, IMAGES, A, B, as_detections, as_objects, random
 
 from utils.cli import UserError
 from utils.data.annotations import Record
+from utils.detections import Detections
 from utils.evaluation.assignment import assign_voc, flatten_records
 from utils.evaluation.compare import compare, compare_folders, format_differences, resampled_ap
 from utils.evaluation.detection_files import write_detections
@@ -19,7 +20,8 @@ NAMES = ["cat", "dog", "ö & 车"]
 
 def by_image(detections, objects, folder=Path()):
     """Return (detections, records) image by image, as evaluate_voc takes them."""
-    found = [detections.take(detections.image == k) for k in range(IMAGES)]
+    found = [Detections(*(values[detections.image == k] for values in (
+        detections.boxes, detections.scores, detections.labels))) for k in range(IMAGES)]
     return found, [Record(folder / f"{k}.jpg", *(values[objects.image == k] for values in (
         objects.boxes.astype(np.float32), objects.labels, objects.difficult)))
         for k in range(IMAGES)]
@@ -52,26 +54,15 @@ def test_a_class_that_is_better_beyond_chance():
     sets = [as_detections([(k, 0, 0.9, A) for k in range(number)]
                           + [(k, 1, 0.8, B) for k in range(20)]) for number in (10, 30)]
     differences = compare(*sets, objects, NAMES, 40)
-    better, same, absent, mean = differences
+    better, same, mean = differences
     assert (better.first, better.second) == (0.25, 0.75)
     # 20 of 40 images differ: a binomial share of 0.5 with a standard deviation of 0.079.
     assert better.low == pytest.approx(0.5 - 1.96 * 0.079, abs=0.03)
     assert better.high == pytest.approx(0.5 + 1.96 * 0.079, abs=0.03)
-    assert (same.low, same.high) == (0, 0) and np.isnan([absent.first, absent.low]).all()
+    assert (same.low, same.high) == (0, 0)
     assert mean.second - mean.first == 0.25 and 0 < mean.low < 0.25 < mean.high
     lines = format_differences(differences).splitlines()
     assert lines[1].endswith("better") and lines[2].endswith("+0.0000 .. +0.0000")
-    assert lines[3].startswith(NAMES[2]) and lines[3].endswith("no objects")
-    back = compare(*sets[::-1], objects, NAMES, 40)[0]
-    assert (back.low, back.high) == pytest.approx((-better.high, -better.low))
-
-
-def test_empty_sets():
-    none = as_detections([])
-    assert all(np.isnan(row.first) for row in compare(none, none, as_objects([]), NAMES, 3))
-    lost, *_ = compare(as_detections([(0, 0, 0.9, A)]), none, as_objects([(0, 0, False, A)]),
-                       NAMES, 1)
-    assert (lost.low, lost.high) == (-1, -1)
 
 
 @pytest.fixture
@@ -93,18 +84,13 @@ def test_folders_give_what_their_detections_give(folders):
     assert table == format_differences(folders.differences)
 
 
-@pytest.mark.parametrize("old, new, message", [
-    ('"categories"', '"classes"', "not what get_map.py writes"),
-    ("}", "", "not what get_map.py writes"),
-    ("3.jpg", "33.jpg", "different test lists"),
-    ('"iscrowd": 1', '"iscrowd": 0', "different test lists"),
-    ("dog", "cow", "different test lists")])
-def test_folders_that_cannot_be_compared(folders, old, new, message):
+@pytest.mark.parametrize("old, new", [("3.jpg", "33.jpg"), ("dog", "cow"),
+                                      ('"iscrowd": 1', '"iscrowd": 0')])
+def test_folders_of_different_lists_cannot_be_compared(folders, old, new):
     text = folders.truth.read_text(encoding="utf-8")
     folders.truth.write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match="different test lists"):
         compare_folders([folders.a, folders.b])
-    assert len(str(error.value).splitlines()) == 1
 
 
 def test_wrong_numbers_of_folders_and_missing_ones(folders, tmp_path):

@@ -80,8 +80,8 @@ def test_the_page_and_the_json_have_the_same_figures(report):
                   *(values["classes"][name]["at_confidence"]["f1"] for name in NAMES)):
         assert ("-" if value is None else f"{value:.4f}") in shown
     for kind in KINDS:
-        row = values["errors"][kind.name.lower()]
-        assert f"{kind.name.capitalize()}: {row['count']}, costing {row['cost']:.4f}" in shown
+        row = values["errors"][kind]
+        assert f"{kind.capitalize()}: {row['count']}, costing {row['cost']:.4f}" in shown
 
 
 @pytest.mark.parametrize("detections, objects, classes", [
@@ -105,17 +105,11 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path):
     assert page_of(tmp_path, gone).count("<img ") == 2 < whole
 
 
-GOOD, FAR = (0, 0, 50, 50), (200, 200, 250, 250)
-
-
-@pytest.mark.parametrize("box, label, words", [
-    (GOOD, 0, "predict.py: --confidence 0.499"), (FAR, 0, "best IoU 0.000 .* 0.000 with any"),
-    ((0, 0, 10, 50), 0, "20 detections of 20 objects, best score 0.500, best IoU 0.200 .* 0.200"),
-    (GOOD, 1, "best IoU 0.000 with an object of the class, 1.000 with any")])
-def test_low_figures_are_explained(tmp_path, box, label, words):
-    detections = as_detections([(k, label, 0.5, box) for k in range(20)])
-    objects = as_objects([(k, 0, False, GOOD) for k in range(20)])
-    text = format_measurement(measure_images(tmp_path, detections, objects, ("cat", "dog"), 20))
-    assert re.search(words, text)
-    assert ("mAP is near 0" in text) == ("--confidence" not in text)
-    assert "classes without objects, not in the mean: dog" in text
+def test_text_of_good_and_of_low_figures(tmp_path):
+    box = (0, 0, 50, 50)
+    objects = as_objects([(k, 0, False, box) for k in range(20)])
+    good, bad = (format_measurement(measure_images(
+        tmp_path, as_detections([(k, label, 0.5, box) for k in range(20)]), objects,
+        ("cat", "dog"), 20)) for label in (0, 1))
+    assert "--confidence 0.499" in good and "classes without objects, not in the mean: dog" in good
+    assert "mAP is near 0" in bad and "mAP is near 0" not in good and "--confidence" not in bad

@@ -40,7 +40,7 @@ def test_missing_fields_take_the_defaults():
 
 
 def test_unknown_field_is_refused():
-    with pytest.raises(ValueError, match="anchor_sizes"):
+    with pytest.raises(TypeError, match="anchor_sizes"):
         SSDSpec.from_dict({**SSDSpec().to_dict(), "anchor_sizes": [1, 2]})
 
 

@@ -62,7 +62,7 @@ def test_one_entry_is_all_that_a_new_backbone_takes(monkeypatch, tmp_path):
         return nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2,
                              net.layer3)
     entry = replace(BACKBONES["resnet50"], prefix="small", make_layers=layers,
-                    make_extras=partial(_convolution_blocks, 256), names=())
+                    make_extras=partial(_convolution_blocks, in_channels=256), names=())
     monkeypatch.setitem(BACKBONES, "resnet18", entry)
     network = new_network("resnet18", 300, 3, backbone_weights="").eval()
     save_checkpoint(tmp_path / "a.pth", Checkpoint(network.spec, tuple("abc"),

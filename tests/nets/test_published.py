@@ -12,7 +12,7 @@ import torch
 from conftest import fill_state_dict, fixture_image, fixture_keys
 
 from ssd import SSD, SSDSettings
-from utils.image import resize_to_input, stack_inputs
+from utils.image import resize_to_input
 from utils.multibox.boxes import to_xyxy
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
@@ -37,7 +37,7 @@ def case(request, tmp_path_factory):
 
 
 def network_input(detector):
-    return stack_inputs([resize_to_input(fixture_image(), detector.spec)])
+    return torch.from_numpy(resize_to_input(fixture_image(), detector.spec)).permute(2, 0, 1)[None]
 
 
 def test_priors(case):

@@ -8,7 +8,7 @@ from tiny_ssd import SIDE, TinySSD
 from train import train_step
 from utils.data.annotations import Record
 from utils.data.demo_data import CLASS_NAMES, draw_scene
-from utils.data.loader import Sample, collate
+from utils.data.loader import collate
 from utils.detections import Detections
 from utils.evaluation.voc_ap import evaluate_voc, mean_ap
 from utils.multibox.loss import MultiBoxLoss
@@ -19,13 +19,13 @@ STEPS, BATCH = 200, 16
 
 
 def draw(first, count):
-    """Return drawn scenes as Samples of the input's size."""
+    """Return drawn scenes as training samples of the input's size."""
     samples = []
     for k in range(first, first + count):
         image, objects = draw_scene(np.random.default_rng((9, k)))
         height, width = image.shape[:2]
         boxes = np.array([box for _, box, _ in objects], np.float32).reshape(-1, 4)
-        samples.append(Sample(
+        samples.append((
             cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA),
             boxes / np.float32([width, height, width, height]),
             np.array([CLASS_NAMES.index(name) for name, _, _ in objects], np.int64),
@@ -39,7 +39,7 @@ def measure(network, samples):
     with torch.no_grad():
         outputs = network(collate(samples).images)
     kept = select(*decode_outputs(*outputs, network.coder), Thresholds(confidence=0.05), clip=True)
-    records = [Record(None, s.boxes, s.labels, s.difficult) for s in samples]
+    records = [Record(None, *sample[1:4]) for sample in samples]
     detections = [Detections(*(part.numpy() for part in image)) for image in kept]
     return mean_ap(evaluate_voc(detections, records, len(CLASS_NAMES)))
 

@@ -45,7 +45,7 @@ def test_lines_for_the_user(tmp_path):
     assert describe_epoch(row, 9, 0.5) == (
         "epoch 1/9: loss 10.000 (loc 3.000, conf 7.000), val mAP@0.5 0.250, best 0.500, 62 s")
     text = describe_end(tmp_path, rows_of([0.1] * 61), 7)
-    assert "61 epochs in 1:02:32, 0:01:32 of it for val mAP; the best is epoch 7" in text
+    assert "61 epochs in 1:02:32, 0:01:32 of it for val mAP; best epoch: 7" in text
     assert f"python get_map.py --model_path {tmp_path / 'best.pth'}" in text
 
 

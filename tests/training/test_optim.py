@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from utils.training.optim import Schedule, lr_factor, make_optimizer, set_frozen, set_learning_rate
+from utils.training.optim import (NOMINAL_BATCH, Schedule, make_optimizer, set_frozen,
+                                  set_learning_rate)
 
 FLAT = {"kind": "step", "warmup_steps": 0, "min_lr_ratio": 0.01}
+
+
+def lr_factor(step, total_steps, **flags):
+    """Return a step's learning rate as a part of the whole one."""
+    return Schedule(1.0, total_steps, **flags).rate(step, NOMINAL_BATCH)
 
 
 class Scale(nn.Module):

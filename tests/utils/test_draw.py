@@ -15,8 +15,8 @@ GREY.setflags(write=False)  # drawing changes a copy
 def draw(image, rows):
     """Return the drawn image of (x1, y1, x2, y2, score, label) rows, and the mask of changes."""
     rows = np.array(rows, dtype=np.float32).reshape(-1, 6)
-    detections = Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64))
-    drawn = np.asarray(draw_detections(image, detections, NAMES))
+    detections = Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int64), NAMES)
+    drawn = np.asarray(draw_detections(image, detections))
     return drawn, (drawn != image).any(2)
 
 

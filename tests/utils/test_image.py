@@ -111,8 +111,8 @@ def test_files_that_are_no_images_are_named(tmp_path, data, read):
 
 @pytest.mark.parametrize("image, kind", [
     *((np.zeros(shape, np.uint8), ValueError) for shape in
-      [(4, 4), (4, 4, 4), (0, 4, 3), (1, 4, 4, 3), (3, 4, 4)]),
-    (np.zeros((4, 4, 3), np.float32), ValueError), (Image.new("RGB", (0, 5)), ValueError),
+      [(4, 4), (4, 4, 4), (1, 4, 4, 3), (3, 4, 4)]),
+    (np.zeros((4, 4, 3), np.float32), ValueError),
     (None, TypeError), (b"a.png", TypeError), (torch.zeros(4, 4, 3), TypeError), (7, TypeError)])
 def test_other_things_are_no_images(image, kind):
     with pytest.raises(kind, match="expected"):

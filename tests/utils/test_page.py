@@ -3,10 +3,8 @@
 import io
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from utils.cli import UserError
 from utils.page import Section, image_uri, new_figure, save_figure, write_page
 
 
@@ -23,19 +21,13 @@ def test_a_page_has_its_sections_and_no_script(tmp_path):
     assert 'alt="a &#34;quoted&#34; name"' in text and text.count("<img ") == 1
 
 
-def test_a_page_that_cannot_be_written_is_a_user_error(tmp_path):
-    (tmp_path / "p.html").mkdir()
-    with pytest.raises(UserError, match="cannot be written"):
-        write_page(tmp_path / "p.html", "t", [])
-
-
 def test_text_that_the_usual_font_lacks_gets_another(monkeypatch):
     """Here the same font under another name, so that the pixels are to be the same."""
     def pixels(font):
         monkeypatch.setattr("utils.page.find_font", lambda text: font)
         figure, _ = new_figure("Title", "x", "y")
         buffer = io.BytesIO()
-        save_figure(figure, buffer, dpi=60)
+        save_figure(figure, buffer)
         return np.asarray(Image.open(buffer).convert("L"))
 
     from utils.draw import FONT

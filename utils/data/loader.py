@@ -14,28 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.cli import UserError
 from utils.data.annotations import Record
-from utils.data.augment import (Augmentation, Geometry, apply_geometry, choose_geometry, move_boxes)
-from utils.image import load_image, stack_inputs
+from utils.data.augment import Augmentation, Geometry, apply_geometry, choose_geometry, move_boxes
+from utils.image import load_image
 from utils.multibox.spec import SSDSpec
 from utils.tiling import cut_window, draw_window
 
-# What random numbers are drawn for, the first part of their generator's key. The other parts are
-# seed, epoch and image, so that no result depends on workers or ranks.
-ORDER, SAMPLE = 1, 2
-WAIT_SECONDS = 300  # for a batch from the workers; longer means that it will never come
-WORKER_LOST = ("a process that reads images was lost ({!r}). The usual reason is lack of memory: "
-               "lower num_workers or batch_size; in a container, start it with --shm-size=1g, or "
-               "set num_workers = 0.")
-
-
-class Sample(NamedTuple):
-    """One training image, resized and augmented."""
-
-    image: np.ndarray  # (S, S, 3) RGB pixel values, uint8 or float32
-    boxes: np.ndarray  # (G, 4) float32 xyxy, fractions of the input
-    labels: np.ndarray  # (G,) int64
-    difficult: np.ndarray  # (G,) bool
-    index: int  # of the record
+ORDER, SAMPLE = 1, 2  # what random numbers are for: the first part of their generator's key
 
 
 class Batch(NamedTuple):
@@ -53,10 +37,7 @@ class Batch(NamedTuple):
 
 
 class DetectionDataset(Dataset):
-    """Training samples of records, indexed by (epoch, index), with the seed all they depend on.
-
-    Where the spec has a tile, a sample is made of one window of the image.
-    """
+    """Training samples of records; each depends on (seed, epoch, index) alone."""
 
     def __init__(self, records: Sequence[Record], spec: SSDSpec, augmentation: Augmentation | None,
                  seed: int):
@@ -66,14 +47,9 @@ class DetectionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
-        """Return the Sample; a UserError too, which would be a page of tracebacks when raised."""
-        try:
-            return self._make_sample(*key)
-        except UserError as error:
-            return error
-
-    def _make_sample(self, epoch, index):
+    def __getitem__(self, key: tuple[int, int]) -> tuple:
+        """Return a row of a Batch for (epoch, index), as arrays, the image (S, S, 3)."""
+        epoch, index = key
         path, boxes_px, labels, difficult = self.records[index]
         rng = np.random.default_rng((SAMPLE, self.seed, epoch, index))
         image = load_image(path)
@@ -91,34 +67,29 @@ class DetectionDataset(Dataset):
         geometry = choose_geometry(boxes, self.augmentation, rng)
         image, boxes, indices = apply_geometry(image, boxes, geometry, self.spec,
                                                self.augmentation, rng)
-        return Sample(image, boxes, labels[indices], difficult[indices], index)
+        return image, boxes, labels[indices], difficult[indices], index
 
 
-def collate(samples: Sequence[Sample | UserError]) -> Batch | UserError:
-    """Pad and stack Samples to a Batch; return the first UserError among them instead."""
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
-    images, boxes, labels, difficult, indices = zip(*samples)
-
-    def pad(arrays, value):
-        return pad_sequence([torch.from_numpy(array) for array in arrays], True, value)
-
-    return Batch(stack_inputs(images), pad(boxes, 0), pad(labels, -1), pad(difficult, False),
-                 indices)
+def collate(samples: Sequence[tuple]) -> Batch:
+    """Pad and stack samples to a Batch."""
+    images, *targets, indices = zip(*samples)
+    boxes, labels, difficult = (
+        pad_sequence([torch.from_numpy(array) for array in arrays], True, padding)
+        for arrays, padding in zip(targets, (0, -1, False)))
+    images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return Batch(images, boxes, labels, difficult, indices)
 
 
 def epoch_order(num_images: int, *, batch_size: int, seed: int, epoch: int, ranks: int = 1
                 ) -> np.ndarray:
     """Return the images of an epoch's batches, of all ranks, as (N, B) indices.
 
-    The order depends on (seed, epoch) alone. It wraps round, so that the last batch is full (batch
-    norm never sees a batch of one because of a remainder) and N is a multiple of `ranks`.
+    The order wraps round, so that the last batch is full and N is a multiple of `ranks`.
     """
     order = np.random.default_rng((ORDER, seed, epoch, 0)).permutation(num_images)
     count = -(-num_images // batch_size)
     count += -count % ranks
-    return order[np.arange(count * batch_size) % num_images].reshape(count, batch_size)
+    return np.resize(order, (count, batch_size))
 
 
 def start_worker(worker_id: int) -> None:
@@ -128,11 +99,7 @@ def start_worker(worker_id: int) -> None:
 
 
 class Loader:
-    """The Batches of each optimizer step, made by worker processes that live through all epochs.
-
-    A step has `accumulate` Batches on each of `ranks`; each rank takes every ranks-th Batch. With
-    `num_workers` 0 the main process makes the samples; there is at most one worker a core.
-    """
+    """The Batches of each step, `accumulate` on each rank, made by at most a worker a core."""
 
     def __init__(self, dataset: Dataset, *, batch_size: int, accumulate: int, seed: int,
                  num_workers: int, rank: int = 0, ranks: int = 1, pin_memory: bool = False):
@@ -142,10 +109,8 @@ class Loader:
         self._keys = []  # (epoch, index) of each image of each Batch to come
         self._data_loader = DataLoader(
             dataset, batch_sampler=self._keys, collate_fn=collate, num_workers=workers,
-            # Its own, so that the script's random numbers do not depend on the workers.
-            generator=torch.Generator().manual_seed(seed),
-            worker_init_fn=start_worker, persistent_workers=workers > 0, pin_memory=pin_memory,
-            timeout=WAIT_SECONDS if workers else 0)
+            generator=torch.Generator().manual_seed(seed),  # leaves the script's numbers alone
+            worker_init_fn=start_worker, persistent_workers=workers > 0, pin_memory=pin_memory)
 
     @property
     def images_per_step(self) -> int:
@@ -157,24 +122,14 @@ class Loader:
         return -(-self.num_images // self.images_per_step)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Batch]]:
-        """Yield this rank's Batches of each step of an epoch, from `start_step` on.
-
-        The last step may have fewer than `accumulate`, on all ranks equally many. Raises UserError
-        for an image that cannot be read and for a worker that was killed or hangs.
-        """
+        """Yield this rank's Batches of each step; UserError for an image that cannot be read."""
         order = epoch_order(self.num_images, batch_size=self.batch_size, seed=self.seed,
                             epoch=epoch, ranks=self.ranks)[self.rank::self.ranks]
         self._keys[:] = [[(epoch, index) for index in batch]
                          for batch in order[start_step * self.accumulate:].tolist()]
         batches = iter(self._data_loader)
-        for _ in range(start_step, len(self)):
-            try:
-                step = list(islice(batches, self.accumulate))
-            except (RuntimeError, OSError, EOFError) as error:
-                if not self._data_loader.num_workers or str(error).startswith("Caught "):  # a bug
-                    raise
-                raise UserError(WORKER_LOST.format(error)) from None
-            for batch in step:
-                if isinstance(batch, UserError):
-                    raise batch
-            yield step
+        try:
+            while step := list(islice(batches, self.accumulate)):
+                yield step
+        except UserError as error:  # of a worker it holds a page of tracebacks
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None

@@ -49,44 +49,35 @@ class CocoResult(NamedTuple):
 
 
 def evaluate_coco(detections: FlatDetections, objects: FlatObjects, num_classes: int) -> CocoResult:
-    """Score detections as pycocotools does.
-
-    It goes through images in the order of their ids, which matters for equal scores: `image` has to
-    number them in that order.
-    """
+    """Score as pycocotools does; of equal scores, images of lower numbers (`image`) come first."""
     precision = np.full((len(COCO_IOUS), len(RECALLS), num_classes, len(SIZES)), -1.0)
     recall = np.full((len(COCO_IOUS), num_classes, len(SIZES), len(LIMITS)), -1.0)
-    matches = match_coco(detections, objects, COCO_IOUS, list(SIZES.values()), LIMITS[-1])
-    order = matches.order[matches.rank[matches.order] < LIMITS[-1]]
-    position = np.empty(len(detections.labels), np.int64)
-    position[order] = np.arange(len(order))
-    classes = np.arange(num_classes + 1)
-    starts = np.searchsorted(detections.labels[order], classes)
-    columns = np.searchsorted(detections.labels[matches.rows], classes)
+    order, rank, all_matched, all_counted = match_coco(
+        detections, objects, COCO_IOUS, list(SIZES.values()), LIMITS[-1])
+    order = order[rank[order] < LIMITS[-1]]
+    by_class = np.split(order, np.searchsorted(detections.labels[order], range(1, num_classes)))
     for area, (low, high) in enumerate(SIZES.values()):
-        counted = matches.counted[area]
+        counted = all_counted[area]
         totals = np.bincount(objects.labels[counted], minlength=num_classes)
-        inside = (detections.area[order] >= low) & (detections.area[order] <= high)
+        inside = (detections.area >= low) & (detections.area <= high)
         for label in np.flatnonzero(totals):
-            part = slice(columns[label], columns[label + 1])
-            rows, matched = matches.rows[part], matches.matched[:, area, part]
+            rows = by_class[label]
+            matched = all_matched[:, area, rows]
             right = (matched >= 0) & np.append(counted, False)[matched]
             # Detections count by their own size, matched ones by that of their object.
-            numbers = np.cumsum(inside[starts[label]:starts[label + 1]])
-            numbers = numbers[position[rows] - starts[label]] + np.cumsum(
-                np.where(matched >= 0, right.astype(np.int64) - inside[position[rows]], 0), 1)
+            numbers = np.cumsum(np.where(matched >= 0, right, inside[rows]), 1)
             precision[:, :, label, area] = _interpolate(right, numbers, totals[label])
             for column, limit in enumerate(LIMITS):
-                hits = right[:, matches.rank[rows] < limit].sum(1)
+                hits = right[:, rank[rows] < limit].sum(1)
                 recall[:, label, area, column] = hits / totals[label]
     return CocoResult(precision, recall)
 
 
 def _interpolate(right, numbers, total):
-    """Return the (T, R) highest precision at each recall or a higher one.
+    """Return the (T, R) highest precision at each recall or a higher one, for `total` objects.
 
-    From (T, Q) right and how many detections count up to each one, for `total` objects. Precision
-    rises at right detections only, so the others are left out.
+    From (T, D) right detections and (T, D) how many count up to each. Precision rises at right
+    detections only, so the others are left out.
     """
     best = np.zeros((len(right), len(RECALLS)))
     needed = np.searchsorted(np.arange(1, total + 1) / total, RECALLS)

@@ -1,44 +1,32 @@
-"""Detections as files that other tools read: COCO's results JSON, VOC's comp4_det_test_*.txt.
+"""Detections as files that other tools read: COCO's results JSON, VOC's comp4_det_test_*.txt."""
 
-Numbers are written in full, so that files that are read back give the same figures.
-"""
-
-import contextlib
 import json
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any
 
 import numpy as np
 
 from utils.cli import UserError, check_file, read_text, shorten, typed_path, writing
 from utils.coco_ids import boxes_xywh, class_ids, coco_results, numbers_of
-from utils.data.annotations import Record, plain_name
+from utils.data.annotations import Record
 from utils.evaluation.assignment import FlatDetections, flatten_records
-from utils.image import image_size
 
 DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
-# comp3 or comp4, an id of the participant perhaps, the split, the class.
-VOC_FILE = re.compile(r"comp\d(?:_[^_]+)?_det_[^_]+_(.+)\.txt")
-UNSAFE = re.compile(r'[\x00-\x1f<>:"/\\|?*%]')  # in file names, on one system or another
+VOC_FILE = re.compile(r"comp\d(?:_[^_]+)?_det_[^_]+_(.+)\.txt")  # the group is the class
 
 
 def image_names(records: Sequence[Record]) -> list[str]:
-    """Return a name for each record: its file's, without suffix and folders where that is unique.
-
-    Raises UserError for an image that is listed twice.
-    """
-    paths = [record.path for record in records]
-    for names in ([path.stem for path in paths],
-                  [shorten(path.with_suffix("")) for path in paths],
-                  [shorten(path) for path in paths]):
-        if len(set(names)) == len(names):
-            return names
-    raise UserError(f"{Counter(names).most_common(1)[0][0]} is duplicated in the list of images; "
-                    "remove one of the lines.")
+    """Return unique names: of files without suffix, else paths; UserError for an image twice."""
+    stems = [record.path.stem for record in records]
+    if len(set(stems)) == len(stems):
+        return stems
+    names = [shorten(record.path) for record in records]
+    for previous, name in zip(sorted(names), sorted(names)[1:]):
+        if name == previous:
+            raise UserError(f"{name} is duplicated in the list of images; remove one of the lines.")
+    return names
 
 
 def image_ids(records: Sequence[Record]) -> list[int]:
@@ -51,31 +39,24 @@ def write_detections(folder: Path, detections: FlatDetections, records: Sequence
                      class_names: Sequence[str]) -> None:
     """Write detections and their ground truth into a folder, for the tools of COCO and VOC.
 
-    pycocotools takes detections.json, a list of results, and ground_truth.json, the objects and
-    what the ids mean, as they are. A comp4/comp4_det_test_<class>.txt has lines of image, score,
-    and a box in VOC's pixels, which count from 1 and include the last one. Raises UserError where
-    a file cannot be written.
+    Numbers are written in full, so that they read back unchanged. comp4/comp4_det_test_<class>.txt
+    have lines of image, score, and a box in VOC's pixels, from 1, the last one included.
     """
     ids, names = image_ids(records), image_names(records)
     results = coco_results([ids[k] for k in detections.image], detections.labels,
                            detections.boxes, detections.scores, class_names)
-    _write_text(folder / DETECTIONS, "[" + ",\n".join(map(json.dumps, results)) + "]\n")
-    _write_text(folder / GROUND_TRUTH, json.dumps(coco_ground_truth(records, class_names),
-                                                  ensure_ascii=False))
-    (folder / "comp4").mkdir(exist_ok=True)
-    pixels = detections.boxes.astype(np.float64) + (1, 1, 0, 0)
+    files = {DETECTIONS: "[" + ",\n".join(map(json.dumps, results)) + "]\n",
+             GROUND_TRUTH: json.dumps(coco_ground_truth(records, class_names), ensure_ascii=False)}
+    columns = np.column_stack([detections.scores, detections.boxes.astype(float) + (1, 1, 0, 0)])
     for label, class_name in enumerate(class_names):
         rows = np.flatnonzero(detections.labels == label)
-        lines = [f"{names[image]} {score!r} {' '.join(map(repr, box))}\n" for image, score, box in
-                 zip(detections.image[rows], detections.scores[rows].tolist(),
-                     pixels[rows].tolist())]
-        _write_text(folder / "comp4" / f"comp4_det_test_{_file_name(class_name)}.txt",
-                    "".join(lines))
-
-
-def _write_text(path, text):
-    with writing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        lines = [f"{names[image]} {' '.join(map(repr, row))}\n"
+                 for image, row in zip(detections.image[rows], columns[rows].tolist())]
+        files[f"comp4/comp4_det_test_{class_name.replace('/', '%2F')}.txt"] = "".join(lines)
+    (folder / "comp4").mkdir(exist_ok=True)
+    for name, text in files.items():
+        with writing(folder / name) as part:
+            part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> dict[str, Any]:
@@ -83,46 +64,26 @@ def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> 
     ids, classes, objects = image_ids(records), class_ids(class_names), flatten_records(records)
     rows = zip(objects.image, objects.labels, boxes_xywh(objects.boxes).tolist(),
                objects.area.tolist(), objects.difficult)
-    images = []
-    for image_id, record in zip(ids, records):
-        images.append({"id": image_id, "file_name": shorten(record.path)})
-        with contextlib.suppress(UserError):  # scoring needs no images
-            images[-1]["width"], images[-1]["height"] = image_size(record.path)
-    return {"info": {"description": "objects and ids of detections.json"}, "images": images,
+    return {"info": {"description": "objects and ids of detections.json"},
+            "images": [{"id": k, "file_name": shorten(one.path)} for k, one in zip(ids, records)],
             "categories": [{"id": k, "name": name} for k, name in zip(classes, class_names)],
             "annotations": [{"id": k, "image_id": ids[image], "category_id": classes[label],
                              "bbox": box, "area": area, "iscrowd": int(crowd)}
                             for k, (image, label, box, area, crowd) in enumerate(rows, start=1)]}
 
 
-def _file_name(class_name):
-    """Return a class name as part of a file name."""
-    return UNSAFE.sub(lambda match: quote(match[0], safe=""), class_name)
-
-
-class _Row(NamedTuple):
-    """A detection as a file has it."""
-
-    where: str  # file and row, for messages
-    image: int | str  # id or name
-    category: int | str  # id or name
-    numbers: tuple[float, ...]  # score, xyxy edges, area
-
-
 def read_detections(path: str | Path, records: Sequence[Record], class_names: Sequence[str],
                     *, ids_path: str | Path = "") -> FlatDetections:
     """Read detections of the records' images from COCO's JSON, or a folder of it or comp4 files.
 
-    Ids in JSON are those of a COCO annotation file `ids_path`, of ground_truth.json beside it, or
-    of `image_ids` and `class_ids`; names do as well. Raises UserError naming the row that
-    cannot be right.
+    Ids are those of the COCO file `ids_path`, ground_truth.json beside it or `image_ids`; or names.
     """
     path = typed_path(path)
     if (path / DETECTIONS).is_file():
         path = path / DETECTIONS
     images, classes = _image_table(records), {name: k for k, name in enumerate(class_names)}
     if path.is_dir():
-        rows = _read_comp4(path, classes)
+        rows = _read_comp4(path, class_names)
     else:
         rows = _read_results(check_file(path))
         beside = path.with_name(GROUND_TRUTH)
@@ -132,105 +93,88 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
             image_table = {number: k for k, number in enumerate(image_ids(records))}
             class_table = {number: k for k, number in enumerate(class_ids(class_names))}
         images, classes = images | image_table, classes | class_table
-    numbers = np.array([row.numbers for row in rows], np.float64).reshape(-1, 6)
-    detections = FlatDetections(
-        _look_up([row.image for row in rows], images, rows, "images"),
-        _look_up([row.category for row in rows], classes, rows, "classes"),
-        numbers[:, 0], numbers[:, 1:5], numbers[:, 5])
+    numbers = np.array([row[2:] for row in rows], np.float64).reshape(-1, 6)
     bad = ~np.isfinite(numbers).all(1) | (numbers[:, 3:5] < numbers[:, 1:3]).any(1)
     if bad.any():
-        row = rows[int(bad.argmax())]
-        raise UserError(f"{row.where}: score and box (two corners) must be finite, width and "
-                        f"height not negative, got {row.numbers[:5]}; {bad.sum()} of {len(rows)} "
-                        "rows are so.")
-    return detections
+        raise UserError(f"{shorten(path)}: {rows[int(bad.argmax())][:-1]} is not image, class, a "
+                        "finite score, and a finite box, width and height not negative.")
+    return FlatDetections(_look_up([row[0] for row in rows], images, path, "images"),
+                          _look_up([row[1] for row in rows], classes, path, "classes"),
+                          numbers[:, 0], numbers[:, 1:5], numbers[:, 5])
+
+
+def read_json(path: Path) -> Any:
+    """Return the values of a JSON file, or UserError."""
+    try:
+        return json.loads(read_text(path, remedy="Run get_map.py, which writes such files."))
+    except ValueError as error:
+        raise UserError(f"{shorten(path)}: not JSON, or cut short ({error!s:.80}).") from None
 
 
 def _read_results(path):
-    """Return the _Rows of a COCO results file."""
-    try:
-        values = json.loads(read_text(path, remedy="detections must name a results file."))
-    except ValueError as error:
-        raise UserError(f"{shorten(path)}: not JSON, or cut short ({error!s:.80}).") from None
+    """Return (image, class, score, x1, y1, x2, y2, area) rows of a COCO results file."""
+    rows, values = [], read_json(path)
     if not isinstance(values, list):
-        raise UserError(f"{shorten(path)}: not a list of results (image_id, category_id, bbox, "
-                        "score); is it an annotation file?")
-    rows = []
+        raise UserError(f"{shorten(path)}: not a list of results; is it an annotation file?")
     for number, value in enumerate(values, start=1):
-        where = f"{shorten(path)}, row {number}"
         try:
             x, y, width, height = map(float, value["bbox"])
-            numbers = float(value["score"]), x, y, x + width, y + height, width * height
-            rows.append(_Row(where, value["image_id"], value["category_id"], numbers))
+            rows.append((value["image_id"], value["category_id"], float(value["score"]),
+                         x, y, x + width, y + height, width * height))
         except (KeyError, TypeError, ValueError):
-            raise UserError(f"{where}: {json.dumps(value):.80} is no result; it needs image_id, "
-                            "category_id, score and bbox, [x, y, width, height].") from None
+            raise UserError(f"{shorten(path)}, row {number}: needs image_id, category_id, score "
+                            f"and bbox of 4 numbers, got {value!r:.80}.") from None
     return rows
 
 
-def _read_comp4(folder, classes):
-    """Return the _Rows of the comp4 files in a folder; files of other classes are left out."""
-    known = {_file_name(name): name for name in classes}
-    files = [(path, known[match[1]]) for path in sorted(folder.iterdir())
-             if (match := VOC_FILE.fullmatch(path.name)) and match[1] in known]
+def _read_comp4(folder, class_names):
+    """Return such rows of the comp4 files in a folder; files of other classes are left out."""
+    names = {name.replace("/", "%2F"): name for name in class_names}
+    matches = [VOC_FILE.fullmatch(path.name) for path in sorted(folder.iterdir())]
+    files = {match[0]: names[match[1]] for match in matches if match and match[1] in names}
     if not files:
         raise UserError(f"{shorten(folder)}: no {DETECTIONS}, and no comp4_det_test_<class>.txt of "
-                        f"the classes {', '.join(classes):.80}.")
+                        f"the classes {', '.join(class_names):.80}.")
     rows = []
-    for path, name in files:
-        lines = read_text(path, remedy="").splitlines()
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{shorten(path)}, line {number}"
+    for file, name in files.items():
+        for line in filter(str.strip, read_text(folder / file, remedy="").splitlines()):
             try:
-                image, *words = line.strip().rsplit(None, 5)
+                image, *words = line.rsplit(None, 5)
                 score, x1, y1, x2, y2 = map(float, words)
             except ValueError:
-                raise UserError(f"{where}: {line.strip()!r:.60} is not an image, a score, and a "
-                                "box of xmin ymin xmax ymax.") from None
+                raise UserError(f"{shorten(folder / file)}: {line!r:.60} is not an image, a score, "
+                                "and a box of xmin ymin xmax ymax.") from None
             x1, y1 = x1 - 1, y1 - 1
-            numbers = score, x1, y1, x2, y2, (x2 - x1) * (y2 - y1)
-            rows.append(_Row(where, image, name, numbers))
+            rows.append((image, name, score, x1, y1, x2, y2, (x2 - x1) * (y2 - y1)))
     return rows
 
 
 def _image_table(records):
     """Return {each name by which an image may be called: its index}, None where two share one."""
     table = {}
-    for index, (name, record) in enumerate(zip(image_names(records), records)):
-        path = record.path
-        for key in dict.fromkeys((name, path.stem, path.name, shorten(path), str(path))):
-            table[key] = index if key not in table else None
+    for index, record in enumerate(records):
+        for key in {record.path.stem, record.path.name, shorten(record.path)}:
+            table[key] = None if key in table else index
     return table
 
 
 def _read_ids(path, images, classes):
     """Return ({image id: index}, {class id: index}) of a COCO annotation file by its names."""
+    values = read_json(path)
     try:
-        values = json.loads(read_text(path, remedy="detections_ids must name a COCO file."))
-        files = {row["id"]: row["file_name"] for row in values["images"]}
-        names = {row["id"]: plain_name(row["name"]) for row in values["categories"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{shorten(path)}: not a COCO annotation file ({type(error).__name__}: "
-                        f"{error!s:.60}).") from None
-    image_table = {number: images.get(name, images.get(Path(name).name))
-                   for number, name in files.items()}
-    indices = [index for index in image_table.values() if index is not None]
-    if len(set(indices)) < len(indices):
-        raise UserError(f"{shorten(path)}: two images have the name of one image of the list.")
-    return image_table, {number: classes.get(name) for number, name in names.items()}
+        return ({row["id"]: images.get(row["file_name"], images.get(Path(row["file_name"]).name))
+                 for row in values["images"]},
+                {row["id"]: classes.get(row["name"]) for row in values["categories"]})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{shorten(path)}: not a COCO annotation file ({error!r:.60}).") from None
 
 
-def _look_up(keys, table, rows, kind):
+def _look_up(keys, table, path, kind):
     """Return the (D,) indices of ids or names; UserError for the first one not known."""
     indices = [table.get(key) for key in keys]
     if None in indices:
-        first = indices.index(None)
-        known = [key for key in table if isinstance(key, type(keys[first]))]
         raise UserError(
-            f"{rows[first].where}: {keys[first]!r:.60} is none of the {kind} of the list "
-            f"({', '.join(map(repr, known[:3]))}, ...); {indices.count(None)} of {len(rows)} rows "
-            "are so.\nSet test_list to the list that was detected on, or detections_ids to the "
-            "COCO annotation file whose ids these are.")
+            f"{shorten(path)}: {keys[indices.index(None)]!r:.60} is none of the {kind} of the list "
+            f"({', '.join(map(repr, [*table][:2] + [*table][-2:]))}, ..).\nSet test_list to the "
+            "one that was detected on, or detections_ids to the COCO annotation file of these ids.")
     return np.array(indices, np.int64)

@@ -1,6 +1,6 @@
 """The page of a measurement: its figures, its curves, and the images behind the errors."""
 
-from functools import lru_cache
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from utils.cli import UserError
 from utils.data.samples import choose_window, draw_window
-from utils.evaluation.errors import KINDS, ErrorKind
+from utils.evaluation.errors import KINDS
 from utils.evaluation.measurement import Measurement
 from utils.evaluation.voc_ap import f1_score
 from utils.image import load_image
@@ -17,7 +17,6 @@ from utils.page import Section, image_uri, new_figure, write_page
 
 MAX_EXAMPLES = 8  # images of a kind of error
 DETECTED, TRUE = range(2)  # of two colours: red and cyan, which nearly all eyes tell apart
-read_image = lru_cache(maxsize=8)(load_image)  # several examples may lie in one image
 
 
 def plot_curves(measurement: Measurement) -> Figure:
@@ -42,8 +41,8 @@ def plot_curves(measurement: Measurement) -> Figure:
 def plot_errors(values: dict[str, Any]) -> Figure:
     """Draw what each kind of error costs, from the values of results.json."""
     figure, axes = new_figure("What each kind of error costs", "", "AP at IoU 0.5")
-    rows = {kind.name.lower(): values["errors"][kind.name.lower()] for kind in KINDS}
-    axes.bar([f"{name}\n{row['count']}" for name, row in rows.items()],
+    rows = {kind: values["errors"][kind] for kind in KINDS}
+    axes.bar([f"{kind}\n{row['count']}" for kind, row in rows.items()],
              [row["cost"] or 0 for row in rows.values()])  # None without objects
     return figure
 
@@ -52,8 +51,7 @@ def plot_confusion(values: dict[str, Any]) -> Figure:
     """Draw the confusion matrix, shaded by shares of a row, from the values of results.json."""
     confusion = values["confusion"]
     names, matrix = confusion["true_by_found"], np.array(confusion["matrix"])
-    figure, axes = new_figure(f"Confusion above a confidence of {confusion['confidence']:g}",
-                              "detected", "true")
+    figure, axes = new_figure(f"Confusion above {confusion['confidence']:g}", "detected", "true")
     figure.set_size_inches(max(7, 2 + len(names) / 4), max(4.5, 2 + len(names) / 5))
     shares = matrix / matrix.sum(1, keepdims=True).clip(1)
     axes.grid(False)
@@ -69,11 +67,7 @@ def plot_confusion(values: dict[str, Any]) -> Figure:
 
 def write_report(path: Path, title: str, measurement: Measurement, values: dict[str, Any],
                  origin: str) -> None:
-    """Write the page as one HTML file that needs no other, under 10 MB.
-
-    `values` are those of `as_values`; `origin` says which detections these are. Raises UserError
-    where the file cannot be written.
-    """
+    """Write the page, with `as_values` of the measurement and the origin of the detections."""
     write_page(path, title, [
         Section("Summary", _summary_rows(values), origin),
         Section("Classes", _class_rows(values), "APs by size: small are objects of up to 32 x 32 "
@@ -82,15 +76,13 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
                 [("", image_uri(plot_curves(measurement)))]),
         Section("Kinds of error", _error_rows(values), "TIDE's kinds, over all detections. Each "
                 "costs what COCO's AP at IoU 0.5 would rise by if that kind alone were corrected. "
-                "The costliest examples: cyan is true, red is detected.",
-                details=_error_examples(measurement)),
-        Section("Confusion matrix", text="Row background: detected where nothing is. Column "
-                "background: objects not found.",
-                images=[("", image_uri(plot_confusion(values)))])])
+                "Examples of the highest scores: cyan is true, red is detected.",
+                details=[_error_examples(measurement, kind) for kind in KINDS]),
+        Section("Confusion matrix", images=[("", image_uri(plot_confusion(values)))],
+                text="Row background: detected where nothing is; column background: not found.")])
 
 
 def _summary_rows(values):
-    """Return the table of the figures for all classes."""
     best = values["best_f1"] or {}
     rows = {"figure": "value",
             "mAP at IoU 0.5, area under the curve (VOC 2010 and later)": values["map_area"],
@@ -102,7 +94,6 @@ def _summary_rows(values):
 
 
 def _class_rows(values):
-    """Return the table by class."""
     rows = [["class", "objects", "detections", "AP area", "AP 11pt", "AP50:95", "small", "medium",
              "large", "confidence", "F1", "precision", "recall", "confidence", "best F1",
              "precision", "recall"]]
@@ -114,12 +105,9 @@ def _class_rows(values):
 
 
 def _error_rows(values):
-    """Return the table of the kinds of error."""
-    rows = [["kind", "number", "cost"]]
-    for kind in KINDS:
-        row = values["errors"][kind.name.lower()]
-        rows.append([f"{kind.name.lower()}: {kind.value}", _cell(row["count"]), _cell(row["cost"])])
-    return rows
+    rows = [[f"{kind}: {meaning}", *map(_cell, values["errors"][kind].values())]
+            for kind, meaning in KINDS.items()]
+    return [["kind", "number", "cost"], *rows]
 
 
 def _cell(value):
@@ -127,55 +115,36 @@ def _cell(value):
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _error_examples(measurement):
-    """Return Sections of the costliest images of each kind of error.
-
-    False positives of the highest scores, and the largest objects missed of the rarest classes.
-    """
-    errors, objects = measurement.errors, measurement.assignment.objects
-    detections, counts = errors.assignment.detections, np.bincount(objects.labels, minlength=1)
-    sections = []
-    for kind in KINDS:
-        rows = errors.rows_of(kind)
-        if kind is ErrorKind.MISSED:
-            rows = rows[np.lexsort((-objects.area[rows], counts[objects.labels[rows]]))]
-            pairs = [(-1, row) for row in rows[:MAX_EXAMPLES]]
-        else:
-            rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
-            pairs = [(row, errors.target[row]) for row in rows[:MAX_EXAMPLES]]
-        heading = (f"{kind.name.capitalize()}: {len(rows)}, costing "
-                   f"{measurement.costs[kind]:.4f}; {kind.value}")
-        images = []
-        for pair in pairs:
-            try:
-                images.append(_draw_example(measurement, *pair))
-            except UserError:  # a report without this image still has all figures
-                continue
-        sections.append(Section(heading, images=images))
-    return sections
+def _error_examples(measurement, kind):
+    """Return a Section of errors: of the highest scores, or the largest objects missed."""
+    errors = measurement.errors
+    rows, detections, objects = errors.rows_of(kind), *errors.assignment[:2]
+    worth = objects.area if kind == "missed" else detections.scores
+    images = []
+    for row in rows[np.argsort(-worth[rows], kind="stable")][:MAX_EXAMPLES]:
+        pair = (-1, row) if kind == "missed" else (row, errors.target[row])
+        with contextlib.suppress(UserError):  # without this image the report has all figures
+            images.append(_draw_example(measurement, *pair))
+    return Section(f"{kind.capitalize()}: {len(rows)}, costing {measurement.costs[kind]:.4f}; "
+                   f"{KINDS[kind]}", images=images)
 
 
 def _draw_example(measurement, row, target):
-    """Return (caption, data URI) of one of the detections and one of the objects, by rows, or -1.
-
-    All ground truth in view is drawn; those two have a text. Raises UserError for a bad image.
-    """
-    detections, objects = measurement.assignment.detections, measurement.assignment.objects
-    names, marked = measurement.class_names, []  # (box, colour, text)
-    if target >= 0:
-        marked.append((objects.boxes[target], TRUE, f"true {names[objects.labels[target]]}"))
+    """Return (caption, data URI) of a detection and an object, by rows or -1, among the others."""
+    detections, objects = measurement.errors.assignment[:2]
+    names = measurement.class_names
+    image = detections.image[row] if row >= 0 else objects.image[target]
+    in_image = np.flatnonzero(objects.image == image)
+    boxes, colours = objects.boxes[in_image], [TRUE] * len(in_image)
+    texts = [f"true {names[objects.labels[k]]}" if k == target else "" for k in in_image]
     if row >= 0:
-        text = f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}"
-        marked.append((detections.boxes[row], DETECTED, text))
-    boxes, colours, texts = zip(*marked)
-    index = detections.image[row] if row >= 0 else objects.image[target]
-    path, context = measurement.records[index].path, objects.boxes[objects.image == index]
-    image = read_image(path)
-    height, width = image.shape[:2]
-    extent = np.concatenate([np.min(boxes, 0)[:2], np.max(boxes, 0)[2:]])
-    extent = extent.clip(0, (width, height, width, height))
-    thumbnail = draw_window(
-        image, choose_window(extent[None], width, height, zoom=2.2),
-        np.concatenate([context, boxes]), [TRUE] * len(context) + [*colours],
-        [""] * len(context) + [*texts], 2, side=256)
-    return f"{path.name}: {', '.join(texts)}", image_uri(thumbnail)
+        boxes, colours = np.vstack([boxes, detections.boxes[row]]), [*colours, DETECTED]
+        texts.append(f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}")
+    path = measurement.records[image].path
+    pixels = load_image(path)
+    height, width = pixels.shape[:2]
+    marked = boxes[[text != "" for text in texts]].clip(0, (width, height, width, height))
+    extent = np.concatenate([marked[:, :2].min(0), marked[:, 2:].max(0)])[None]
+    window = choose_window(extent, width, height, zoom=2.2)
+    thumbnail = draw_window(pixels, window, boxes, colours, texts, 2, side=256)
+    return f"{path.name}: {', '.join(filter(None, texts))}", image_uri(thumbnail)

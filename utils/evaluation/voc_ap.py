@@ -1,7 +1,7 @@
 """Average precision as PASCAL VOC defines it, on arrays: no files, no plots."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,32 +22,12 @@ class ClassResult(NamedTuple):
     num_detections: int
     scores: np.ndarray  # (D,) of the detections that count, highest first
     precision: np.ndarray  # (D,) at each of these scores
-    recall: np.ndarray  # (D,); empty without objects
-
-
-class OperatingPoint(NamedTuple):
-    """What the detections that score more than a confidence achieve; nan: no meaning."""
-
-    confidence: float
-    f1: float  # harmonic mean of precision and recall
-    precision: float
-    recall: float
+    recall: np.ndarray  # (D,), 0 without objects
 
 
 def evaluate_voc(detections: Sequence[Detections], records: Sequence[Record], num_classes: int, *,
                  iou_threshold: float = VOC_IOU) -> list[ClassResult]:
-    """Score detections the way the VOC development kit does (see assignment.py).
-
-    Args:
-        detections: one an image, with boxes (N, 4) xyxy, scores (N,), labels (N,).
-        records: one an image, in the same order; boxes in the same unit and origin.
-        num_classes: without background.
-
-    Returns:
-        list of num_classes ClassResult.
-    """
-    if len(detections) != len(records):
-        raise ValueError(f"{len(detections)} images of detections, {len(records)} records")
+    """Return the ClassResult of each class, by the rules of the VOC development kit."""
     return class_results(assign_voc(flatten_detections(detections), flatten_records(records),
                                     iou_threshold), num_classes)
 
@@ -55,10 +35,9 @@ def evaluate_voc(detections: Sequence[Detections], records: Sequence[Record], nu
 def class_results(assignment: Assignment, num_classes: int) -> list[ClassResult]:
     """Return the ClassResult of each class."""
     labels = assignment.detections.labels[assignment.order]
-    bounds = np.searchsorted(labels, np.arange(1, num_classes))
+    by_class = np.split(assignment.order, np.searchsorted(labels, range(1, num_classes)))
     totals = np.bincount(assignment.objects.labels[assignment.counted], minlength=num_classes)
-    return [_result(assignment, rows, int(total))
-            for rows, total in zip(np.split(assignment.order, bounds), totals)]
+    return [_result(assignment, rows, total) for rows, total in zip(by_class, totals.tolist())]
 
 
 def pooled_result(assignment: Assignment) -> ClassResult:
@@ -72,35 +51,30 @@ def _result(assignment, order, num_objects):
     """Return the ClassResult of some detections, best score first, and a number of objects."""
     kept = order[~assignment.ignored[order]]
     precision, recall = precision_recall(assignment.matched[kept] >= 0, num_objects)
-    area = points = float("nan")
-    if num_objects:
-        area, points = area_under_curve(precision, recall), eleven_points(precision, recall)
+    area = area_under_curve(precision, recall) if num_objects else float("nan")
+    points = mean_precision(precision, recall, np.arange(11) / 10) if num_objects else float("nan")
     return ClassResult(area, points, num_objects, len(order), assignment.detections.scores[kept],
                        precision, recall)
 
 
-def at_confidence(result: ClassResult, confidence: float) -> OperatingPoint:
-    """Return what the detections that score more than a confidence achieve."""
+def at_confidence(result: ClassResult, confidence: float) -> dict[str, float]:
+    """Return F1, precision and recall of detections above a confidence; nan: no meaning."""
     kept = int((result.scores > confidence).sum())
-    if not result.num_objects:
-        return OperatingPoint(confidence, *[float("nan")] * 3)
-    if not kept:
-        return OperatingPoint(confidence, 0.0, float("nan"), 0.0)
-    precision, recall = float(result.precision[kept - 1]), float(result.recall[kept - 1])
-    return OperatingPoint(confidence, float(f1_score(precision, recall)), precision, recall)
+    precision = recall = f1 = float("nan")
+    if kept and result.num_objects:
+        precision, recall = float(result.precision[kept - 1]), float(result.recall[kept - 1])
+        f1 = float(f1_score(precision, recall))
+    elif result.num_objects:
+        recall = f1 = 0.0
+    return {"confidence": confidence, "f1": f1, "precision": precision, "recall": recall}
 
 
-def best_f1(result: ClassResult) -> OperatingPoint | None:
-    """Return where F1 is highest, of confidences in thousandths; the highest one of equals.
-
-    None for a class without objects, or none of them detected.
-    """
+def best_f1(result: ClassResult) -> dict[str, float] | None:
+    """Return where F1 is highest, of confidences in thousandths, or None where nothing is found."""
     if not result.recall.any():
         return None
-    # Just below each score, with room for its rounding; each one's figures are those of what
-    # scores more than it.
-    thousandths = np.unique(np.floor(result.scores.astype(np.float64) * 1000 - 1e-3))[::-1]
-    confidences = thousandths / 1000
+    # Just below each score, with room for its rounding.
+    confidences = np.unique(np.floor(result.scores.astype(np.float64) * 1000 - 1e-3))[::-1] / 1000
     last = np.searchsorted(-result.scores, -confidences.astype(result.scores.dtype)) - 1
     best = f1_score(result.precision[last], result.recall[last]).argmax()
     return at_confidence(result, float(confidences[best]))
@@ -111,35 +85,22 @@ def f1_score(precision: np.ndarray | float, recall: np.ndarray | float) -> np.nd
     return 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
-def mean_ap(results: Sequence[ClassResult],
-            rule: Literal["ap_area", "ap_11_point"] = "ap_area") -> float:
-    """Return the mean AP over the classes that have objects; nan where none has."""
+def mean_ap(results: Sequence[ClassResult], rule: str = "ap_area") -> float:
+    """Return the mean "ap_area" or "ap_11_point" of the classes with objects; nan where none is."""
     values = [getattr(result, rule) for result in results if result.num_objects]
     return float(np.mean(values)) if values else float("nan")
 
 
 def precision_recall(right: np.ndarray, num_objects: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (precision, recall), each (D,), after each of D detections sorted by score.
-
-    `right` is (D,) bool. Both are empty where there are no objects: recall has no meaning then.
-    """
-    if num_objects == 0:
-        return np.zeros(0), np.zeros(0)
+    """Return (precision, recall), each (D,), after each of D detections, best score first."""
     hits = np.cumsum(right)
-    return hits / np.arange(1, len(hits) + 1), hits / num_objects
+    return hits / np.arange(1, len(hits) + 1), hits / max(num_objects, 1)
 
 
 def area_under_curve(precision: np.ndarray, recall: np.ndarray) -> float:
     """Return the area under the curve made monotone from the right; 0 for no detections."""
-    recall = np.concatenate([[0.0], recall, [1.0]])
-    precision = np.concatenate([[0.0], precision, [0.0]])
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall) * precision[1:]))
-
-
-def eleven_points(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Return the mean of the best precision at recall >= 0, 0.1, .. 1 (VOC 2007)."""
-    return mean_precision(precision, recall, np.arange(11) / 10)
+    highest = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * highest))
 
 
 def mean_precision(precision: np.ndarray, recall: np.ndarray, levels: np.ndarray) -> float:

@@ -62,7 +62,7 @@ class Outputs:
         """Write the files of a frame; return it drawn, (H, W, 3) uint8 RGB, if it has its image."""
         name, drawn = frame.source.name, None
         if frame.image is not None:
-            drawn = np.asarray(draw_detections(frame.image, detections, detections.class_names))
+            drawn = np.asarray(draw_detections(frame.image, detections))
         self.counts.update(detections.names)
         if not frame.number:  # an image, or the start of a video
             self.results[name] = []

@@ -17,10 +17,7 @@ EXAMINED = 4  # candidates examined first for each detection that may be kept
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What counts as a detection. The defaults are the paper's, for scoring (section 3.1).
-
-    Raises ValueError for a value out of its range.
-    """
+    """What counts as a detection. The defaults are the paper's, for scoring (section 3.1)."""
 
     confidence: float = 0.01  # scores must be above this
     nms_iou: float = 0.45  # of two boxes with IoU above this, the one with the lower score goes
@@ -50,16 +47,10 @@ class Kept(NamedTuple):
 
 def decode_outputs(loc: torch.Tensor, conf: torch.Tensor, coder: BoxCoder
                    ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode offsets and class scores, in float32; the exported graph contains this.
+    """Decode raw loc (B, P, 4) and conf (B, P, C), in float32; the exported graph contains this.
 
-    Args:
-        loc: (B, P, 4) float, raw offsets.
-        conf: (B, P, C) float, raw class scores, background first.
-        coder: the network's.
-
-    Returns:
-        boxes (B, P, 4) xyxy in fractions of the input, clipped where the spec clips before NMS,
-        and softmax scores (B, P, K) of the K = C - 1 classes without background.
+    Returns boxes (B, P, 4) xyxy in fractions of the input, clipped where the spec clips before NMS,
+    and softmax scores (B, P, K) of the K = C - 1 classes without background.
     """
     boxes = coder.decode(loc.float())
     if coder.clips_before_nms:
@@ -70,15 +61,10 @@ def decode_outputs(loc: torch.Tensor, conf: torch.Tensor, coder: BoxCoder
 @torch.no_grad()
 def select(boxes: torch.Tensor, scores: torch.Tensor, thresholds: Thresholds, *, clip: bool
            ) -> list[Kept]:
-    """Threshold and suppress (paper section 3.1, Caffe `DetectionOutput`).
+    """Threshold and suppress the outputs of `decode_outputs` (section 3.1, `DetectionOutput`).
 
-    Args:
-        boxes, scores: (B, P, 4) and (B, P, K) of `decode_outputs`, on any device.
-        thresholds: what is kept.
-        clip: limit the boxes that are kept to the input; a spec with box_clip "after_nms" does.
-
-    Returns:
-        one Kept an image. Equal scores come by class, then by prior.
+    `clip` limits the boxes that are kept to the input; a spec with box_clip "after_nms" does.
+    Returns one Kept an image. Equal scores come by class, then by prior.
     """
     if thresholds.classes:
         wanted = torch.zeros_like(scores[0, 0])
@@ -97,13 +83,11 @@ def select(boxes: torch.Tensor, scores: torch.Tensor, thresholds: Thresholds, *,
 def _candidate_masks(scores, thresholds):
     """Yield (P, K) masks of candidates: perhaps a few of the best that may do, then all.
 
-    Boxes are suppressed by better ones alone. So where the best candidates leave as many detections
-    as may be kept, the others need no look. Soft-NMS may move others up.
+    Boxes are suppressed by better ones alone. Where the best leave enough, others need no look.
     """
     confidence, max_per_class = thresholds.confidence, thresholds.max_per_class
     examined = EXAMINED * thresholds.max_per_image
     if 0 < examined < len(scores) and thresholds.nms != "soft":
-        # The best class of this many priors scores at least `lowest`.
         lowest = scores.amax(1).topk(examined).values[-1]
         if lowest > confidence:
             yield scores >= lowest

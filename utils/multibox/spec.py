@@ -1,8 +1,7 @@
 """SSDSpec: every number that trained weights depend on, in one frozen record."""
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 PRIOR_CLIPS = ("none", "corners", "centre_size", "size")
 BOX_CLIPS = ("none", "before_nms", "after_nms")
@@ -14,22 +13,13 @@ IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 TILES = (64, 16384)  # smallest and largest side of a tile in pixels
 
-
-def prior_scales(first: int, smallest: int, largest: int, num_maps: int) -> tuple[float, ...]:
-    """Return the sides of the priors as fractions of the input (paper section 2.2, eq. 4).
-
-    s_k = s_min + (s_max - s_min) / (m - 1) * (k - 1) for the m = num_maps - 1 maps behind the
-    first, which gets a scale of its own (section 3.1). As in Caffe's `ssd_pascal.py`, the
-    arguments are percentages and the step is rounded down. One more scale follows, for the s' of
-    the last map.
-    """
-    step = (largest - smallest) // (num_maps - 2)
-    return (first / 100, *((smallest + k * step) / 100 for k in range(num_maps)))
-
-
-# By number of maps: SSD300 and SSD512. COCO's objects are smaller (section 3.4).
-VOC_SCALES = {6: prior_scales(10, 20, 90, 6), 7: prior_scales(7, 15, 90, 7)}
-COCO_SCALES = {6: prior_scales(7, 15, 90, 6), 7: prior_scales(4, 10, 90, 7)}
+# Sides of the priors as fractions of the input, by number of maps (SSD300 and SSD512): a scale of
+# its own for the first map (paper section 3.1), then eq. 4 for the m maps behind it, in per cents,
+# s_k = s_min + floor((s_max - s_min) / (m - 1)) * (k - 1), then the s' of the last map.
+VOC_SCALES = {6: (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05),
+              7: (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05)}
+COCO_SCALES = {6: (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05),  # smaller objects (section 3.4)
+               7: (0.04, 0.1, 0.26, 0.42, 0.58, 0.74, 0.9, 1.06)}
 
 
 @dataclass(frozen=True)
@@ -37,10 +27,7 @@ class SSDSpec:
     """What a set of weights was trained with, and therefore must be used with.
 
     The defaults are the paper's SSD300 (arXiv 1512.02325) as its Caffe code builds it. Lengths are
-    in pixels of the network input, colours are RGB pixel values 0-255, sizes (height, width). A
-    spec is stored in every checkpoint and read back.
-
-    Raises ValueError where fields contradict each other.
+    in pixels of the input, colours RGB pixel values. ValueError where fields contradict each other.
     """
 
     backbone: str = "vgg"
@@ -71,25 +58,21 @@ class SSDSpec:
     resnet_pool_padding: int = 1  # 0: the ceil-mode max pooling of some Caffe-style ResNets
 
     def __post_init__(self):
-        maps, (height, width) = len(self.grids), self.input_shape
-        for name, choices in (("prior_clip", PRIOR_CLIPS), ("box_clip", BOX_CLIPS),
-                              ("resize", RESIZES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {choices}, got {getattr(self, name)!r}")
-        if height != width or height < 1:
-            raise ValueError(f"input_shape must be square, got {self.input_shape}")
-        if len(self.anchors_size) != maps + 1 or self.anchors_size[0] <= 0 or any(
-                a >= b for a, b in zip(self.anchors_size, self.anchors_size[1:])):
-            raise ValueError(f"anchors_size needs {maps + 1} increasing numbers above 0, "
-                             f"got {self.anchors_size}")
-        if len(self.aspect_ratios) != maps or min(
-                ratio for ratios in self.aspect_ratios for ratio in (*ratios, 1)) <= 0:
-            raise ValueError(f"aspect_ratios needs numbers above 0 for {maps} maps, "
-                             f"got {self.aspect_ratios}")
-        if self.steps is not None and len(self.steps) != maps:
-            raise ValueError(f"steps needs {maps} numbers, got {self.steps}")
-        if self.tile and not TILES[0] <= self.tile <= TILES[1]:
-            raise ValueError(f"tile must be 0 or lie in {TILES[0]}..{TILES[1]}, got {self.tile}")
+        maps, sizes, ratios = len(self.grids), self.anchors_size, self.aspect_ratios
+        for name, is_valid, wanted in (
+                ("prior_clip", self.prior_clip in PRIOR_CLIPS, f"one of {PRIOR_CLIPS}"),
+                ("box_clip", self.box_clip in BOX_CLIPS, f"one of {BOX_CLIPS}"),
+                ("resize", self.resize in RESIZES, f"one of {RESIZES}"),
+                ("input_shape", len(set(self.input_shape)) == 1, "square"),
+                ("anchors_size", len(sizes) == maps + 1 and all(
+                    a < b for a, b in zip((0, *sizes), sizes)), f"{maps + 1} increasing numbers"),
+                ("aspect_ratios", len(ratios) == maps and min((1, *sum(ratios, ()))) > 0,
+                 f"numbers above 0 for {maps} maps"),
+                ("steps", self.steps is None or len(self.steps) == maps, f"{maps} numbers"),
+                ("tile", self.tile == 0 or TILES[0] <= self.tile <= TILES[1],
+                 f"0 or lie in {TILES[0]}..{TILES[1]}")):
+            if not is_valid:
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
 
     @property
     def size(self) -> int:
@@ -103,20 +86,17 @@ class SSDSpec:
 
     def summary(self) -> str:
         """Return what a person wants to know of the spec, in one line."""
-        tiles = f", tiles of {self.tile} pixels" if self.tile else ""
-        bars = ", letterbox" if self.letterbox else ""
-        return f"SSD{self.size} with {self.backbone}{bars}{tiles}"
+        changes = ", letterbox" if self.letterbox else ""
+        changes += f", tiles of {self.tile} pixels" if self.tile else ""
+        return f"SSD{self.size} with {self.backbone}{changes}"
 
     def to_dict(self) -> dict:
         """Return the spec as plain types, for checkpoints."""
-        return dataclasses.asdict(self)
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> "SSDSpec":
-        """Rebuild a spec from `to_dict` or its JSON form; ValueError for unknown fields."""
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown spec fields {sorted(unknown)}; update this repo")
+        """Rebuild a spec from `to_dict` or its JSON form; TypeError for unknown fields."""
         return cls(**{name: _as_tuple(value) for name, value in values.items()})
 
 

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from utils.cli import shorten, typeable, writing
-from utils.distributed import world_size
 from utils.multibox.loss import Losses
 from utils.page import new_figure, save_figure
 
 ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
-SMOOTHED_FROM = 10  # points; fewer show no trend
 
 
 def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None) -> str:
@@ -31,8 +29,7 @@ def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None)
 def describe_start(folder: Path, settings_text: str, where: str, total_steps: int,
                    steps_an_epoch: int) -> str:
     """Return the settings in effect, where the run computes, and where its results go."""
-    processes = f" with {world_size()} processes" if world_size() > 1 else ""
-    text = (f"settings:\n{settings_text}\nrunning on {where}{processes}, {total_steps:,} steps, "
+    text = (f"settings:\n{settings_text}\nrunning on {where}, {total_steps:,} steps, "
             f"results in {shorten(folder)}")
     if total_steps < ENOUGH_STEPS:
         text += (f"\nWARNING: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
@@ -46,8 +43,7 @@ def describe_end(folder: Path, history: list[dict[str, Any]], best_epoch: int) -
     total = measuring + sum(row["train_seconds"] for row in history)
     best = typeable(folder / "best.pth")
     return (f"trained: {len(history)} epochs in {timedelta(seconds=round(total))}, "
-            f"{timedelta(seconds=round(measuring))} of it for val mAP; the best is epoch "
-            f"{best_epoch}\n"
+            f"{timedelta(seconds=round(measuring))} of it for val mAP; best epoch: {best_epoch}\n"
             f"next: python get_map.py --model_path {best}\n"
             f"      python predict.py --model_path {best}")
 
@@ -90,31 +86,19 @@ def plot_history(history: list[dict[str, Any]], folder: Path) -> None:
 
 
 def _plot(axes, rows, name):
-    """Draw a column over the epochs; behind its running median, dots in pale, where it is long."""
-    epochs, values = zip(*((row["epoch"], row[name]) for row in rows))
-    if len(rows) < SMOOTHED_FROM:
-        axes.plot(epochs, values, marker=".", label=name)
-        return
-    from scipy.ndimage import median_filter
-
-    trend = median_filter(np.asarray(values, dtype=float), size=max(3, len(rows) // 10 | 1),
-                          mode="nearest")
-    line, = axes.plot(epochs, trend, label=f"{name} (smoothed; dots: measured)")
-    axes.plot(epochs, values, ".", alpha=0.3, color=line.get_color())
+    """Draw a column of the history."""
+    axes.plot([row["epoch"] for row in rows], [row[name] for row in rows], marker=".", label=name)
 
 
 def _save(figure, axes, path):
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.legend()
     with writing(path) as part:
-        save_figure(figure, part, dpi=100)
+        save_figure(figure, part)
 
 
 class Board:
-    """TensorBoard's curves and samples, where tensorboard is installed; else nothing.
-
-    `first_epoch` hides what an interrupted run wrote of it and of later epochs.
-    """
+    """TensorBoard's curves and samples, if it is installed; epochs >= first_epoch are replaced."""
 
     def __init__(self, folder: Path, *, first_epoch: int):
         self.writer = None

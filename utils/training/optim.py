@@ -1,7 +1,7 @@
 """Optimizer, learning rate schedule, freezing."""
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -14,45 +14,36 @@ STEP_SCHEDULE = ((2 / 3, 0.1), (5 / 6, 0.01))  # the paper's 80k and 100k of 120
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of each step of a run."""
+    """The learning rate of each step of a run.
+
+    "cosine" falls from 1 to min_lr_ratio of the rate, "step" is the paper's two drops. The linear
+    rise over warmup_steps takes at most a fifth of the run, so that a short run trains at all.
+    """
 
     learning_rate: float  # for NOMINAL_BATCH images a step
     total_steps: int
-    _: KW_ONLY
     kind: Literal["cosine", "step"]
     warmup_steps: int
     min_lr_ratio: float
 
     def rate(self, step: int, images_per_step: int) -> float:
         """Return the learning rate of a step, counted from 0, in proportion to its images."""
-        factor = lr_factor(step, self.total_steps, kind=self.kind, warmup_steps=self.warmup_steps,
-                           min_lr_ratio=self.min_lr_ratio)
+        progress, end = step / self.total_steps, self.min_lr_ratio
+        if self.kind == "cosine":
+            factor = end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
+        else:
+            factor = min([1.0, *(value for start, value in STEP_SCHEDULE if progress >= start)])
+        warmup_steps = max(1, min(self.warmup_steps, self.total_steps // 5))
+        factor *= min(1.0, (step + 1) / warmup_steps)
         return self.learning_rate * images_per_step / NOMINAL_BATCH * factor
-
-
-def lr_factor(step: int, total_steps: int, *, kind: Literal["cosine", "step"],
-              warmup_steps: int, min_lr_ratio: float) -> float:
-    """Return what the learning rate is multiplied with, in (0, 1], at a step counted from 0.
-
-    "cosine" falls from 1 to min_lr_ratio, "step" is the paper's two drops. The linear rise over
-    warmup_steps takes at most a fifth of the run, so that a short run trains at all.
-    """
-    progress = step / total_steps
-    if kind == "cosine":
-        factor = min_lr_ratio + (1 - min_lr_ratio) * (1 + math.cos(math.pi * progress)) / 2
-    else:
-        factor = min([1.0, *(value for start, value in STEP_SCHEDULE if progress >= start)])
-    warmup_steps = max(1, min(warmup_steps, total_steps // 5))
-    return factor * min(1.0, (step + 1) / warmup_steps)
 
 
 def make_optimizer(network: nn.Module, *, name: Literal["adamw", "sgd"], momentum: float,
                    weight_decay: float) -> torch.optim.Optimizer:
     """Return the optimizer of a network on its device; the learning rate is set before each step.
 
-    Convolution weights decay; biases and batch norm do not. "sgd" is that of Caffe's SSD
-    (`ssd_pascal.py`, `model_libs.py`): biases learn at twice the rate, and the scale of the L2
-    norm (`Normalize`) decays. In "adamw" all learn alike and that scale does not decay.
+    Convolution weights decay; biases and batch norm do not. As in Caffe's `ssd_pascal.py`, with
+    "sgd" biases learn at twice the rate and the scale of the L2 norm decays; not so with "adamw".
     """
     is_caffe, groups = name == "sgd", {}
     # Frozen layers need groups of their own: fused SGD wants a gradient for all of a group or none.

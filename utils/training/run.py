@@ -20,7 +20,8 @@ from utils.checkpoint import (Checkpoint, newest_checkpoint, parse_checkpoint, r
                               save_checkpoint)
 from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typeable, typed_path,
                        writing)
-from utils.data.annotations import Record, read_class_names, read_list, read_records
+from utils.data.annotations import (Record, check_same_classes, read_class_names, read_list,
+                                    read_records)
 from utils.data.loader import Batch, Loader
 from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
 from utils.multibox.loss import Losses
@@ -36,20 +37,8 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
 class Run:
     """The state of a run beside network and optimizer, and its files: last.pth, best.pth, history.
 
-    Attributes:
-        epoch: finished epochs, their measurement included.
-        step_in_epoch, step: optimizer steps done in the epoch under way, and in all.
-        seconds, sums: of the epoch under way: training time, and what its steps returned.
-        learning_rate: of the last step.
-        history: a dict an epoch.
-        best_map, best_epoch: of best.pth; None before.
-
-    Args:
-        folder: of the run.
-        network, optimizer, scaler: saved with it.
-        class_names, settings: kept in its checkpoints; plain types.
-        lists: {name: records} that the run must have again when it goes on.
-        save_period: epochs between checkpoints that are kept; 0 keeps none.
+    `settings` are plain types. `lists` are {name: records} that the run must have again when it
+    goes on. Every `save_period` epochs a checkpoint is kept; 0 keeps none.
     """
 
     def __init__(self, folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer,
@@ -59,12 +48,13 @@ class Run:
         self.network, self.optimizer, self.scaler = network, optimizer, scaler
         self.class_names, self.settings = tuple(class_names), settings
         # What the numbers of a run depend on beside its settings.
-        self.basis = {f"{name} list": f"{len(records)} images, {list_digest(records)}"
+        self.basis = {f"{name} list": f"{len(records)} images, {_digest(records)}"
                       for name, records in lists.items()}
         self.basis |= {"classes": ", ".join(class_names), "number of processes": world_size()}
         check_same_on_all_ranks(self.basis)
-        self.epoch = self.step_in_epoch = self.step = 0
-        self.seconds, self.sums, self.learning_rate, self.history = 0.0, {}, 0.0, []
+        self.epoch = self.step_in_epoch = self.step = 0  # those that are done
+        self.seconds, self.sums = 0.0, {}  # training time and losses of the epoch under way
+        self.learning_rate, self.history = 0.0, []  # of the last step; a dict an epoch
         self.best_map = self.best_epoch = None
         self.saved = None  # (epoch, step_in_epoch) of last.pth
 
@@ -91,16 +81,11 @@ class Run:
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
 
     def end_epoch(self, val_map: float | None) -> dict[str, Any]:
-        """Record an epoch that was trained, saved and measured, or not (None); choose best.pth.
-
-        As long as nothing was measured, the last epoch is the best. Returns the row of the history.
-        Raises UserError where the first epoch had objects and none matched a prior.
-        """
+        """Record an epoch, measured or not (None); return its row of the history."""
         sums = self.sums
         if not self.history and sums["objects"] and not sums["positives"]:
-            raise UserError(f"none of {sums['objects']:.0f} objects matched a prior, so no object "
-                            "is learnt; leave anchors_size and aspect_ratios () for the paper's "
-                            "priors, or take those that voc_annotation.py suggests.")
+            raise UserError(f"none of {sums['objects']:.0f} objects matched a prior: leave the sizes "
+                            "and ratios of priors (), or take what voc_annotation.py suggests.")
         row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
         row |= {name: sums[name] / self.step_in_epoch for name in ("loss", *Losses._fields)}
         row |= {"positives": round(sums["positives"] / sums["images"], 2),
@@ -108,8 +93,7 @@ class Run:
                 "eval_seconds": round(time.perf_counter() - self.saved_at, 1)}
         self.epoch, self.step_in_epoch, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
         self.history = [*self.history, row]
-        never_measured = val_map is None and self.best_map is None
-        if never_measured or val_map is not None and val_map >= (self.best_map or 0):
+        if (val_map or 0) >= (self.best_map or 0):  # without any measurement the last is the best
             self.best_map, self.best_epoch = val_map, self.epoch
             self._write("best.pth")
         if self.save_period and self.epoch % self.save_period == 0:
@@ -142,10 +126,7 @@ class Run:
                 progress, run))
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from the `run` of a last.pth; the network has its weights already.
-
-        Raises UserError where lists, class names or the number of processes have changed.
-        """
+        """Go on from the `run` of a last.pth, or UserError where lists or classes have changed."""
         changes = [f"{name} ({state['basis'].get(name)}, now {value})"
                    for name, value in self.basis.items() if state["basis"].get(name) != value]
         if changes:
@@ -175,10 +156,7 @@ class Run:
 
 
 class StopFlag:
-    """Inside this context Ctrl-C and SIGTERM set `requested`; a second one stops at once.
-
-    A signal that the process ignores (nohup) stays ignored.
-    """
+    """Inside this context Ctrl-C and SIGTERM set `requested`; a second one stops at once."""
 
     def __enter__(self) -> "StopFlag":
         self.requested, self.process = False, os.getpid()
@@ -200,15 +178,9 @@ class StopFlag:
 
 
 def create_run_folder(save_dir: str, run_name: str, settings_text: str, *, resume: bool) -> Path:
-    """Make the folder of a new run, with its settings in settings.txt; return its path.
-
-    A run_name of "" takes the date and time. `resume` takes a folder that a run left without any
-    checkpoint. Raises UserError for a name that another run has.
-    """
-    if Path(run_name).name != run_name:
-        raise UserError(f"run_name {run_name!r} must be a name; save_dir says where the run goes.")
+    """Make a new run's folder and its settings.txt; UserError if another run has that name."""
     folder = make_folder(save_dir) / (run_name or time.strftime("%Y-%m-%d_%H-%M-%S"))
-    try:
+    try:  # a run that left no checkpoint may begin again
         folder.mkdir(exist_ok=resume and not any(folder.glob("*.pth")))
     except OSError as error:
         raise UserError(f"{shorten(folder)}: cannot be made ({error.strerror}); choose another "
@@ -219,30 +191,23 @@ def create_run_folder(save_dir: str, run_name: str, settings_text: str, *, resum
 
 def read_run(resume: str, *, save_dir: str, run_name: str
              ) -> tuple[Path | None, Checkpoint | None]:
-    """Return the path and the contents of the last.pth that a run goes on from; None for a new run.
+    """Return the path and the contents of the last.pth to go on from; (None, None) for a new run.
 
-    Args:
-        resume: "" begins a new run. "last" is the run `run_name`, which begins where it has no
-            last.pth yet; without a run_name, the newest run under `save_dir`. Anything else is the
-            path of a last.pth, or of its folder.
-
-    Raises UserError where there is none, and for a checkpoint that holds weights alone.
+    `resume` is "" for a new run, or the path of a last.pth or its folder. "last" is that of
+    `run_name`, a new run where it has none; without a name, the newest under `save_dir`.
     """
-    path = None
-    if resume == "last" and run_name:
-        path = resolve(save_dir) / run_name / "last.pth"
-    elif resume == "last":
-        path = newest_checkpoint(save_dir, "last.pth")
+    if resume == "last":
+        path = (resolve(save_dir) / run_name / "last.pth" if run_name
+                else newest_checkpoint(save_dir, "last.pth"))
         if path is None:
-            raise UserError(f"resume: there is no last.pth under {save_dir}; give run_name too, "
-                            "which begins that run, or train without resume.")
-    elif resume:
-        path = typed_path(resume)
-        path = check_file(path / "last.pth" if path.is_dir() else path)
+            raise UserError(f"resume: there is no last.pth under {save_dir}; leave resume out.")
+    else:
+        path = typed_path(resume) if resume else None
     if path is None or not path.exists():
         return None, None
+    path = check_file(path / "last.pth" if path.is_dir() else path)
     checkpoint = parse_checkpoint(read_torch_file(path), path)
-    if checkpoint is None or "basis" not in (checkpoint.run or {}):
+    if checkpoint is None or checkpoint.run is None:
         raise UserError(f"{shorten(path)}: holds weights; only the last.pth of a run can go on; "
                         f"begin a new run from it: --model_path {typeable(path)}")
     return path, checkpoint
@@ -252,13 +217,11 @@ def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[
                    may_change: Collection[str]) -> dict[str, Any]:
     """Return the settings that a run goes on with: its own, but those in `may_change` asked for.
 
-    A setting counts as asked for where it is not its default. Raises UserError naming those that
-    were asked for, differ from the run's, and may not change.
+    A setting is asked for where it is not its default. Raises UserError for others that differ.
     """
     unknown = saved.keys() - given.keys()
     if unknown:
-        raise UserError(f"the run has settings that this train.py lacks: {', '.join(unknown)}; begin "
-                        "a new run with --model_path.")
+        raise UserError(f"this train.py lacks settings of the run: {', '.join(unknown)}.")
     saved = defaults | saved
     asked = {name: value for name, value in given.items() if value != defaults[name]}
     clashes = [f"{name} {saved[name]!r} (now {value!r})" for name, value in asked.items()
@@ -269,7 +232,7 @@ def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[
     return saved | {name: value for name, value in asked.items() if name in may_change}
 
 
-def list_digest(records: Sequence[Record]) -> str:
+def _digest(records):
     """Return a digest of the file names and objects of a list; its folders may have moved."""
     digest = hashlib.sha256()
     for record in records:
@@ -281,22 +244,18 @@ def list_digest(records: Sequence[Record]) -> str:
 
 def read_lists(train_list: str, val_list: str, classes_path: str
                ) -> tuple[list[Record], list[Record], tuple[str, ...]]:
-    """Return (train records, val records, class names) of lists that agree with each other.
+    """Return (train records, val records, class names) of lists that agree, else UserError.
 
-    The val records are [] for a val_list of "", and where no object of it counts for mAP. Raises
-    UserError for lists that cannot be read, disagree, or hold nothing to learn.
+    The val records are [] for a val_list of "" or without objects that count for mAP.
     """
+    train_records, class_names = read_list(train_list)
     if classes_path:
-        class_names = read_class_names(classes_path)
-        train_records = read_records(train_list, class_names, classes_path)
-    else:
-        train_records, class_names = read_list(train_list)
+        check_same_classes(read_class_names(classes_path), classes_path, class_names, train_list)
     val_records = read_records(val_list, class_names, train_list) if val_list else []
     if not any(len(record.labels) for record in train_records):
         raise UserError(f"{train_list}: no image has an object, so there is nothing to learn.")
     if all(record.difficult.all() for record in val_records):
-        print(f"note: no val mAP, since {val_list or 'no val list'} has no object that counts; "
-              "best.pth is the last epoch")
+        print("note: no val mAP, since no object of a val list counts; best.pth is the last epoch")
         val_records = []
     for record in (*train_records, *val_records):
         if not record.path.is_file():
