@@ -103,9 +103,9 @@ def main(settings: AnnotationSettings) -> None:
 def specs_to_examine(settings: AnnotationSettings) -> tuple[SSDSpec, SSDSpec]:
     """Return the spec that train.py would train, and the same with the paper's priors."""
     try:
-        spec = paper = build_spec(
-            settings.backbone, settings.input_shape[0], input_shape=settings.input_shape,
-            letterbox=settings.letterbox_image, tile=settings.tile)
+        spec = paper = replace(
+            build_spec(settings.backbone, settings.input_shape[0]), tile=settings.tile,
+            input_shape=settings.input_shape, letterbox=settings.letterbox_image)
         if settings.anchors_size:
             spec = replace(spec, anchors_size=settings.anchors_size)
         if settings.aspect_ratios:

@@ -133,7 +133,7 @@ def test_lists_without_objects_are_refused(twenty):
     with pytest.raises(UserError, match="train split has no object of a known class"):
         voc.run()
     (voc.path / "classes.txt").write_text("horse\ncow\n")
-    with pytest.raises(UserError, match="val split has no object of a known class"):
+    with pytest.raises(UserError, match="no object of a known class: no list"):
         voc.run()
     assert not list(voc.path.glob("2007_*.txt"))
 

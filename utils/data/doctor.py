@@ -13,7 +13,7 @@ from PIL import Image
 from utils.cli import shorten
 from utils.data.annotations import Record
 from utils.data.sources import Annotation, Problem
-from utils.image import DECODE_ERRORS, image_size, orientation_of
+from utils.image import image_size, orientation_of
 
 MIN_SIDE_PX = 0.999  # a box with less than a pixel of the image cannot be trained on
 TINY_SIDE_PX = 8.0  # at the network's input: a cell of the finest feature map
@@ -38,7 +38,7 @@ def inspect_image(path: Path) -> ImageFacts:
             image.load()  # raises where the end of the file is missing
         digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
         return ImageFacts(image_size(path), orientation, digest)
-    except DECODE_ERRORS as error:
+    except Exception as error:  # decoders raise all kinds for broken files
         fault = "image truncated" if "truncated" in str(error) else "image unreadable"
         return ImageFacts(None, fault=fault, reason=str(error))
 

@@ -48,9 +48,10 @@ def _read_file(relative, path):
     try:
         root = ElementTree.parse(path).getroot()
         objects, problems = _read_objects(root, relative)
-        boxes_elsewhere = {"bndbox", "box", "polygon"} & {node.tag for node in root.iter()}
-        if not objects and not problems and (root.tag != "annotation" or boxes_elsewhere):
-            raise ValueError("no VOC annotation; export it as Pascal VOC")
+        if not objects and not problems:
+            tags = {node.tag for node in root.iter()}
+            if root.tag != "annotation" or tags & {"bndbox", "box", "polygon"}:
+                raise ValueError("no VOC annotation; export it as Pascal VOC")
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         problem = Problem("unreadable annotation", shorten(path), str(error))
         return Annotation(key, relative, None, None, None), "", [problem]
