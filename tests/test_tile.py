@@ -10,12 +10,11 @@ from exported import NAMES, TinyNet, unsaturated
 
 import get_map
 import predict
-from nets.runtimes.inspect import HEAT_SIDE, heat_map, measure_speed
+from nets.runtimes.inspect import heat_map, measure_speed
 from ssd import SSD, SSDSettings
 from utils.cli import UserError
 from utils.data.annotations import Record, list_text, read_list
 from utils.multibox.postprocess import Thresholds
-from utils.tiling import window_grid
 
 TILE = 100
 
@@ -88,31 +87,11 @@ def test_int8_is_calibrated_on_windows(detector, folder, monkeypatch, tmp_path):
         assert cv2.matchTemplate(squeezed, window, cv2.TM_CCOEFF_NORMED).max() < 0.9
 
 
-def test_the_speed_is_that_of_all_windows(detector, folder, monkeypatch):
-    calls = []
-
-    class Counting:
-        spec, device, name, precision = detector.spec, detector.device, "counting", "fp32"
-
-        def __call__(self, inputs):
-            calls.append(len(inputs))
-            return detector.runtime(inputs)
-
-    monkeypatch.setattr("nets.runtimes.inspect.FPS_SECONDS", 0)
-    measure_speed(Counting(), folder / "0.png", (1,), Thresholds(confidence=0.6))
-    count = len(window_grid(260, 180, TILE)[0])
-    assert count == 12 and set(calls) == {count}
-
-
-@pytest.mark.parametrize("size", [(260, 180), (2500, 90), (70, 50)])
-def test_a_heat_map_is_that_of_the_windows(detector, size):
-    image = cv2.resize(np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8), size)
-    heat = heat_map(detector.runtime, image)
-    scale = min(detector.spec.size / TILE, HEAT_SIDE / max(size))
-    assert heat.shape == (3, round(size[1] * scale), round(size[0] * scale))
-    assert 0.3 < heat.max() <= 1 and heat.max((0,)).min() > 0, "every place is in a window"
-    best = detector.detect_batch([image], confidence=0.0, max_per_image=0)[0]
-    assert heat.max() == pytest.approx(best.scores.max(), abs=0.1)
+def test_the_speed_is_that_of_tiles_and_heat_maps_are_refused(detector, folder, monkeypatch):
+    monkeypatch.setattr("nets.runtimes.inspect.FPS_IMAGES", 2)
+    assert len(measure_speed(detector.runtime, folder / "0.png", (1, 2), Thresholds())) > 100
+    with pytest.raises(UserError, match=f"tile = {TILE}"):
+        heat_map(detector.runtime, np.zeros((50, 60, 3), np.uint8))
 
 
 def test_soft_nms_is_refused_before_anything_is_read(detector):
