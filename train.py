@@ -167,10 +167,11 @@ class TrainSettings:
     sample_period: int = 5
 
 
-# Lowest and highest values of settings; no other number may be below 0.
-LIMITS = {"input_shape": (1, 4096), "epochs": (1, 10 ** 6), "batch_size": (1, 4096),
-          "freeze_batch_size": (1, 4096), "accumulate": (1, 4096), "learning_rate": (1e-12, 10),
-          "min_lr_ratio": (1e-12, 1), "momentum": (0, 0.9999), "match_iou": (0.01, 1)}
+# Lowest and highest values of settings; no number may be negative.
+LIMITS = {name: (1, 10 ** 6) for name in ("epochs", "batch_size", "freeze_batch_size",
+                                          "accumulate")}
+LIMITS |= {"learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "momentum": (0, 0.9999),
+           "match_iou": (0.01, 1)}
 # What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",

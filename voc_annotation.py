@@ -1,30 +1,27 @@
 """Turn annotations into the lists that train.py and get_map.py read, and examine them on the way.
 
-Expects VOCdevkit/VOC2007/Annotations (XML) and VOCdevkit/VOC2007/JPEGImages; writes the splits to
-ImageSets/Main, the lists 2007_train.txt, 2007_val.txt, 2007_test.txt, and dataset_report.html.
-Run it again when images were added: old ones keep their split.
+Reads VOCdevkit/VOC2007; writes its ImageSets/Main, 2007_train.txt, 2007_val.txt, 2007_test.txt and
+dataset_report.html. When you run it again with more images, old ones keep their split.
 """
 
-import os
 from dataclasses import dataclass, replace
-from functools import partial
+from difflib import get_close_matches
 from typing import Literal
 
-from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
-from utils.cli import UserError, make_folder, resolve, run, shorten
-from utils.data.annotations import (Record, list_text, nearest_name, read_class_names,
-                                    write_together)
+from utils.cli import UserError, check_fields, make_folder, resolve, run, shorten
+from utils.data.annotations import Record, list_text, read_class_names, write_together
 from utils.data.dataset_report import examine, format_section
-from utils.data.doctor import Doctor, inspect_images
+from utils.data.doctor import Doctor, inspect_image
 from utils.data.layouts import read_parts
-from utils.data.sources import Annotation, Problem, ProblemKind
+from utils.data.sources import Annotation, Problem
 from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, voc_splits
 from utils.data.voc import read_voc
 from utils.multibox.spec import SSDSpec
-from utils.page import Section, write_page
+from utils.page import write_page
 
 Source = tuple[dict[str, Annotation], Splits, list[Problem]]  # annotations by key, their splits
 
@@ -44,29 +41,23 @@ class AnnotationSettings:
     years: tuple[str, ...] = ("2007",)
     # voc reads the folders above. coco, yolo and csv read annotation_path.
     annotation_format: Literal["voc", "coco", "yolo", "csv"] = "voc"
-    # A COCO .json, a .csv or a YOLO folder; or a folder with train, valid and test in it; or COCO's
-    # own, with annotations, train2017 and val2017 in it.
+    # A COCO .json, a .csv, a YOLO folder, or a folder that has a split of its own (docs/data.md).
     annotation_path: str = ""
     # Folder of the images of a .json or .csv file; "" is the folder of the file.
     images_path: str = ""
-    # Where the lists and the report are written; "." is the repo itself.
-    lists_dir: str = "."
+    lists_dir: str = "."  # of the lists and the report; "." is the repo itself
 
-    # ---- Splits ----
+    # ---- Splits and checks ----
     # Share of the images that get_map.py measures on; data that comes with a val split gets none.
     test_share: float = 0.1
     # Share that train.py chooses the best epoch by; 0 for none.
     val_share: float = 0.1
-    # trainval trains on the val images of split files that came with the data too, but for a
-    # val_share of both together.
+    # trainval trains on the val images of VOC's split files too, but for val_share of both.
     train_on: Literal["train", "trainval"] = "train"
-    # The same seed gives the same split of the same images.
-    seed: int = 0
-    # False keeps split files that are there already, such as VOC's own, and images where earlier
-    # runs put them. True draws all anew; files not drawn here get .old behind their names.
+    seed: int = 0  # the same seed gives the same split of the same images
+    # False keeps existing split files, and images in the split of earlier runs. True draws all
+    # anew; split files that were not drawn here get .old behind their names.
     overwrite_splits: bool = False
-
-    # ---- Checks ----
     # True stops on any problem instead of clipping boxes and leaving hopeless ones out.
     strict: bool = False
 
@@ -81,54 +72,47 @@ class AnnotationSettings:
 
 def main(settings: AnnotationSettings) -> None:
     """Read and split the annotations, examine them, report, and write the lists."""
-    check_settings(settings)
+    check_fields(settings, {"val_share": (0, 1), "test_share": (0, 1)})
     spec, paper = specs_to_examine(settings)
     class_names = read_class_names(settings.classes_path)
     read = read_voc_years if settings.annotation_format == "voc" else read_source
     annotations, splits, problems = read(settings)
-    used = {key for keys in splits.members.values() for key in keys}
-    images = {item.image for key, item in annotations.items() if key in used and item.image}
-    facts = inspect_images(images, num_threads=min(8, os.cpu_count() or 1), progress=partial(
-        tqdm, total=len(images), desc="images", disable=None))
-    doctor = Doctor(class_names, facts, spec.size, spec.tile)
+    members = {split: [annotations[key] for key in keys if key in annotations]
+               for split, keys in splits.members.items()}
+    images = {item.image: None for items in members.values() for item in items if item.image}
+    facts = thread_map(inspect_image, images, max_workers=8, desc="images", disable=None)
+    doctor = Doctor(class_names, dict(zip(images, facts)), spec.size, spec.tile)
     doctor.problems += problems
-    lists = {split: [record for key in keys if key in annotations
-                     and (record := doctor.record(annotations[key]))]
-             for split, keys in splits.members.items()}
+    lists = {split: list(filter(None, map(doctor.record, members[split]))) for split in members}
     doctor.check_lists(lists)
-    report(settings, doctor, examine(lists, doctor, spec, paper, seed=settings.seed))
+    sections = examine(lists, doctor, spec, paper, seed=settings.seed)
+    print("\n".join(format_section(section) for section in sections if not section.images))
+    by_lower = {name.lower(): name for name in class_names}
+    for name, count in doctor.unknown.most_common():
+        nearest = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+        hint = f"; did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
+        print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
+    path = make_folder(settings.lists_dir) / "dataset_report.html"
+    write_page(path, "Dataset report", sections)
+    print(f"report: {shorten(path)}\n")
     if settings.strict and doctor.problems:
         raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
     write_lists(settings, lists, class_names, splits)
 
 
-def check_settings(settings: AnnotationSettings) -> None:
-    """Raise UserError for settings that cannot work."""
-    shares, is_voc = (settings.val_share, settings.test_share), settings.annotation_format == "voc"
-    if min(shares) < 0 or sum(shares) >= 1:
-        raise UserError("val_share and test_share must be at least 0 and below 1 together, got "
-                        f"{shares[0]} and {shares[1]}.")
-    if settings.seed < 0:
-        raise UserError(f"seed must be at least 0, got {settings.seed}.")
-    if settings.input_shape[0] != settings.input_shape[1]:
-        raise UserError(f"input_shape must be square, got {settings.input_shape}.")
-    if not is_voc and (not settings.annotation_path or settings.train_on == "trainval"):
-        raise UserError(f"annotation_format {settings.annotation_format!r} needs annotation_path, "
-                        "and has no train_on = 'trainval'.")
-
-
 def specs_to_examine(settings: AnnotationSettings) -> tuple[SSDSpec, SSDSpec]:
     """Return the spec that train.py would train, and the same with the paper's priors."""
     try:
-        spec = paper = build_spec(settings.backbone, settings.input_shape[0],
-                                  letterbox=settings.letterbox_image, tile=settings.tile)
+        spec = paper = replace(
+            build_spec(settings.backbone, settings.input_shape[0]), tile=settings.tile,
+            input_shape=settings.input_shape, letterbox=settings.letterbox_image)
         if settings.anchors_size:
             spec = replace(spec, anchors_size=settings.anchors_size)
         if settings.aspect_ratios:
             spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(paper.grids))
+        return spec, paper
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
-    return spec, paper
 
 
 def read_source(settings: AnnotationSettings) -> Source:
@@ -153,21 +137,19 @@ def read_voc_years(settings: AnnotationSettings) -> Source:
     annotations, problems, joined = {}, [], Splits({split: [] for split in SPLITS}, {}, [], [])
     for year in settings.years:
         root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
-        items, faults = read_voc(root, partial(tqdm, desc="annotations", disable=None))
+        items, faults = read_voc(root)
         keys = [item.key for item in items]
         splits = voc_splits(root / "ImageSets" / "Main", keys, shares, settings.seed,
                             overwrite=settings.overwrite_splits,
                             train_on_val=settings.train_on == "trainval")
-        problems += faults
         for split, members in splits.members.items():
             joined.members[split].extend(f"{year}/{key}" for key in members)
-            problems += [Problem(ProblemKind.SPLIT_NAMES_NOTHING, f"{split}.txt",
-                                 f"{key!r} has no XML file in Annotations")
-                         for key in sorted(set(members) - set(keys))]
-        unlisted = set(keys).difference(*splits.members.values())
-        problems += [Problem(ProblemKind.IN_NO_SPLIT, f"{key}.xml", "in no split file; to use it, "
-                             "add it to train.txt or another in ImageSets/Main")
-                     for key in sorted(unlisted)]
+        listed = set().union(*splits.members.values())
+        problems += faults
+        problems += [Problem("split names nothing", f"ImageSets/Main: {key}", "no such XML file")
+                     for key in sorted(listed - set(keys))]
+        problems += [Problem("in no split", f"{key}.xml", "to use it, add it to train.txt")
+                     for key in sorted(set(keys) - listed)]
         annotations |= {f"{year}/{item.key}": item for item in items}
         joined.files.update(splits.files)
         joined.retired.extend(splits.retired)
@@ -175,47 +157,23 @@ def read_voc_years(settings: AnnotationSettings) -> Source:
     return annotations, joined, problems
 
 
-def report(settings: AnnotationSettings, doctor: Doctor, sections: list[Section]) -> None:
-    """Print the doctor's findings and write dataset_report.html."""
-    print("\n".join(format_section(section) for section in sections if not section.images))
-    for name, count in doctor.unknown.most_common():
-        nearest = nearest_name(name, doctor.class_names)
-        hint = f"; did you mean {nearest!r}?" if nearest else ""
-        print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
-    path = make_folder(settings.lists_dir) / "dataset_report.html"
-    try:
-        write_page(path, "Dataset report", sections)
-        print(f"report: {shorten(path)}\n")
-    except UserError as error:  # the lists matter more
-        print(f"no report: {error}\n")
-
-
 def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
                 class_names: tuple[str, ...], splits: Splits) -> None:
     """Write the lists and split files together; refuse a list without any object."""
     for split, records in lists.items():
-        if records and not any(len(record.labels) for record in records):
+        if (records or split == "train") and not any(len(record.labels) for record in records):
             raise UserError(f"the {split} split has no object of a known class: no list was "
                             f"written; check {settings.classes_path}, or try another seed.")
-    if not lists["train"]:
-        raise UserError("no usable image in the train split: no list was written.")
-    is_one_year = settings.annotation_format == "voc" and len(settings.years) == 1
-    year, folder = settings.years[0] if is_one_year else "2007", make_folder(settings.lists_dir)
-    paths = {split: folder / f"{year}_{split}.txt" for split in lists}
-    texts = {paths[split]: list_text(records, class_names)
-             for split, records in lists.items() if records}
-    stale = [path for path in paths.values() if path not in texts and path.is_file()]
+    year = settings.years[0] if len(settings.years) == 1 else "2007"
+    paths = {split: make_folder(settings.lists_dir) / f"{year}_{split}.txt" for split in lists}
+    texts = {paths[split]: list_text(lists[split], class_names) for split in lists if lists[split]}
+    old = splits.retired + [path for path in paths.values() if path not in texts and path.exists()]
     for path in splits.files:
         make_folder(path.parent)
-    write_together(texts | splits.files, [*stale, *splits.retired])
+    write_together(texts | splits.files, old)
     for split, path in paths.items():
-        print(f"wrote {shorten(path)}: {len(lists[split])} images" if lists[split] else
-              f"no images for the {split} split ({len(splits.members[split])} unusable)")
-    for path in stale:
-        print(f"{path.name} of an earlier run is now {path.name}.old")
-    if year != "2007":
-        print(f'set train_list = "{shorten(paths["train"])}", and val_list and test_list like it')
-    print("\n".join(splits.messages))
+        print(f"{shorten(path)}: {len(lists[split])} of {len(splits.members[split])} images usable")
+    print("\n".join(splits.messages + [f"{path} is now {path.name}.old" for path in old]))
 
 
 if __name__ == "__main__":

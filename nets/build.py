@@ -39,9 +39,9 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
     text = "random numbers"
     if weights:
         text = f"{load_backbone(network, weights)} tensors of {backbone_weights}"
-        names = dict(network.backbone.named_parameters(network.backbone_spec.prefix))
+        names = dict(network.backbone.named_parameters(network.backbone_entry.prefix))
         if not names.keys() <= weights.state_dict.keys():
-            text += f", but random {network.backbone_spec.unfilled}"
+            text += f", but random {network.backbone_entry.unfilled}"
         text += f"; pixel values minus {spec.mean}, divided by {spec.std}"
     print(f"weights: {backbone} from {text}")
     if images:

@@ -27,7 +27,7 @@ class Normalise(nn.Module):
 
 
 class L2Norm(nn.Module):
-    """Scale each position's feature vector to a learned length (ParseNet, paper section 3.1)."""
+    """Normalise the features of a position, then scale each channel (ParseNet, section 3.1)."""
 
     def __init__(self, channels: int, eps: float):
         super().__init__()
@@ -73,19 +73,19 @@ class SSDNet(nn.Module):
             _initialise(module)
 
     @property
-    def backbone_spec(self) -> Backbone:
+    def backbone_entry(self) -> Backbone:
         """The backbone's entry in the table."""
         return BACKBONES[self.spec.backbone]
 
     @property
     def backbone(self) -> nn.Sequential:
         """The backbone's layers."""
-        return getattr(self, self.backbone_spec.prefix)
+        return getattr(self, self.backbone_entry.prefix)
 
     @property
     def pretrained_layers(self) -> nn.Sequential:
         """The part of the backbone that classification weights fill."""
-        return self.backbone[:self.backbone_spec.num_pretrained]
+        return self.backbone[:self.backbone_entry.num_pretrained]
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return raw loc (B, P, 4) and conf (B, P, C), float32, in the order of `make_priors`.
@@ -93,14 +93,23 @@ class SSDNet(nn.Module):
         `images` are (B, 3, S, S) RGB pixel values 0 to 255, uint8 or float.
         """
         x = self.normalise(images)
-        sources = feature_maps(x, self.backbone, self.backbone_spec.taps, self.extras)
+        sources = feature_maps(x, self.backbone, self.backbone_entry.taps, self.extras)
         sources[0] = self.L2Norm(sources[0])
         return _predict(self.loc, sources, 4), _predict(self.conf, sources, self.num_classes)
 
 
+def _initialise(module):
+    """Caffe's Xavier, uniform up to sqrt(3 / fan_in); He weights in front of batch norm."""
+    if isinstance(module, nn.Conv2d) and module.bias is None:
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_uniform_(module.weight, nonlinearity="linear")
+        nn.init.zeros_(module.bias)
+
+
 def feature_maps(x: torch.Tensor, layers: nn.Sequential, taps: Sequence[int],
                  extras: Iterable[nn.Module]) -> list[torch.Tensor]:
-    """Return the maps behind `taps` layers of the backbone, and behind each extra block."""
+    """Return the maps after `taps` layers of the backbone, and after each extra block."""
     maps = []
     for start, end in zip((0, *taps), taps):
         x = layers[start:end](x)
@@ -120,7 +129,7 @@ def _predict(heads, sources, num_outputs):
 @torch.no_grad()
 def dummy_maps(layers: nn.Sequential, taps: Sequence[int], extras: nn.ModuleList, size: int
                ) -> list[torch.Tensor]:
-    """Return the feature maps of no image, (0, C, H, W) each; leaves new layers in train mode."""
+    """Return the feature maps of an empty batch, (0, C, H, W); leaves new layers in train mode."""
     maps = feature_maps(torch.empty(0, 3, size, size), layers.eval(), taps, extras.eval())
     layers.train()
     extras.train()
@@ -164,12 +173,3 @@ def nest_extras(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             name = f"extras.{match[1]}.0.{match[2]}"
         renamed[name] = value
     return renamed
-
-
-def _initialise(module):
-    """Xavier weights as in Caffe's SSD; He weights for convolutions in front of batch norm."""
-    if isinstance(module, nn.Conv2d) and module.bias is None:
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    elif isinstance(module, nn.Conv2d):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)

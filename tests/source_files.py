@@ -12,4 +12,4 @@ def by_key(result):
 
 
 def kinds(problems):
-    return [problem.kind.name for problem in problems]
+    return [problem.kind for problem in problems]

@@ -76,24 +76,6 @@ def test_detections_of_another_project(measure, tmp_path):
     assert "not in the mean: dog" in out and "for predict.py: --confidence 0.624\n" in out
 
 
-def test_the_comparison_of_two_runs(measure, tmp_path):
-    measure()
-    rows = read_json(tmp_path / "map_out" / "detections.json")
-    rows += [{"image_id": k, "category_id": 1, "bbox": [20, 10, 40, 40], "score": 1}
-             for k in range(3)]
-    (tmp_path / "better.json").write_text(json.dumps(rows), encoding="utf-8")
-    measure(map_out_path=str(tmp_path / "better"), detections=str(tmp_path / "better.json"))
-    out = measure(compare=(str(tmp_path / "map_out"), str(tmp_path / "better")), test_list="none")
-    cat = next(line for line in out.splitlines() if line.startswith("cat"))
-    assert cat.endswith("better")
-
-
-def test_figures_that_cannot_be_written_are_a_user_error(measure, tmp_path):
-    (tmp_path / "map_out" / "results.txt").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"results\.txt: cannot be written"):
-        measure()
-
-
 @pytest.mark.parametrize("changes, message", [
     ({"detections": "nowhere.json"}, "no such file or folder"),
     ({"batch_size": 0}, "batch_size must be at least 1"),

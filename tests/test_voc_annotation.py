@@ -37,7 +37,7 @@ def test_vocs_own_splits_are_read_and_overwritten_ones_put_aside(twenty, capsys)
     assert {path.name for path in voc.main_dir.iterdir()} == {"train.txt", "val.txt", "test.txt"}
     voc.run(overwrite_splits=True)
     assert (voc.main_dir / "val.txt.old").read_bytes() == before
-    assert "val.txt was not drawn here: it is now val.txt.old" in capsys.readouterr().out
+    assert "val.txt is now val.txt.old" in capsys.readouterr().out
 
 
 def test_lists_hold_edges_labels_and_classes(voc):
@@ -86,7 +86,7 @@ def test_every_decision_is_listed_with_file_and_object(voc, capsys):
             ("cat", 1, 1, 30, 30), ("cat", 30, 30, 30, 30))
     voc.split(train="bad bent broken cut garbage gone many size turned again nothing".split(),
               val=["copy"])
-    with pytest.raises(UserError, match="^20 problems and strict = True"):
+    with pytest.raises(UserError, match="^19 problems and strict = True"):
         voc.run(strict=True)
     assert not list(voc.path.glob("2007_*.txt"))
     capsys.readouterr()
@@ -95,15 +95,14 @@ def test_every_decision_is_listed_with_file_and_object(voc, capsys):
         "unreadable annotation": "broken.xml", "bad object": "bad.xml, object 1 (cat)",
         "image missing": "gone.xml", "image unreadable": "garbage.jpg",
         "image truncated": "cut.jpg", "no annotation": "lonely.jpg",
-        "split names nothing": "train.txt: 'nothing'", "in no split": "stray.xml",
+        "split names nothing": "ImageSets/Main: nothing", "in no split": "stray.xml",
         "size disagrees": "size.xml", "orientation unclear": "turned.xml",
         "unknown class": "many.xml, object 1 (bird)",
         "coordinate not a number": "many.xml, object 2 (cat)",
         "corners swapped": "many.xml, object 3 (cat)",
         "outside the image": "many.xml, object 4 (cat)", "no area": "many.xml, object 5 (cat)",
         "duplicate": "many.xml, object 7 (cat)", "tiny": "many.xml, object 8 (cat)",
-        "same image in two splits": "copy.jpg", "same image twice": "again.jpg",
-        "unused class": "dog"}
+        "same image in two splits": "copy.jpg", "same image twice": "again.jpg"}
     out = capsys.readouterr().out
     lines = out[out.index("Problems\n"):].splitlines()
     found = {match[1]: lines[k + 1] for k, line in enumerate(lines)
@@ -117,14 +116,12 @@ def test_every_decision_is_listed_with_file_and_object(voc, capsys):
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"test_share": 0.5, "val_share": 0.5}, "val_share and test_share must be at least 0"),
-    ({"test_share": -0.1}, "val_share and test_share"), ({"seed": -1}, "seed"),
+    ({"test_share": -0.1}, "test_share"), ({"val_share": 1.5}, "val_share"), ({"seed": -1}, "seed"),
     ({"input_shape": (300, 200)}, "input_shape must be square"),
-    ({"anchors_size": (1.0, 2.0)}, "anchors_size"), ({"years": ("2012",)}, "no such folder"),
-    ({"VOCdevkit_path": "none"}, "VOC2007/Annotations: no such folder"),
+    ({"anchors_size": (1.0, 2.0)}, "anchors_size"), ({"years": ("2012",)}, "no XML files"),
+    ({"VOCdevkit_path": "none"}, "VOC2007/Annotations: no XML files"),
     ({"classes_path": "none.txt"}, "none.txt"), ({"annotation_format": "coco"}, "annotation_path"),
-    ({"annotation_format": "csv", "annotation_path": "none"}, "none: no such file or folder"),
-    ({"annotation_format": "yolo", "annotation_path": "x", "train_on": "trainval"}, "trainval")])
+    ({"annotation_format": "csv", "annotation_path": "none"}, "none: no such file or folder")])
 def test_settings_that_cannot_work_are_refused(twenty, changes, words):
     with pytest.raises(UserError, match=words):
         twenty[0].run(**changes)
@@ -133,10 +130,10 @@ def test_settings_that_cannot_work_are_refused(twenty, changes, words):
 def test_lists_without_objects_are_refused(twenty):
     voc, keys = twenty
     voc.split(train=["nothing"], val=keys)
-    with pytest.raises(UserError, match="no usable image in the train split"):
+    with pytest.raises(UserError, match="train split has no object of a known class"):
         voc.run()
     (voc.path / "classes.txt").write_text("horse\ncow\n")
-    with pytest.raises(UserError, match="val split has no object of a known class"):
+    with pytest.raises(UserError, match="no object of a known class: no list"):
         voc.run()
     assert not list(voc.path.glob("2007_*.txt"))
 
@@ -149,8 +146,8 @@ def test_a_split_that_became_empty_leaves_no_older_list(twenty, capsys):
         (voc.root / "JPEGImages" / f"{key}.jpg").write_text("broken")
     voc.run()
     out = capsys.readouterr().out
-    assert "no images for the test split" in out and "3 unusable" in out
-    assert "2007_test.txt of an earlier run is now 2007_test.txt.old" in out
+    assert "2007_test.txt: 0 of 3 images usable" in out
+    assert "2007_test.txt is now 2007_test.txt.old" in out
     assert not (voc.path / "2007_test.txt").exists()
 
 
@@ -176,7 +173,7 @@ def test_small_objects_in_large_images_get_the_advice_to_set_tile(voc, capsys, m
                              for x in range(3 + k, 1500, 250)))
     voc.run(test_share=0.2, val_share=0.2)
     out = capsys.readouterr().out
-    tile, = re.findall(r"tiles cover (?:9\d\.\d|100\.0)% of the objects .*:\n  tile = (\d+)\n", out)
+    tile, = re.findall(r"tiles cover (?:9\d\.\d|100\.0)% of them .*:\n  tile = (\d+)\n", out)
     assert "36 x tiny" in out
     voc.run(tile=int(tile))
     out = capsys.readouterr().out
@@ -242,11 +239,10 @@ def test_both_years_keep_their_official_splits(official):
         assert record.labels.tolist() == [int("VOC2012" in str(record.path))]
 
 
-def test_lists_of_one_other_year_are_named_by_it(official, capsys):
+def test_lists_of_one_other_year_are_named_by_it(official):
     official.run(years=("2012",))
     assert {path.name for path in official.path.glob("20*_*.txt")} == {
         "2012_train.txt", "2012_val.txt"}
-    assert "2012_train.txt" in capsys.readouterr().out.split("set train_list")[1]
 
 
 def write_source(folder, form, names):

@@ -82,10 +82,9 @@ class Folder:
 
 @pytest.fixture(autouse=True)
 def no_search(monkeypatch):
-    """Leave out the search for priors and the plots, which take most of the time."""
+    """Leave out the search for priors, which takes most of the time."""
     monkeypatch.setattr("utils.data.dataset_report.suggest_priors",
                         lambda boxes, spec, paper, **_: Suggestion(spec.anchors_size, (), 0.5, 0.5))
-    monkeypatch.setattr("utils.data.dataset_report.plot_boxes", lambda boxes, spec: [])
     monkeypatch.setattr("voc_annotation.build_spec", cached_spec)
 
 

@@ -17,7 +17,7 @@ def load_backbone(network: SSDNet, weights: BackboneWeights) -> int:
 
     Raises UserError where a tensor of the pretrained layers is missing or does not fit.
     """
-    needed = network.pretrained_layers.state_dict(prefix=f"{network.backbone_spec.prefix}.")
+    needed = network.pretrained_layers.state_dict(prefix=f"{network.backbone_entry.prefix}.")
     old = network.state_dict()
     fitting = {name: value for name, value in weights.state_dict.items() if name in old}
     check_tensors(needed | {name: old[name] for name in fitting}, fitting, "backbone_weights")

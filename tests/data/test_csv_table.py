@@ -41,29 +41,24 @@ def test_columns_of_other_tools(read, header):
     assert plain(items["a.jpg"].objects) == [("cat", (1, 2, 3, 4), False)] and not problems
 
 
-def test_spellings_of_one_image_are_put_together(read):
-    items, _ = read(HEADER + "a.jpg,cat,1,2,3,4\n./A.JPG,dog,1,2,3,4\n.\\a.jpg,cow,1,2,3,4\n")
-    assert [item.name for item in items["a.jpg"].objects] == ["cat", "dog", "cow"]
-
-
 def test_a_row_without_class_is_background(read):
     items, problems = read(HEADER + "a.jpg,,,,,\n")
     assert items["a.jpg"].objects == [] and not problems
 
 
 @pytest.mark.parametrize("row", [
-    "a.jpg,cat,x,2,3,4", "a.jpg,cat,,2,3,4", "a.jpg,,1,2,3,4", ",cat,1,2,3,4", "a.jpg,cat,1,2,3",
-    "a.jpg,cat,1,2,3,4,5", 'a.jpg,cat,1,2,3,"4,5"'])
+    "a.jpg,cat,x,2,3,4", "a.jpg,cat,,2,3,4", "a.jpg,cat,1,2,3", "a.jpg,cat,1,2,3,4,5",
+    'a.jpg,cat,1,2,3,"4,5"'])
 def test_bad_rows_are_numbered(read, row):
     items, (problem,) = read(f"{HEADER}a.jpg,cat,1,2,3,4\n{row}\na.jpg,dog,1,2,3,4\n")
-    assert kinds([problem]) == ["BAD_OBJECT"] and problem.where.endswith("t.csv, line 3")
+    assert kinds([problem]) == ["bad object"] and problem.where.endswith("t.csv, line 3")
     assert [item.name for item in items["a.jpg"].objects] == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("text, words", [
     ("", "lacks the columns filename, class"), ("a,b,c\n1,2,3\n", "lacks the columns filename"),
     ("a.jpg,cat,1,2,3,4\n", "lacks"), ("filename,class,xmin,ymin\n", "columns xmax, ymax"),
-    (HEADER + '"a.jpg,cat,1,2,3,4\n', "quote"), (b"\xff\xfe\0", "UTF-8")])
+    (HEADER + '"a.jpg,cat,1,2,3,4\n', "not a readable CSV"), (b"\xff\xfe\0", "UTF-8")])
 def test_a_broken_table_is_refused(tmp_path, text, words):
     (tmp_path / "t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=f"t.csv: .*{words}"):

@@ -5,9 +5,7 @@ from collections import Counter
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from utils.cli import UserError
 from utils.data.annotations import read_class_names
 from utils.data.demo_data import CLASS_NAMES, DemoSettings, draw_scene, main
 from utils.data.voc import read_voc
@@ -28,8 +26,6 @@ def test_the_annotations_are_those_of_the_drawings(demo):
     assert len(items) == IMAGES and not problems
     assert read_class_names(demo / "classes.txt") == CLASS_NAMES
     for item in items[::2]:
-        with Image.open(item.image) as image:
-            assert item.size == image.size
         _, objects = draw_scene(np.random.default_rng((0, int(item.key))))
         assert [thing[:3] for thing in item.objects] == objects
     counts = Counter(thing.name for item in items for thing in item.objects)
@@ -60,8 +56,3 @@ def test_boxes_bound_the_drawn_shapes():
         assert np.abs(np.subtract((x, y, x + width, y + height), box)).max() <= 2, (number, name)
         measured[name] += 1
     assert len(measured) == 4, measured
-
-
-def test_no_images_are_refused(tmp_path):
-    with pytest.raises(UserError, match="images"):
-        main(DemoSettings(folder=str(tmp_path), images=0))

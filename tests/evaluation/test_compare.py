@@ -28,7 +28,7 @@ def by_image(detections, objects, folder=Path()):
 
 
 def test_weighted_images_are_copied_images():
-    detections, objects = random_set(3, 0.2)
+    detections, objects = random_set(3, crowds=True)
     found, records = by_image(detections, objects)
     weights = np.random.default_rng(0).multinomial(IMAGES, [1 / IMAGES] * IMAGES, 6)
     assignment = assign_voc(detections, objects)
@@ -38,13 +38,6 @@ def test_weighted_images_are_copied_images():
                               [records[i] for i in range(IMAGES) for _ in range(row[i])], CLASSES)
         np.testing.assert_allclose([ours[label][k] for label in range(CLASSES)],
                                    [result.ap_area for result in copied], atol=1e-12)
-
-
-def test_equal_sets_do_not_differ():
-    detections, objects = random_set(0)
-    differences = compare(detections, detections, objects, NAMES, IMAGES)
-    assert {(row.first - row.second, row.low, row.high) for row in differences} == {(0, 0, 0)}
-    assert format_differences(differences).count("+0.0000 .. +0.0000") == CLASSES + 1
 
 
 def test_a_class_that_is_better_beyond_chance():
@@ -68,7 +61,7 @@ def test_a_class_that_is_better_beyond_chance():
 @pytest.fixture
 def folders(tmp_path):
     """Two folders as get_map.py leaves them, and the differences of their detections."""
-    first, objects = random_set(0, 0.2)
+    first, objects = random_set(0, crowds=True)
     second = first._replace(labels=np.where(first.image % 3, first.labels, 0))
     _, records = by_image(first, objects, tmp_path)
     for name, detections in (("a", first), ("b", second)):
@@ -90,14 +83,4 @@ def test_folders_of_different_lists_cannot_be_compared(folders, old, new):
     text = folders.truth.read_text(encoding="utf-8")
     folders.truth.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(UserError, match="different test lists"):
-        compare_folders([folders.a, folders.b])
-
-
-def test_wrong_numbers_of_folders_and_missing_ones(folders, tmp_path):
-    with pytest.raises(UserError, match="needs two folders"):
-        compare_folders([folders.a])
-    with pytest.raises(UserError, match="no such file or folder"):
-        compare_folders([folders.a, str(tmp_path / "gone")])
-    folders.truth.unlink()
-    with pytest.raises(UserError, match=r"ground_truth\.json: No such file.* Run get_map\.py"):
         compare_folders([folders.a, folders.b])

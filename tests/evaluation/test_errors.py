@@ -1,5 +1,6 @@
 """TIDE's errors against tidecv, hotcoco and cases worked by hand; the confusion matrix."""
 
+import coco_sets
 import numpy as np
 import pytest
 
@@ -7,7 +8,6 @@ from utils.evaluation import errors as errors_module
 from utils.evaluation.assignment import FlatDetections, FlatObjects
 from utils.evaluation.coco_ap import evaluate_coco
 from utils.evaluation.errors import KINDS, confusion_matrix, cost_of_errors, find_errors
-from utils.coco_ids import boxes_xywh
 from utils.multibox.boxes import area
 
 CLASSES, IMAGES = 3, 20
@@ -29,56 +29,38 @@ def as_objects(rows):
     return FlatObjects(image, labels, boxes, difficult.astype(bool), areas)
 
 
-def random_set(seed, crowds=0.0):
-    """Return (FlatDetections, FlatObjects) of detections of all qualities."""
-    rng = np.random.default_rng(seed)
-    detections, objects = [], []
-    for image in range(IMAGES):
-        for _ in range(rng.integers(0, 6)):
-            low, sides = rng.uniform(0, 300, 2), rng.uniform(10, 100, 2)
-            label = int(rng.integers(CLASSES))
-            objects.append((image, label, rng.random() < crowds, (*low, *(low + sides))))
-            for _ in range(rng.integers(0, 4)):
-                box = np.add(objects[-1][3], rng.normal(0, rng.choice([2, 10, 25]), 4))
-                claimed = label if rng.random() < 0.7 else int(rng.integers(CLASSES))
-                detections.append((image, claimed, rng.random(),
-                                   (*box[:2], *np.maximum(box[:2] + 2, box[2:]))))
-        for _ in range(rng.integers(0, 3)):
-            low, sides = rng.uniform(0, 300, 2), rng.uniform(10, 100, 2)
-            detections.append((image, int(rng.integers(CLASSES)), rng.random(),
-                               (*low, *(low + sides))))
-    return as_detections(detections), as_objects(objects)
+def random_rows(seed, crowds=False):
+    """Return (truth, results) as COCO's rows, with detections of all qualities."""
+    truth, results = coco_sets.random_set(seed, images=IMAGES, decimals=2, tied=False)
+    return [row | {"iscrowd": row["iscrowd"] * crowds} for row in truth if row["area"]], results
 
 
-def hotcoco_eval(detections, objects):
+def random_set(seed, crowds=False):
+    """Return the same as (FlatDetections, FlatObjects)."""
+    return coco_sets.flatten(*random_rows(seed, crowds))
+
+
+def hotcoco_eval(truth, results):
     hotcoco = pytest.importorskip("hotcoco")
-
-    def rows(boxes):
-        return [{"id": k + 1, "image_id": int(image) + 1, "category_id": int(label) + 1,
-                 "bbox": box, "area": box[2] * box[3]} for k, (image, label, box) in
-                enumerate(zip(boxes.image, boxes.labels, boxes_xywh(boxes.boxes).tolist()))]
-
-    truth = [row | {"iscrowd": int(crowd)} for row, crowd in zip(rows(objects), objects.difficult)]
-    results = [row | {"score": score} for row, score in zip(rows(detections),
-                                                            detections.scores.tolist())]
-    data = hotcoco.COCO({"images": [{"id": k + 1, "width": 400, "height": 400}
-                                    for k in range(IMAGES)], "annotations": truth,
-                         "categories": [{"id": k + 1, "name": str(k)} for k in range(CLASSES)]})
+    data = hotcoco.COCO({
+        "images": [{"id": k + 1, "width": 400, "height": 400} for k in range(IMAGES)],
+        "annotations": [row | {"id": k} for k, row in enumerate(truth, start=1)],
+        "categories": [{"id": k + 1, "name": str(k)} for k in range(CLASSES)]})
     return hotcoco.COCOeval(data, data.load_res(results), "bbox")
 
 
-def tidecv_figures(detections, objects):
+def tidecv_figures(truth, results):
     """Return (AP, {name: cost}, {name: number}) by the paper's authors, in 0..1."""
     tidecv = pytest.importorskip("tidecv")
-    truth, claims = tidecv.Data("truth"), tidecv.Data("found")
-    for image in range(IMAGES):
-        truth.add_image(image, str(image))
-    for image, label, box in zip(objects.image, objects.labels, boxes_xywh(objects.boxes).tolist()):
-        truth.add_ground_truth(int(image), int(label), box)
-    for image, label, score, box in zip(*detections[:3], boxes_xywh(detections.boxes).tolist()):
-        claims.add_detection(int(image), int(label), float(score), box)
+    objects, detections = tidecv.Data("truth"), tidecv.Data("found")
+    for image in range(1, IMAGES + 1):
+        objects.add_image(image, str(image))
+    for row in truth:
+        objects.add_ground_truth(row["image_id"], row["category_id"], row["bbox"])
+    for row in results:
+        detections.add_detection(row["image_id"], row["category_id"], row["score"], row["bbox"])
     tide = tidecv.TIDE()
-    run = tide.evaluate(truth, claims, mode=tidecv.TIDE.BOX, name="run")
+    run = tide.evaluate(objects, detections, mode=tidecv.TIDE.BOX, name="run")
     costs = tide.get_main_errors()["run"]
     return (run.ap / 100, {name: cost / 100 for name, cost in costs.items()},
             {kind.short_name: number for kind, number in run.count_errors().items()})
@@ -87,12 +69,13 @@ def tidecv_figures(detections, objects):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("library", ["tidecv", "hotcoco"])
 def test_figures_are_those_of_other_code(seed, library, monkeypatch):
-    detections, objects = random_set(seed)
+    rows = random_rows(seed)
+    detections, objects = coco_sets.flatten(*rows)
     if library == "tidecv":  # its levels of recall are rounded otherwise than COCO's linspace
         monkeypatch.setattr(errors_module, "RECALLS", np.arange(101) / 100)
-        base, costs, counts = tidecv_figures(detections, objects)
+        base, costs, counts = tidecv_figures(*rows)
     else:
-        evaluation = hotcoco_eval(detections, objects)
+        evaluation = hotcoco_eval(*rows)
         evaluation.evaluate()
         figures = evaluation.tide_errors()
         base, costs, counts = figures["ap_base"], figures["delta_ap"], figures["counts"]
@@ -106,13 +89,13 @@ def test_figures_are_those_of_other_code(seed, library, monkeypatch):
         assert len(errors.rows_of(kind)) == counts[name] > 0, name
 
 
-@pytest.mark.parametrize("crowds", [0, 0.3])
+@pytest.mark.parametrize("crowds", [False, True])
 @pytest.mark.parametrize("confidence", [0, 0.4, 0.99])
 def test_the_confusion_matrix_is_that_of_hotcoco(confidence, crowds):
     for seed in range(4):
-        detections, objects = random_set(seed, crowds)
-        ours = confusion_matrix(detections, objects, CLASSES, confidence)
-        matrix = hotcoco_eval(detections, objects).confusion_matrix(min_score=confidence)["matrix"]
+        rows = random_rows(seed, crowds)
+        ours = confusion_matrix(*coco_sets.flatten(*rows), CLASSES, confidence)
+        matrix = hotcoco_eval(*rows).confusion_matrix(min_score=confidence)["matrix"]
         if crowds:  # hotcoco counts detections of crowds as of background
             assert (ours[CLASSES] <= matrix[CLASSES]).all()
             matrix[CLASSES] = ours[CLASSES]
@@ -156,17 +139,3 @@ def test_detections_of_difficult_objects_are_no_errors():
     errors = find_errors(as_detections([(0, 0, 0.9, A), (0, 0, 0.8, B)]),
                          as_objects([(0, 0, True, A), (0, 0, False, B)]))
     assert errors.kind.tolist() == ["", ""] and not errors.missed.any()
-
-
-@pytest.mark.parametrize("detections, objects", [
-    ([], []), ([], [(0, 0, False, A)]), ([(0, 0, 0.5, A)], []),
-    ([(0, 2, 0.5, A)], [(1, 0, False, A)]), ([(0, 0, 0.5, A)], [(0, 0, True, A)])])
-def test_empty_sets(detections, objects):
-    errors = find_errors(as_detections(detections), as_objects(objects))
-    base, costs = cost_of_errors(errors, 3)
-    counted = sum(not difficult for _, _, difficult, _ in objects)
-    assert np.isnan(base) == (counted == 0)
-    if counted and not detections:
-        assert (base, costs["missed"], sum(costs.values())) == (0, 1, 1)
-    matrix = confusion_matrix(as_detections(detections), as_objects(objects), 3, 0.1)
-    assert matrix.sum() == counted + len(detections) * (counted == len(objects))

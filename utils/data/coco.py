@@ -5,8 +5,8 @@ from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import (Annotation, ImageIndex, Problem, ProblemKind, SourceObject,
-                                gather_rows, int_size, is_true)
+from utils.data.sources import (Annotation, ImageIndex, Problem, SourceObject, gather_rows,
+                                int_size)
 
 
 def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]:
@@ -21,13 +21,14 @@ def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]
         try:
             name, members = names[str(row["category_id"])], objects[str(row["image_id"])]
             x, y, width, height = map(float, row["bbox"])
+            is_crowd = int(row.get("iscrowd") or 0) == 1
         except (KeyError, TypeError, ValueError):
             problems.append(Problem(
-                ProblemKind.BAD_OBJECT, f"{shorten(path)}, annotation {number}",
+                "bad object", f"{shorten(path)}, annotation {number}",
                 f"no bbox of four numbers, or an id of no image or category: {row!s:.120}"))
             continue
-        members.append(SourceObject(name, (x, y, x + width, y + height),
-                                    is_true(row.get("iscrowd", 0)), f"annotation {number}"))
+        members.append(SourceObject(name, (x, y, x + width, y + height), is_crowd,
+                                    f"annotation {number}"))
     table = [(str(entry.get("file_name", "")), int_size(entry.get("width"), entry.get("height")),
               objects[key]) for key, entry in entries.items()]
     return gather_rows(table, ImageIndex(images), path.name), problems
@@ -40,10 +41,9 @@ def _load(path):
         entries = {str(entry["id"]): entry for entry in values["images"]}
         names = {str(entry["id"]): plain_name(str(entry["name"])) for entry in values["categories"]}
         rows = list(values["annotations"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{shorten(path)}: not COCO annotations ({type(error).__name__}: "
                         f"{error!s:.100}); it needs images, categories and annotations.") from None
     if len(entries) < len(values["images"]) or len(names) < len(values["categories"]):
-        raise UserError(f"{shorten(path)}: an id is duplicated in images or categories; give each "
-                        "its own.")
+        raise UserError(f"{shorten(path)}: an id is duplicated in images or categories.")
     return entries, names, rows

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import (Annotation, ImageIndex, Problem, ProblemKind, SourceObject,
-                                gather_rows, int_size, is_true)
+from utils.data.sources import (Annotation, ImageIndex, Problem, SourceObject, gather_rows,
+                                int_size)
 
-# Our name of a column, then those of other tools.
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+# Our name of a column, then those of other tools; the first that is there counts.
 COLUMNS = {"filename": ("file", "image", "image_path", "path", "img"),
            "class": ("label", "name", "class_name", "category"),
            "xmin": ("x1", "left"), "ymin": ("y1", "top"), "xmax": ("x2", "right"),
            "ymax": ("y2", "bottom"), "width": ("image_width",), "height": ("image_height",),
            "difficult": ()}
-NEEDED = ("filename", "class", "xmin", "ymin", "xmax", "ymax")
 
 
 def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]:
@@ -28,38 +28,33 @@ def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
         rows = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{shorten(path)}: not a readable CSV file ({error}); look for a quote "
-                        "that is not closed.") from None
+    except csv.Error as error:  # such as a quote that is not closed
+        raise UserError(f"{shorten(path)}: not a readable CSV file ({error}).") from None
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    columns = {name: next((header.index(word) for word in (name, *others) if word in header), None)
-               for name, others in COLUMNS.items()}
-    missing = [name for name in NEEDED if columns[name] is None]
+    columns = {name: header.index(word) for name, others in COLUMNS.items()
+               for word in (*others[::-1], name) if word in header}
+    missing = [name for name in ("filename", "class", *EDGES) if name not in columns]
     if missing:
-        raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}; "
-                        "commas, semicolons or tabs may divide them.")
+        raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}.")
     table, problems = [], []
     for number, row in enumerate(rows[1:], start=2):
         if not any(row):
             continue
-        cells = {name: row[k].strip() if k is not None and k < len(row) else ""
-                 for name, k in columns.items()}
         try:
-            if len(row) < len(header) or any(row[len(header):]) or not cells["filename"]:
-                raise ValueError(f"{len(row)} cells, the first row has {len(header)}; or no file")
-            table.append((cells["filename"], int_size(cells["width"], cells["height"]),
-                          _read_objects(cells, f"line {number}")))
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells, the first row has {len(header)}")
+            cells = {name: row[k].strip() for name, k in columns.items()}
+            size = int_size(cells.get("width"), cells.get("height"))
+            table.append((cells["filename"], size, _read_objects(cells, f"line {number}")))
         except ValueError as error:
-            problems.append(Problem(ProblemKind.BAD_OBJECT, f"{shorten(path)}, line {number}",
-                                    str(error)))
+            problems.append(Problem("bad object", f"{shorten(path)}, line {number}", str(error)))
     return gather_rows(table, ImageIndex(images), path.name), problems
 
 
 def _read_objects(cells, position):
     """Return [object] of a row, [] for an image without; ValueError says what is wrong."""
-    name, edges = plain_name(cells["class"]), [cells[edge] for edge in NEEDED[2:]]
+    name, edges = plain_name(cells["class"]), [cells[edge] for edge in EDGES]
     if not name and not any(edges):
         return []
-    if not name:
-        raise ValueError("no class name")
-    return [SourceObject(name, tuple(map(float, edges)), is_true(cells["difficult"]), position)]
+    difficult = cells.get("difficult", "").lower() in ("1", "true")
+    return [SourceObject(name, tuple(map(float, edges)), difficult, position)]

@@ -13,10 +13,8 @@ from utils.multibox.priors import make_priors
 from utils.multibox.spec import SSDSpec
 
 MAX_OBJECTS = 600  # a sample of this many settles the search
-ROUNDS = 6
 STEPS = (0.8, 0.9, 1.1, 1.25)  # factors of a size that the search tries
 RATIO_SETS = ((2,), (2, 3), (1.5, 2.5), (1.4, 2, 3), (2, 3, 5), (3, 5))
-CHUNK = 50_000  # boxes at a time; bounds the memory
 
 
 class Suggestion(NamedTuple):
@@ -29,31 +27,24 @@ class Suggestion(NamedTuple):
 
 
 def best_ious(boxes: np.ndarray, spec: SSDSpec) -> np.ndarray:
-    """Return the IoU of each (N, 4) xyxy box, in fractions of the input, with its best prior.
+    """Return the (N,) IoU of each (N, 4) xyxy box, in fractions of the input, with its best prior.
 
-    Of the priors of one shape the one with the nearest centre is the best, so only the nearest cell
-    of every map is examined. The priors of the spec must not be clipped. Returns (N,) float32.
+    Of the priors of one shape the nearest is the best, so one cell of every map is examined.
     """
     maps = make_priors(spec).split([grid**2 * count for grid, count
                                     in zip(spec.grids, spec.priors_per_cell)])
-    ious = [np.zeros(0, np.float32)]
-    for part in torch.as_tensor(np.asarray(boxes, np.float32)).reshape(-1, 4).split(CHUNK):
-        centres, nearest = to_cxcywh(part), []
-        for priors, grid in zip(maps, spec.grids):
-            cells = priors.view(grid, grid, -1, 4)
-            column = (centres[:, :1] - cells[0, :, 0, 0]).abs().argmin(1)
-            row = (centres[:, 1:2] - cells[:, 0, 0, 1]).abs().argmin(1)
-            nearest.append(to_xyxy(cells[row, column]))
-        ious.append(pairwise_iou(part[:, None], torch.cat(nearest, 1)).amax((1, 2)).numpy())
-    return np.concatenate(ious)
+    boxes = torch.as_tensor(np.asarray(boxes, np.float32))
+    centres, best = to_cxcywh(boxes), torch.zeros(len(boxes))
+    for priors, grid in zip(maps, spec.grids):
+        cells = priors.view(grid, grid, -1, 4)
+        column = (centres[:, :1] - cells[0, :, 0, 0]).abs().argmin(1)
+        row = (centres[:, 1:2] - cells[:, 0, 0, 1]).abs().argmin(1)
+        best = best.maximum(pairwise_iou(boxes[:, None], to_xyxy(cells[row, column])).amax((1, 2)))
+    return best.numpy()
 
 
 def covered(boxes: np.ndarray, spec: SSDSpec, match_iou: float) -> np.ndarray:
-    """Tell which (N, 4) boxes have a positive prior, and half of their area in the input.
-
-    The boxes are those of best_ious; they may reach out of a window. Returns (N,) bool.
-    """
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    """Tell which (N, 4) boxes have a positive prior, and half of their area in the input: (N,)."""
     return (best_ious(boxes, spec) >= match_iou) & (area(boxes.clip(0, 1)) >= area(boxes) / 2)
 
 
@@ -61,13 +52,10 @@ def suggest_priors(boxes: np.ndarray, spec: SSDSpec, paper: SSDSpec, *, match_io
                    seed: int = 0) -> Suggestion:
     """Search prior sizes and ratios for the (N, 4) boxes of a data set, N >= 1.
 
-    Each size in turn is enlarged and reduced while that raises the score, from the sizes of the
-    `paper` and from quantiles of the objects' sizes. The search does not start from the current
-    priors, those of `spec`, so that a suggestion that was followed is found again; they are
-    returned where nothing covers more. A prior is positive from `match_iou` on.
+    Each size is enlarged or reduced while that helps, from the sizes of `paper` and from quantiles
+    of the objects' sizes. The priors of `spec` are returned where nothing covers more.
     """
-    boxes = np.asarray(boxes, np.float32)
-    sample = boxes
+    boxes = sample = np.asarray(boxes, np.float32)
     if len(boxes) > MAX_OBJECTS:
         sample = np.random.default_rng(seed).choice(boxes, MAX_OBJECTS, replace=False)
 
@@ -75,12 +63,10 @@ def suggest_priors(boxes: np.ndarray, spec: SSDSpec, paper: SSDSpec, *, match_io
     def score(candidate):
         ious = best_ious(sample, candidate)
         return (ious >= match_iou).mean() + 0.2 * ious.mean()  # the mean settles ties
-
     sides = np.sqrt(area(sample)) * paper.size
     quantiles = np.quantile(sides, np.linspace(0.05, 0.95, len(paper.anchors_size)))
-    best = max((_climb(start, score) for start in (paper, _with_sizes(paper, quantiles))),
-               key=score)
-    uniform = ()
+    starts = paper, _with_sizes(paper, quantiles)
+    best, uniform = max((_climb(start, score) for start in starts), key=score), ()
     for ratios in RATIO_SETS:
         candidate = replace(best, aspect_ratios=(ratios,) * len(paper.grids))
         # More priors always cover more: they must be worth their time.
@@ -94,8 +80,8 @@ def suggest_priors(boxes: np.ndarray, spec: SSDSpec, paper: SSDSpec, *, match_io
 
 
 def _climb(spec, score):
-    """Return the best spec reached by changing one size at a time."""
-    for _, k, step in itertools.product(range(ROUNDS), range(len(spec.anchors_size)), STEPS):
+    """Return the best spec reached by changing one size at a time, in six rounds."""
+    for _, k, step in itertools.product(range(6), range(len(spec.anchors_size)), STEPS):
         sizes = np.array(spec.anchors_size, dtype=float)
         sizes[k] *= step
         spec = max(spec, _with_sizes(spec, sizes), key=score)
@@ -104,7 +90,6 @@ def _climb(spec, score):
 
 def _with_sizes(spec, sizes):
     """Return the spec with these sizes in integer pixels, each larger than the one before."""
-    sizes = np.sort(sizes).clip(4, 2 * spec.size).round()
     ranks = np.arange(len(sizes))
-    sizes = np.maximum.accumulate(sizes - ranks) + ranks
+    sizes = np.maximum.accumulate(np.sort(sizes).clip(4, 2 * spec.size).round() - ranks) + ranks
     return replace(spec, anchors_size=tuple(sizes.tolist()))

@@ -9,20 +9,20 @@ from utils.multibox.boxes import pairwise_iou
 from utils.multibox.coder import BoxCoder
 from utils.multibox.nms import nms
 
-# What suppresses what: a box others of its class, or of any class; or it lowers the scores of its
-# class instead (soft-NMS, Bodla et al. 2017, linear).
+# class: NMS within each class (the paper); agnostic: across all classes; soft: linear soft-NMS
+# within each class (Bodla et al. 2017).
 NmsRule = Literal["class", "agnostic", "soft"]
-EXAMINED = 4  # candidates examined first for each detection that may be kept
+CANDIDATES_PER_KEPT = 4  # priors whose candidates are tried first, for each detection to keep
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What counts as a detection. The defaults are the paper's, for scoring (section 3.1)."""
+    """What counts as a detection. The defaults are the paper's (section 3.7) and Caffe's."""
 
     confidence: float = 0.01  # scores must be above this
     nms_iou: float = 0.45  # of two boxes with IoU above this, the one with the lower score goes
-    max_per_class: int = 400  # candidates of a class that enter the suppression; 0: all
-    max_per_image: int = 200  # detections kept of an image; 0: all
+    max_per_class: int = 400  # candidates per class that enter NMS, Caffe's `top_k`; 0: all
+    max_per_image: int = 200  # detections kept per image; 0: all
     nms: NmsRule = "class"
     classes: tuple[int, ...] = ()  # class indices to look for; (): all
 
@@ -41,7 +41,7 @@ class Kept(NamedTuple):
     """What is kept of one image's outputs, highest score first, on the CPU."""
 
     boxes: torch.Tensor  # (N, 4) float32 xyxy, fractions of the network input
-    scores: torch.Tensor  # (N,) float32 in (0, 1)
+    scores: torch.Tensor  # (N,) float32 in (0, 1]
     labels: torch.Tensor  # (N,) int64 index into class_names
 
 
@@ -61,10 +61,10 @@ def decode_outputs(loc: torch.Tensor, conf: torch.Tensor, coder: BoxCoder
 @torch.no_grad()
 def select(boxes: torch.Tensor, scores: torch.Tensor, thresholds: Thresholds, *, clip: bool
            ) -> list[Kept]:
-    """Threshold and suppress the outputs of `decode_outputs` (section 3.1, `DetectionOutput`).
+    """Threshold and suppress the outputs of `decode_outputs` (section 3.7, `DetectionOutput`).
 
     `clip` limits the boxes that are kept to the input; a spec with box_clip "after_nms" does.
-    Returns one Kept an image. Equal scores come by class, then by prior.
+    Returns one Kept per image. Equal scores come by class, then by prior.
     """
     if thresholds.classes:
         wanted = torch.zeros_like(scores[0, 0])
@@ -81,12 +81,13 @@ def select(boxes: torch.Tensor, scores: torch.Tensor, thresholds: Thresholds, *,
 
 
 def _candidate_masks(scores, thresholds):
-    """Yield (P, K) masks of candidates: perhaps a few of the best that may do, then all.
+    """Yield (P, K) masks of candidates: perhaps only the best, then all.
 
-    Boxes are suppressed by better ones alone. Where the best leave enough, others need no look.
+    For speed alone. Only better boxes suppress a box: where max_per_image of the best survive, NMS
+    of all candidates would give the same.
     """
     confidence, max_per_class = thresholds.confidence, thresholds.max_per_class
-    examined = EXAMINED * thresholds.max_per_image
+    examined = CANDIDATES_PER_KEPT * thresholds.max_per_image
     if 0 < examined < len(scores) and thresholds.nms != "soft":
         lowest = scores.amax(1).topk(examined).values[-1]
         if lowest > confidence:
@@ -98,7 +99,7 @@ def _candidate_masks(scores, thresholds):
 
 
 def _suppress(boxes, scores, mask, thresholds):
-    """Suppress non-maxima among the candidates of one image that a (P, K) mask tells."""
+    """Suppress non-maxima among the candidates of one image, selected by a (P, K) mask."""
     labels, priors = mask.t().nonzero(as_tuple=True)  # by class, then by prior
     scores, boxes, labels = (part.cpu() for part in (scores[priors, labels], boxes[priors], labels))
     groups = _best_of_each_class(scores, labels, thresholds.max_per_class)

@@ -84,8 +84,8 @@ class Run:
         """Record an epoch, measured or not (None); return its row of the history."""
         sums = self.sums
         if not self.history and sums["objects"] and not sums["positives"]:
-            raise UserError(f"none of {sums['objects']:.0f} objects matched a prior: leave the sizes "
-                            "and ratios of priors (), or take what voc_annotation.py suggests.")
+            raise UserError(f"none of {sums['objects']:.0f} objects matched a prior; leave their "
+                            "sizes and ratios (), or take what voc_annotation.py suggests.")
         row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
         row |= {name: sums[name] / self.step_in_epoch for name in ("loss", *Losses._fields)}
         row |= {"positives": round(sums["positives"] / sums["images"], 2),
