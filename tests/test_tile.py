@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 from exported import NAMES, TinyNet, unsaturated
 
-from nets.runtimes.inspect import HEAT_SIDE, heat_map
+from nets.runtimes.inspect import heat_map, measure_speed
 from ssd import SSD, SSDSettings
 from utils.cli import UserError
+from utils.multibox.postprocess import Thresholds
 
 TILE = 100
 
@@ -22,15 +22,11 @@ def detector():
                class_names=NAMES)
 
 
-@pytest.mark.parametrize("size", [(260, 180), (2500, 90), (70, 50)])
-def test_a_heat_map_is_that_of_the_windows(detector, size):
-    image = cv2.resize(np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8), size)
-    heat = heat_map(detector.runtime, image)
-    scale = min(detector.spec.size / TILE, HEAT_SIDE / max(size))
-    assert heat.shape == (3, round(size[1] * scale), round(size[0] * scale))
-    assert 0.3 < heat.max() <= 1 and heat.max((0,)).min() > 0, "every place is in a window"
-    best = detector.detect_batch([image], confidence=0.0, max_per_image=0)[0]
-    assert heat.max() == pytest.approx(best.scores.max(), abs=0.1)
+def test_the_speed_is_that_of_tiles_and_heat_maps_are_refused(detector, folder, monkeypatch):
+    monkeypatch.setattr("nets.runtimes.inspect.FPS_IMAGES", 2)
+    assert len(measure_speed(detector.runtime, folder / "0.png", (1, 2), Thresholds())) > 100
+    with pytest.raises(UserError, match=f"tile = {TILE}"):
+        heat_map(detector.runtime, np.zeros((50, 60, 3), np.uint8))
 
 
 def test_soft_nms_is_refused_before_anything_is_read(detector):
