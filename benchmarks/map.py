@@ -11,7 +11,6 @@ import json
 import tempfile
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from benchmarks.prepare import BenchSettings
 from benchmarks.timing import Row, race
 from utils.coco_ids import coco_results
 from utils.data.annotations import Record
+from utils.detections import Detections
 from utils.evaluation.assignment import flatten_detections, flatten_records
 from utils.evaluation.coco_ap import evaluate_coco
 from utils.evaluation.detection_files import coco_ground_truth, image_ids
@@ -66,9 +66,8 @@ def make_set(rng, *, once):
         guesses = np.concatenate([boxes[near] + noise, random_boxes(rng, count - len(near))])
         guesses[:, 2:] = np.maximum(guesses[:, 2:], guesses[:, :2] + 1)
         classes = [labels[near], rng.integers(CLASSES, size=count - len(near))]
-        detections.append(SimpleNamespace(
-            boxes=guesses.astype(np.float32), labels=np.concatenate(classes),
-            scores=rng.random(count, np.float32)))
+        detections.append(Detections(guesses.astype(np.float32), rng.random(count, np.float32),
+                                     np.concatenate(classes)))
         records.append(Record(Path(f"{number + 1}.jpg"), boxes.astype(np.float32), labels,
                               np.zeros(len(labels), bool)))
     return detections, records
