@@ -39,8 +39,8 @@ def naive_coverage(boxes, spec, match_iou=0.5):
     return np.mean([naive_best_iou(box, priors) >= match_iou for box in boxes.tolist()])
 
 
-def suggest(boxes, spec, paper=None, **options):
-    return suggest_priors(boxes, spec, paper or spec, **{"match_iou": 0.5} | options)
+def suggest(boxes, spec, paper=SMALL, seed=0):
+    return suggest_priors(boxes, spec, paper, match_iou=0.5, seed=seed)
 
 
 def suggested(suggestion, spec=SMALL):
@@ -80,19 +80,6 @@ def test_a_suggestion_never_covers_less_and_is_found_again(seed, smallest, large
     # Advice that was followed is not given again.
     again = suggest(boxes, suggested(result), SMALL, seed=seed)
     assert again.before == again.after == result.after
-
-
-@pytest.mark.parametrize("width, height", [(3, 3), (8, 8), (90, 30), (7, 40), (95, 95)])
-def test_boxes_of_one_odd_size_are_covered_better(width, height):
-    spec = replace(SMALL, grids=(24, 12, 6, 3, 2, 1), anchors_size=(40, 50, 60, 70, 80, 90, 100))
-    sides = np.array([width, height]) / 96
-    low = np.random.default_rng(0).uniform(0, 1, (12, 2)) * (1 - sides)
-    boxes = np.concatenate([low, low + sides], 1)
-    result = suggest(boxes, spec)
-    assert result.after == pytest.approx(naive_coverage(boxes, suggested(result, spec)))
-    assert result.after > result.before or result.before == 1
-    if width == 8:
-        assert result.after > 0.9 and result.anchors_size[0] < 12
 
 
 def test_perfect_priors_are_kept():

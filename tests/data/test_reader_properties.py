@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from voc_folder import save_image, write_text, xml_object
 
 from utils.cli import UserError
-from utils.data.annotations import read_class_names, read_list
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
 from utils.data.doctor import Doctor, inspect_image
@@ -116,24 +115,3 @@ def test_what_the_doctor_lets_pass_lies_in_the_image(rows):
     kept = len(record.labels)
     left_out = sum("left out" in DECISIONS[problem.kind] for problem in doctor.problems)
     assert kept + left_out == len(rows)
-
-
-@given(st.binary(max_size=60), st.booleans())
-def test_any_bytes_as_a_list_or_a_class_list(data, headed):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "list.txt"
-        path.write_bytes((b'# classes: ["cat"]\n' if headed else b"") + data)
-        for reader in (read_list, read_class_names):
-            try:
-                assert reader(path)
-            except UserError as error:
-                assert "list.txt" in str(error)
-
-
-@given(st.sampled_from(["png", "jpg", "bmp", "webp"]), spoiled())
-def test_a_spoilt_image_is_a_fault_or_decodes(suffix, spoil):
-    with tempfile.TemporaryDirectory() as folder:
-        path = save_image(Path(folder) / f"a.{suffix}", SIZE)
-        path.write_bytes(spoil(path.read_bytes()))
-        facts = inspect_image(path)
-    assert facts.size is not None or facts.reason
