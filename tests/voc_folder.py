@@ -42,16 +42,15 @@ class Folder:
 
     def __init__(self, path, year="2007"):
         self.path, self.root = path, path / "VOCdevkit" / f"VOC{year}"
-        self.main_dir = self.root / "ImageSets" / "Main"
         for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (self.root / name).mkdir(parents=True)
         write_text(path / "classes.txt", "cat\ndog")
 
     def xml(self, name, *objects):
         """Write an annotation of (class name, xmin, ymin, xmax, ymax) objects."""
-        text = "".join(xml_object(*values) for values in objects)
-        return write_text(self.root / "Annotations" / f"{name}.xml",
-                          f"<annotation>{text}</annotation>")
+        rows = [xml_object(*values) for values in objects]
+        write_text(self.root / "Annotations" / f"{name}.xml",
+                   f"<annotation>{''.join(rows)}</annotation>")
 
     def fill(self, names, label="cat"):
         for name in names:
@@ -60,10 +59,7 @@ class Folder:
 
     def split(self, **splits):
         for name, keys in splits.items():
-            write_text(self.main_dir / f"{name}.txt", "".join(f"{key}\n" for key in keys))
-
-    def keys(self, name):
-        return (self.main_dir / f"{name}.txt").read_text().split("\n")[:-1]
+            write_text(self.root / "ImageSets" / "Main" / f"{name}.txt", "\n".join(keys))
 
     def run(self, **changes):
         main(AnnotationSettings(**{

@@ -15,10 +15,7 @@ def read(tmp_path):
     """Return a function that reads a table of any text; a.jpg and b c.jpg are there."""
     for name in ("a.jpg", "b c.jpg"):
         save_image(tmp_path / name)
-
-    def write_and_read(text):
-        return by_key(read_csv(write_text(tmp_path / "t.csv", text), tmp_path))
-    return write_and_read
+    return lambda text: by_key(read_csv(write_text(tmp_path / "t.csv", text), tmp_path))
 
 
 def test_values(read, tmp_path):

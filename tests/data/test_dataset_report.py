@@ -29,16 +29,14 @@ def data(tmp_path_factory):
     for split, number in (("train", 8), ("val", 3), ("test", 0)):
         lists[split] = []
         for k in range(number):
-            size = rng.integers(60, 200, 2)
-            path = folder / f"{split}{k}.png"
+            size, path = rng.integers(60, 200, 2), folder / f"{split}{k}.png"
             Image.new("RGB", size.tolist()).save(path)
             sides = rng.uniform(0.02, 0.9, (k % 4, 2))
             low = rng.uniform(0, 1, sides.shape) * (1 - sides)
-            boxes = np.concatenate([low * size, (low + sides) * size], 1)
-            lists[split].append(Record(path, boxes.astype(np.float32),
-                                       rng.integers(0, 2, k % 4), rng.random(k % 4) < 0.3))
-    paths = [record.path for records in lists.values() for record in records]
-    return lists, {path: inspect_image(path) for path in paths}
+            boxes = np.concatenate([low * size, (low + sides) * size], 1).astype(np.float32)
+            labels = rng.integers(0, 2, k % 4)
+            lists[split].append(Record(path, boxes, labels, labels < 0))
+    return lists, {path: inspect_image(path) for path in folder.iterdir()}
 
 
 def test_counts_equal_naive_ones(data):
@@ -121,9 +119,4 @@ def test_the_report_has_all_sections(data):
                                           for record in split)
     for (kind, decision), details in zip(DECISIONS.items(), sections[3].details):
         assert details.heading == f"15 x {kind} ({decision})" and len(details.rows) == 16
-
-
-def test_data_without_objects_has_a_report():
-    sections = examine({"train": []}, Doctor(CLASSES, {}), SMALL, SMALL, seed=0)
-    assert [section.heading for section in sections] == [
-        "Images and objects", "Samples", "Problems"]
+    assert len(examine({"train": []}, Doctor(CLASSES, {}), SMALL, SMALL, seed=0)) == 3  # no priors
