@@ -1,8 +1,8 @@
 """Writes a network as an ONNX file that runs without PyTorch and without this project.
 
 The file (opset 18, any batch, weights inside) takes `images`: (B, S, S, 3) RGB pixel values,
-resized and no more, uint8; float32 where the spec resizes in float32. Its metadata hold spec, class
-names and thresholds. `outputs` says what it gives, boxes being xyxy in fractions of the input:
+resized and no more, uint8; float32 where the spec resizes in float32. Its metadata, as JSON, are
+spec, class names and thresholds. It gives, boxes being xyxy in fractions of the input:
 
 raw         loc (B, P, 4) and conf (B, P, C), float32: the network's own
 boxes       boxes (B, P, 4) and scores (B, P, K), float32: those of `decode_outputs`
@@ -13,7 +13,6 @@ detections  boxes (N, 4), scores (N,), labels (N,) int64 from 0, image_index (N,
 
 import functools
 import json
-import logging
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -23,15 +22,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from nets.runtimes.onnx import FORMAT, OUTPUT_NAMES, Outputs, optional
+from nets.runtimes.onnx import OUTPUT_NAMES, Outputs, optional
 from nets.runtimes.torch import folded_copy
 from nets.ssd import SSDNet
 from utils.cli import UserError
 from utils.multibox.postprocess import Thresholds, decode_outputs
 from utils.multibox.spec import SSDSpec
 
-OPSET = 18
-NEEDED_TORCH = (2, 9)  # the exporter of older ones has other arguments
 QUANTISED = ["Conv", "MaxPool", "Relu"]  # L2Norm, softmax, decoding and NMS stay float
 
 
@@ -39,18 +36,11 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
                 thresholds: Thresholds) -> None:
     """Write an SSDNet, which is left as it is, as an ONNX file in fp32.
 
-    Args:
-        network: on any device, in any mode.
-        class_names: K names, without background.
-        path: the file.
-        outputs: see the top of this file.
-        thresholds: of "detections"; the graph suppresses by class and looks for all classes.
-
-    Raises UserError where PyTorch is too old or a package is missing.
+    `outputs` are those at the top of this file; "detections" are of all classes, suppressed by
+    class. Raises UserError where PyTorch is too old or a package is missing.
     """
-    if tuple(map(int, torch.__version__.split(".")[:2])) < NEEDED_TORCH:
-        raise UserError(f"exporting needs PyTorch {'.'.join(map(str, NEEDED_TORCH))} or newer, "
-                        f"this is {torch.__version__}; pip install -U torch torchvision")
+    if [int(part) for part in torch.__version__.split(".")[:2]] < [2, 9]:
+        raise UserError("exporting needs PyTorch 2.9 or newer; pip install -U torch torchvision")
     for name in ("onnx", "onnxscript"):
         optional(name, "exporting needs more packages; pip install onnx onnxscript onnxruntime")
     spec, limits = network.spec, {name: getattr(thresholds, name) for name in (
@@ -61,14 +51,13 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
     with warnings.catch_warnings():  # of PyTorch's exporter about itself
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            model.eval(), (example,), dynamo=True, verbose=False, opset_version=OPSET,
+            model.eval(), (example,), dynamo=True, verbose=False, opset_version=18,
             input_names=["images"], output_names=OUTPUT_NAMES[outputs],
             dynamic_shapes=({0: "batch"},), custom_translation_table={_nms_operator(): _write_nms})
     for node in program.model.graph:  # the exporter's notes name the files of this computer
         node.metadata_props.clear()
-    values = {"format": FORMAT, "spec": spec.to_dict(), "class_names": list(class_names),
-              "outputs": outputs, "thresholds": limits, "family": network.family,
-              "precision": "fp32"}
+    values = {"spec": spec.to_dict(), "class_names": list(class_names), "outputs": outputs,
+              "thresholds": limits, "family": network.family, "precision": "fp32"}
     program.model.metadata_props.update(
         {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()})
     program.save(path, external_data=False)
@@ -110,18 +99,15 @@ def _select_in_graph(all_boxes, all_scores, *, confidence, nms_iou, max_per_clas
     boxes, scores = boxes.reshape(-1, candidates, 4), scores.reshape(-1, 1, candidates)
     groups, _, indices = _nms_operator()(boxes, scores, candidates, nms_iou, confidence).unbind(1)
     boxes, scores = boxes[groups, indices], scores[groups, 0, indices]
-    scores, order = scores.sort(descending=True)
-    image_index, labels = groups[order] // classes, groups[order] % classes
-    results = boxes[order], scores, labels, image_index
+    best_first = scores.argsort(descending=True)
     # By image, and best first in each: these keys are all different.
     positions = torch.arange(scores.shape[0])
-    order = (image_index * scores.shape[0] + positions).argsort()
-    results = [part[order] for part in results]
+    order = best_first[(groups[best_first] // classes * scores.shape[0] + positions).argsort()]
+    image_index, labels = groups[order] // classes, groups[order] % classes
+    results = [boxes[order], scores[order], labels, image_index]
     if max_per_image:
-        image_index = results[-1]
-        counts = (image_index == torch.arange(batch)[:, None]).sum(1)
-        ranks = positions - (counts.cumsum(0) - counts)[image_index]
-        kept = (ranks < max_per_image).nonzero()[:, 0]
+        starts = (image_index < torch.arange(batch)[:, None]).sum(1)  # (B,), of each image's rows
+        kept = positions - starts[image_index] < max_per_image
         results = [part[kept] for part in results]
     return results
 
@@ -150,18 +136,33 @@ def _write_nms(boxes, scores, most: int, iou: float, confidence: float):
 
 def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[Path], float],
              max_loss: float) -> Path:
-    """Write a file of `export_onnx` with int8 convolutions beside it, and measure it.
+    """Write a file of `export_onnx` with int8 convolutions beside it; return it, measured.
 
     Args:
-        fp32_file: the file.
         inputs: (S, S, 3) network inputs like those to come, for the range of activations.
         score: gives the mAP of a file, in 0..1.
-        max_loss: points of 100 that int8 may lose.
-
-    Returns the new file. Raises UserError where it loses more, or where a package is missing.
+        max_loss: points of 100 that int8 may lose; UserError where it loses more.
     """
-    int8_file = fp32_file.with_name("int8.onnx")
-    _write_int8(fp32_file, int8_file, inputs)
+    tools = optional("onnxruntime.quantization", "int8 needs onnxruntime; pip install onnxruntime")
+    import onnx
+
+    class Reader(tools.CalibrationDataReader):
+        batches = ({"images": image[None]} for image in inputs)
+
+        def get_next(self):
+            return next(self.batches, None)
+
+    prepared, int8_file = (fp32_file.with_name(name) for name in ("prepared.onnx", "int8.onnx"))
+    tools.shape_inference.quant_pre_process(fp32_file, prepared, skip_symbolic_shape=True)
+    # Weights by channel and in this format (QDQ), as OpenVINO needs it.
+    tools.quantize_static(
+        prepared, int8_file, Reader(), quant_format=tools.QuantFormat.QDQ, per_channel=True,
+        activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
+        op_types_to_quantize=QUANTISED)
+    model = onnx.load(int8_file)
+    entries = {entry.key: entry for entry in model.metadata_props}
+    entries["precision"].value = json.dumps("int8")
+    onnx.save(model, int8_file)
     before, after = 100 * score(fp32_file), 100 * score(int8_file)
     loss = before - after
     print(f"mAP@0.5 on the val list: fp32 {before:.2f}, int8 {after:.2f}, {loss:.2f} points lost")
@@ -169,33 +170,3 @@ def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[
         raise UserError(f"int8 loses {loss:.2f} points of mAP, max_loss is {max_loss:g}; nothing "
                         "was written. force writes it all the same.")
     return int8_file
-
-
-def _write_int8(source, target, inputs):
-    """Quantise activations to uint8, weights by channel to int8, as OpenVINO needs it (QDQ)."""
-    remedy = "int8 needs more packages; pip install onnx onnxruntime"
-    onnx, tools = optional("onnx", remedy), optional("onnxruntime.quantization", remedy)
-    prepare = optional("onnxruntime.quantization.shape_inference", remedy).quant_pre_process
-
-    class Reader(tools.CalibrationDataReader):
-        images = iter(inputs)
-
-        def get_next(self):
-            image = next(self.images, None)
-            return None if image is None else {"images": image[None]}
-
-    prepared, level = target.with_suffix(".prepared.onnx"), logging.root.level
-    logging.root.setLevel(logging.ERROR)  # the quantiser gives advice there
-    try:
-        prepare(source, prepared, skip_symbolic_shape=True)
-        tools.quantize_static(
-            prepared, target, Reader(), quant_format=tools.QuantFormat.QDQ,
-            activation_type=tools.QuantType.QUInt8, weight_type=tools.QuantType.QInt8,
-            per_channel=True, op_types_to_quantize=QUANTISED)
-    finally:
-        logging.root.setLevel(level)
-    model = onnx.load(target)
-    for entry in model.metadata_props:
-        if entry.key == "precision":
-            entry.value = json.dumps("int8")
-    onnx.save(model, target)

@@ -1,7 +1,6 @@
 """What runs the network: images in, boxes and scores out."""
 
 import copy
-import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
@@ -13,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nets.runtimes.cpu_packing import can_pack, pack_convolutions
 from nets.ssd import SSDNet
-from utils.device import Precision, evaluating, pick_device, run_in, set_precision
+from utils.device import Precision, evaluating, run_in, set_precision
 from utils.multibox.postprocess import decode_outputs
 from utils.multibox.spec import SSDSpec
 
@@ -31,17 +30,15 @@ class Runtime(Protocol):
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_outputs` makes them.
 
-        `images` are network inputs, (B, S, S, 3) RGB pixel values 0 to 255, uint8; float32 where
-        the spec resizes in float32.
+        `images` are (B, S, S, 3) RGB pixel values, of the dtype that `resize_to_input` gives.
         """
-        ...
 
 
 class TorchRuntime:
     """Runs an SSDNet by PyTorch; a Runtime.
 
-    With `owned` nobody else uses the network: then a faster copy of it runs, and later changes to
-    the network have no effect. Else it runs as it is, and is left so.
+    With `owned` a faster copy of the network runs, and later changes to the network have no effect.
+    Otherwise the network itself runs, and is left as it is.
     """
 
     name = "PyTorch"
@@ -51,7 +48,6 @@ class TorchRuntime:
         self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
         self.device, self.precision = network.coder.priors.device, precision
         self._copy = inference_copy(network, precision) if owned else None
-        self._lock = threading.Lock()  # while the caller's network is in eval mode
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,28 +55,24 @@ class TorchRuntime:
         images = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2)  # channels last
         with run_in(self.precision, self.device):
             if self._copy is not None:
-                loc, conf = self._copy(images)
-            else:
-                with self._lock, evaluating(self.network):
-                    loc, conf = self.network(images)
-        return decode_outputs(loc, conf, self.network.coder)
+                return decode_outputs(*self._copy(images), self.network.coder)
+            with evaluating(self.network):  # one thread at a time
+                return decode_outputs(*self.network(images), self.network.coder)
 
 
-def wrap_network(network: SSDNet, class_names: Sequence[str] | None, *, device: str,
-                 precision: str) -> TorchRuntime:
+def borrow_network(network: SSDNet, class_names: Sequence[str] | None, *, device: str,
+                   precision: str) -> TorchRuntime:
     """Return the Runtime of a network that stays the caller's, on its own device.
 
     Raises ValueError where it is on another device than asked for, or has other classes.
     """
-    actual, wanted = network.coder.priors.device, pick_device(device)
-    if device != "auto" and (actual.type != wanted.type
-                             or wanted.index not in (None, actual.index)):
+    actual, count = network.coder.priors.device, network.num_classes - 1
+    if device not in ("auto", actual.type, str(actual)):
         raise ValueError(f"the network is on {actual}, the settings say {device!r}")
-    if class_names is None or len(class_names) != network.num_classes - 1:
-        raise ValueError(f"the network has {network.num_classes - 1} classes, "
-                         f"class_names are {class_names}")
-    return TorchRuntime(network, class_names, owned=False,
-                        precision=set_precision(precision, actual))
+    if len(class_names or ()) != count:
+        raise ValueError(f"the network has {count} classes, class_names are {class_names}")
+    precision = set_precision(precision, actual)
+    return TorchRuntime(network, class_names, precision=precision, owned=False)
 
 
 def folded_copy(network: SSDNet) -> SSDNet:
@@ -95,15 +87,9 @@ def folded_copy(network: SSDNet) -> SSDNet:
 
 
 def inference_copy(network: SSDNet, precision: Precision) -> SSDNet:
-    """Return a copy that gives the same outputs, to rounding, and cannot be trained.
-
-    Batch norm is folded, weights are channels last, and on CPUs packed in the precision.
-    """
+    """Return a copy with the same outputs, to rounding, that is faster and cannot be trained."""
     network = folded_copy(network).to(memory_format=torch.channels_last)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if can_pack(network.coder.priors.device, dtype):
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(dtype)
-        pack_convolutions(network)
+        pack_convolutions(network, dtype)
     return network

@@ -2,15 +2,15 @@
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.request import url2pathname
 
 import cv2
 import numpy as np
 
-from utils.cli import UserError, check_file, typed_path
+from utils.cli import UserError, typed_path
 from utils.image import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv",
@@ -24,7 +24,6 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 class Source(NamedTuple):
     """An image, a video or a camera."""
-
     path: Path | int  # the number of a camera
     name: str  # of its outputs, below their folder: sub-folders and the whole file name
     is_video: bool = False
@@ -32,62 +31,47 @@ class Source(NamedTuple):
 
 class Frame(NamedTuple):
     """An image, or one frame of a video."""
-
     source: Source
     image: np.ndarray | None = None  # (H, W, 3) uint8 RGB; None: still in its file
     number: int | None = None  # in its video, from 0
     rate: float = DEFAULT_RATE  # frames a second
 
 
-class SourceFinder:
-    """Finds images, videos and cameras by what a user names, outside the folder of outputs.
+def find_sources(texts: Iterable[str], output_folder: Path,
+                 report: Callable[[str, UserError], object]) -> list[Source]:
+    """Return the images, videos and cameras that texts name, each once.
 
-    Each file gets a name of its own for its outputs: of two files `a.jpg` in different folders
-    the second is `a.jpg.2`.
+    A text is the path of a file or a folder, or the number of a camera. `report` is called with a
+    text that names nothing, and why. Of two files `a.jpg` the second is named `a.jpg.2`.
     """
-
-    def __init__(self, output_folder: Path):
-        self.output_folder = output_folder.resolve()
-        self._paths: dict[str, Path] = {}  # by name in lower case
-
-    def find(self, text: str) -> list[Source]:
-        """Return the source that a text names, or all images and videos in and below a folder.
-
-        The text is a path, as terminals and file managers paste them, or the number of a camera.
-        Raises UserError where there is no such file or folder.
-        """
-        if text.isdecimal() and not os.path.lexists(text):
-            return [Source(int(text), f"camera{text}", is_video=True)]
-        path = _pasted_path(text)
-        if self.output_folder in (path.resolve(), *path.resolve().parents):
-            raise UserError(f"{path}: lies in the folder of the outputs; choose another "
-                            "dir_save_path.")
-        if not path.is_dir():
-            return [self._source(path, path.name)]
-        sources = []
-        for folder, subfolders, files in os.walk(path):
-            subfolders[:] = sorted(name for name in subfolders
-                                   if Path(folder, name).resolve() != self.output_folder)
-            for file in (Path(folder, name) for name in sorted(files)):
-                if file.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
-                    sources.append(self._source(file, file.relative_to(path).as_posix()))
-        return sources
-
-    def _source(self, path, name):
-        unique, count = name, 1
-        while self._paths.setdefault(unique.lower(), path) != path:
-            count += 1
-            unique = f"{name}.{count}"
-        return Source(path, unique, path.suffix.lower() in VIDEO_SUFFIXES)
+    sources: dict[str, Source] = {}  # by name in lower case, as some file systems compare them
+    for text in texts:
+        try:
+            for path, name in _find(text, output_folder.resolve()):
+                is_video = isinstance(path, int) or path.suffix.lower() in VIDEO_SUFFIXES
+                source, count = Source(path, name, is_video), 1
+                while sources.setdefault(source.name.lower(), source).path != path:
+                    count += 1
+                    source = source._replace(name=f"{name}.{count}")
+        except UserError as error:
+            report(text, error)
+    return list(sources.values())
 
 
-def _pasted_path(text):
-    """Return the path in a text; the plain reading comes first."""
-    plain = re.sub(r"^(['\"])(.*)\1$", r"\2", text.strip())
-    if plain.startswith("file://"):
-        plain = url2pathname(plain.removeprefix("file://"))
-    readings = (text, plain, re.sub(r"\\(.)", r"\1", plain))
-    return typed_path(next((path for path in readings if os.path.lexists(path)), plain))
+def _find(text, output_folder):
+    """Return (path, name) of each source that a text names, as terminals paste paths."""
+    if text.isdecimal() and not os.path.lexists(text):
+        return [(int(text), f"camera{text}")]
+    plain = text.strip().strip("'\"")
+    readings = text, plain, re.sub(r"\\(.)", r"\1", plain)
+    path = typed_path(next(filter(os.path.lexists, readings), plain))
+    if output_folder in (path.resolve(), *path.resolve().parents):
+        raise UserError(f"{path}: lies in the folder of the outputs; choose another dir_save_path.")
+    if not path.is_dir():
+        return [(path, path.name)]
+    return [(file, file.relative_to(path).as_posix()) for file in sorted(path.rglob("*"))
+            if file.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and file.is_file()
+            and output_folder not in file.resolve().parents]
 
 
 def read_frames(sources: Iterable[Source], report: Callable[[str, UserError], object]
@@ -97,31 +81,23 @@ def read_frames(sources: Iterable[Source], report: Callable[[str, UserError], ob
     `report` is called with the name of each video that cannot be read, and why.
     """
     for source in sources:
-        if not source.is_video:
-            yield Frame(source)
-            continue
         try:
-            yield from _read_video(source)
+            yield from _read_video(source) if source.is_video else [Frame(source)]
         except UserError as error:
             report(source.name, error)
 
 
 def _read_video(source):
     """Yield the frames of a video or camera; UserError at the end where some are missing."""
-    is_file = isinstance(source.path, Path)
-    video = cv2.VideoCapture(str(check_file(source.path)) if is_file else source.path)
-    try:
-        if not is_file and not video.isOpened():
-            raise UserError(f"camera {source.path}: there is no such camera here.")
-        count, rate = (video.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
-        rate = rate if 0 < rate <= 1000 else DEFAULT_RATE
-        number = 0
-        while (frame := video.read())[0]:
-            yield Frame(source, cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB), number, rate)
-            number += 1
-    finally:
-        video.release()
-    # Some containers only estimate their number of frames.
-    if is_file and number < max(1, 0.99 * count - 2):
-        raise UserError(f"{source.path}: only {number} frames can be read; the file is damaged, "
-                        "cut short or no video.")
+    video = cv2.VideoCapture(source.path if isinstance(source.path, int) else str(source.path))
+    count, rate = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS)
+    rate = rate if 0 < rate <= 1000 else DEFAULT_RATE
+    number, start = 0, time.monotonic()
+    while (frame := video.read())[0]:
+        if isinstance(source.path, int):  # a camera does not wait for the detector
+            number = max(number, int((time.monotonic() - start) * rate))
+        yield Frame(source, cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB), number, rate)
+        number += 1
+    if number < max(1, 0.99 * count - 2):  # some containers only estimate their count
+        raise UserError(f"{source.path}: only {number} frames can be read; the file is damaged or "
+                        "cut short, or there is no such camera.")

@@ -2,58 +2,50 @@
 
 import csv
 import json
-import os
 import re
-import sys
-import time
 from collections import Counter
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from utils.cli import UserError, make_folder, shorten, writing
 from utils.coco_ids import coco_results, numbers_of
 from utils.detections import COLUMNS, Detections
-from utils.distributed import gather, rank, world_size
+from utils.distributed import gather, rank
 from utils.draw import draw_detections
 from utils.image import image_size
 from utils.media.frames import Frame, Source
 
-JPEG_QUALITY = 95
 ImageFormat = Literal["jpg", "png"]
-HAS_DISPLAY = sys.platform in ("win32", "darwin") or bool(
-    os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+@dataclass
 class Outputs:
     """Writes the files of frames that come in order, named after the whole name of the original.
 
     For a.jpg: a.jpg.jpg (drawn), a.jpg.json, crops/a.jpg_1_cat_0.98.jpg; for a video clip.avi:
-    clip.avi.mp4, clip.avi.json, which `close` completes.
-
-    Attributes:
-        results: {name of the image or video: (frame number or None, Detections) of each frame}.
-        counts: objects of each class.
-        failures: {name: what went wrong}; that costs one line, and the rest goes on.
+    clip.avi.mp4, clip.avi.json. At the end `finish` writes coco_results.json and detections.csv.
     """
 
-    def __init__(self, folder: Path, *, draw: bool = True, crop: bool = False,
-                 save_json: bool = False, save_csv: bool = False,
-                 image_format: ImageFormat = "jpg"):
-        self.folder, self.draw, self.crop = folder, draw, crop
-        self.save_json, self.save_csv, self.image_format = save_json, save_csv, image_format
-        self.results: dict[str, list[tuple[int | None, Detections]]] = {}
-        self.counts: Counter[str] = Counter()
-        self.failures: dict[str, str] = {}
-        self._video, self._writer = None, None  # Source and cv2.VideoWriter of the current video
+    folder: Path
+    draw: bool = True
+    crop: bool = False
+    save_json: bool = False
+    save_csv: bool = False
+    image_format: ImageFormat = "jpg"
+    # By (name of the image or video, number of the frame or None).
+    results: dict[tuple[str, int | None], Detections] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)  # objects of each class
+    failures: dict[str, str] = field(default_factory=dict)  # by name: what went wrong
+    _video: Source | None = None  # that is being written
+    _writer: cv2.VideoWriter | None = None
 
     def report(self, name: str, error: UserError) -> None:
-        """Print what cannot be read or written, once for each source."""
+        """Print what cannot be read or written, once for each source; the rest goes on."""
         if name not in self.failures:
             self.failures[name] = str(error)
             tqdm.write(f"error: {error}")
@@ -64,23 +56,19 @@ class Outputs:
         if frame.image is not None:
             drawn = np.asarray(draw_detections(frame.image, detections))
         self.counts.update(detections.names)
-        if not frame.number:  # an image, or the start of a video
-            self.results[name] = []
         if self.save_json or self.save_csv:  # a camera may run for days
-            self.results[name].append((frame.number, detections))
+            self.results[name, frame.number] = detections
         try:
             if self.crop:
                 self._write_crops(frame, detections)
             if frame.number is not None:
                 self._write_to_video(frame, drawn)
-                return drawn
-            if self.draw:
+            elif self.draw:
                 self.write_image(name, drawn)
-            if self.save_json:
+            if frame.number is None and self.save_json:
                 width, height = image_size(frame.source.path)
-                write_json(self.folder / f"{name}.json", {
-                    "image": str(frame.source.path), "width": width, "height": height,
-                    "objects": detections.rows()})
+                self._write_json(name, {"image": str(frame.source.path), "width": width,
+                                        "height": height, "objects": detections.rows()})
         except UserError as error:
             self.report(name, error)
         return drawn
@@ -88,31 +76,29 @@ class Outputs:
     def write_image(self, name: str, image: np.ndarray) -> None:
         """Write (H, W, 3) uint8 RGB below the folder, the format added to its name."""
         path = self.folder / f"{name}.{self.image_format}"
-        encoded, data = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-                                     [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        if not encoded:  # JPEG holds 65,500 pixels a side
-            raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels are too many; "
-                            'choose image_format "png".')
         make_folder(path.parent)
         with writing(path) as part:
+            encoded, data = cv2.imencode(path.suffix, image[..., ::-1])
+            if not encoded:  # JPEG holds 65,500 pixels a side
+                raise OSError('too many pixels; choose image_format "png"')
             part.write_bytes(data)
 
     def _write_crops(self, frame, detections):
         """Write a file for each object, named by image, class and score."""
-        height, width = frame.image.shape[:2]
-        mark = "" if frame.number is None else f"_{frame.number:06}"
-        for number, (box, label, score) in enumerate(
-                zip(detections.boxes, detections.names, detections.scores), start=1):
-            x1, y1 = np.floor(box[:2]).clip(0, (width - 1, height - 1)).astype(int)
-            x2, y2 = np.ceil(box[2:]).clip((x1 + 1, y1 + 1), (width, height)).astype(int)
-            label = re.sub(r"[^\w -]", "_", label)
-            self.write_image(f"crops/{frame.source.name}{mark}_{number}_{label}_{score:.2f}",
-                             frame.image[y1:y2, x1:x2])
+        name = frame.source.name
+        if frame.number is not None:
+            name += f"_{frame.number:06}"
+        objects = zip(detections.boxes, detections.names, detections.scores)
+        for k, (box, label, score) in enumerate(objects, start=1):
+            x1, y1, x2, y2 = np.append(np.floor(box[:2]), np.ceil(box[2:])).clip(0).astype(int)
+            image, label = frame.image[y1:y2, x1:x2], re.sub(r"[^\w -]", "_", label)
+            if image.size:
+                self.write_image(f"crops/{name}_{k}_{label}_{score:.2f}", image)
 
     def _write_to_video(self, frame, drawn):
         if self._video != frame.source:
-            self.close()
-            self._video, self._start, self._written = frame.source, time.monotonic(), 0
+            self._close_video()
+            self._video, self._written = frame.source, 0
             if self.draw:
                 path = self.folder / f"{frame.source.name}.mp4"
                 make_folder(path.parent)
@@ -120,81 +106,57 @@ class Outputs:
                                                frame.rate, drawn.shape[1::-1])
                 if not self._writer.isOpened():
                     raise UserError(f"{path}: cannot be written.")
-        if self._writer:
-            end = self._written + 1
-            if isinstance(frame.source.path, int):  # a camera does not wait for the detector
-                end = max(end, round((time.monotonic() - self._start) * frame.rate))
-            for _ in range(self._written, end):
-                self._writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
-            self._written = end
+        while self._writer and self._written <= frame.number:  # that of a camera may jump
+            self._writer.write(drawn[..., ::-1])
+            self._written += 1
 
-    def close(self) -> None:
-        """Complete the current video, so that it can be played, and its JSON."""
-        video, writer = self._video, self._writer
-        self._video, self._writer = None, None
+    def _close_video(self):
+        video, writer, self._video, self._writer = self._video, self._writer, None, None
         if writer:
             writer.release()
         if video and self.save_json:
             frames = [{"frame": number, "objects": detections.rows()}
-                      for number, detections in self.results[video.name]]
-            write_json(self.folder / f"{video.name}.json",
-                       {"video": str(video.path), "frames": frames})
+                      for (name, number), detections in self.results.items() if name == video.name]
+            self._write_json(video.name, {"video": str(video.path), "frames": frames})
 
-    def write_tables(self, class_names: Sequence[str]) -> None:
-        """Gather what all processes detected; write coco_results.json and detections.csv of it.
+    def _write_json(self, name, values):
+        path = self.folder / f"{name}.json"
+        make_folder(path.parent)
+        with writing(path) as part:
+            part.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
 
-        COCO's tools know an image by its number where all file names are numbers, else by its
-        name; a frame by name/frame.
-        """
-        if world_size() > 1:
-            results, counts, failures = zip(*gather((self.results, self.counts, self.failures)))
-            self.results = dict(sorted(item for part in results for item in part.items()))
-            self.counts = sum(counts, Counter())
-            self.failures = {name: text for part in failures for name, text in part.items()}
-        frames = [(name, number, detections) for name, frames in self.results.items()
-                  for number, detections in frames]
-        if rank() == 0 and self.save_json:
-            numbers = numbers_of([Path(name).stem for name in self.results])
-            ids = dict(zip(self.results, numbers or self.results))
-            write_json(self.folder / "coco_results.json", [
+    def finish(self, class_names: tuple[str, ...]) -> None:
+        """Complete the last video; write tables of what all processes detected."""
+        self._close_video()
+        for results, counts, failures in gather((self.results, self.counts, self.failures))[1:]:
+            self.results, self.failures = self.results | results, self.failures | failures
+            self.counts += counts
+        if rank() > 0:
+            return
+        frames = [(*key, detections) for key, detections in sorted(self.results.items())]
+        if self.save_json:  # an image_id is a number where all names are, as COCO's; or name/frame
+            names = list(dict.fromkeys(name for name, *_ in frames))
+            ids = dict(zip(names, numbers_of([Path(name).stem for name in names]) or names))
+            self._write_json("coco_results", [
                 row for name, number, (boxes, scores, labels) in frames for row in coco_results(
                     [ids[name] if number is None else f"{name}/{number}"] * len(boxes),
                     labels, boxes, scores, class_names, decimals=2)])
-        if rank() == 0 and self.save_csv:
+        if self.save_csv:
             with writing(self.folder / "detections.csv") as part, open(
                     part, "w", encoding="utf-8", newline="") as file:
                 table = csv.DictWriter(file, ("image", "frame", *COLUMNS))
                 table.writeheader()
-                table.writerows({"image": name, "frame": number, **row}
-                                for name, number, detections in frames
-                                for row in detections.rows())
+                for name, number, detections in frames:
+                    table.writerows({"image": name, "frame": number, **row}
+                                    for row in detections.rows())
 
-    def sum_up(self, sources: Sequence[Source], *, count: bool) -> None:
+    def sum_up(self, sources: list[Source], *, count: bool) -> None:
         """Print what was done; UserError where something failed or there was nothing to do."""
-        names = {source.name for source in sources}
-        total = len(names | self.failures.keys())
-        if not total:
-            raise UserError("no images or videos there; name some, or set dir_origin_path.")
-        print(f"{len(names - self.failures.keys())} of {total} files done; see "
-              f"{shorten(self.folder)}")
+        total = len({source.name for source in sources} | self.failures.keys())
+        done = total - len(self.failures)
+        print(f"{done} of {total} files done; see {shorten(self.folder)}")
         if count:
             print("in all: " + ", ".join(f"{name} {n}" for name, n in self.counts.most_common()))
         if self.failures:
-            raise UserError(f"{len(self.failures)} of {total} failed: "
-                            f"{', '.join(list(self.failures)[:20])}")
-
-
-def show_frame(frame: Frame, drawn: np.ndarray) -> bool:
-    """Show a drawn image, or a frame in the window of its video; False once that is closed."""
-    if frame.number is None:
-        Image.fromarray(drawn).show()
-        return True
-    cv2.imshow(frame.source.name, drawn[..., ::-1])
-    return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write plain values as JSON; UserError where the file cannot be written."""
-    make_folder(path.parent)
-    with writing(path) as part:
-        part.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+            failed = ", ".join(list(self.failures)[:20])
+            raise UserError(f"{len(self.failures)} of {total} failed: {failed}")
