@@ -20,7 +20,6 @@ def test_fractions_become_pixels(tmp_path):
     # A quarter of 200 is 50 columns around column 100; half of 100 is 50 rows around row 50.
     assert first[0] == "traffic light" and first.box_px == pytest.approx((75, 25, 125, 75))
     assert second[0] == "cat" and second.box_px == pytest.approx((0, 80, 40, 100))
-    assert not first.difficult
 
 
 @pytest.mark.parametrize("image, labels", [
