@@ -9,13 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.data.augment import AUGMENTATIONS
-from utils.data.loader import (SAMPLE, Batch, DetectionDataset, Loader, collate, epoch_order,
-                               start_worker)
+from utils.data.loader import (SAMPLE, Batch, DetectionDataset, Loader, collate, epoch_order)
 from utils.image import load_image, resize_to_input
 from utils.multibox.spec import SSDSpec
 from utils.tiling import draw_window
@@ -124,16 +122,6 @@ def test_the_steps_of_ranks_are_those_of_one_process(num_images, accumulate, ran
         assert later == steps[rank][1:]
 
 
-def test_boxes_without_augmentation_are_fractions(records):
-    dataset = DetectionDataset(records, SPEC, None, 0)
-    for index, record in enumerate(records):
-        sample = Batch(*dataset[0, index])
-        assert sample.indices == index
-        np.testing.assert_allclose(sample.boxes, record.boxes_px / (60, 40, 60, 40), rtol=1e-5)
-        assert sample.labels.tolist() == record.labels.tolist()
-        assert sample.difficult.tolist() == record.difficult.tolist()
-
-
 def test_boxes_over_the_edge_are_clipped_and_boxes_outside_are_named(records):
     wide = records[0]._replace(boxes_px=np.array([[-6, 10, 30, 400]], np.float32),
                                labels=np.array([1]), difficult=np.array([True]))
@@ -143,27 +131,6 @@ def test_boxes_over_the_edge_are_clipped_and_boxes_outside_are_named(records):
     outside = wide._replace(boxes_px=np.array([[70, 0, 80, 10]], np.float32))
     with pytest.raises(UserError, match=wide.path.name):
         DetectionDataset([outside], SPEC, None, 0)[0, 0]
-
-
-@pytest.mark.parametrize("augmentation", ["light", "paper"])
-def test_labels_stay_with_their_boxes(records, augmentation):
-    """Boxes of label 0 are wide, those of label 1 high, also after crops and flips."""
-    low = np.random.default_rng(1).uniform(0, [30, 20], (12, 2))
-    labels = np.arange(12) % 2
-    sides = np.where(labels[:, None] == 0, (20, 3), (3, 20))
-    record = records[0]._replace(boxes_px=np.concatenate([low, low + sides], 1).astype("f4"),
-                                 labels=labels, difficult=labels == 1)
-    dataset = DetectionDataset([record], SSDSpec(letterbox=True), AUGMENTATIONS[augmentation], 0)
-    seen = set()
-    for epoch in range(40):
-        sample = Batch(*dataset[epoch, 0])
-        assert np.array_equal(sample.difficult, sample.labels == 1)
-        # Boxes that the crop cut have another shape.
-        whole = ((sample.boxes > 0.01) & (sample.boxes < 0.99)).all(1)
-        width, height = (sample.boxes[whole, 2:] - sample.boxes[whole, :2]).T
-        assert np.array_equal(height > width, sample.labels[whole] == 1)
-        seen |= set(sample.labels[whole].tolist())
-    assert seen == {0, 1}
 
 
 @pytest.mark.parametrize("tile", [100, 300, 1250])
@@ -217,26 +184,3 @@ def test_a_broken_image_is_named_in_the_main_process(tmp_path, num_workers):
     with pytest.raises(UserError) as error:
         list(make_loader(paper_set(records), batch_size=1, num_workers=num_workers).epoch(0))
     assert str(error.value).startswith(str(records[1].path)) and "\n" not in str(error.value)
-
-
-def test_workers_that_are_spawned_make_the_same_samples(records):
-    # Windows and macOS start workers afresh: everything they need must travel there.
-    dataset, keys = paper_set(records), [[(0, 1), (0, 3)], [(0, 6), (0, 2)]]
-    spawned = DataLoader(dataset, batch_sampler=keys, num_workers=1, collate_fn=collate,
-                         worker_init_fn=start_worker, multiprocessing_context="spawn")
-    for there, here in zip(spawned, DataLoader(dataset, batch_sampler=keys, collate_fn=collate),
-                           strict=True):
-        assert torch.equal(there.images, here.images) and there.indices == here.indices
-
-
-class Faulty(Numbered):
-    """A dataset with a bug."""
-
-    def __getitem__(self, key):
-        raise RuntimeError("a bug of ours")
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_bug_keeps_its_traceback(num_workers):
-    with pytest.raises(RuntimeError, match="a bug of ours"):
-        list(make_loader(Faulty(4), num_workers=num_workers).epoch(0))

@@ -8,7 +8,7 @@ import torch
 from coders import coder_for
 
 from utils.multibox.boxes import to_cxcywh
-from utils.multibox.matching import IGNORED, bipartite_match, make_targets, match
+from utils.multibox.matching import bipartite_match, make_targets, match
 
 GRID = 8  # corners at multiples of 1/8: float32 is exact, so ties and boundaries are real
 
@@ -79,21 +79,9 @@ def test_bipartite_equals_the_greedy_loop(num_objects, num_priors, levels):
     assert torch.equal(iou, before)
 
 
-def test_bipartite_serves_copies_of_one_object_in_order():
-    iou = torch.tensor([[0.9, 0.7, 0.2, 0.0]]).expand(4, 4)[None]
-    # The fourth copy has nothing left that it touches.
-    assert bipartite_match(iou).tolist() == [[0, 1, 2, -1]]
-
-
 def test_bipartite_leaves_what_hardly_touches():
     assert bipartite_match(torch.tensor([[[1e-6, 5e-7]]])).tolist() == [[-1, -1]]
     assert bipartite_match(torch.tensor([[[0.0, 2e-6]]])).tolist() == [[-1, 0]]
-
-
-def test_bipartite_resolves_a_chain():
-    # Each object's first choice belongs to the next object, so only one pair is safe a round.
-    iou = torch.tensor([[[0.6, 0.5, 0.0], [0.7, 0.65, 0.1], [0.8, 0.75, 0.72]]])
-    assert bipartite_match(iou).tolist() == [greedy(iou[0].tolist())] == [[2, 1, -1]]
 
 
 @pytest.mark.parametrize("threshold", [0.25, 0.5, 0.75])
@@ -110,39 +98,6 @@ def test_match_equals_the_loop(threshold, num_objects, num_priors):
                                 for b, v in zip(boxes.tolist(), valid.tolist())]
 
 
-def test_threshold_itself_is_enough():
-    whole = [0.0, 0.0, 1.0, 1.0]
-    below = [0.0, 0.0, 1.0, 0.498046875]
-    # IoU 1 takes the forced match; the half box has IoU 0.5 exactly.
-    targets = targets_of([whole], [0], [whole, [0.0, 0.0, 1.0, 0.5], below])
-    assert targets.labels.tolist() == [[1, 1, 0]]
-
-
-def test_match_goes_to_the_best_object():
-    prior = [0.0, 0.0, 1.0, 1.0]
-    boxes = [[0.0, 0.0, 1.0, 0.625], [0.0, 0.0, 1.0, 0.75]]
-    # Two equal priors: the better object takes one by force, the worse object the other.
-    assert targets_of(boxes, [4, 7], [prior, prior, prior]).labels.tolist() == [[8, 5, 8]]
-
-
-def test_object_that_loses_its_best_prior_takes_the_next():
-    first, second = [0.0, 0.0, 0.5, 0.5], [0.375, 0.0, 0.875, 0.5]
-    near = [0.125, 0.0, 0.5, 0.5]
-    # `near` has IoU 0.75 with the first prior, but another object equals that prior; its IoU
-    # with the second prior is far below the threshold.
-    assert exact_iou(near, second) < Fraction(1, 5)
-    targets = targets_of([near, first], [0, 1], [first, second, [0.5, 0.5, 1.0, 1.0]])
-    assert targets.labels.tolist() == [[2, 1, 0]]
-
-
-def test_labels_are_shifted_by_one_and_typed():
-    box = [0.25, 0.25, 0.75, 0.75]
-    targets = targets_of([box], [19], [box, [0.0, 0.0, 0.125, 0.125]])
-    assert targets.labels.tolist() == [[20, 0]]
-    assert targets.labels.dtype == torch.int64 and targets.loc.dtype == torch.float32
-    assert int((targets.labels > 0).sum()) == 1
-
-
 @pytest.mark.parametrize("padding", [[0.0] * 4, [0.0, 0.0, 0.5, 0.5], [-1.0] * 4,
                                      [0.9, 0.9, 0.1, 0.1], [1e30, 1e30, -1e30, 1e30]])
 def test_padding_is_never_matched(padding):
@@ -153,29 +108,6 @@ def test_padding_is_never_matched(padding):
     alone = targets_of([padding], [-1], priors)
     assert alone.labels.tolist() == [[0, 0]] and int((alone.labels > 0).sum()) == 0
     assert alone.loc.isfinite().all()
-
-
-@pytest.mark.parametrize("num_objects", [0, 3])
-def test_batch_without_objects(num_objects):
-    priors = to_cxcywh(grid_boxes(torch.Generator().manual_seed(0), 5))
-    targets = make_targets(torch.zeros(2, num_objects, 4), torch.full((2, num_objects), -1),
-                           torch.zeros(2, num_objects, dtype=torch.bool), coder_for(priors),
-                           match_iou=0.5)
-    assert targets.labels.shape == (2, 5) and targets.loc.shape == (2, 5, 4)
-    assert targets.labels.dtype == torch.int64 and targets.loc.dtype == torch.float32
-    assert not targets.labels.any() and int((targets.labels > 0).sum()) == 0
-    assert targets.loc.isfinite().all()
-
-
-def test_difficult_objects_can_be_ignored():
-    easy, hard = [0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]
-    priors = [easy, hard, [0.5, 0.5, 1.0, 0.875], [0.0, 0.5, 0.5, 1.0]]
-    arguments = ([easy, hard], [0, 1], priors, [False, True])
-    assert targets_of(*arguments).labels.tolist() == [[1, 2, 2, 0]]
-    targets = targets_of(*arguments, train_on_difficult=False)
-    assert targets.labels.tolist() == [[1, IGNORED, IGNORED, 0]]
-    assert int((targets.labels > 0).sum()) == 1
-    assert targets.loc[0, 1:].abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("train_on_difficult", [True, False])
@@ -203,19 +135,3 @@ def test_targets_equal_the_loop(train_on_difficult):
             assert targets.labels[b, p] == expected
             assert targets.loc[b, p].tolist() == pytest.approx(loc, abs=1e-5)
     assert int((targets.labels > 0).sum()) == positives > 0
-
-
-def test_batch_equals_single_images():
-    generator = torch.Generator().manual_seed(4)
-    boxes, priors = grid_boxes(generator, 6, 5), to_cxcywh(grid_boxes(generator, 40))
-    valid = torch.rand(6, 5, generator=generator) < 0.7
-    together = match(boxes, valid, priors, 0.5)
-    for b in range(6):
-        own = boxes[b][valid[b]][None]
-        if own.shape[1] == 0:
-            assert (together[b] == -1).all()
-            continue
-        # Without padding, object indices count the valid rows only.
-        alone = match(own, torch.ones(1, own.shape[1], dtype=torch.bool), priors, 0.5)[0]
-        rows = valid[b].nonzero()[:, 0]
-        assert torch.equal(together[b], torch.where(alone >= 0, rows[alone.clamp(min=0)], -1))

@@ -68,14 +68,3 @@ def test_by_hand():
     # What is not looked for suppresses nothing.
     found = kept(boxes, scores, nms="agnostic", classes=[1])
     assert found.labels.tolist() == [1] and found.scores.tolist() == pytest.approx([0.7])
-
-
-@pytest.mark.parametrize("nms", ["class", "agnostic", "soft"])
-def test_limits_and_nothing(nms):
-    boxes, scores = outputs(0)
-    assert len(kept(boxes, scores, nms=nms, max_per_image=3).scores) == 3
-    assert len(kept(boxes, scores, nms=nms, max_per_class=1).scores) <= 3
-    assert not len(kept(boxes, scores * 0, nms=nms).scores)
-    assert not len(kept(boxes, scores, nms=nms, confidence=1.0).scores)
-    found = kept(boxes, scores, nms=nms, classes=[0, 2])
-    assert set(found.labels.tolist()) == {0, 2}

@@ -7,7 +7,6 @@ import torch
 import torchvision
 from coders import coder_for
 
-from utils.multibox.boxes import to_cxcywh
 from utils.multibox.postprocess import Thresholds, decode_outputs, select
 from utils.multibox.spec import BOX_CLIPS, SSDSpec
 
@@ -73,17 +72,6 @@ def random_outputs(seed, batch=3, priors=80, classes=5):
     return loc, conf, priors_cxcywh
 
 
-def for_boxes(boxes, scores):
-    """Return (loc, conf, priors) of one image whose decoded boxes and scores are the given.
-
-    `scores` is (P, K): softmax probabilities without background, which takes the rest.
-    """
-    scores = torch.tensor(scores, dtype=torch.float32)
-    probabilities = torch.cat([1 - scores.sum(1, keepdim=True), scores], 1)
-    priors = to_cxcywh(torch.tensor(boxes, dtype=torch.float32))
-    return torch.zeros(1, len(boxes), 4), probabilities.log()[None], priors
-
-
 @pytest.mark.parametrize("rule", BOX_CLIPS)
 @pytest.mark.parametrize("confidence, nms_iou, max_per_class, max_per_image", [
     (0.01, 0.45, 400, 200), (0.3, 0.2, 400, 0), (0.05, 0.6, 10, 15)])
@@ -134,57 +122,6 @@ def test_overlap_equal_to_the_threshold_is_kept():
     assert suppress(boxes, scores, 0.1, 0.4999, 400).scores.tolist() == [pytest.approx(0.9)]
 
 
-def test_classes_do_not_suppress_each_other():
-    outputs = for_boxes([[0.1, 0.1, 0.6, 0.6]] * 2, [[0.6, 0.3], [0.2, 0.7]])
-    found = postprocess(*outputs, SSDSpec(), confidence=0.25, nms_iou=0.45)[0]
-    assert found.labels.tolist() == [1, 0]
-    assert found.scores.tolist() == pytest.approx([0.7, 0.6])
-
-
-def test_one_prior_may_serve_two_classes():
-    outputs = for_boxes([[0.1, 0.1, 0.6, 0.6]], [[0.3, 0.4]])
-    found = postprocess(*outputs, SSDSpec(), confidence=0.25, nms_iou=0.45)[0]
-    assert found.labels.tolist() == [1, 0]
-
-
-def test_labels_start_at_zero_without_background():
-    outputs = for_boxes([[0.0, 0.0, 0.2, 0.2], [0.5, 0.5, 0.9, 0.9]], [[0.9, 0.0], [0.01, 0.01]])
-    found = postprocess(*outputs, SSDSpec(), confidence=0.5, nms_iou=0.45)[0]
-    # The second prior is background with certainty and is no detection.
-    assert found.labels.tolist() == [0]
-
-
-def test_max_per_class_limits_what_enters_the_suppression():
-    # The second box is suppressed by the first; the third would survive, but does not enter.
-    boxes = torch.tensor([[0.0, 0.0, 0.4, 0.4], [0.0, 0.0, 0.4, 0.4], [0.5, 0.5, 0.9, 0.9]])
-    scores = torch.tensor([[0.9, 0.1], [0.8, 0.1], [0.7, 0.95]])
-    found = suppress(boxes, scores, 0.5, 0.45, max_per_class=2)
-    assert found.labels.tolist() == [1, 0]
-    assert found.scores.tolist() == pytest.approx([0.95, 0.9])
-    assert len(suppress(boxes, scores, 0.5, 0.45, max_per_class=3).scores) == 3
-
-
-def test_max_per_image_keeps_the_best():
-    boxes = [[0.0, 0.0, 0.1, 0.1], [0.2, 0.2, 0.3, 0.3], [0.4, 0.4, 0.5, 0.5]]
-    outputs = for_boxes(boxes, [[0.5, 0.1], [0.1, 0.8], [0.7, 0.1]])
-    for limit, expected in ((2, [0.8, 0.7]), (0, [0.8, 0.7, 0.5]), (9, [0.8, 0.7, 0.5])):
-        found = postprocess(*outputs, SSDSpec(), confidence=0.3, nms_iou=0.45,
-                            max_per_image=limit)[0]
-        assert found.scores.tolist() == pytest.approx(expected)
-        assert len(found.boxes) == len(found.labels) == len(expected)
-
-
-def test_batch_equals_single_images():
-    loc, conf, priors = random_outputs(2, batch=4)
-    conf[1] = torch.tensor([9.0, 0, 0, 0, 0])  # an image without detections
-    options = {"confidence": 0.1, "nms_iou": 0.45}
-    together = postprocess(loc, conf, priors, SSDSpec(), **options)
-    assert [len(found.scores) > 0 for found in together] == [True, False, True, True]
-    for b, found in enumerate(together):
-        alone, = postprocess(loc[b:b + 1], conf[b:b + 1], priors, SSDSpec(), **options)
-        assert all(torch.equal(x, y) for x, y in zip(found, alone))
-
-
 @pytest.mark.parametrize("rule", BOX_CLIPS)
 def test_nothing_found_has_shapes_and_types(rule):
     loc, conf, priors = random_outputs(3)
@@ -194,39 +131,3 @@ def test_nothing_found_has_shapes_and_types(rule):
         assert (found.boxes.shape, found.scores.shape, found.labels.shape) == ((0, 4), (0,), (0,))
         assert (found.boxes.dtype, found.scores.dtype) == (torch.float32, torch.float32)
         assert found.labels.dtype == torch.int64
-
-
-def test_empty_batch_gives_an_empty_list():
-    loc, conf, priors = random_outputs(3)
-    assert postprocess(loc[:0], conf[:0], priors, SSDSpec(), confidence=0.5, nms_iou=0.45) == []
-
-
-def test_half_precision_gives_float32():
-    loc, conf, priors = random_outputs(4)
-    half = loc.bfloat16(), conf.bfloat16()
-    options = {"confidence": 0.1, "nms_iou": 0.45}
-    found = postprocess(*half, priors, SSDSpec(), **options)
-    same = postprocess(*(part.float() for part in half), priors, SSDSpec(), **options)
-    for a, b in zip(found, same):
-        assert a.boxes.dtype == a.scores.dtype == torch.float32 and a.labels.dtype == torch.int64
-        assert all(torch.equal(x, y) for x, y in zip(a, b))
-
-
-# Outside of the image the first box goes far to the left: IoU 1/3, but 1 once both are clipped.
-@pytest.mark.parametrize("rule, expected", [
-    ("none", [[-1.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.5, 1.0]]),
-    ("after_nms", [[0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.5, 1.0]]),
-    ("before_nms", [[0.0, 0.0, 0.5, 1.0]]),
-])
-def test_clip_rule_decides_boxes_and_overlap(rule, expected):
-    outputs = for_boxes([[-1.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.5, 1.0]], [[0.9], [0.8]])
-    found = postprocess(*outputs, SSDSpec(box_clip=rule), confidence=0.5, nms_iou=0.45)[0]
-    torch.testing.assert_close(found.boxes, torch.tensor(expected))
-
-
-def test_clamp_of_the_spec_is_used():
-    loc = torch.tensor([[[0.0, 0.0, 1e6, 1e6]]])
-    conf, priors = torch.tensor([[[0.0, 5.0]]]), torch.tensor([[0.5, 0.5, 0.125, 0.125]])
-    spec = SSDSpec(box_clip="none", log_size_clamp=math.log(4))
-    found = postprocess(loc, conf, priors, spec, confidence=0.5, nms_iou=0.45)[0]
-    torch.testing.assert_close(found.boxes, torch.tensor([[0.25, 0.25, 0.75, 0.75]]))

@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 from nets.ssd import build_spec
 from nets.weights.families import FAMILIES
 from utils.multibox.boxes import to_xyxy
-from utils.multibox.priors import clip_priors, make_priors
+from utils.multibox.priors import make_priors
 from utils.multibox.spec import COCO_SCALES, PRIOR_CLIPS, SSDSpec
 
 SQRT2, SQRT3 = math.sqrt(2), math.sqrt(3)
@@ -55,37 +55,11 @@ def assert_priors(actual, expected):
                                rtol=0, atol=2e-7)
 
 
-# 8,732 and 24,564 are the paper's counts; 3,000 is six priors in each of 500 cells.
-@pytest.mark.parametrize("network, count", [(VGG300, 8732), (VGG512, 24564), (MOBILE300, 3000)])
-def test_number_and_type(network, count):
-    priors = make_priors(build_spec(*network))
-    assert priors.shape == (count, 4)
-    assert priors.dtype == torch.float32
-
-
 def test_first_cells_of_ssd300_by_hand():
     shapes = [[30, 30], [math.sqrt(1800)] * 2, [30 * SQRT2, 30 / SQRT2], [30 / SQRT2, 30 * SQRT2]]
     # The second cell lies to the right of the first.
     expected = [[cx, 4, *shape] for cx in (4, 12) for shape in shapes]
     assert_priors(make_priors(SSDSpec())[:8], [[v / 300 for v in row] for row in expected])
-
-
-def test_second_row_of_ssd300_lies_below():
-    assert_priors(make_priors(SSDSpec())[38 * 4], [4 / 300, 12 / 300, 0.1, 0.1])
-
-
-def test_first_cell_of_the_second_map_by_hand():
-    shapes = [[60, 60], [math.sqrt(60 * 111)] * 2, [60 * SQRT2, 60 / SQRT2],
-              [60 / SQRT2, 60 * SQRT2], [60 * SQRT3, 60 / SQRT3], [60 / SQRT3, 60 * SQRT3]]
-    start = 38 * 38 * 4
-    assert_priors(make_priors(SSDSpec())[start:start + 6],
-                  [[8 / 300, 8 / 300, w / 300, h / 300] for w, h in shapes])
-
-
-def test_last_map_of_ssd300_by_hand():
-    shapes = [[264, 264], [math.sqrt(264 * 315)] * 2, [264 * SQRT2, 264 / SQRT2],
-              [264 / SQRT2, 264 * SQRT2]]
-    assert_priors(make_priors(SSDSpec())[-4:], [[0.5, 0.5, w / 300, h / 300] for w, h in shapes])
 
 
 @pytest.mark.parametrize("network", [VGG300, MOBILE300])
@@ -111,29 +85,3 @@ def test_other_input_size_equals_a_loop():
     spec = SSDSpec(input_shape=(512, 512), grids=(7, 3), steps=(64, 128.5),
                    anchors_size=(35.84, 76.8, 153.6), aspect_ratios=((), (1.5, 2, 3)))
     assert_priors(make_priors(spec), naive_priors(spec))
-
-
-def test_without_steps_the_centres_divide_the_input_evenly():
-    priors = make_priors(SSDSpec(steps=None))
-    torch.testing.assert_close(priors[:38 * 38 * 4, :2].mean(0), torch.full((2,), 0.5))
-    torch.testing.assert_close(priors[0, :2], torch.full((2,), 0.5 / 38))
-    # Caffe's steps of 8 pixels are not 300 / 38: its last column sits on the image's border.
-    assert make_priors(SSDSpec())[:38 * 38 * 4, :2].max() == 1
-
-
-@pytest.mark.parametrize("rule", PRIOR_CLIPS)
-def test_clip_rules_equal_a_loop(rule):
-    generator = torch.Generator().manual_seed(0)
-    priors = torch.rand(200, 4, generator=generator, dtype=torch.float64) * 1.6 - 0.3
-    priors[:, 2:] += 0.3  # sizes are positive, centres may lie outside
-    expected = torch.tensor([naive_clip(prior, rule) for prior in priors.tolist()])
-    before = priors.clone()
-    torch.testing.assert_close(clip_priors(priors, rule).float(), expected, rtol=0, atol=1e-6)
-    assert torch.equal(priors, before)
-
-
-def test_cutting_corners_moves_the_centre():
-    prior = torch.tensor([[0.0, 0.5, 0.5, 0.5]])
-    assert torch.equal(clip_priors(prior, "corners"), torch.tensor([[0.125, 0.5, 0.25, 0.5]]))
-    for rule in ("none", "centre_size", "size"):
-        assert torch.equal(clip_priors(prior, rule), prior)

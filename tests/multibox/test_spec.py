@@ -23,11 +23,6 @@ def test_the_unlike_spec_changes_every_field():
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_dict_round_trip(spec):
-    assert SSDSpec.from_dict(spec.to_dict()) == spec
-
-
-@pytest.mark.parametrize("spec", SPECS)
 def test_json_round_trip(spec):
     again = SSDSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
     assert again == spec
@@ -35,18 +30,9 @@ def test_json_round_trip(spec):
     assert hash(again) == hash(spec)
 
 
-def test_missing_fields_take_the_defaults():
-    assert SSDSpec.from_dict({"letterbox": True}) == SSDSpec(letterbox=True)
-
-
 def test_unknown_field_is_refused():
     with pytest.raises(TypeError, match="anchor_sizes"):
         SSDSpec.from_dict({**SSDSpec().to_dict(), "anchor_sizes": [1, 2]})
-
-
-def test_spec_is_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        SSDSpec().letterbox = True
 
 
 @pytest.mark.parametrize("name, value", [

@@ -46,13 +46,6 @@ def test_sizes_are_those_published(size, scales, anchors_size):
     assert build_spec("vgg", size, scales=scales).anchors_size == anchors_size
 
 
-def test_changes_are_taken_and_checked():
-    assert build_spec("mobilenetv2", 300, letterbox=True).letterbox
-    assert build_spec("vgg", 300, steps=None).steps is None
-    with pytest.raises(ValueError, match="anchors_size"):
-        build_spec("vgg", 300, anchors_size=(30, 60))
-
-
 def test_one_entry_is_all_that_a_new_backbone_takes(monkeypatch, tmp_path):
     from nets.build import new_network, read_network
     from utils.checkpoint import Checkpoint, save_checkpoint

@@ -8,10 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from nets.build import new_network
-from nets.first_scale import NUM_IMAGES, scale_new_layers
+from nets.first_scale import scale_new_layers
 from nets.ssd import Normalise
-from utils.cli import UserError
 from utils.multibox.spec import SSDSpec
 
 SIDE = 64
@@ -98,53 +96,9 @@ def test_where_windows_are_looked_at_the_scale_is_that_of_windows(tmp_path):
     assert all(map(torch.equal, network.parameters(), other.parameters()))
 
 
-def test_modes_hooks_and_running_statistics_stay(paths):
-    network = Chain()
-    network.normed.eval()
-    before = {name: value.clone() for name, value in network.named_buffers()}
-    scale_new_layers(network, as_images(paths), ())
-    assert network.training and not any(m.training for m in network.normed.modules())
-    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
-    assert not any(module._forward_hooks for module in network.modules())
-
-
-def test_the_heads_of_a_real_network_begin_with_the_wanted_deviation(tmp_path):
-    rng = np.random.default_rng(1)
-    paths = [tmp_path / f"{k}.png" for k in range(2)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)).save(path)
-    torch.manual_seed(0)
-    network = new_network("mobilenetv2", 300, 3, backbone_weights="",
-                          images=as_images(paths))
-    batch = torch.stack([network_input(path, network.spec) for path in paths])
-    with torch.no_grad():
-        loc, conf = network.train()(batch)
-    assert float(loc.std()) == pytest.approx(0.3, rel=0.1)
-    assert float(conf.std()) == pytest.approx(0.3, rel=0.1)
-
-
-def test_the_start_is_the_same_again_and_takes_images_from_the_whole_list(monkeypatch):
-    seen = []
-    monkeypatch.setattr("utils.tiling.prepare", lambda path, spec: (
-        seen.append(path), (np.full((SIDE, SIDE, 3), 2 * path, np.uint8), None))[1])
-    states = []
-    for _ in range(2):
-        network = Chain()
-        scale_new_layers(network, as_images(range(100)), ())
-        states.append(network.state_dict())
-    assert seen[:NUM_IMAGES] == seen[NUM_IMAGES:] == list(range(0, 96, 8))
-    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-
-
 def test_layers_that_answer_alike_everywhere_are_left_alone(tmp_path):
     Image.new("RGB", (50, 50)).save(tmp_path / "black.png")
     network = Chain()
     network.old.weight.data.zero_()
     scale_new_layers(network, as_images([tmp_path / "black.png"]), ())
     assert all(value.isfinite().all() for value in network.state_dict().values())
-
-
-def test_an_unreadable_image_is_named(tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match="bad.jpg"):
-        new_network("vgg", 300, 2, backbone_weights="", images=as_images([tmp_path / "bad.jpg"]))

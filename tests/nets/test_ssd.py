@@ -6,12 +6,11 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet50, vgg
 
 from nets.backbones import BACKBONES
-from nets.ssd import L2Norm, SSDNet, build_spec, nest_extras
-from nets.vgg import decimate_classifier, make_vgg16
+from nets.ssd import L2Norm, SSDNet, build_spec
+from nets.vgg import decimate_classifier
 from nets.weights.transfer import load_backbone
 from nets.weights.weight_files import read_backbone
 from utils.cli import UserError
-from utils.multibox.spec import CAFFE_MEAN, IMAGENET_MEAN
 
 
 @pytest.mark.parametrize("backbone, priors", [("vgg", 8732), ("mobilenetv2", 3000),
@@ -50,16 +49,6 @@ def test_each_prior_sees_its_own_place():
     row, column = divmod(int(first_map.argmax()), 38)
     assert row <= 10 and column >= 27
     assert first_map[25:, :13].sum() == 0
-
-
-def test_batched_equals_single():
-    net = SSDNet(3, build_spec("mobilenetv2", 300)).eval()
-    batch = torch.randn(3, 3, 300, 300)
-    with torch.no_grad():
-        together = net(batch)
-        for k in range(3):
-            for one, many in zip(net(batch[k:k + 1]), together):
-                torch.testing.assert_close(one[0], many[k], atol=1e-4, rtol=1e-4)
 
 
 def test_l2norm_gives_vectors_of_the_scale():
@@ -115,28 +104,6 @@ def test_fc6_and_fc7_are_decimated(tmp_path):
     assert decimate_classifier(full | {"classifier.0.bias": torch.full((4096,), torch.nan)}) == {}
 
 
-def test_normalisation_follows_the_file(tmp_path):
-    convs = {f"features.{k}": v for k, v in make_vgg16()[:30].state_dict().items()}
-    torch.save(convs, tmp_path / "convs.pth")
-    assert read_backbone(tmp_path / "convs.pth", "vgg").mean == CAFFE_MEAN
-    torch.save(convs | {"classifier.0.weight": torch.full((4, 4), torch.nan)}, tmp_path / "f.pth")
-    assert read_backbone(tmp_path / "f.pth", "vgg").mean == CAFFE_MEAN
-    torch.save(convs | {"classifier.0.weight": torch.ones(4, 4)}, tmp_path / "v1.pth")
-    assert read_backbone(tmp_path / "v1.pth", "vgg").mean == IMAGENET_MEAN
-
-
-def test_a_file_of_another_network_is_refused(tmp_path):
-    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
-    net = SSDNet(2, build_spec("vgg", 300))
-    with pytest.raises(UserError, match="missing"):
-        load_backbone(net, read_backbone(tmp_path / "part.pth", "vgg"))
-    torch.save({"features.0.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="another network"):
-        load_backbone(net, read_backbone(tmp_path / "other.pth", "vgg"))
-    with pytest.raises(UserError, match="no tensors of resnet50"):
-        read_backbone(tmp_path / "part.pth", "resnet50")
-
-
 def test_no_internet_names_address_and_place(monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("no route")
@@ -146,27 +113,6 @@ def test_no_internet_names_address_and_place(monkeypatch):
         read_backbone("imagenet", "vgg")
 
 
-def test_pixel_values_are_normalised():
-    network = SSDNet(2, build_spec("mobilenetv2", 300, mean=(1, 2, 3), std=(2, 4, 8)))
-    images = torch.full((1, 3, 2, 2), 9, dtype=torch.uint8)
-    assert network.normalise(images)[0, :, 0, 0].tolist() == [4, 7 / 4, 6 / 8]
-
-
 def test_a_spec_with_other_grids_is_refused():
     with pytest.raises(ValueError, match="feature maps"):
         SSDNet(3, replace(build_spec("mobilenetv2", 300), grids=(19, 10, 5, 3, 2, 2)))
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_flat_extra_layers_of_files_are_nested(backbone):
-    state = SSDNet(2, build_spec(backbone, 300)).state_dict()
-    flat, count = {}, 0
-    for name, value in state.items():
-        _, _, rest = name.partition("extras.")
-        if rest and backbone == "mobilenetv2":
-            name = name.replace(".0.conv", ".conv")
-        elif rest:
-            block, layer, kind = rest.split(".")
-            name = f"extras.{2 * int(block) + (layer == '2')}.{kind}"
-        flat[name] = value
-    assert list(nest_extras(flat)) == list(nest_extras(state)) == list(state) != list(flat)

@@ -20,10 +20,6 @@ def draw(image, rows):
     return drawn, (drawn != image).any(2)
 
 
-def test_no_detections_change_nothing():
-    assert np.array_equal(draw(GREY, [])[0], GREY)
-
-
 def test_outline_covers_the_box_and_no_more():
     image, mask = draw(GREY, [(40, 80, 240, 160, 0.9, 1)])
     outline = (image == class_colour(1, len(NAMES))).all(2)
@@ -78,12 +74,6 @@ def test_texts_stay_inside_and_apart(size):
         assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
         assert not any(min(x2, b[2]) > max(x1, b[0]) and min(y2, b[3]) > max(y1, b[1])
                        for b in plates[:k])
-
-
-def test_texts_of_equal_boxes_are_apart():
-    plates = place_plates([(100, 100, 200, 200)] * 4, [(60, 12)] * 4, (400, 400))
-    assert len({tuple(plate) for plate in plates}) == 4
-    assert plates[-1][3] == 100, "the best, drawn last, has the usual position above its box"
 
 
 def test_a_text_wider_than_the_image_is_written_smaller():

@@ -9,8 +9,7 @@ from utils.multibox.boxes import pairwise_iou
 from utils.multibox.coder import BoxCoder
 from utils.multibox.nms import nms
 
-# class: NMS within each class (the paper); agnostic: across all classes; soft: linear soft-NMS
-# within each class (Bodla et al. 2017).
+# NMS within each class (the paper), across all, or linear soft-NMS within (Bodla et al. 2017).
 NmsRule = Literal["class", "agnostic", "soft"]
 CANDIDATES_PER_KEPT = 4  # priors whose candidates are tried first, for each detection to keep
 

@@ -35,8 +35,7 @@ class SSDSpec:
 
     # Priors, one entry a feature map (anchors_size has one more: the last map's s').
     grids: tuple[int, ...] = (38, 19, 10, 5, 3, 1)
-    # Caffe's; None: the paper's input size / grid.
-    steps: tuple[float, ...] | None = (8, 16, 32, 64, 100, 300)
+    steps: tuple[float, ...] | None = (8, 16, 32, 64, 100, 300)  # Caffe's; None: size / grid
     anchors_size: tuple[float, ...] = (30, 60, 111, 162, 213, 264, 315)
     aspect_ratios: tuple[tuple[float, ...], ...] = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
     prior_clip: str = "none"  # see priors.clip_priors
