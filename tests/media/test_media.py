@@ -3,7 +3,6 @@
 import csv
 import json
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -187,14 +186,6 @@ def test_pycocotools_and_get_map_read_the_results(tmp_path, files, ids):
                      "categories": [{"id": 90}, {"id": 14}]}
     truth.createIndex()
     assert len(truth.loadRes(results).anns) == 4
-
-
-def test_only_tables(tmp_path):
-    source = Source(write_video(tmp_path / "a.avi", 3), "a.avi", is_video=True)
-    write_all(Outputs(tmp_path / "out", draw=False, save_csv=True, save_json=True), [source])
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "a.avi.json", "detections.csv", "coco_results.json"}
-    assert len((tmp_path / "out" / "detections.csv").read_text().splitlines()) == 1 + 6
 
 
 def test_image_formats(tmp_path):
