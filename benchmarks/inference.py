@@ -1,9 +1,7 @@
 """From a JPEG file to boxes, and from raw outputs to boxes: this project and torchvision.
 
-torchvision's ssd300_vgg16 gets the detector's weights and runs as its users run it: fp32, its own
-reading, resizing, postprocessing and thresholds, which are those for scoring here. The project
-reads the same weights from a file in torchvision's layout, with its numbers (priors, pixel values,
-resizing), so that both do the same work; boxes are compared first.
+torchvision's ssd300_vgg16 runs in fp32 as its users run it. The project reads the same weights from
+a file in its layout, with its priors, pixel values, resizing and thresholds.
 """
 
 import tempfile
@@ -18,12 +16,10 @@ from torchvision.models.detection import SSD300_VGG16_Weights, ssd300_vgg16
 from torchvision.models.detection.image_list import ImageList
 
 from benchmarks.prepare import BenchSettings
-from benchmarks.race import race
-from benchmarks.table import Row, rows_of
+from benchmarks.timing import Row, race, rows_of
 from benchmarks.torchvision_ssd import as_torchvision
 from nets.build import read_network
 from ssd import SSD
-from utils.device import pick_device
 from utils.multibox.boxes import to_cxcywh
 from utils.multibox.coder import BoxCoder
 from utils.multibox.postprocess import Thresholds, decode_outputs, select
@@ -32,18 +28,15 @@ from utils.multibox.spec import SSDSpec
 
 def measure(settings: BenchSettings) -> list[Row]:
     """Race from file to boxes, then the postprocessing alone."""
-    pick_device(settings.device)
     with tempfile.TemporaryDirectory() as folder:
         reference, flags = both_ways(settings.model_path, Path(folder), settings.device)
         tasks = {"torchvision fp32": partial(detect_reference, reference, settings.image)}
         for precision in ("fp32", "auto"):
             detector = SSD(device=settings.device, precision=precision, **flags)
             tasks[f"PyTorch {precision}"] = partial(detect, detector, settings.image)
-    print("from a file to boxes")
     rows = rows_of("file to boxes, SSD300 VGG16", race(tasks, 5 * settings.turns, same_detections))
     for num_classes in (21, 81):
-        print(f"raw outputs of many candidates to boxes, {num_classes} classes")
-        medians = race(postprocessing(num_classes), 5 * settings.turns, same_arrays)
+        medians = race(postprocessing(num_classes), 5 * settings.turns, same_detections)
         rows += rows_of(f"decode and NMS, {num_classes} classes", medians)
     return rows
 
@@ -74,10 +67,9 @@ def detect(detector: SSD, path: str) -> tuple[np.ndarray, ...]:
 
 def same_detections(first: tuple, second: tuple, *, pixels: float = 1, score: float = 0.03,
                     confidence: float = 0.05, share: float = 0.9) -> bool:
-    """Tell whether that share of the detections of one have their like in the other, and reversed.
+    """Tell whether that share of the detections above `confidence` is in the other, both ways.
 
-    Those with scores above `confidence`. Their like is of the same class, its edges within `pixels`
-    and a hundredth of the box, its score near: bf16 keeps 8 bits, and close scores change places.
+    Classes are equal, edges within `pixels` and a hundredth of the box, scores near: bf16 is rough.
     """
     def matched_share(one, two):
         matched = [((two[2] == label) & (np.abs(two[0] - box).max(1) < pixels + 0.01 * np.ptp(box))
@@ -109,9 +101,3 @@ def postprocessing(num_classes: int) -> dict[str, Callable]:
         return output["boxes"].numpy(), output["scores"].numpy(), output["labels"].numpy() - 1
 
     return {"torchvision": torchvision, "this project": project}
-
-
-def same_arrays(first: tuple, second: tuple) -> bool:
-    """Tell whether all arrays are equal but for rounding."""
-    return all(len(one) == len(two) and np.allclose(one, two, atol=1e-3)
-               for one, two in zip(first, second))

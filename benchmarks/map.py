@@ -1,9 +1,7 @@
 """Seconds to score detections, against pycocotools, faster-coco-eval and hotcoco.
 
-For VOC's mAP at one IoU, and COCO's twelve figures. Ours starts from the lists that a detector
-gives, the others from their own index of the same boxes, made beforehand. For VOC pycocotools has
-one IoU, one range of sizes, the recalls of VOC 2007, and a class at most once in an image: so its
-rule and VOC's give the same figure. What is not installed is left out.
+This project starts from the lists that a detector gives, the others from their own index. VOC's mAP
+is that of VOC 2007 at one IoU, with a class at most once in an image, as pycocotools needs it.
 """
 
 import contextlib
@@ -12,15 +10,13 @@ import io
 import json
 import tempfile
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
 from benchmarks.prepare import BenchSettings
-from benchmarks.race import race
-from benchmarks.table import Row
+from benchmarks.timing import Row, race
 from utils.coco_ids import coco_results
 from utils.data.annotations import Record
 from utils.evaluation.assignment import flatten_detections, flatten_records
@@ -32,7 +28,6 @@ from utils.evaluation.voc_ap import evaluate_voc, mean_ap
 JUDGES = {"pycocotools": ("pycocotools.cocoeval", "COCOeval", "pycocotools.coco"),
           "faster-coco-eval": ("faster_coco_eval", "COCOeval_faster", "faster_coco_eval"),
           "hotcoco": ("hotcoco", "COCOeval", "hotcoco")}
-
 IMAGES, DETECTIONS, CLASSES = 5000, 100_000, 20
 
 
@@ -42,30 +37,22 @@ def measure(settings: BenchSettings) -> list[Row]:
             *compare("COCO's figures", settings.turns, voc=False)]
 
 
-def compare(name, turns, *, voc):
-    """See that all give the same figures for the same boxes, then time them in turns."""
+def compare(task, turns, *, voc):
+    """Time the scoring of the same boxes in turns; return the rows."""
     detections, records = make_set(np.random.default_rng(0), once=voc)
     tasks = {}
-    for judge in ("pycocotools",) if voc else JUDGES:
-        if find_spec(JUDGES[judge][0].split(".")[0]):
-            tasks[judge] = partial(reference_figures, make_judge(judge, detections, records, voc),
-                                   voc)
+    for name in ("pycocotools",) if voc else JUDGES:
+        judge = make_judge(name, detections, records, voc)
+        tasks[name] = partial(reference_figures, judge, voc)
     tasks["this project"] = partial(project_figures, detections, records, voc)
-    medians = race(tasks, turns, equal, rehearse=False)
-    own = medians.pop("this project")
-    return [Row(f"{name}, {DETECTIONS:,} detections", "this project", own, judge, median)
-            for judge, median in medians.items()]
-
-
-def equal(one, other):
-    return np.abs(np.subtract(one, other)).max() < 1e-12
+    medians = race(tasks, turns, partial(np.allclose, rtol=0, atol=1e-12), rehearse=False)
+    seconds = medians.pop("this project")
+    return [Row(f"{task}, {DETECTIONS:,} detections", "this project", seconds, name, median)
+            for name, median in medians.items()]
 
 
 def make_set(rng, *, once):
-    """Return (list of detections, list of Record) with boxes near and far, right and wrong.
-
-    Images have 7 objects on average; with `once` a class is among them at most once.
-    """
+    """Return (list of detections, list of Record); `once`: a class is in an image at most once."""
     detections, records = [], []
     count = DETECTIONS // IMAGES
     for number in range(IMAGES):
@@ -94,7 +81,7 @@ def random_boxes(rng, number):
 
 
 def project_figures(detections, records, voc):
-    """Return the figures of this project: VOC's 11-point mAP, or COCO's twelve."""
+    """Return VOC's 11-point mAP, or COCO's twelve figures."""
     if voc:
         return [mean_ap(evaluate_voc(detections, records, CLASSES), "ap_11_point")]
     flat, objects = flatten_detections(detections), flatten_records(records)
@@ -106,8 +93,8 @@ def make_judge(name, detections, records, voc):
     module, scorer, index = JUDGES[name]
     names = [str(label) for label in range(CLASSES)]
     flat, ids = flatten_detections(detections), image_ids(records)
-    results = coco_results([ids[k] for k in flat.image], flat.labels, flat.boxes, flat.scores,
-                           names)
+    results = coco_results(np.array(ids)[flat.image].tolist(), flat.labels, flat.boxes,
+                           flat.scores, names)
     with contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "truth.json")
         file.write_text(json.dumps(coco_ground_truth(records, names)))

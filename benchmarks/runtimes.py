@@ -1,11 +1,10 @@
-"""What runs a detector fastest on this processor.
+"""What runs a detector fastest on this processor, from a JPEG file to boxes.
 
-torchvision's ssd300_vgg16 with the detector's weights, in fp32 as its users run it, is what the
-others are compared with, from a JPEG file to boxes. The two resize differently, and int8 is coarse:
-scores are near and not the same.
+The reference is torchvision's ssd300_vgg16 with the same weights, which resizes differently.
 """
 
 import math
+import operator
 import tempfile
 from functools import partial
 
@@ -15,8 +14,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from benchmarks.inference import detect, detect_reference, same_detections
 from benchmarks.prepare import BenchSettings
-from benchmarks.race import race
-from benchmarks.table import Row, rows_of
+from benchmarks.timing import Row, race, rows_of
 from benchmarks.torchvision_ssd import as_torchvision
 from nets.ssd import SSDNet, build_spec
 from ssd import SSD
@@ -44,27 +42,21 @@ def measure(settings: BenchSettings) -> list[Row]:
     for name, (file, runtime, precision) in KINDS.items():
         detector = SSD(paths[file], device="cpu", precision=precision, runtime=runtime)
         tasks[name] = partial(detect, detector, settings.image)
-    print("\nfrom a file to boxes")
     same = partial(same_detections, pixels=5, score=0.2, confidence=0.3, share=0.8)
     rows = rows_of("file to boxes, SSD300 VGG16", race(tasks, 5 * settings.turns, same))
-    print("\nsmall networks, on noise in which neither finds anything: not the same network")
     return rows + rows_of("image to boxes, small networks", race(
-        small_networks(), 5 * settings.turns, lambda one, other: one == other == 0))
+        small_networks(), 5 * settings.turns, operator.eq))
 
 
 def small_networks():
-    """Return {name: call that counts boxes}: torchvision's SSDLite, our smallest network.
-
-    Both have random weights, 20 classes and a background that wins everywhere.
-    """
+    """Return {name: call that counts boxes} of two networks in which the background always wins."""
     lite = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21).eval()
     own = SSDNet(21, build_spec("mobilenetv2", 300)).eval()
     for heads in (lite.head.classification_head.module_list, own.conf):
         for head in heads:
             last = head[-1] if isinstance(head, torch.nn.Sequential) else head
-            with torch.no_grad():
-                last.weight.zero_()
-                last.bias.view(-1, 21)[:, 0] = 20
+            torch.nn.init.zeros_(last.weight)
+            last.bias.data.view(-1, 21)[:, 0] = 20
     names = tuple(str(label) for label in range(20))
     noise = np.random.default_rng(0).integers(256, size=(480, 640, 3), dtype=np.uint8)
     batch = [torch.from_numpy(noise).permute(2, 0, 1) / 255]

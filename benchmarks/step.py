@@ -1,33 +1,26 @@
 """Seconds an image of a training step: as train.py does it, and two other ways.
 
-All sides train SSD300 with VGG16 from the same weights on the same images, which worker processes
-read and augment meanwhile. "plain" is this project's data and loss with fp32 in PyTorch's default
-memory layout, its default Adam, and memory as the system manages it. "torchvision" is its
-ssd300_vgg16 with the data, loss and optimizer of its reference training. The loss of the first
-batch shows that the three do the same. Each turn is a process of its own, since kept memory cannot
-be given up again. A step takes as long as the median one.
+All train SSD300 with VGG16 from the same weights on the same images, read and augmented meanwhile.
+"plain" is this project's data and loss with PyTorch's defaults: fp32, contiguous memory, Adam.
+"torchvision" is its ssd300_vgg16 with its reference training. The loss of the first batch must be
+the same. Each turn is a process of its own, since kept memory cannot be given up.
 """
 
-import contextlib
-import io
-import json
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, replace
-from itertools import pairwise
+from dataclasses import replace
+from itertools import islice, pairwise
 
 import torch
+from torch.utils.data import DataLoader
 
 from benchmarks.prepare import BenchSettings
-from benchmarks.table import Row, most_memory
-from benchmarks.torchvision_ssd import (as_torchvision, batch_as_lists, reference_loader,
+from benchmarks.timing import Row, most_memory, run_alone
+from benchmarks.torchvision_ssd import (ReferenceImages, as_torchvision, batch_as_lists,
                                         reference_loss)
 from nets.build import new_network
 from train import train_step
-from utils.cli import ROOT, UserError
+from utils.cli import UserError
 from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset, Loader
@@ -38,34 +31,28 @@ from utils.training.optim import make_optimizer, set_learning_rate
 WARM_UP = 2  # steps that are not counted
 # torchvision's reference training keeps an object in each crop.
 AUGMENTATION = replace(AUGMENTATIONS["paper"], crop_keeps_object=True)
-LOSS_TOLERANCE = 0.02  # bf16 keeps 8 bits
 LEARNING_RATE, BATCH_SIZE, NUM_WORKERS = 1e-4, 8, 2
-SIDES = ("project", "plain", "torchvision")
 
 
 def measure(settings: BenchSettings) -> list[Row]:
     """Compare the sides in turns; the best turn of each counts."""
     best = {}
     for turn in range(settings.turns):
-        for side in SIDES:
-            process = subprocess.run([sys.executable, "-m", "benchmarks.step", side,
-                                      json.dumps(asdict(settings))], cwd=ROOT,
-                                     stdout=subprocess.PIPE, text=True)
-            if process.returncode:
-                raise UserError(f"{side} failed.")
-            measurement = json.loads(process.stdout.splitlines()[-1])
+        for side in ("project", "plain", "torchvision"):
+            measurement = run_alone(measure_side, side, settings)
             print(f"turn {turn + 1}, {side:<11} {measurement['seconds']:.3f} s an image, loss "
                   f"{measurement['loss']:.3f}", flush=True)
             best[side] = min(best.get(side, measurement), measurement, key=lambda m: m["seconds"])
     losses = [measurement["loss"] for measurement in best.values()]
-    if max(losses) / min(losses) - 1 > LOSS_TOLERANCE:
+    if max(losses) > 1.02 * min(losses):  # bf16 keeps 8 bits
         raise UserError(f"the sides do not the same work: losses {losses}.")
     project = best.pop("project")
-    task, way = f"training step, batch {BATCH_SIZE}, an image", project["precision"]
-    return [Row(task, way, project["seconds"], side, other["seconds"])
-            for side, other in best.items()] + [
-        Row("most memory of training", way, project["memory"], side, other["memory"], "B")
-        for side, other in best.items()]
+    rows, way = [], project["precision"]
+    for side, other in best.items():
+        rows += [Row(f"training step, batch {BATCH_SIZE}, an image", way, project["seconds"], side,
+                     other["seconds"]),
+                 Row("most memory of that", way, project["memory"], side, other["memory"], "B")]
+    return rows
 
 
 def measure_side(side: str, settings: BenchSettings) -> dict:
@@ -86,18 +73,16 @@ def measure_side(side: str, settings: BenchSettings) -> dict:
             "precision": precision}
 
 
-def time_steps(settings: BenchSettings, losses: Iterable[float]) -> tuple[float, float]:
+def time_steps(settings, losses):
     """Do the steps; return the first loss and the median seconds an image."""
-    ends, first_loss = [], None
-    for loss in losses:
+    ends, values = [], []
+    for loss in islice(losses, WARM_UP + settings.steps):
         if settings.device != "cpu":
             torch.cuda.synchronize()
-        first_loss = loss if first_loss is None else first_loss
         ends.append(time.perf_counter())
-        if len(ends) == WARM_UP + settings.steps:
-            times = [end - start for start, end in pairwise(ends[WARM_UP - 1:])]
-            return first_loss, statistics.median(times) / BATCH_SIZE
-    raise UserError(f"the list has images for {len(ends)} steps, which is too few.")
+        values.append(loss)
+    times = [end - start for start, end in pairwise(ends[WARM_UP - 1:])]
+    return values[0], statistics.median(times) / BATCH_SIZE
 
 
 def project_steps(device, network, dataset, precision, is_plain):
@@ -120,17 +105,16 @@ def project_steps(device, network, dataset, precision, is_plain):
 
 
 def torchvision_steps(device, network, dataset):
-    """Yield the loss of each step of torchvision's reference training, from the same weights.
-
-    The first is that of the project's first batch; its own loader draws others.
-    """
+    """Yield the loss of the project's first batch for each step of torchvision's training."""
     reference = as_torchvision(network, same_priors=True).to(device)
     first_batch = next(make_loader(dataset, 0).epoch(0))[0]
     with torch.no_grad():
         loss = reference_loss(reference, *batch_as_lists(first_batch), device).item()
     optimizer = torch.optim.SGD(reference.parameters(), LEARNING_RATE, 0.9, weight_decay=5e-4)
-    loader = reference_loader(dataset.records, dataset.spec, BATCH_SIZE, NUM_WORKERS)
-    for images, targets in loader:
+    samples = ReferenceImages(dataset.records, dataset.spec)
+    for batch in DataLoader(samples, BATCH_SIZE, shuffle=True, drop_last=True,
+                            num_workers=NUM_WORKERS, collate_fn=list):
+        images, targets = zip(*batch)
         optimizer.zero_grad()
         reference_loss(reference, images, targets, device).backward()
         optimizer.step()
@@ -139,9 +123,3 @@ def torchvision_steps(device, network, dataset):
 
 def make_loader(dataset, num_workers):
     return Loader(dataset, batch_size=BATCH_SIZE, accumulate=1, seed=0, num_workers=num_workers)
-
-
-if __name__ == "__main__":
-    with contextlib.redirect_stdout(io.StringIO()):
-        measurement = measure_side(sys.argv[1], BenchSettings(**json.loads(sys.argv[2])))
-    print(json.dumps(measurement))

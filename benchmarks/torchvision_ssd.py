@@ -1,7 +1,7 @@
 """torchvision's ssd300_vgg16 beside this project's: the same weights, its own ways."""
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.models.detection import ssd300_vgg16
@@ -12,20 +12,15 @@ from torchvision.transforms import v2
 from nets.backbones import rename
 from nets.ssd import SSDNet, nest_extras
 from nets.weights.families import TORCHVISION
-from utils.cli import UserError
 from utils.data.augment import CROP_TRIALS
 
 
 def as_torchvision(network: SSDNet, *, same_priors: bool) -> SSD:
     """Return torchvision's SSD300 in eval mode with the weights of an SSDNet of VGG16 at 300.
 
-    With `same_priors` it has the network's; else its own, which are as the paper's and clipped.
-    Raises UserError for another network.
+    Its own priors are clipped; with `same_priors` it has the network's.
     """
     spec = network.spec
-    if (spec.backbone, spec.size, spec.tile, spec.letterbox) != ("vgg", 300, 0, False):
-        raise UserError("torchvision has SSD300 with VGG16 alone, without tiles or bars; set "
-                        "model_path to such a detector.")
     reference = ssd300_vgg16(weights=None, weights_backbone=None,
                              num_classes=network.num_classes).eval()
     # Our tensors' names -> torchvision's.
@@ -73,16 +68,6 @@ class ReferenceImages(Dataset):
     def __getitem__(self, index):
         sample = read_sample(self.records[index], self.chain)
         return sample["image"], {"boxes": sample["boxes"], "labels": sample["labels"] + 1}
-
-
-def as_lists(samples):
-    return tuple(zip(*samples))
-
-
-def reference_loader(records, spec, batch_size, num_workers):
-    """Return the loader of torchvision's reference training."""
-    return DataLoader(ReferenceImages(records, spec), batch_size, shuffle=True, drop_last=True,
-                      num_workers=num_workers, collate_fn=as_lists)
 
 
 def reference_loss(network, images, targets, device):

@@ -70,12 +70,6 @@ def test_training_leaves_settings_history_curves_and_weights(trained):
     assert "learning_rate" in (trained / "settings.txt").read_text()
 
 
-def test_a_checkpoint_is_plain_and_knows_its_classes(trained):
-    values = read(trained / "best.pth")
-    assert values["class_names"] == list(demo_data.CLASS_NAMES)
-    assert values["settings"]["backbone"] == values["spec"]["backbone"] == "mobilenetv2"
-
-
 def test_the_newest_training_is_measured(trained, folder):
     get_map.main(get_map.MapSettings(
         test_list=str(folder / "2007_test.txt"), save_dir=str(folder / "logs"), device="cpu",

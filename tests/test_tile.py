@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from exported import NAMES, TinyNet, unsaturated
+from tiny_detector import photo
 
 from nets.runtimes.inspect import heat_map, measure_speed
 from ssd import SSD, SSDSettings
@@ -22,9 +23,10 @@ def detector():
                class_names=NAMES)
 
 
-def test_the_speed_is_that_of_tiles_and_heat_maps_are_refused(detector, folder, monkeypatch):
+def test_the_speed_is_that_of_tiles_and_heat_maps_are_refused(detector, tmp_path, monkeypatch):
     monkeypatch.setattr("nets.runtimes.inspect.FPS_IMAGES", 2)
-    assert len(measure_speed(detector.runtime, folder / "0.png", (1, 2), Thresholds())) > 100
+    path = photo(tmp_path / "a.png", size=(260, 180))
+    assert len(measure_speed(detector.runtime, path, (1, 2), Thresholds())) > 100
     with pytest.raises(UserError, match=f"tile = {TILE}"):
         heat_map(detector.runtime, np.zeros((50, 60, 3), np.uint8))
 

@@ -12,12 +12,11 @@ import torch
 from nets.build import read_network
 from nets.ssd import SSDNet, build_spec, nest_extras
 from nets.weights import weight_files
-from nets.weights.families import FAMILIES, PUBLISHED_NAMES, VGG_LAYERS
+from nets.weights.families import PUBLISHED_NAMES, VGG_LAYERS
 from nets.weights.transfer import transfer
-from nets.weights.weight_files import read_detector, read_tensor_file
+from nets.weights.weight_files import read_detector
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT, UserError
-from utils.multibox.spec import SSDSpec
 
 # Our module names and the names of the same layers in Caffe (and so in Keras files).
 CAFFE = {f"vgg.{index}": name for name, index in VGG_LAYERS.items()}
@@ -116,16 +115,6 @@ def test_a_family_that_is_named_is_taken_silently(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="those of amdegroot or bubbliiiing.*is 'lufficc'"):
         read_detector(tmp_path / "vgg.pth", family="lufficc")
-
-
-def test_other_floats_of_npz_files_are_read(tmp_path):
-    arrays = {"a": np.arange(6, dtype=np.float16).reshape(2, 3), "b": np.asfortranarray(
-        np.arange(6.0).reshape(2, 3)), "c": np.arange(3, dtype=">f4"), "n": np.arange(3)}
-    np.savez_compressed(tmp_path / "a.npz", **arrays)
-    tensors = read_tensor_file(tmp_path / "a.npz")
-    assert tensors.keys() == {"a", "b", "c"}  # integers are no weights
-    for name, value in tensors.items():
-        assert value.dtype == torch.float32 and value.tolist() == arrays[name].tolist()
 
 
 class Payload:
@@ -229,17 +218,11 @@ def test_transfer_keeps_everything_but_unknown_classes():
     assert "tvmonitor (from tv)" in text and "fresh: unicorn" in text
 
 
-@pytest.mark.parametrize("error", [RuntimeError("invalid hash"), OSError("no internet")])
-def test_a_download_that_fails_says_where_to_put_the_file(tmp_path, monkeypatch, error):
+def test_a_download_that_fails_says_where_to_put_the_file(tmp_path, monkeypatch):
     def fetch(url, target, hash_prefix):
-        raise error
+        raise OSError("no internet")
 
     monkeypatch.setattr(weight_files, "make_folder", lambda name: tmp_path)
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     with pytest.raises(UserError, match="could not be downloaded.*\n.*put it at .*ssd.pth"):
         weight_files.download("https://example.org/ssd.pth")
-
-
-def test_what_is_trained_now_is_antialiased_and_what_was_published_is_not():
-    assert SSDSpec().resize == "area_linear_uint8"
-    assert all("resize" in family.preset for family in FAMILIES.values())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from utils.cli import (ROOT, UserError, check_fields, check_file, make_folder, read_text, resolve,
-                       run, settings_table, shorten, typeable, typed_path, writing)
+                       run, shorten, typeable, typed_path, writing)
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,6 @@ def test_wrong_paths_give_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_files_and_folders(tmp_path):
-    folder = make_folder(tmp_path / "a" / "b")
-    (folder / "kept").write_bytes(b"\xef\xbb\xbfcat\r\n")
-    assert make_folder(folder) == folder and check_file(folder / "kept") == folder / "kept"
-    assert read_text(folder / "kept", remedy="").split() == ["cat"]
-
-
 def test_writing_leaves_the_old_file_or_the_new(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -144,12 +137,6 @@ def test_writing_leaves_the_old_file_or_the_new(tmp_path):
     with pytest.raises(UserError, match="b.txt: cannot be written"), \
             writing(tmp_path / "missing" / "b.txt") as part:
         part.write_text("")
-
-
-def test_settings_table_has_a_line_a_field():
-    lines = settings_table(Settings()).splitlines()
-    assert [line.split()[0] for line in lines] == list(Settings.__dataclass_fields__)
-    assert lines[1].endswith("(300, 300)")
 
 
 @pytest.mark.parametrize("changes", [

@@ -1,9 +1,5 @@
 """Devices and precisions: good and bad names, TF32 off, modes put back."""
 
-import platform
-import subprocess
-import sys
-import threading
 import warnings
 
 import pytest
@@ -63,16 +59,13 @@ def test_tf32_is_off_for_good_without_a_warning(before):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_precision_holds_inside_the_context_and_for_its_thread_alone():
-    layer, x, elsewhere = nn.Linear(3, 2), torch.ones(1, 3), []
+def test_precision_holds_inside_the_context():
+    layer, x = nn.Linear(3, 2), torch.ones(1, 3)
     with run_in("bf16", CPU):
         assert layer(x).dtype == torch.bfloat16
-        thread = threading.Thread(target=lambda: elsewhere.append(layer(x).dtype))
-        thread.start()
-        thread.join()
         with run_in("fp32", CPU):
             assert layer(x).dtype == torch.float32
-    assert elsewhere == [torch.float32] and layer(x).dtype == torch.float32
+    assert layer(x).dtype == torch.float32
 
 
 def test_every_submodule_gets_its_mode_back():
@@ -83,26 +76,3 @@ def test_every_submodule_gets_its_mode_back():
         assert not any(module.training for module in network.modules())
         raise KeyError
     assert [module.training for module in network.modules()] == modes == [1, 1, 1, 1, 0]
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other systems keep memory otherwise")
-def test_freed_memory_is_kept():
-    program = """
-import resource, torch
-from utils.device import keep_freed_memory
-{}
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-rounds = []
-for _ in range(8):
-    before = faults()
-    torch.ones(2 ** 24)  # 64 MiB, 16,384 pages
-    rounds.append(faults() - before)
-print(min(rounds))  # now and then the system takes pages back
-"""
-    default, kept = (int(subprocess.run([sys.executable, "-c", program.format(call)], check=True,
-                                        capture_output=True, text=True).stdout)
-                     for call in ("", "keep_freed_memory()"))
-    assert kept < 1000
-    # Where pages are huge there are few faults either way.
-    assert default > 10 * kept or default < 1000
