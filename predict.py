@@ -75,7 +75,8 @@ def main(settings: PredictSettings) -> None:
         detector = rank0_first(lambda: SSD(settings))
         check_device(detector.device, settings.device)
         outputs = Outputs(make_folder(settings.dir_save_path), settings.draw, settings.crop,
-                          settings.save_json, settings.save_csv, settings.image_format)
+                          settings.save_json, settings.save_csv, settings.count,
+                          settings.image_format)
         if settings.mode in ("summary", "fps", "heatmap", "export"):
             on_rank0(lambda: look_into(detector, outputs, settings))
         elif not settings.images and settings.mode == "predict" and world_size() == 1:
@@ -87,7 +88,7 @@ def main(settings: PredictSettings) -> None:
             finally:  # what was detected before Ctrl-C is kept
                 outputs.finish(detector.class_names)
             if rank() == 0:
-                outputs.sum_up(sources, count=settings.count)
+                outputs.sum_up(sources)
 
 
 def named_sources(settings: PredictSettings, outputs: Outputs) -> list[Source]:
@@ -161,7 +162,7 @@ def look_into(detector: SSD, outputs: Outputs, settings: PredictSettings) -> Non
                 outputs.write_image(f"{source.name}.heat", np.asarray(sheet))
             except UserError as error:
                 outputs.report(source.name, error)
-        outputs.sum_up(sources, count=False)
+        outputs.sum_up(sources)
     elif settings.mode == "export":
         detector.export(
             settings.export_path, outputs=settings.export_outputs,

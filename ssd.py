@@ -53,14 +53,13 @@ class WeightsSettings:
     # torchvision's model of 80 everyday classes; "" takes the newest best.pth under save_dir.
     model_path: str = ""
     save_dir: str = "logs"  # where train.py leaves its results
-    # Leave "": checkpoints know their classes. Published files of other classes than VOC's or
-    # COCO's need the list that they were trained with.
+    # Only for published files of other classes than VOC's or COCO's: the list of their classes.
     classes_path: str = ""
     # Whose conventions a published file needs; "auto" recognises them by its tensors.
     weights_family: Literal[("auto", *FAMILIES)] = "auto"
     device: str = "auto"  # an NVIDIA GPU if there is one; or "cpu", "cuda", "cuda:1", "mps"
-    # "fp32" gives the same numbers everywhere. "auto" is bf16 where the processor or GPU multiplies
-    # it: twice as fast, boxes a pixel and mAP a few tenths of a point off. fp16 is for older GPUs.
+    # "auto" is bf16 where the hardware multiplies it: twice as fast, boxes a pixel and mAP a few
+    # tenths of a point off. fp16 is for older GPUs.
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
     runtime: RuntimeName = "auto"  # of .onnx files: OpenVINO if it is installed, or ONNX Runtime
 
@@ -105,9 +104,8 @@ class SSD:
     def detect(self, image: ImageInput) -> Detections:
         """Find objects in one image: a path, a PIL image, or an (H, W, 3) uint8 RGB array.
 
-        Returns Detections, best first, as NumPy arrays: boxes (N, 4) float32 xyxy in pixels of the
-        image, scores (N,), labels (N,) indices into `class_names`. Raises UserError for a file that
-        cannot be read; TypeError, ValueError for what is no image.
+        Returns Detections, best first, with boxes in pixels of the image. Raises UserError for a
+        file that cannot be read, TypeError or ValueError for what is no image.
         """
         return self.detect_batch([image])[0]
 
@@ -123,15 +121,13 @@ class SSD:
                       ) -> Iterator[tuple[ImageInput, np.ndarray | None, Detections | UserError]]:
         """Find objects in any number of images, two batches ahead of the caller.
 
-        `overrides` are those of `detect_batch`. Yields (image as it was given, (H, W, 3) uint8 RGB
-        array or None without `keep_images`, Detections), in order; a UserError in place of the
-        Detections of an image that cannot be read.
+        Yields (image as it was given, (H, W, 3) uint8 RGB array or None without `keep_images`,
+        Detections or the UserError of an image that cannot be read), in order.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._override(overrides)
-        if self.spec.tile:  # the tiles of one image fill a batch
-            batch_size = 1
+        batch_size = 1 if self.spec.tile else batch_size  # the tiles of one image fill a batch
         return self._stream(iter(images), batch_size, keep_images, overrides)
 
     def _stream(self, images, batch_size, keep_images, overrides):
@@ -196,23 +192,17 @@ class SSD:
         array = as_rgb_array(image)
         return draw_detections(array, self.detect(array))
 
-    def evaluate(self, records: list[Record], *, batch_size: int = 8
-                 ) -> tuple[list[ClassResult], list[Detections]]:
-        """Score the detector by PASCAL VOC's rules: the results of each class, and of each image."""
-        detections = self.detect_records(records, batch_size=batch_size)
-        return evaluate_voc(detections, records, len(self.class_names)), detections
+    def evaluate(self, records: list[Record]) -> list[ClassResult]:
+        """Return the result of each class by PASCAL VOC's rules, on all ranks."""
+        return evaluate_voc(self.detect_records(records), records, len(self.class_names))
 
     def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
-        """Return the Detections of each record's image, with the thresholds for scoring.
-
-        Ranks share the images; all get all results, or the UserError of an image.
-        """
+        """Return the Detections of each record's image, on all ranks, by thresholds for scoring."""
         def detect(records):
             stream = self.detect_stream(
                 [record.path for record in records], batch_size=batch_size, keep_images=False,
                 **{name: getattr(SCORING, name) for name in RULES})
-            for *_, detections in tqdm(stream, desc="mAP", total=len(records), leave=False,
-                                       disable=None):
+            for *_, detections in tqdm(stream, "mAP", len(records), leave=False, disable=None):
                 if isinstance(detections, UserError):
                     raise detections
                 yield detections
@@ -229,16 +219,15 @@ class SSD:
                val_list: str = "2007_val.txt", max_loss: float = 1.0) -> None:
         """Write the detector as an .onnx file, which `model_path` takes; print what it is.
 
-        `outputs` are those of nets/runtimes/export.py. "int8" runs faster and finds a little less:
-        it is calibrated on images of `train_list`, and refused where it loses more than `max_loss`
-        points of mAP@0.5 on `val_list`.
+        `outputs` are those of nets/runtimes/export.py. "int8" is calibrated on `train_list`, and
+        refused where it loses more than `max_loss` points of mAP@0.5 on `val_list`.
         """
         path = resolve(path)
         if path.suffix.lower() != ".onnx":
             raise UserError(f"{path}: an exported file must end in .onnx.")
         if outputs == "detections" and (self.settings.nms != "class" or self.settings.classes):
-            raise UserError('exported "detections" are of all classes, by nms "class": leave nms '
-                            'and classes out, or set export_outputs = "boxes".')
+            raise UserError('exported "detections" are of all classes, by nms = "class"; leave nms '
+                            'and classes out, or take the outputs "boxes".')
         with TemporaryDirectory() as folder:
             file = Path(folder, "fp32.onnx")
             export_onnx(self.network, self.class_names, file, outputs=outputs,
@@ -249,7 +238,7 @@ class SSD:
                 step = math.ceil(len(train) / CALIBRATION_IMAGES) or 1
                 file = quantise(
                     file, sample_inputs((record[:2] for record in train[::step]), self.spec),
-                    score=lambda file: mean_ap(SSD(file, runtime="onnxruntime").evaluate(val)[0]),
+                    score=lambda file: mean_ap(SSD(file, runtime="onnxruntime").evaluate(val)),
                     max_loss=max_loss)
             make_folder(path.parent)
             with writing(path) as part:
@@ -261,17 +250,15 @@ class SSD:
 def _open(settings):
     """Return the Runtime of the weights that the settings name."""
     class_names = read_class_names(settings.classes_path) if settings.classes_path else None
-    path = str(settings.model_path or newest_checkpoint(settings.save_dir) or "")
+    path = settings.model_path or newest_checkpoint(settings.save_dir)
     if not path:
-        raise UserError(f"no weights yet: there is no best.pth under {settings.save_dir}; run "
-                        'train.py, or set model_path = "coco" or to a file.')
-    if os.path.isfile(path):  # in the current directory; else in the repo
-        path = os.path.abspath(path)
+        raise UserError(f"no best.pth under {settings.save_dir}: run train.py, or set model_path = "
+                        '"coco" or to a file.')
+    path = os.path.abspath(path) if os.path.isfile(path) else str(path)  # else in the repo
     if path.lower().endswith(".onnx"):
         return OnnxRuntime(path, device=settings.device, precision=settings.precision,
                            runtime=settings.runtime)
     device = pick_device(settings.device)
     precision = set_precision(settings.precision, device)
-    network, class_names = read_network(path, family=settings.weights_family,
-                                        class_names=class_names)
-    return TorchRuntime(network.to(device).eval(), class_names, precision=precision, owned=True)
+    network, names = read_network(path, family=settings.weights_family, class_names=class_names)
+    return TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)

@@ -250,7 +250,7 @@ def main(settings: TrainSettings) -> None:
                 is_last = epoch + 1 == settings.epochs
                 val_map = None
                 if val_records and (is_last or is_due(epoch, settings.eval_period)):
-                    val_map = mean_ap(detector.evaluate(val_records)[0])
+                    val_map = mean_ap(detector.evaluate(val_records))
                 row = run.end_epoch(val_map)
                 print(describe_epoch(row, settings.epochs, run.best_map))
                 if settings.sample_period and (is_last or is_due(epoch, settings.sample_period)):
@@ -258,7 +258,7 @@ def main(settings: TrainSettings) -> None:
                                           f"epoch {epoch + 1}"))
             run.save()
         if val_records:
-            results, _ = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
+            results = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
             print(format_results(results, class_names))
         print(describe_end(folder, run.history, run.best_epoch))
 

@@ -9,15 +9,13 @@ from PIL import Image, ImageOps
 
 core = openvino.Core()
 model = core.read_model(sys.argv[1])
-metadata = {name: json.loads(value.value) for name, value in
-            model.get_rt_info()["framework"].items()}
-names, spec = metadata["class_names"], metadata["spec"]
+metadata = model.get_rt_info()["framework"]
+names, spec = (json.loads(metadata[name].value) for name in ("class_names", "spec"))
 # Without this, OpenVINO computes in bf16 where the processor can.
 detector = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 if spec.get("tile") or spec.get("letterbox"):
     sys.exit("this detector uses tiles or letterbox: run it by predict.py")
 image = ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB")
-# See onnx_only.py.
 resized = image.resize(spec["input_shape"][::-1], Image.Resampling.BILINEAR, reducing_gap=2)
 images = np.asarray(resized)[None].astype(
     np.float32 if spec["resize"].endswith("float32") else np.uint8)

@@ -50,7 +50,7 @@ def test_files_hold_the_figures_that_are_printed(measure, folder, tmp_path):
         assert (map_out / plot).stat().st_size > 5000
     text = (map_out / "report.html").read_text(encoding="utf-8")
     assert f"{values['map_area']:.4f}" in text and "confidence of 0.01" in text and "0.png" in text
-    results, _ = tiny_detector().evaluate(read_list(folder / "2007_test.txt")[0])
+    results = tiny_detector().evaluate(read_list(folder / "2007_test.txt")[0])
     assert values["map_area"] == pytest.approx(results[0].ap_area, abs=1e-6)
 
 

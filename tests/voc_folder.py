@@ -15,11 +15,11 @@ SPLITS = ("train", "val", "test")
 cached_spec = lru_cache(build_spec)
 
 
-def save_image(path, size=(50, 40), **options):
+def save_image(path, size=(50, 40)):
     """Save an image of noise that no other path has; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(zlib.crc32(str(path).encode()))
-    Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(path, **options)
+    Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(path)
     return path
 
 
@@ -42,31 +42,24 @@ class Folder:
 
     def __init__(self, path, year="2007"):
         self.path, self.root = path, path / "VOCdevkit" / f"VOC{year}"
-        self.main_dir = self.root / "ImageSets" / "Main"
         for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (self.root / name).mkdir(parents=True)
         write_text(path / "classes.txt", "cat\ndog")
 
-    def image(self, name, **options):
-        return save_image(self.root / "JPEGImages" / f"{name}.jpg", **options)
-
-    def xml(self, name, *objects, extra=""):
+    def xml(self, name, *objects):
         """Write an annotation of (class name, xmin, ymin, xmax, ymax) objects."""
-        text = extra + "".join(xml_object(*values) for values in objects)
-        return write_text(self.root / "Annotations" / f"{name}.xml",
-                          f"<annotation>{text}</annotation>")
+        rows = [xml_object(*values) for values in objects]
+        write_text(self.root / "Annotations" / f"{name}.xml",
+                   f"<annotation>{''.join(rows)}</annotation>")
 
     def fill(self, names, label="cat"):
         for name in names:
-            self.image(name)
+            save_image(self.root / "JPEGImages" / f"{name}.jpg")
             self.xml(name, (label, 1, 1, 10, 10))
 
     def split(self, **splits):
         for name, keys in splits.items():
-            write_text(self.main_dir / f"{name}.txt", "".join(f"{key}\n" for key in keys))
-
-    def keys(self, name):
-        return (self.main_dir / f"{name}.txt").read_text().split("\n")[:-1]
+            write_text(self.root / "ImageSets" / "Main" / f"{name}.txt", "\n".join(keys))
 
     def run(self, **changes):
         main(AnnotationSettings(**{

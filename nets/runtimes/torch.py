@@ -1,6 +1,7 @@
 """What runs the network: images in, boxes and scores out."""
 
 import copy
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
@@ -48,6 +49,7 @@ class TorchRuntime:
         self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
         self.device, self.precision = network.coder.priors.device, precision
         self._copy = inference_copy(network, precision) if owned else None
+        self._lock = threading.Lock()  # while the caller's network is in eval mode
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,16 +58,13 @@ class TorchRuntime:
         with run_in(self.precision, self.device):
             if self._copy is not None:
                 return decode_outputs(*self._copy(images), self.network.coder)
-            with evaluating(self.network):  # one thread at a time
+            with self._lock, evaluating(self.network):
                 return decode_outputs(*self.network(images), self.network.coder)
 
 
 def borrow_network(network: SSDNet, class_names: Sequence[str] | None, *, device: str,
                    precision: str) -> TorchRuntime:
-    """Return the Runtime of a network that stays the caller's, on its own device.
-
-    Raises ValueError where it is on another device than asked for, or has other classes.
-    """
+    """Return the Runtime of a caller's network; ValueError for another device or other classes."""
     actual, count = network.coder.priors.device, network.num_classes - 1
     if device not in ("auto", actual.type, str(actual)):
         raise ValueError(f"the network is on {actual}, the settings say {device!r}")

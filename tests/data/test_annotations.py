@@ -21,28 +21,18 @@ def make_record(path, objects=()):
                   rows[:, 5].astype(bool))
 
 
-@pytest.mark.parametrize("path", [
-    "/data/a.jpg", "/my images/a b  c.jpg", "/ä/图 1.png", str(ROOT / "img" / "a b.jpg"),
-    "/odd/1,2,3,4,5/a.jpg", "/odd/a 1,2.jpg"])
-@pytest.mark.parametrize("objects", [
-    [], [(1, 2, 30, 40, 0, 0)], [(0, 0, 9.5, 12.25, 3, 1), (-4, -2.5, 7, 8, 12, 0)]])
-def test_a_list_line_is_read_back(path, objects):
-    record = make_record(path, objects)
-    back = parse_line(format_record(record) + "\n", 20)
-    assert back.path == record.path
-    for actual, expected in zip(back[1:], record[1:]):
-        assert actual.dtype == expected.dtype and np.array_equal(actual, expected)
-
-
-@given(st.lists(st.tuples(*[st.floats(-1e4, 1e4)] * 2, *[st.floats(0.01, 1e4)] * 2,
+@given(st.sampled_from(["/data/a.jpg", "/my images/a b  c.jpg", "/ä/图 1.png", "/odd/a 1,2.jpg",
+                        str(ROOT / "img" / "a b.jpg"), "/odd/1,2,3,4,5/a.jpg"]),
+       st.lists(st.tuples(*[st.floats(-1e4, 1e4)] * 2, *[st.floats(0.01, 1e4)] * 2,
                           st.integers(0, 99), st.booleans()), max_size=4))
-def test_boxes_are_kept_to_a_thousandth_of_a_pixel(rows):
-    record = make_record("/a.jpg", [(x, y, x + w, y + h, label, difficult)
-                                    for x, y, w, h, label, difficult in rows])
-    back = parse_line(format_record(record), 100)
+def test_a_list_line_is_read_back_to_a_thousandth_of_a_pixel(path, rows):
+    record = make_record(path, [(x, y, x + w, y + h, label, difficult)
+                                for x, y, w, h, label, difficult in rows])
+    back = parse_line(format_record(record) + "\n", 100)
+    assert back.path == record.path
     np.testing.assert_allclose(back.boxes_px, record.boxes_px, atol=2e-3)
-    assert back.labels.tolist() == record.labels.tolist()
-    assert back.difficult.tolist() == record.difficult.tolist()
+    for actual, expected in zip(back[2:], record[2:]):
+        assert actual.dtype == expected.dtype and np.array_equal(actual, expected)
 
 
 def test_list_file_is_read_back(tmp_path):

@@ -23,11 +23,9 @@ COCO = {
 @pytest.fixture
 def read(tmp_path):
     """Return a function that reads COCO with some parts replaced."""
-    def write_and_read(**changes):
-        save_image(tmp_path / "a.jpg")
-        return by_key(read_coco(write_text(tmp_path / "c.json", json.dumps(COCO | changes)),
-                                tmp_path))
-    return write_and_read
+    save_image(tmp_path / "a.jpg")
+    return lambda **changes: by_key(read_coco(
+        write_text(tmp_path / "c.json", json.dumps(COCO | changes)), tmp_path))
 
 
 def test_values(read, tmp_path):

@@ -15,21 +15,19 @@ def read(tmp_path):
     """Return a function that reads a table of any text; a.jpg and b c.jpg are there."""
     for name in ("a.jpg", "b c.jpg"):
         save_image(tmp_path / name)
-
-    def write_and_read(text):
-        return by_key(read_csv(write_text(tmp_path / "t.csv", text), tmp_path))
-    return write_and_read
+    return lambda text: by_key(read_csv(write_text(tmp_path / "t.csv", text), tmp_path))
 
 
 def test_values(read, tmp_path):
     items, problems = read("width,filename,class,xmin,ymin,xmax,ymax,height,difficult\n"
                            "50,a.jpg,cat,1.5,2,10,20,40,0\n\n50,b c.jpg, dog ,0,0,50,40,40,1\n"
-                           "50,a.jpg,\"a, b\",3,4,5,6,40,\n")
+                           "50,a.jpg,\"a, b\",3,4,5,6,40,\n,empty.jpg,,,,,,,\n")
     assert not problems and items["a.jpg"].size == (50, 40)
     assert plain(items["a.jpg"].objects) == [("cat", (1.5, 2, 10, 20), False),
                                              ("a, b", (3, 4, 5, 6), False)]
     assert plain(items["b c.jpg"].objects) == [("dog", (0, 0, 50, 40), True)]
     assert items["b c.jpg"].image == tmp_path / "b c.jpg"
+    assert items["empty.jpg"].objects == [] and items["empty.jpg"].image is None
 
 
 @pytest.mark.parametrize("header", [
@@ -39,11 +37,6 @@ def test_columns_of_other_tools(read, header):
     divider = next(divider for divider in ",;\t" if divider in header)
     items, problems = read(f"{header}\n{divider.join(['a.jpg', 'cat', '1', '2', '3', '4'])}\n")
     assert plain(items["a.jpg"].objects) == [("cat", (1, 2, 3, 4), False)] and not problems
-
-
-def test_a_row_without_class_is_background(read):
-    items, problems = read(HEADER + "a.jpg,,,,,\n")
-    assert items["a.jpg"].objects == [] and not problems
 
 
 @pytest.mark.parametrize("row", [

@@ -28,10 +28,8 @@ def test_the_annotations_are_those_of_the_drawings(demo):
     for item in items[::2]:
         _, objects = draw_scene(np.random.default_rng((0, int(item.key))))
         assert [thing[:3] for thing in item.objects] == objects
-    counts = Counter(thing.name for item in items for thing in item.objects)
-    assert set(counts) == set(CLASS_NAMES) and min(counts.values()) >= 10
-    difficult = sum(thing.difficult for item in items for thing in item.objects)
-    assert 0 < difficult < 0.2 * sum(counts.values())
+    assert {thing.name for item in items for thing in item.objects} == set(CLASS_NAMES)
+    assert 0 < sum(thing.difficult for item in items for thing in item.objects) < IMAGES
 
 
 def test_the_same_seed_gives_the_same_files(demo, tmp_path):

@@ -39,26 +39,22 @@ def naive_coverage(boxes, spec, match_iou=0.5):
     return np.mean([naive_best_iou(box, priors) >= match_iou for box in boxes.tolist()])
 
 
-def suggest(boxes, spec, paper=None, **options):
-    return suggest_priors(boxes, spec, paper or spec, **{"match_iou": 0.5} | options)
+def suggest(boxes, spec, seed=0):
+    return suggest_priors(boxes, spec, SMALL, match_iou=0.5, seed=seed)
 
 
-def suggested(suggestion, spec=SMALL):
+def suggested(suggestion):
     """Return the spec that train.py builds of a suggestion."""
     ratios = suggestion.aspect_ratios
-    return replace(spec, anchors_size=suggestion.anchors_size,
-                   aspect_ratios=(ratios,) * len(spec.grids) if ratios else spec.aspect_ratios)
+    return replace(SMALL, anchors_size=suggestion.anchors_size,
+                   aspect_ratios=(ratios,) * len(SMALL.grids) if ratios else SMALL.aspect_ratios)
 
 
-@pytest.mark.parametrize("count", [1, 2, 40])
 @pytest.mark.parametrize("spec", [SMALL, replace(SMALL, steps=(20, 24, 30, 50, 90, 96))])
-def test_best_ious_equal_a_naive_loop(count, spec):
-    boxes = random_boxes(count, count)
-    priors = to_xyxy(make_priors(spec)).tolist()
-    ious = best_ious(boxes, spec)
-    assert ious.dtype == np.float32
-    np.testing.assert_allclose(ious, [naive_best_iou(box, priors) for box in boxes.tolist()],
-                               atol=1e-5)
+def test_best_ious_equal_a_naive_loop(spec):
+    boxes, priors = random_boxes(40, 0), to_xyxy(make_priors(spec)).tolist()
+    np.testing.assert_allclose(best_ious(boxes, spec), [
+        naive_best_iou(box, priors) for box in boxes.tolist()], atol=1e-5)
 
 
 def test_a_box_that_is_mostly_outside_is_not_covered():
@@ -75,36 +71,15 @@ def test_a_suggestion_never_covers_less_and_is_found_again(seed, smallest, large
     assert result.before == pytest.approx(naive_coverage(boxes, SMALL))
     assert result.after == pytest.approx(naive_coverage(boxes, suggested(result)))
     assert result.after >= result.before
-    sizes = result.anchors_size
-    assert len(sizes) == 7 and sizes[0] > 0 and all(a < b for a, b in zip(sizes, sizes[1:]))
+    assert len(result.anchors_size) == 7
     # Advice that was followed is not given again.
-    again = suggest(boxes, suggested(result), SMALL, seed=seed)
+    again = suggest(boxes, suggested(result), seed=seed)
     assert again.before == again.after == result.after
-
-
-@pytest.mark.parametrize("width, height", [(3, 3), (8, 8), (90, 30), (7, 40), (95, 95)])
-def test_boxes_of_one_odd_size_are_covered_better(width, height):
-    spec = replace(SMALL, grids=(24, 12, 6, 3, 2, 1), anchors_size=(40, 50, 60, 70, 80, 90, 100))
-    sides = np.array([width, height]) / 96
-    low = np.random.default_rng(0).uniform(0, 1, (12, 2)) * (1 - sides)
-    boxes = np.concatenate([low, low + sides], 1)
-    result = suggest(boxes, spec)
-    assert result.after == pytest.approx(naive_coverage(boxes, suggested(result, spec)))
-    assert result.after > result.before or result.before == 1
-    if width == 8:
-        assert result.after > 0.9 and result.anchors_size[0] < 12
-
-
-def test_perfect_priors_are_kept():
-    boxes = to_xyxy(make_priors(SMALL)).numpy()[:40]
-    assert suggest(boxes, SMALL) == (SMALL.anchors_size, (), 1.0, 1.0)
 
 
 def test_a_large_data_set_is_searched_on_a_sample(monkeypatch):
     monkeypatch.setattr("utils.data.prior_fit.MAX_OBJECTS", 10)
     boxes = random_boxes(40, 5, 0.02, 0.1)
-    first, again = (suggest(boxes, SMALL, seed=1) for _ in range(2))
-    assert first == again
-    # The shares are those of all boxes.
-    assert first.before == pytest.approx(naive_coverage(boxes, SMALL))
-    assert first.after == pytest.approx(naive_coverage(boxes, suggested(first)))
+    result = suggest(boxes, SMALL, seed=1)
+    assert result == suggest(boxes, SMALL, seed=1)
+    assert result.after == pytest.approx(naive_coverage(boxes, suggested(result)))  # of all boxes

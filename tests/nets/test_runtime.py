@@ -1,6 +1,5 @@
 """The copy that PyTorch runs: the outputs of the network itself, packed, in bf16, from threads."""
 
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -60,22 +59,3 @@ def test_bf16_is_near_fp32(owned):
     assert boxes.dtype == scores.dtype == torch.float32
     assert (boxes - expected_boxes).abs().max() < 0.02
     assert 0 < (scores - expected_scores).abs().max() < 0.02
-
-
-def test_images_in_float32():
-    network = make_network()
-    runtime, images = TorchRuntime(network, "abc", precision="fp32", owned=True), images_for(
-        network)
-    assert all(map(torch.equal, runtime(images.astype(np.float32)), runtime(images)))
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_six_threads_get_what_one_gets(precision):
-    """Also where the first call, which packs the weights, is one of them."""
-    network = make_network()
-    several = [images_for(network, 1 + seed % 2, seed) for seed in range(12)]
-    runtimes = [TorchRuntime(network, "abc", precision=precision, owned=True) for _ in range(2)]
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(runtimes[0], several))
-    for images, outputs in zip(several, together):
-        assert all(map(torch.equal, runtimes[1](images), outputs))

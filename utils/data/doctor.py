@@ -26,7 +26,7 @@ class ImageFacts(NamedTuple):
     size: tuple[int, int] | None  # (width, height) as load_image returns it; None: unusable
     orientation: int = 1  # of EXIF, 1 for upright
     digest: bytes = b""  # of the file's content
-    fault: str = "image missing"  # kind of Problem of an unusable image
+    kind: str = "image missing"  # of Problem, for an unusable image
     reason: str = "no .jpg, .png, .bmp, .tif or .webp of this name"
 
 
@@ -39,8 +39,8 @@ def inspect_image(path: Path) -> ImageFacts:
         digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
         return ImageFacts(image_size(path), orientation, digest)
     except Exception as error:  # decoders raise all kinds for broken files
-        fault = "image truncated" if "truncated" in str(error) else "image unreadable"
-        return ImageFacts(None, fault=fault, reason=str(error))
+        kind = "image truncated" if "truncated" in str(error) else "image unreadable"
+        return ImageFacts(None, kind=kind, reason=str(error))
 
 
 class Doctor:
@@ -62,8 +62,8 @@ class Doctor:
         if annotation.objects is None:  # its reader has listed it
             return None
         if facts.size is None:
-            where = annotation.image or annotation.origin
-            return self._note(facts.fault, shorten(where), facts.reason)
+            where = shorten(annotation.image or annotation.origin)
+            return self._note(facts.kind, where, facts.reason)
         objects = {}
         for item, box in zip(annotation.objects, self._boxes_as_shown(annotation, facts)):
             where = f"{annotation.origin}, {item.position} ({item.name})"
@@ -79,8 +79,8 @@ class Doctor:
 
     def _boxes_as_shown(self, annotation, facts):
         """Return the boxes of an annotation, turned or scaled as its image was after drawing."""
-        _, origin, _, objects, size = annotation
-        boxes, shown = [item.box_px for item in objects], facts.size
+        boxes = [item.box_px for item in annotation.objects]
+        origin, size, shown = annotation.origin, annotation.size, facts.size
         if boxes and facts.orientation > 1 and (size is None or facts.orientation < 5):
             self._note("orientation unclear", origin, f"EXIF {facts.orientation} turns the image; "
                        "were the boxes drawn before or after that?")
@@ -122,17 +122,17 @@ class Doctor:
     def check_lists(self, lists: Mapping[str, Sequence[Record]]) -> None:
         """List the images of {split: records} whose content comes up twice."""
         first = {}  # content -> (split, path)
-        for split, path in [(split, record.path) for split in lists for record in lists[split]]:
-            other_split, other = first.setdefault(self.facts[path].digest, (split, path))
-            if other is not path:
-                kind = "same image twice" if split == other_split else "same image in two splits"
-                self._note(kind, shorten(path), f"in {split}, as {shorten(other)} in {other_split}")
+        for entry in [(split, record.path) for split in lists for record in lists[split]]:
+            split, path = entry
+            other = first.setdefault(self.facts[path].digest, entry)
+            if other is not entry:
+                kind = "same image twice" if split == other[0] else "same image in two splits"
+                self._note(kind, shorten(path), f"in {split}, as {shorten(other[1])} in {other[0]}")
 
 
 def _turn(box, size, orientation):
     """Turn or mirror a box, xyxy in pixels of a (width, height) image, as EXIF's 1 to 8 say."""
-    x1, y1, x2, y2 = box
-    width, height = size
+    (x1, y1, x2, y2), (width, height) = box, size
     if orientation in (2, 3, 7, 8):
         x1, x2 = width - x2, width - x1
     if orientation in (3, 4, 6, 7):

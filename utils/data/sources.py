@@ -130,6 +130,6 @@ def int_size(width: object, height: object) -> tuple[int, int] | None:
     """Return (width, height) as integers, or None where a source has no sensible numbers."""
     try:
         size = int(float(width)), int(float(height))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return size if min(size) > 0 else None

@@ -36,10 +36,10 @@ class Outputs:
     crop: bool = False
     save_json: bool = False
     save_csv: bool = False
+    count: bool = False
     image_format: ImageFormat = "jpg"
     # By (name of the image or video, number of the frame or None).
     results: dict[tuple[str, int | None], Detections] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)  # objects of each class
     failures: dict[str, str] = field(default_factory=dict)  # by name: what went wrong
     _video: Source | None = None  # that is being written
     _writer: cv2.VideoWriter | None = None
@@ -55,8 +55,7 @@ class Outputs:
         name, drawn = frame.source.name, None
         if frame.image is not None:
             drawn = np.asarray(draw_detections(frame.image, detections))
-        self.counts.update(detections.names)
-        if self.save_json or self.save_csv:  # a camera may run for days
+        if self.save_json or self.save_csv or self.count:  # else a camera may run for days
             self.results[name, frame.number] = detections
         try:
             if self.crop:
@@ -85,9 +84,7 @@ class Outputs:
 
     def _write_crops(self, frame, detections):
         """Write a file for each object, named by image, class and score."""
-        name = frame.source.name
-        if frame.number is not None:
-            name += f"_{frame.number:06}"
+        name = frame.source.name + ("" if frame.number is None else f"_{frame.number:06}")
         objects = zip(detections.boxes, detections.names, detections.scores)
         for k, (box, label, score) in enumerate(objects, start=1):
             x1, y1, x2, y2 = np.append(np.floor(box[:2]), np.ceil(box[2:])).clip(0).astype(int)
@@ -128,35 +125,35 @@ class Outputs:
     def finish(self, class_names: tuple[str, ...]) -> None:
         """Complete the last video; write tables of what all processes detected."""
         self._close_video()
-        for results, counts, failures in gather((self.results, self.counts, self.failures))[1:]:
+        for results, failures in gather((self.results, self.failures))[1:]:
             self.results, self.failures = self.results | results, self.failures | failures
-            self.counts += counts
         if rank() > 0:
             return
-        frames = [(*key, detections) for key, detections in sorted(self.results.items())]
-        if self.save_json:  # an image_id is a number where all names are, as COCO's; or name/frame
-            names = list(dict.fromkeys(name for name, *_ in frames))
-            ids = dict(zip(names, numbers_of([Path(name).stem for name in names]) or names))
-            self._write_json("coco_results", [
-                row for name, number, (boxes, scores, labels) in frames for row in coco_results(
-                    [ids[name] if number is None else f"{name}/{number}"] * len(boxes),
-                    labels, boxes, scores, class_names, decimals=2)])
+        names = list(dict.fromkeys(name for name, _ in self.results))
+        # An image_id is a number where all names are, as COCO's; that of a frame is name/frame.
+        ids = dict(zip(names, numbers_of([Path(name).stem for name in names]) or names))
+        results, rows = [], []
+        for (name, number), detections in sorted(self.results.items()):
+            boxes, scores, labels = detections
+            image_ids = [ids[name] if number is None else f"{name}/{number}"] * len(boxes)
+            results += coco_results(image_ids, labels, boxes, scores, class_names, decimals=2)
+            rows += [{"image": name, "frame": number, **row} for row in detections.rows()]
+        if self.save_json:
+            self._write_json("coco_results", results)
         if self.save_csv:
-            with writing(self.folder / "detections.csv") as part, open(
-                    part, "w", encoding="utf-8", newline="") as file:
+            with writing(self.folder / "detections.csv") as part, part.open(
+                    "w", encoding="utf-8", newline="") as file:
                 table = csv.DictWriter(file, ("image", "frame", *COLUMNS))
                 table.writeheader()
-                for name, number, detections in frames:
-                    table.writerows({"image": name, "frame": number, **row}
-                                    for row in detections.rows())
+                table.writerows(rows)
 
-    def sum_up(self, sources: list[Source], *, count: bool) -> None:
-        """Print what was done; UserError where something failed or there was nothing to do."""
+    def sum_up(self, sources: list[Source]) -> None:
+        """Print what was done; UserError where something failed."""
         total = len({source.name for source in sources} | self.failures.keys())
-        done = total - len(self.failures)
-        print(f"{done} of {total} files done; see {shorten(self.folder)}")
-        if count:
-            print("in all: " + ", ".join(f"{name} {n}" for name, n in self.counts.most_common()))
+        print(f"{total - len(self.failures)} of {total} files done; see {shorten(self.folder)}")
+        if self.count:
+            counts = Counter(name for frame in self.results.values() for name in frame.names)
+            print("in all: " + ", ".join(f"{name} {n}" for name, n in counts.most_common()))
         if self.failures:
             failed = ", ".join(list(self.failures)[:20])
             raise UserError(f"{len(self.failures)} of {total} failed: {failed}")
