@@ -150,6 +150,9 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
         return main(settings)
     except KeyboardInterrupt:
         text, status = "\nstopped.", 130
+    except BrokenPipeError:  # as of `| head`
+        sys.stdout = open(os.devnull, "w")
+        text, status = "stopped: nothing reads the output any more.", 1
     except UserError as error:
         text, status = f"error: {error}", 2
     except (MemoryError, RuntimeError) as error:
