@@ -76,10 +76,7 @@ def _find(text, output_folder):
 
 def read_frames(sources: Iterable[Source], report: Callable[[str, UserError], object]
                 ) -> Iterator[Frame]:
-    """Yield the frames of all sources in order; images are left in their files.
-
-    `report` is called with the name of each video that cannot be read, and why.
-    """
+    """Yield the frames of all sources in order, images still in their files; report bad videos."""
     for source in sources:
         try:
             yield from _read_video(source) if source.is_video else [Frame(source)]

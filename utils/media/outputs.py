@@ -27,7 +27,7 @@ ImageFormat = Literal["jpg", "png"]
 class Outputs:
     """Writes the files of frames that come in order, named after the whole name of the original.
 
-    For a.jpg: a.jpg.jpg (drawn), a.jpg.json, crops/a.jpg_1_cat_0.98.jpg; for a video clip.avi:
+    For a.jpg: a.jpg.jpg (drawn), a.jpg.json, crops/a.jpg_1_cat_0.98.jpg; for clip.avi:
     clip.avi.mp4, clip.avi.json. At the end `finish` writes coco_results.json and detections.csv.
     """
 
