@@ -153,7 +153,7 @@ def test_settings_that_cannot_work_are_refused(folder, changes, message):
 
 
 def test_without_weights_the_message_says_how_to_get_some(tmp_path):
-    with pytest.raises(UserError, match="no weights yet.*model_path"):
+    with pytest.raises(UserError, match="no best.pth.*model_path"):
         SSD(SSDSettings(save_dir=str(tmp_path)))
 
 
