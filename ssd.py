@@ -114,6 +114,8 @@ class SSD:
 
         `overrides` are fields of Thresholds, with `classes` by name.
         """
+        if isinstance(images, (str, os.PathLike)):
+            raise TypeError(f"expected a list of images, got the path {os.fspath(images)!r}")
         return self._detect_prepared([prepare(image, self.spec) for image in images], overrides)
 
     def detect_stream(self, images: Iterable[ImageInput], *, batch_size: int = 4,

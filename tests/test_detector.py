@@ -62,6 +62,11 @@ def test_thresholds_of_a_call_are_checked(detector, overrides):
             call([random_image()], **overrides)
 
 
+def test_one_path_in_the_place_of_a_list(detector):
+    with pytest.raises(TypeError, match="a list of images, got the path 'a.jpg'"):
+        detector.detect_batch("a.jpg")
+
+
 def test_weights_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="nowhere.pth"):
         SSD(tmp_path / "nowhere.pth")
