@@ -93,7 +93,7 @@ class Run:
                 "eval_seconds": round(time.perf_counter() - self.saved_at, 1)}
         self.epoch, self.step_in_epoch, self.seconds, self.sums = self.epoch + 1, 0, 0.0, {}
         self.history = [*self.history, row]
-        if (val_map or 0) >= (self.best_map or 0):  # without any measurement the last is the best
+        if self.best_map is None or val_map is not None and val_map >= self.best_map:
             self.best_map, self.best_epoch = val_map, self.epoch
             self._write("best.pth")
         if self.save_period and self.epoch % self.save_period == 0:
@@ -207,7 +207,7 @@ def read_run(resume: str, *, save_dir: str, run_name: str
         return None, None
     path = check_file(path / "last.pth" if path.is_dir() else path)
     checkpoint = parse_checkpoint(read_torch_file(path), path)
-    if checkpoint is None or checkpoint.run is None:
+    if checkpoint is None or "basis" not in (checkpoint.run or {}):  # or of an older version
         raise UserError(f"{shorten(path)}: holds weights; only the last.pth of a run can go on; "
                         f"begin a new run from it: --model_path {typeable(path)}")
     return path, checkpoint
