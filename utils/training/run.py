@@ -23,7 +23,7 @@ from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typ
 from utils.data.annotations import (Record, check_same_classes, read_class_names, read_list,
                                     read_records)
 from utils.data.loader import Batch, Loader
-from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
+from utils.distributed import check_same_on_all_ranks, launcher, rank, sum_over_ranks, world_size
 from utils.multibox.loss import Losses
 from utils.training.logging import Board, plot_history, write_history
 
@@ -117,6 +117,14 @@ class Run:
             "basis": self.basis, "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(), "generator": torch.get_rng_state()})
         self.saved, self.saved_at = (self.epoch, self.step_in_epoch), time.perf_counter()
+
+    def save_within_epoch(self, every: int, stop: "StopFlag") -> None:
+        """Save every so many steps (0: never), and where a rank has to stop: KeyboardInterrupt."""
+        stopping = sum_over_ranks([float(stop.requested)])[0] > 0
+        if stopping or every and self.step % every == 0:
+            self.save()
+        if stopping:
+            raise KeyboardInterrupt  # for any signal: the script ends as by Ctrl-C
 
     def _write(self, name, run=None):
         if rank() == 0:
