@@ -24,17 +24,19 @@ from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import Batch, DetectionDataset, Loader
 from utils.data.samples import choose_samples, draw_samples
-from utils.device import Precision, keep_freed_memory, pick_device, run_in, set_precision
-from utils.distributed import (broadcast_tensors, check_device, on_rank0, process_group,
-                               rank, rank0_first, sum_over_ranks, without_sync, world_size,
-                               wrap_network)
+from utils.device import (HostCopy, Precision, keep_freed_memory, pick_device, run_in,
+                          set_precision)
+from utils.distributed import (add_over_ranks, broadcast_tensors, check_device, on_rank0,
+                               process_group, rank, rank0_first, sum_over_ranks, without_sync,
+                               world_size, wrap_network)
 from utils.evaluation.measurement import format_results
 from utils.evaluation.voc_ap import mean_ap
+from utils.multibox.coder import BoxCoder
 from utils.multibox.loss import Losses, MultiBoxLoss
 from utils.training.logging import describe_end, describe_epoch, describe_start, has_stalled
 from utils.training.optim import Schedule, make_optimizer, set_frozen, set_learning_rate
-from utils.training.run import (Run, StopFlag, create_run_folder, merge_settings, read_lists,
-                                read_run)
+from utils.training.run import (Run, StepResult, StopFlag, create_run_folder, merge_settings,
+                                read_lists, read_run)
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ class TrainSettings:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     # Batch norm over all GPUs: slower; for mobilenetv2 and resnet50 with 4 or fewer images a GPU.
     sync_batch_norm: bool = False
-    # Processes that read and augment images, at most one a core. 0 reads in the main process.
-    num_workers: int = 2
+    # Processes that read, augment and match images, at most one a core. 0: the main process does.
+    num_workers: int = 8
     seed: int = 0  # the same seed gives the same samples in the same order
 
     # ---- Going on ----
@@ -174,14 +176,16 @@ def main(settings: TrainSettings) -> None:
         network.to(device, memory_format=torch.channels_last)
         if settings.sync_batch_norm and world_size() > 1:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        criterion = MultiBoxLoss(network.coder, match_iou=settings.match_iou,
+        criterion = MultiBoxLoss(BoxCoder(network.spec), match_iou=settings.match_iou,
                                  negatives_per_positive=settings.negatives_per_positive,
                                  background_negatives=settings.background_negatives,
                                  train_on_difficult=settings.train_on_difficult)
         optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
                                    weight_decay=settings.weight_decay)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        loaders = make_loaders(settings, network, train_records, device)  # one an epoch
+        dataset = DetectionDataset(train_records, network.spec,
+                                   AUGMENTATIONS[settings.augmentation], settings.seed)
+        loaders = make_loaders(settings, dataset, criterion, device)  # one an epoch
         schedule = Schedule(settings.learning_rate, sum(map(len, loaders)), kind=settings.schedule,
                             warmup_steps=settings.warmup_steps, min_lr_ratio=settings.min_lr_ratio)
         detector = SSD(network=network, class_names=class_names, device=str(device),
@@ -224,7 +228,7 @@ def main(settings: TrainSettings) -> None:
 
 def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.optim.Optimizer,
                batches: list[Batch], *, scaler: torch.amp.GradScaler, precision: str,
-               clip_grad_norm: float) -> dict[str, float]:
+               clip_grad_norm: float) -> StepResult:
     """Do one optimizer step over the batches of all ranks, as if they were one batch.
 
     Args:
@@ -232,42 +236,33 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
         batches: this rank's; all ranks have equally many.
         clip_grad_norm: largest norm of the gradient; 0 clips none.
 
-    Returns:
-        sums over all ranks: "loss", its parts, and "positives", "objects", "images".
-
-    Raises UserError for a loss or gradient that is not finite.
+    Nothing here waits for a GPU: what a step needs to know was counted where its batches were
+    loaded, and its losses are on their way to the host when it returns.
     """
-    device = criterion.coder.priors.device
-    batches = [batch.to(device) for batch in batches]
-    # All targets first: the loss is divided by the positives of the whole step.
-    targets = [criterion.make_targets(batch.boxes, batch.labels, batch.difficult)
-               for batch in batches]
-    [count] = sum_over_ranks([sum(map(criterion.count, targets))])
-    normaliser = max(1.0, count)
-    sums = dict.fromkeys(("loss", *Losses._fields, "positives", "objects", "images"), 0.0)
-    for number, (batch, target) in enumerate(zip(batches, targets), start=1):
+    device = next(network.parameters()).device
+    counts = [(criterion.count(batch.targets), int((batch.targets.labels > 0).sum()),
+               int((batch.labels >= 0).sum()), len(batch.images)) for batch in batches]
+    # The loss is divided by the positives of the whole step.
+    count, *counts = sum_over_ranks([sum(column) for column in zip(*counts)])
+    losses = torch.zeros(len(Losses._fields), device=device)
+    for number, batch in enumerate(batches, start=1):
+        images, targets = batch.to(device)
         with nullcontext() if number == len(batches) else without_sync(network):
             with run_in(precision, device):
-                loc, conf = network(batch.images)
-            losses = criterion(loc, conf, target, normaliser)
-            loss = sum(losses)
+                loc, conf = network(images)
+            parts = criterion(loc, conf, targets, max(1.0, count))
             # wrap_network takes the mean over ranks; their sum is wanted.
-            scaler.scale(loss * world_size()).backward()
-        amounts = (loss, *losses, (target.labels > 0).sum(), (batch.labels >= 0).sum(),
-                   torch.tensor(len(batch.images)))
-        for name, amount in zip(sums, amounts, strict=True):
-            sums[name] += amount.item()
+            scaler.scale(sum(parts) * world_size()).backward()
+        losses += torch.stack(parts).detach()
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm or math.inf)
-    if not math.isfinite(sums["loss"] + (0 if scaler.is_enabled() else norm)):
-        # Lines count from 1, and the first has the class names.
-        lines = sorted(index + 2 for batch in batches for index in batch.indices)
-        raise UserError("the loss or its gradient is not finite; lower learning_rate, or check the "
-                        f"annotations of these lines of the train list: {lines}")
     scaler.step(optimizer)  # leaves out steps that overflowed fp16
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return dict(zip(sums, sum_over_ranks(list(sums.values()))))
+    add_over_ranks(losses)
+    indices = [index for batch in batches for index in batch.indices]
+    return StepResult(*counts, HostCopy(losses if scaler.is_enabled() else
+                                        torch.cat([losses, norm[None]])), indices)
 
 
 def finish_epoch(settings: TrainSettings, run: Run, detector: SSD, train_records: list[Record],
@@ -292,6 +287,7 @@ def prepare_machine(settings: TrainSettings) -> tuple[torch.device, Precision]:
     device = pick_device(settings.device)
     check_device(device, settings.device)
     keep_freed_memory()
+    torch.backends.cudnn.benchmark = True  # inputs have one shape: the fastest algorithm for it
     return device, set_precision(settings.precision, device)
 
 
@@ -312,15 +308,13 @@ def build_network(settings: TrainSettings, class_names: tuple[str, ...],
                        letterbox=settings.letterbox_image, tile=settings.tile, images=images)
 
 
-def make_loaders(settings: TrainSettings, network: SSDNet, records: list[Record],
+def make_loaders(settings: TrainSettings, dataset: DetectionDataset, criterion: MultiBoxLoss,
                  device: torch.device) -> list[Loader]:
     """Return the Loader of each epoch; frozen epochs may have larger batches."""
-    dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],
-                               settings.seed)
     frozen_loader, loader = (
         Loader(dataset, batch_size=batch_size, accumulate=settings.accumulate, seed=settings.seed,
-               num_workers=settings.num_workers, rank=rank(), ranks=world_size(),
-               pin_memory=device.type == "cuda")
+               num_workers=settings.num_workers, make_targets=criterion.make_targets, rank=rank(),
+               ranks=world_size(), pin_memory=device.type == "cuda")
         for batch_size in (settings.freeze_batch_size, settings.batch_size))
     return [frozen_loader if epoch < settings.freeze_epochs else loader
             for epoch in range(settings.epochs)]
