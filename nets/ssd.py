@@ -46,7 +46,8 @@ class SSDNet(nn.Module):
     """SSD for a spec; `num_classes` is C, background included.
 
     State-dict names: `vgg.N` (or the prefix of another backbone), `L2Norm.weight`, `extras.K.*`,
-    `loc.k`, `conf.k` (SSDLite: `loc.k.0.*`, then `loc.k.1`). Raises ValueError where the grids of the spec are not the network's.
+    `loc.k`, `conf.k` (in SSDLite `loc.k.0.*` and `loc.k.1`). Raises ValueError where the grids of
+    the spec are not the network's.
     """
 
     family = "this project"  # whose weights it has
@@ -142,8 +143,8 @@ def build_spec(backbone: str, size: int, *, scales: Mapping = VOC_SCALES, **chan
     """Return the spec of a backbone for any square input, with grids from the network itself.
 
     SSD512's extra layers come from 512 pixels on. `scales` are those of priors where the backbone
-    has none of its own, by number of maps; `changes` are fields of SSDSpec. Raises
-    ValueError for an unknown backbone or a size that leaves a layer without input.
+    has none of its own, by number of maps; `changes` are fields of SSDSpec. Raises ValueError for
+    an unknown backbone or a size that leaves a layer without input.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone must be one of {tuple(BACKBONES)}, got {backbone!r}")

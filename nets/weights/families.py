@@ -140,7 +140,8 @@ FAMILIES = {
         # Their configuration file says 537.65 where 1.05 x 512 is 537.6.
         sizes={(512, False): (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.65)}),
     "torchvision": Family(
-        r"head\.classification_head\.module_list\.0\.(1\.)?weight", partial(rename, rules=TORCHVISION),
+        r"head\.classification_head\.module_list\.0\.(1\.)?weight",
+        partial(rename, rules=TORCHVISION),
         {"prior_clip": "size", "box_clip": "before_nms", "resize": "cv2_linear_float32",
          "l2_eps": 1e-12},  # its mean differs from Caffe's by less than 0.001
         uses_coco_sizes=lambda classes: True),

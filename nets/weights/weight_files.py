@@ -75,11 +75,11 @@ def read_detector(path: str | Path, *, family: str = "auto",
                   class_names: tuple[str, ...] | None = None) -> tuple[Checkpoint, str]:
     """Read a detector, of this project or published; return (Checkpoint, family).
 
-    `path` is a file, or "coco" or "coco-light" for torchvision's SSD300 and SSDLite320 trained on
-    COCO, downloaded once. `family` is a name in FAMILIES; "auto" recognises it by the names of the tensors. `class_names` are for
-    published files with other classes than VOC's 20 or COCO's. The family of our own checkpoints is
-    "this project". The tensors are not yet compared with a network. Raises UserError for an
-    unreadable, unknown or unsafe file, or class names that do not fit it.
+    `path` is a file, or a key of COCO_DETECTORS, downloaded once. `family` is a name in FAMILIES;
+    "auto" recognises it by the names of the tensors. `class_names` are for published files with
+    other classes than VOC's 20 or COCO's. The family of our own checkpoints is "this project". The
+    tensors are not yet compared with a network. Raises UserError for an unreadable, unknown or
+    unsafe file, or class names that do not fit it.
     """
     path = download(COCO_DETECTORS[path]) if path in COCO_DETECTORS else resolve(path)
     values = read_tensor_file(path)

@@ -1,17 +1,14 @@
 """SSDLite with MobileNetV3 beside torchvision's own code, and what users do with it."""
 
-from functools import partial
-
-import numpy as np
 import pytest
 import torch
 from conftest import fixture_image
+from exported import unmatched
 from torch import nn
 from torchvision.models import mobilenet_v3_large
 from torchvision.models.detection import ssdlite, ssdlite320_mobilenet_v3_large
 
-from nets.build import continued_network, new_network
-from nets.ssd import SSDNet, build_spec
+from nets.build import continued_network
 from nets.weights import weight_files
 from nets.weights.families import COCO_DETECTORS, PUBLISHED_NAMES
 from ssd import SSD
@@ -67,10 +64,8 @@ def assert_the_same(net, detector):
     torch.testing.assert_close(to_xyxy(detector.network.coder.priors) * 320,
                                net.anchor_generator(batch, maps)[0])
     theirs, ours = net([pixels])[0], detector.detect_batch([image], **LIMITS)[0]
-    assert len(ours.scores) > 20
-    np.testing.assert_array_equal(ours.labels, theirs["labels"] - 1)
-    np.testing.assert_allclose(ours.scores, theirs["scores"], atol=1e-4)
-    np.testing.assert_allclose(ours.boxes, theirs["boxes"], atol=0.01)
+    assert len(ours) > 20
+    assert not unmatched(ours, (theirs["boxes"], theirs["scores"], theirs["labels"] - 1))
 
 
 def test_the_published_file_gives_torchvisions_numbers(published, monkeypatch):
@@ -80,3 +75,35 @@ def test_the_published_file_gives_torchvisions_numbers(published, monkeypatch):
     detector = SSD("coco-light", device="cpu")
     assert detector.class_names == PUBLISHED_NAMES[90] and detector.network.family == "torchvision"
     assert_the_same(net, detector)
+
+
+def test_a_file_that_was_trained_from_imagenet_has_the_whole_tail(tmp_path):
+    net = torchvisions(4, reduced_tail=False)
+    torch.save({"model": net.state_dict()}, tmp_path / "own.pth")
+    (tmp_path / "classes.txt").write_text("\n".join(NAMES))
+    detector = SSD(tmp_path / "own.pth", device="cpu", classes_path=str(tmp_path / "classes.txt"))
+    assert not detector.spec.reduced_tail
+    assert_the_same(net, detector)
+
+
+def test_other_classes_keep_all_but_the_rows_of_new_ones(published):
+    more = continued_network(published[1], ("Dog", "unicorn"))
+    old = published[0].head.classification_head.module_list
+    for head, old_head in zip(more.conf, old):
+        assert torch.equal(head[0][0].weight, old_head[0][0].weight)
+        rows = head[1].weight.unflatten(0, (-1, 3))
+        old_rows = old_head[1].weight.unflatten(0, (-1, 91))  # COCO's dog is number 18
+        assert torch.equal(rows[:, :2], old_rows[:, [0, 18]])
+        assert not torch.equal(rows[:, 2], old_rows[:, 1])
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_exported_file_gives_the_same(published, runtime, tmp_path):
+    pytest.importorskip(runtime)
+    path = published[1].with_suffix(".onnx")
+    first = SSD(published[1], device="cpu")
+    if not path.exists():
+        first.export(path, outputs="boxes")
+    theirs, ours = (detector.detect_batch([fixture_image()], **LIMITS)[0]
+                    for detector in (first, SSD(path, runtime=runtime)))
+    assert not unmatched(ours, theirs)
