@@ -1,7 +1,6 @@
 """The dataset report: tables against naive counts, and its sections."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
