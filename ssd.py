@@ -49,8 +49,9 @@ CALIBRATION_IMAGES = 100  # at most, of int8: they tell the range of activations
 class WeightsSettings:
     """Which detector, and where it runs. Classes, sizes and colours come with the weights."""
 
-    # A best.pth, an exported .onnx, or a published file (see the README); "coco" downloads
-    # torchvision's model of 80 everyday classes; "" takes the newest best.pth under save_dir.
+    # A best.pth, an exported .onnx, or a published file (see the README); "coco" and the faster
+    # "coco-light" download torchvision's models of 80 everyday classes; "" takes the newest
+    # best.pth under save_dir.
     model_path: str = ""
     save_dir: str = "logs"  # where train.py leaves its results
     # Only for published files of other classes than VOC's or COCO's: the list of their classes.

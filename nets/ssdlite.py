@@ -28,7 +28,7 @@ def mobilenetv3_layers(spec: SSDSpec) -> nn.Sequential:
 
 
 def describe_tail(state_dict: dict) -> dict:
-    """Return the fields of SSDSpec that weights of MobileNetV3 decide, by our tensor names."""
+    """Return the fields of SSDSpec that weights decide: ImageNet's have the whole tail."""
     return {"reduced_tail": len(state_dict.get("mobilenetv3.1.0.3.0.weight", ())) != 160}
 
 
