@@ -11,7 +11,7 @@ from utils.data.doctor import ImageFacts
 from utils.data.sources import Annotation
 
 ROBOFLOW = re.compile(r"(.+)[._-](?:jpe?g|png|bmp|webp|tiff?)\.rf\.\w+", re.I)  # name_jpg.rf.<hash>
-SAME_SCENE = 0.6  # likeness of neighbours by number
+SAME_SCENE = 0.5  # likeness of neighbours by number; of unlike images it is below 0.45
 # A video of more than WHOLE of all images is cut into PIECES, else little would be left to draw.
 WHOLE, PIECES = 0.25, 0.1
 
