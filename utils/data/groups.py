@@ -20,7 +20,7 @@ class Candidate(NamedTuple):
     """An image that may be drawn."""
 
     group: int  # images of one group stay together
-    labels: frozenset[str]  # class names of its objects
+    labels: frozenset[str]  # class names of its objects, without difficult ones
 
 
 def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, ImageFacts]
@@ -33,7 +33,8 @@ def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, 
              for key, image in images.items()}
     runs = _find_runs({names[key]: image for key, image in images.items()})
     groups = {name: group for group, run in enumerate(runs) for name in run}
-    return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects))
+    return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects
+                                                   if not item.difficult))
             for key, name in names.items()}
 
 
