@@ -45,7 +45,7 @@ def main(settings: DemoSettings) -> None:
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple]]:
-    """Return an (H, W, 3) uint8 RGB image and its 1 to 4 objects, (class, xyxy edges, difficult)."""
+    """Return an (H, W, 3) uint8 RGB image and its 1 to 4 (class, xyxy edges, difficult)."""
     size = rng.integers(260, 420, 2)  # width, height
     image, objects = _draw_background(*size.tolist(), rng), []
     for _ in range(rng.integers(1, 5)):
