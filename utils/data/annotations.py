@@ -16,6 +16,9 @@ from utils.cli import UserError, read_text, resolve, shorten, writing
 from utils.image import IMAGE_SUFFIXES
 
 HEADER = "# classes:"  # begins the first line of a list; the class names follow as JSON
+# What class lists of other tools name beside the classes.
+NO_CLASSES = {"background", "_background_", "__background__", "__ignore__"}
+CVAT_COLOUR = re.compile(r":\d+,\d+,\d+:.*")  # in the labelmap.txt of its VOC export
 # A list line: a path, perhaps with spaces, and objects x1,y1,x2,y2,class; ,1 marks difficult ones.
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
 LINE = re.compile(rf"(.*?)((?: +{NUMBER}(?:,{NUMBER}){{3}},\d{{1,9}}(?:,[01])?)*)")
@@ -36,10 +39,13 @@ def plain_name(text: str) -> str:
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
-    """Read a class list: one name per line, no name twice; lines that begin with # are comments."""
+    """Read a class list: one name per line, no name twice; lines that begin with # are comments.
+
+    Background is no class, and the colours in a labelmap.txt of CVAT are no part of a name.
+    """
     text = read_text(path, remedy="classes_path must name a text file with one class per line.")
-    names = [plain_name(line) for line in text.split("\n")]
-    names = [name for name in names if name and not name.startswith("#")]
+    names = [plain_name(CVAT_COLOUR.sub("", line)) for line in text.split("\n")]
+    names = [name for name in names if name and name[0] != "#" and name.lower() not in NO_CLASSES]
     fault = next((f"{name!r} is duplicated" for name in names if names.count(name) > 1), "")
     if fault or not names:
         raise UserError(f"{path}: {fault or 'no class names'}; write each on a line of its own.")

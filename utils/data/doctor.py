@@ -73,6 +73,9 @@ class Doctor:
             elif box is not None:
                 label = self.class_names.index(item.name)
                 objects[item.name, *box.round(3)] = (*box, label, item.difficult)
+        if annotation.objects and not objects:
+            return self._note("no usable object", annotation.origin,
+                              f"{len(annotation.objects)} objects, all left out")
         rows = np.array([*objects.values()]).reshape(-1, 6)
         return Record(annotation.image, rows[:, :4].astype(np.float32),
                       rows[:, 4].astype(np.int64), rows[:, 5].astype(bool))

@@ -1,80 +1,92 @@
 """Annotations in YOLO's text files."""
 
+import math
 import os
-import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import Annotation, ImageIndex, Problem, SourceObject, walk_files
-from utils.image import image_size
+from utils.data.sources import (ROLE, Annotation, ImageIndex, Problem, SourceObject, four_numbers,
+                                walk_files)
+
+YAML = (".yaml", ".yml")
 
 
-def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
-    """Read YOLO text files: a line per object, `class cx cy width height` as fractions.
+def read_yolo(folder: Path, images: ImageIndex
+              ) -> tuple[list[Annotation], list[Problem], list[str]]:
+    """Return the annotations of YOLO's text files, the problems, and the class names.
 
-    They lie beside the images, or in `labels` where those lie in `images`. An image without one is
-    background, which a Problem reports; a folder of images without any is not used.
+    A line per object: `class cx cy width height` as fractions, or `class x1 y1 x2 y2 x3 y3 ..`.
     """
-    names, index = yolo_names(folder), ImageIndex(folder)
-    texts = {relative.lower(): path for relative, path in walk_files(folder, (".txt",)).items()}
-    labels = {}  # image -> its text file, in lower case; both relative
-    for image in index.paths:
-        beside = os.path.splitext(image.lower())[0] + ".txt"
-        apart = re.sub(r"(^|/)images/", r"\1labels/", beside)
-        labels[image] = apart if apart in texts else beside
-    used = {os.path.dirname(image) for image, text in labels.items() if text in texts}
-    if not used:
+    numbers_to_names = yolo_names(folder)
+    # Some tools write the name in the place of the number.
+    names = {name: name for name in numbers_to_names.values()}
+    names |= {str(number): name for number, name in numbers_to_names.items()}
+    has_keypoints = any("kpt_shape" in load_yaml(file) for file in folder.glob("*.y*ml"))
+    texts = walk_files(folder, (".txt",))
+    labels = pair_labels(texts, images.paths)
+    if not labels:
         raise UserError(f"{shorten(folder)}: no image with a text file beside it or in labels/.")
-    stems = Counter(os.path.splitext(image)[0] for image in labels)
+    stems = Counter(os.path.splitext(image)[0] for image in images.paths)
     items, problems = [], []
-    for image, path in index.paths.items():
-        stem, text = os.path.splitext(image)[0], texts.get(labels[image])
-        is_used = os.path.dirname(image) in used
-        missing = Problem("no label file" if is_used else "no annotation", shorten(path),
-                          "write an empty text file if it has no objects")
-        objects, faults = _read_labels(text, path, names) if text else ([], [missing])
-        problems += faults
-        if is_used:
-            key = stem if stems[stem] == 1 else image
-            items.append(Annotation(key, shorten(text or path), path, objects, None))
-    problems += [Problem("image missing", shorten(texts[text]), "labels without image")
-                 for text in sorted(set(texts) - set(labels.values()))
-                 if "labels/" in text and not text.endswith("classes.txt")]
-    return items, problems
-
-
-def _read_labels(file, image, names):
-    """Return (objects, problems) of a text file; the objects are None where it is unreadable."""
-    try:
-        lines = read_text(file, remedy="").splitlines()
-        width, height = image_size(image)
-    except UserError as error:
-        return None, [Problem("unreadable annotation", shorten(file), str(error))]
-    objects, problems = [], []
-    for number, words in enumerate(map(str.split, lines), start=1):
+    for image, text in labels.items():
+        stem, objects = os.path.splitext(image)[0], None
         try:
-            label, cx, cy, w, h = map(float, words[:5])
-            if len(words) > 6:  # a sixth number is a confidence, more are a polygon
-                raise ValueError
-            box = ((cx - w / 2) * width, (cy - h / 2) * height,
-                   (cx + w / 2) * width, (cy + h / 2) * height)
-            objects.append(SourceObject(names[label], box, False, f"line {number}"))
-        except (ValueError, KeyError):
-            if words:
-                what = f"not a known class and four fractions: {' '.join(words)[:60]!r}"
-                problems.append(Problem("bad object", f"{shorten(file)}, line {number}", what))
-    return objects, problems
+            lines = read_text(text, remedy="").splitlines()
+            objects = [_read_line(line.split(), names, has_keypoints, f"line {number}")
+                       for number, line in enumerate(lines, start=1) if line.strip()]
+        except UserError as error:
+            problems.append(Problem("unreadable annotation", shorten(text), str(error)))
+        items.append(Annotation(stem if stems[stem] == 1 else image, shorten(text),
+                                images.paths[image], objects, None))
+    unused = set(texts.values()) - set(labels.values())
+    problems += [Problem("image missing", shorten(path), "labels without image")
+                 for path in sorted(unused)
+                 if path.parent.name.lower() == "labels" and path.name != "classes.txt"]
+    return items, problems, [*numbers_to_names.values()]
+
+
+def pair_labels(texts: Mapping[str, Path], images: Mapping[str, Path]) -> dict[str, Path]:
+    """Return {image: its text file}: the one beside it, or in `labels` as it lies in `images`.
+
+    `texts` and `images` are {relative path: path}.
+    """
+    beside = {os.path.splitext(text.lower())[0]: path for text, path in texts.items()}
+    apart = {ROLE.sub("", stem): path for stem, path in beside.items()}
+    stems = {image: os.path.splitext(image.lower())[0] for image in images}
+    pairs = {image: beside.get(stem) or apart.get(ROLE.sub("", stem))
+             for image, stem in stems.items()}
+    return {image: path for image, path in pairs.items() if path}
+
+
+def _read_line(words, names, has_keypoints, position):
+    """Return the object of a line; a sixth number is a confidence, more are a polygon."""
+    numbers = four_numbers(words[1:5])
+    if len(words) > 6 and not has_keypoints:
+        numbers = _polygon_box(words[1:])
+    return SourceObject(names.get(words[0], f"class {words[0]}"), numbers, False, position)
+
+
+def _polygon_box(words):
+    """Return cx, cy, width, height of the box around points x1 y1 x2 y2 .., NaN for others."""
+    try:
+        points = np.array([word.replace(",", ".") for word in words], np.float64).reshape(-1, 2)
+    except ValueError:
+        return (math.nan,) * 4
+    low, high = points.min(0), points.max(0)
+    return (*((low + high) / 2).tolist(), *(high - low).tolist())
 
 
 def yolo_names(folder: Path) -> dict[int, str]:
     """Return {number: class name}; UserError where no file has them or two files disagree."""
-    for parents in ([folder, folder / "labels"], [folder.parent]):
-        files = [file for parent in parents for file in sorted(parent.glob("*"))]
-        named = {shorten(file): names for file in files if (names := _names_in(file))}
+    below = walk_files(folder, (*YAML, ".names", ".labels", "classes.txt")).values()
+    for files in ([*folder.glob("*"), *folder.glob("labels/*")], below, folder.parent.glob("*")):
+        named = {shorten(file): names for file in sorted(files) if (names := _names_in(file))}
         for names in named.values():
             if any(names != others for others in named.values()):
                 raise UserError(f"{' and '.join(named)} disagree about the classes; correct one.")
@@ -85,11 +97,13 @@ def yolo_names(folder: Path) -> dict[int, str]:
 def _names_in(file):
     """Return {number: class name} of a file that has some, else {}."""
     names = {}
-    if file.suffix in (".yaml", ".yml"):
+    if file.suffix in YAML:
         names = load_yaml(file).get("names") or {}
     elif file.name in ("classes.txt", "_darknet.labels") or file.suffix == ".names":
         names = read_text(file, remedy="").splitlines()
     names = names if isinstance(names, dict) else dict(enumerate(names))
+    if not all(isinstance(name, (str, int, float)) for name in names.values()):
+        raise UserError(f"{shorten(file)}: names must be a list of class names.")
     return {int(number): plain_name(str(name)) for number, name in names.items() if str(name)}
 
 
@@ -100,3 +114,16 @@ def load_yaml(file: Path) -> dict:
     except yaml.YAMLError as error:
         raise UserError(f"{shorten(file)}: {' '.join(str(error).split())}.") from None
     return values if isinstance(values, dict) else {}
+
+
+def split_values(file: Path) -> dict[str, list[str]]:
+    """Return {key: texts} of a data.yaml, or of darknet's .data file, with lines `key = text`."""
+    if file.suffix in YAML:
+        values = load_yaml(file)
+        root = f"{values['path']}/" if isinstance(values.get("path"), str) else ""
+    else:
+        lines = [line.partition("=") for line in read_text(file, remedy="").splitlines()]
+        values, root = {key.strip(): text.strip() for key, _, text in lines}, ""
+    texts = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+    return {key: [root + text for text in members if isinstance(text, str) and text]
+            for key, members in texts.items()}

@@ -1,0 +1,97 @@
+"""What the four numbers of a box mean: what its format says, unless the numbers show another."""
+
+from collections.abc import Sequence
+from itertools import compress
+
+import numpy as np
+
+from utils.cli import UserError
+from utils.data.sources import Annotation
+from utils.data.voc import pixels_to_edges
+from utils.image import image_size
+
+FORMS = {"xyxy": "xmin, ymin, xmax, ymax", "xywh": "x, y, width, height",
+         "cxcywh": "centre x, centre y, width, height"}
+UNITS = {"": "in pixels", "_fractions": "as fractions of the image"}
+BOX_FORMATS = {form + unit: f"{FORMS[form]} {UNITS[unit]}" for unit in UNITS for form in FORMS}
+VOC = "voc"  # xyxy in VOC's pixels
+MIN_BOXES, MIN_FAILING = 10, 3  # fewer do not show what a source means
+FEW, MANY, ALL = 0.02, 0.25, 0.99  # shares of the boxes
+
+
+def edges_of_all(annotations: Sequence[Annotation], declared: str, box_format: str = "auto"
+                 ) -> tuple[list[Annotation], str]:
+    """Return the annotations with boxes as xyxy edges in pixels, and a message or "".
+
+    The numbers of their boxes are read as `box_format` says, or else as `declared` by the format;
+    where many do not fit their images like that and another reading fits all, as the other.
+    UserError where no reading, or more than one, does.
+    """
+    sizes = [_size(item) for item in annotations]
+    rows = [(item, thing, size) for item, size in zip(annotations, sizes) if size
+            for thing in item.objects or ()]
+    numbers = np.array([thing.box_px for _, thing, _ in rows], np.float64).reshape(-1, 4)
+    all_sizes = np.array([size for *_, size in rows], np.float64).reshape(-1, 2)
+    message = ""
+    if box_format == "auto":
+        box_format, message = _recognise(numbers, all_sizes, declared, rows)
+    elif box_format == "xyxy" and declared == VOC:
+        box_format = VOC
+    boxes = iter(to_edges(numbers, all_sizes, box_format).tolist())
+    return [item._replace(objects=[thing._replace(box_px=tuple(next(boxes)))
+                                   for thing in item.objects]) if size and item.objects else item
+            for item, size in zip(annotations, sizes)], message
+
+
+def to_edges(numbers: np.ndarray, sizes: np.ndarray, box_format: str) -> np.ndarray:
+    """Return the (N, 4) xyxy edges in pixels of boxes in images of (N, 2) width, height."""
+    if box_format == VOC:
+        return pixels_to_edges(numbers)
+    form, _, unit = box_format.partition("_")
+    low, high = numbers[:, :2], numbers[:, 2:]
+    if form == "cxcywh":
+        low = low - high / 2
+    if form != "xyxy":
+        high = low + high
+    return np.concatenate([low, high], axis=1) * (np.tile(sizes, 2) if unit else 1)
+
+
+def _size(item):
+    """Return the (width, height) that the boxes of an annotation are drawn in, or None."""
+    try:
+        return item.size or item.image and image_size(item.image)
+    except UserError:  # the doctor reports it
+        return None
+
+
+def _recognise(numbers, sizes, declared, rows):
+    """Return (box format that the numbers are in, message or "")."""
+    is_whole = np.isfinite(numbers).all(1)
+    numbers, sizes, rows = numbers[is_whole], sizes[is_whole], list(compress(rows, is_whole))
+    name = "xyxy" if declared == VOC else declared
+    failing = ~_fits(to_edges(numbers, sizes, name), sizes)
+    if len(rows) < MIN_BOXES or failing.sum() < max(MIN_FAILING, FEW * len(rows)):
+        return declared, ""
+    fitting = [other for other in BOX_FORMATS if other != name
+               and _fits(to_edges(numbers, sizes, other), sizes).mean() >= ALL]
+    # Another unit is likelier than other numbers than the file says.
+    fitting = [other for other in fitting if other.startswith(name.partition("_")[0])] or fitting
+    item, thing, size = rows[int(np.argmax(failing))]
+    what = (f"{failing.sum()} of {len(rows)} boxes do not fit into their images as "
+            f"{BOX_FORMATS[name]}, such as {item.origin}, {thing.position} ({thing.name}): "
+            f"{', '.join(f'{number:g}' for number in thing.box_px)} in {size[0]}x{size[1]} pixels")
+    if failing.mean() >= MANY and len(fitting) == 1:
+        return fitting[0], f"boxes are read as {BOX_FORMATS[fitting[0]]}: {what}"
+    if fitting:
+        raise UserError(f"{what}; all fit as {' or '.join(fitting)}: set box_format to that, or to "
+                        f"{name} to take them so.")
+    if failing.mean() >= MANY:
+        raise UserError(f"{what}; export them again, or set box_format to {name} to take them so.")
+    return declared, ""
+
+
+def _fits(edges, sizes):
+    """Return whether each box has a pixel or more, all of it in its image but for rounding."""
+    low, high = edges[:, :2], edges[:, 2:]
+    rounding = 1 + sizes / 100
+    return ((high - low > 0.99) & (low >= -rounding) & (high <= sizes + rounding)).all(1)
