@@ -67,8 +67,12 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
         annotations, problems, class_names, told, unread = _read_tables(form, files, images)
         messages += unread
     more, faults = _find_unlabelled(form, annotations, images, unlabelled)
-    if form == "coco" and unlabelled == "unused":
-        annotations = [item for item in annotations if item.objects]
+    empty = [item for item in annotations if form == "coco" and not item.objects]
+    if unlabelled == "unused":
+        annotations = [item for item in annotations if item not in empty]
+    elif empty:
+        messages.append(f"{len(empty)} images without objects are background; unlabelled = 'unused' "
+                        "leaves them out")
     annotations, problems = annotations + more, problems + faults
     if not told:
         told, notes = _tell_splits(annotations, folder, images)
