@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils.cli import UserError
-from utils.data.box_formats import BOX_FORMATS, VOC, edges_of_all
+from utils.data.box_formats import BOX_FORMATS, VOC, read_boxes
 from utils.data.sources import Annotation, SourceObject
 
 SIZE = (640, 480)
@@ -33,7 +33,7 @@ def read(numbers, declared, box_format="auto"):
     """Return (the edges of all boxes, message) of images with one box each."""
     items = [Annotation(str(k), f"{k}.xml", None, [SourceObject("cat", row, False, "object 1")],
                         SIZE) for k, row in enumerate(numbers)]
-    items, message = edges_of_all(items, declared, box_format)
+    items, message = read_boxes(items, declared, box_format)
     return np.array([item.objects[0].box_px for item in items]), message
 
 

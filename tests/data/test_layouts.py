@@ -7,7 +7,7 @@ from source_files import kinds
 from voc_folder import save_image, write_text, xml_object
 
 from utils.cli import UserError
-from utils.data.layouts import find_roots, read_source
+from utils.data.layouts import read_source
 
 CAT = f"<annotation>{xml_object('cat', 1, 1, 9, 9)}</annotation>"
 
@@ -108,9 +108,8 @@ def test_xml_files_anywhere(tmp_path, images, xmls, parts, is_inside):
         if parts[0] and images != "pics/":
             save_image(tmp_path / order(images) / "same.jpg")
             write_text(tmp_path / order(xmls) / "same.xml", CAT)
-    [root] = find_roots(tmp_path)
     same = ["same"] * (parts[0] != "" and images != "pics/")
-    assert splits(root) == ({"train": ["a", *same], "val": ["b", *same], "test": ["c", *same]}
+    assert splits(tmp_path) == ({"train": ["a", *same], "val": ["b", *same], "test": ["c", *same]}
                            if parts[0] else {"train": ["a", "b", "c"]})
 
 
@@ -183,7 +182,7 @@ def test_equal_names_in_the_folders_of_several_splits(tmp_path, write, name):
     (("a.json", "b.json"), "several files"), (("images/a.txt", "b.xyz"), "has 1 .txt, and 0 im")])
 def test_files_that_do_not_say_the_split_are_refused(tmp_path, files, words):
     for name in files:
-        write_text(tmp_path / name, "{}")
+        write_coco(tmp_path / name, "a.jpg")
     with pytest.raises(UserError, match=words):
         read_source(tmp_path, "coco")
     with pytest.raises(UserError, match=f"{tmp_path}/none: no such f"):

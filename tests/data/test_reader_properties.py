@@ -12,6 +12,7 @@ from voc_folder import save_image, write_text, xml_object
 from utils.cli import UserError
 from utils.data.doctor import Doctor, inspect_image
 from utils.data.sources import DECISIONS, Annotation, SourceObject
+from utils.multibox.spec import SSDSpec
 
 SIZE = (64, 48)
 COCO = {"images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
@@ -50,7 +51,7 @@ def test_a_spoilt_annotation_is_refused_reported_or_read(source, start, length, 
 def test_what_the_doctor_lets_pass_lies_in_the_image(rows):
     with tempfile.TemporaryDirectory() as folder:
         path = save_image(Path(folder) / "a.png", SIZE)
-        doctor = Doctor(["cat"], {path: inspect_image(path)})
+        doctor = Doctor(["cat"], {path: inspect_image(path)}, SSDSpec())
     things = [SourceObject("cat", box, False, f"object {k}") for k, box in enumerate(rows)]
     record = doctor.record(Annotation("a", "a.xml", path, things, None))
     if record is None:  # none of the objects is usable

@@ -31,7 +31,7 @@ def test_voc_pixels_become_edges(read):
     item, problems = read(CAT + xml_object("cat", 7, 3, 7, "3.5\n") + xml_object("dog", 9, 5, 4, 2))
     assert [thing[:2] for thing in item.objects] == [
         ("cat", (0, 0, 10, 20)), ("cat", (6, 2, 7, 3.5)), ("dog", (9, 5, 3, 1))]  # stays swapped
-    assert (item.key, item.origin, item.image.name) == ("a", "a.xml", "a.jpg") and not problems
+    assert (item.key, item.origin, item.image.name) == ("a", "Annotations/a.xml", "a.jpg") and not problems
 
 
 def test_difficult_may_be_missing(read):

@@ -1,7 +1,6 @@
-"""What the four numbers of a box mean: what its format says, unless the numbers show another."""
+"""What the four numbers of a box mean: what its format says, unless they show something else."""
 
 from collections.abc import Sequence
-from itertools import compress
 
 import numpy as np
 
@@ -10,22 +9,20 @@ from utils.data.sources import Annotation
 from utils.data.voc import pixels_to_edges
 from utils.image import image_size
 
-FORMS = {"xyxy": "xmin, ymin, xmax, ymax", "xywh": "x, y, width, height",
-         "cxcywh": "centre x, centre y, width, height"}
-UNITS = {"": "in pixels", "_fractions": "as fractions of the image"}
-BOX_FORMATS = {form + unit: f"{FORMS[form]} {UNITS[unit]}" for unit in UNITS for form in FORMS}
+# x1, y1, x2, y2; x1, y1, width, height; centre, width, height: in pixels or fractions of the image.
+BOX_FORMATS = ("xyxy", "xywh", "cxcywh", "xyxy_fractions", "xywh_fractions", "cxcywh_fractions")
 VOC = "voc"  # xyxy in VOC's pixels
 MIN_BOXES, MIN_FAILING = 10, 3  # fewer do not show what a source means
 FEW, MANY, ALL = 0.02, 0.25, 0.99  # shares of the boxes
 
 
-def edges_of_all(annotations: Sequence[Annotation], declared: str, box_format: str = "auto"
-                 ) -> tuple[list[Annotation], str]:
+def read_boxes(annotations: Sequence[Annotation], declared: str, box_format: str = "auto"
+               ) -> tuple[list[Annotation], str]:
     """Return the annotations with boxes as xyxy edges in pixels, and a message or "".
 
-    The numbers of their boxes are read as `box_format` says, or else as `declared` by the format;
-    where many do not fit their images like that and another reading fits all, as the other.
-    UserError where no reading, or more than one, does.
+    Their numbers are read as `box_format` says, or as `declared` by the format of the data; where
+    many do not fit their images like that and one other reading fits all, as the other. UserError
+    where no reading, or more than one, does.
     """
     sizes = [_size(item) for item in annotations]
     rows = [(item, thing, size) for item, size in zip(annotations, sizes) if size
@@ -35,12 +32,11 @@ def edges_of_all(annotations: Sequence[Annotation], declared: str, box_format: s
     message = ""
     if box_format == "auto":
         box_format, message = _recognise(numbers, all_sizes, declared, rows)
-    elif box_format == "xyxy" and declared == VOC:
+    elif declared == VOC and box_format == "xyxy":
         box_format = VOC
-    boxes = iter(to_edges(numbers, all_sizes, box_format).tolist())
-    return [item._replace(objects=[thing._replace(box_px=tuple(next(boxes)))
-                                   for thing in item.objects]) if size and item.objects else item
-            for item, size in zip(annotations, sizes)], message
+    boxes = map(tuple, to_edges(numbers, all_sizes, box_format).tolist())
+    return [item._replace(objects=[thing._replace(box_px=next(boxes)) for thing in item.objects])
+            if size and item.objects else item for item, size in zip(annotations, sizes)], message
 
 
 def to_edges(numbers: np.ndarray, sizes: np.ndarray, box_format: str) -> np.ndarray:
@@ -66,26 +62,26 @@ def _size(item):
 
 def _recognise(numbers, sizes, declared, rows):
     """Return (box format that the numbers are in, message or "")."""
-    is_whole = np.isfinite(numbers).all(1)
-    numbers, sizes, rows = numbers[is_whole], sizes[is_whole], list(compress(rows, is_whole))
     name = "xyxy" if declared == VOC else declared
-    failing = ~_fits(to_edges(numbers, sizes, name), sizes)
-    if len(rows) < MIN_BOXES or failing.sum() < max(MIN_FAILING, FEW * len(rows)):
+    is_whole = np.isfinite(numbers).all(1)
+    fits = {form: _fits(to_edges(numbers, sizes, form), sizes)[is_whole] for form in BOX_FORMATS}
+    failing = np.flatnonzero(is_whole)[~fits[name]]
+    if is_whole.sum() < MIN_BOXES or len(failing) < max(MIN_FAILING, FEW * is_whole.sum()):
         return declared, ""
-    fitting = [other for other in BOX_FORMATS if other != name
-               and _fits(to_edges(numbers, sizes, other), sizes).mean() >= ALL]
-    # Another unit is likelier than other numbers than the file says.
-    fitting = [other for other in fitting if other.startswith(name.partition("_")[0])] or fitting
-    item, thing, size = rows[int(np.argmax(failing))]
-    what = (f"{failing.sum()} of {len(rows)} boxes do not fit into their images as "
-            f"{BOX_FORMATS[name]}, such as {item.origin}, {thing.position} ({thing.name}): "
+    others = [form for form in BOX_FORMATS if form != name and fits[form].mean() >= ALL]
+    # Another unit is likelier than other numbers than the format says.
+    others = [form for form in others if form.split("_")[0] == name.split("_")[0]] or others
+    is_much = len(failing) >= MANY * is_whole.sum()
+    item, thing, size = rows[failing[0]]
+    what = (f"{len(failing)} of {is_whole.sum()} boxes do not fit into their images as {name}, "
+            f"such as {item.origin}, {thing.position} ({thing.name}): "
             f"{', '.join(f'{number:g}' for number in thing.box_px)} in {size[0]}x{size[1]} pixels")
-    if failing.mean() >= MANY and len(fitting) == 1:
-        return fitting[0], f"boxes are read as {BOX_FORMATS[fitting[0]]}: {what}"
-    if fitting:
-        raise UserError(f"{what}; all fit as {' or '.join(fitting)}: set box_format to that, or to "
+    if is_much and len(others) == 1:
+        return others[0], f"boxes are read as {others[0]}, which all fit: {what}"
+    if others:
+        raise UserError(f"{what}; all fit as {' or '.join(others)}: set box_format to that, or to "
                         f"{name} to take them so.")
-    if failing.mean() >= MANY:
+    if is_much:
         raise UserError(f"{what}; export them again, or set box_format to {name} to take them so.")
     return declared, ""
 

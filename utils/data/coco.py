@@ -1,6 +1,7 @@
 """Annotations in COCO's JSON."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from utils.data.sources import (Annotation, Problem, SourceObject, four_numbers,
                                 int_size, turning_margins)
 
 
-def read_coco(path: Path) -> tuple[list[Annotation], list[Problem], list[str]]:
-    """Return the annotations of a COCO JSON file, its problems, and its class names.
+def read_coco(path: Path) -> tuple[list[Annotation], list[Problem]]:
+    """Return the annotations of a COCO JSON file, and its problems.
 
     Boxes are [x, y, width, height] from 0; crowds become difficult; ids may be numbers or text.
     Raises UserError for another file.
@@ -23,15 +24,16 @@ def read_coco(path: Path) -> tuple[list[Annotation], list[Problem], list[str]]:
         try:
             name, members = names[str(row["category_id"])], objects[str(row["image_id"])]
             is_crowd = int(row.get("iscrowd") or 0) == 1
-            numbers = _box(row)
+            area = math.nan if row.get("area") is None else float(row["area"])
+            box = _box(row)
         except (KeyError, TypeError, ValueError, AttributeError):
             problems.append(Problem("bad object", f"{shorten(path)}, annotation {number}",
                                     f"not an object of an image and a category: {row!s:.120}"))
             continue
-        members.append(SourceObject(name, numbers, is_crowd, f"annotation {number}"))
+        members.append(SourceObject(name, box, is_crowd, f"annotation {number}", area))
     table = [(str(entry.get("file_name", "")), int_size(entry.get("width"), entry.get("height")),
               objects[key]) for key, entry in entries.items()]
-    return gather_rows(table, path.name), problems, [*names.values()]
+    return gather_rows(table, path.name), problems
 
 
 def _box(row):
@@ -39,8 +41,7 @@ def _box(row):
     polygons = row.get("segmentation")
     if isinstance(polygons, list) and polygons and not any(row.get("bbox") or ()):
         points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
-        low = points.min(0)
-        return (*low.tolist(), *(points.max(0) - low).tolist())
+        return (*points.min(0).tolist(), *np.ptp(points, axis=0).tolist())
     x, y, width, height = four_numbers(row.get("bbox"))
     rotation = float((row.get("attributes") or {}).get("rotation") or 0)
     dx, dy = turning_margins(width, height, rotation)

@@ -9,14 +9,13 @@ from utils.data.annotations import plain_name
 from utils.data.sources import (Annotation, Problem, SourceObject, four_numbers, gather_rows,
                                 int_size)
 
-EDGES = ("xmin", "ymin", "xmax", "ymax")
+HEADER = "filename,class,xmin,ymin,xmax,ymax"  # what a table must have
 # Our name of a column, then those of other tools; the first that is there counts.
 COLUMNS = {"filename": ("file", "file_name", "image", "image_path", "image_id", "path", "img"),
            "class": ("label", "name", "class_name", "category"),
            "xmin": ("x1", "left"), "ymin": ("y1", "top"), "xmax": ("x2", "right"),
            "ymax": ("y2", "bottom"), "width": ("image_width",), "height": ("image_height",),
            "difficult": ()}
-HEADER = "filename,class,xmin,ymin,xmax,ymax"
 
 
 def read_csv(path: Path) -> tuple[list[Annotation], list[Problem]]:
@@ -57,7 +56,7 @@ def find_columns(first_row: str) -> tuple[dict[str, int], str]:
 
 def _read_objects(cells, position):
     """Return [object] of a row, [] for an image without."""
-    name, edges = plain_name(cells["class"]), [cells[edge] for edge in EDGES]
+    name, edges = plain_name(cells["class"]), [cells[edge] for edge in HEADER.split(",")[2:]]
     if not name and not any(edges):
         return []
     difficult = cells.get("difficult", "").lower() in ("1", "true")

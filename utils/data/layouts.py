@@ -1,24 +1,26 @@
 """What a path of data holds: its format, the images of its annotations, and its own split."""
 
+import gc
 import os
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from utils.cli import UserError, read_text, shorten
-from utils.data.box_formats import VOC, edges_of_all
+from utils.data.box_formats import VOC, read_boxes
 from utils.data.coco import read_coco
 from utils.data.csv_table import HEADER, find_columns, read_csv
-from utils.data.sources import Annotation, ImageIndex, Problem, tails, walk_files
-from utils.data.splits import RECORD, SPLIT_OF, SPLITS
+from utils.data.sources import ROLE, Annotation, ImageIndex, Problem, tails, walk_files
+from utils.data.splits import RECORD, SPLIT_OF, SPLITS, split_files
 from utils.data.voc import read_voc
-from utils.data.yolo import YAML, pair_labels, read_yolo, split_values
-from utils.image import IMAGE_SUFFIXES
+from utils.data.yolo import YAML, load_yaml, read_yolo, yolo_names
 
 # Formats, and the endings of their files; of several in one folder the first is read.
 SUFFIXES = {"voc": ".xml", "coco": ".json", "csv": ".csv", "yolo": ".txt"}
 BOXES = {"voc": VOC, "coco": "xywh", "csv": "xyxy", "yolo": "cxcywh_fractions"}
+TABLES = {"coco": read_coco, "csv": read_csv}  # of many images
 
 
 class Source(NamedTuple):
@@ -27,19 +29,15 @@ class Source(NamedTuple):
     form: str  # of SUFFIXES
     annotations: list[Annotation]
     members: dict[str, list[str]]  # split -> keys; train has those that the data puts nowhere
-    class_names: list[str]  # in the order of the source; [] where it has no list
     problems: list[Problem]
     messages: list[str]
 
-
-def find_roots(path: Path) -> list[Path]:
-    """Return the VOC folders under a path if each has split files, or the only one, else `path`."""
-    parents = [relative.rpartition("Annotations/") for relative in walk_files(path, (".xml",))]
-    roots = [path / parent for parent in sorted({parent for parent, *_ in parents})]
-    are_voc = (all(folder for _, folder, _ in parents)
-               and all((root / "JPEGImages").is_dir() for root in roots)
-               and (len(roots) == 1 or all((root / "ImageSets/Main").is_dir() for root in roots)))
-    return roots if roots and are_voc else [path]
+    def with_split(self, split: str, other: "Source") -> "Source":
+        """Return this source with all of another one as a split."""
+        items = [item._replace(key=f"{split} {item.key}") for item in other.annotations]
+        return Source(self.form, self.annotations + items,
+                      self.members | {split: [item.key for item in items]},
+                      self.problems + other.problems, self.messages + other.messages)
 
 
 def read_source(path: Path, form: str = "auto", *, images_path: Path | None = None,
@@ -54,41 +52,31 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; correct the path.")
     folder = path if path.is_dir() else path.parent
-    form, files, messages = _find_files(path, form, images_path or folder)
-    jpegs = folder / "JPEGImages"
-    images = ImageIndex(images_path or (jpegs if form == "voc" and jpegs.is_dir() else folder))
-    class_names, told = [], {}  # {key: split}
-    if form == "yolo":
-        annotations, problems, class_names = read_yolo(folder, images)
-    elif form == "voc":
-        annotations, problems = read_voc(files)
-        annotations = images.match(annotations)
-    else:
-        annotations, problems, class_names, told, unread = _read_tables(form, files, images)
-        messages += unread
-    more, faults = _find_unlabelled(form, annotations, images, unlabelled)
-    empty = [item for item in annotations if form == "coco" and not item.objects]
-    if unlabelled == "unused":
-        annotations = [item for item in annotations if item not in empty]
-    elif empty:
-        messages.append(f"{len(empty)} images without objects are background; unlabelled = 'unused' "
-                        "leaves them out")
-    annotations, problems = annotations + more, problems + faults
-    if not told:
-        told, notes = _tell_splits(annotations, folder, images)
-        messages += notes
-    members, keys = {split: [] for split in SPLITS}, {}
-    for item in annotations:
-        split = told.get(item.key, "")
-        keys[item.key] = f"{split}/{item.key}" if form == "yolo" else item.key
+    images = ImageIndex(images_path or folder)
+    form, files, messages = _find_files(path, form, images)
+    rows, problems = _read_files(form, files, folder)
+    paths = images.match([item for _, item in rows])
+    rows = [(split, image, item) for (split, item), image in zip(rows, paths)]
+    if form == "coco" and unlabelled == "unused":
+        rows = [row for row in rows if row[-1].objects]
+    more, faults = _find_unlabelled(form, rows, images, unlabelled)
+    listed, notes = _read_split_files(folder, images)
+    rows, problems, messages = rows + more, problems + faults, messages + notes
+    splits = [listed.get(image) if listed and image
+              else split or split_of(os.path.dirname(image or ""))[0] for split, image, _ in rows]
+    splits = splits if "train" in splits else [""] * len(rows)
+    members, annotations = {split: [] for split in SPLITS}, []
+    for split, (_, image, item) in zip(splits, rows):
+        key = ROLE.sub("", item.key)
+        if form != "voc":  # the record of drawn splits has them like this
+            key = f"{split}/{item.file_name or os.path.splitext(image or item.key)[0]}"
+        annotations.append(item._replace(key=key, image=images.paths.get(image)))
         if split is None:
             problems.append(Problem("in no split", item.origin, "the split files do not name it"))
         else:
-            members[split or "train"].append(keys[item.key])
-    annotations = [item._replace(key=keys[item.key]) for item in annotations]
-    annotations, note = edges_of_all(annotations, BOXES[form], box_format)
-    messages = list(filter(None, [*messages, note]))
-    return Source(form, annotations, members, class_names, problems, messages)
+            members[split or "train"].append(key)
+    annotations, note = read_boxes(annotations, BOXES[form], box_format)
+    return Source(form, annotations, members, problems, [*filter(None, [*messages, note])])
 
 
 def split_of(path: str) -> tuple[str, str]:
@@ -104,114 +92,100 @@ def split_of(path: str) -> tuple[str, str]:
     return "", ""
 
 
-def _find_files(path, form, image_folder):
+def _find_files(path, form, images):
     """Return (format, {relative path: annotation file}, messages) of a file or folder."""
     if path.is_file():
         form = {".json": "coco", ".csv": "csv"}.get(path.suffix) if form == "auto" else form
-        if form not in ("coco", "csv"):
+        if form not in TABLES:
             raise UserError(f"{path}: neither a folder, nor a .json of COCO or a .csv; name the "
                             "folder of the data.")
         return form, {path.name: path}, []
-    images = walk_files(image_folder, IMAGE_SUFFIXES)
-    others = {name: file for name, file in walk_files(path, (*SUFFIXES.values(),)).items()
-              if not name.endswith(RECORD)}
-    found = {name: {key: file for key, file in others.items() if key.lower().endswith(suffix)}
+    files = walk_files(path, (*SUFFIXES.values(),))
+    found = {name: {key: file for key, file in files.items() if key.lower().endswith(suffix)
+                    and form in ("auto", name) and _looks_like(name, key, file, images)}
              for name, suffix in SUFFIXES.items()}
-    found |= {"yolo": pair_labels(found["yolo"], images),
-              "coco": _choose(_is_coco, found["coco"], form == "coco"),
-              "csv": _choose(_is_table, found["csv"], form == "csv")}
-    present = [name for name in SUFFIXES if found[name] and form in ("auto", name)]
-    if not present:
-        endings = Counter(os.path.splitext(key)[1] for key in others)
+    form, *others = [name for name in SUFFIXES if found[name]] or [""]
+    if not form:
+        endings = Counter(os.path.splitext(key)[1] for key in files)
         raise UserError(
             f"{path}: no annotations; they are .xml files of Pascal VOC, .json of COCO, .csv with "
             f"a first row like {HEADER}, or YOLO's .txt named as the images; it has "
             f"{', '.join(f'{count} {ending}' for ending, count in endings.items()) or 'none'}, and "
-            f"{len(images)} images; docs/data.md names converters.")
-    form, *rest = present
+            f"{len(images.paths)} images; docs/data.md names converters.")
     messages = [f"{len(found[name])} {SUFFIXES[name]} files are not read; annotation_format = "
-                f"{name!r} would read them" for name in rest]
-    inside = {key.removeprefix("Annotations/"): file for key, file in found[form].items()
-              if key.startswith("Annotations/") and form == "voc"}
-    return form, inside or found[form], messages
+                f"{name!r} would read them" for name in others]
+    if form not in TABLES:
+        return form, found[form], messages
+    tables = _choose_tables(found[form])
+    unread = [key for key in found[form] if key not in tables]
+    if unread:
+        messages.append(f"{', '.join(unread[:3])}{' ..' if unread[3:] else ''}: not read; name it "
+                        "in annotation_path, val_path or test_path to use it")
+    return form, tables, messages
 
 
-def _choose(is_usable, files, otherwise_all):
-    usable = {key: file for key, file in files.items() if is_usable(file)}
-    return usable or (files if otherwise_all else {})
+def _looks_like(form, key, file, images):
+    """Return whether a file with the ending of a format may be of it."""
+    if form == "coco":
+        data = b"" if key.endswith(RECORD) else file.read_bytes()
+        return all(word in data for word in (b'"images"', b'"annotations"', b'"categories"'))
+    if form == "csv":
+        with open(file, encoding="utf-8-sig", errors="replace") as lines:
+            return {*HEADER.split(",")} <= {*find_columns(lines.readline())[0]}
+    in_labels = "labels/" in key.lower() and not key.endswith("classes.txt")
+    return form == "voc" or in_labels or images.find(os.path.splitext(key)[0]) is not None
 
 
-def _is_coco(file):
-    data = file.read_bytes()
-    return b'"images"' in data and b'"annotations"' in data and b'"categories"' in data
-
-
-def _is_table(file):
-    with open(file, encoding="utf-8-sig", errors="replace") as lines:
-        return {*HEADER.split(",")} <= {*find_columns(lines.readline())[0]}
-
-
-def _read_tables(form, files, images):
-    """Return (annotations, problems, class names, {key: split}, messages) of JSON or CSV files.
-
-    One is read for each split that their names or folders mean, or else the only one.
-    """
-    instances = {key: file for key, file in files.items()
-                 if key.rpartition("/")[2].startswith("instances_")}
-    tables = {key: split_of(os.path.splitext(key)[0]) for key in instances or files}
-    tables = {key: names for key, names in tables.items() if names[0]} or tables
-    splits = [split for split, _ in tables.values()]
-    if len({*splits}) < len(splits):
-        raise UserError(f"{', '.join(tables)}: several files for one split; name one in "
+def _choose_tables(files):
+    """Return the files of a split each, by their names or folders, or else the only file."""
+    instances = [key for key in files if os.path.basename(key).startswith("instances_")]
+    splits = {key: split_of(os.path.splitext(key)[0])[0] for key in instances or files}
+    splits = {key: split for key, split in splits.items() if split} or splits
+    if len({*splits.values()}) < len(splits):
+        raise UserError(f"{', '.join(splits)}: several files for one split; name one in "
                         "annotation_path, and those of val and test in val_path and test_path.")
-    items, problems, class_names = [], [], []
-    for key, (split, word) in tables.items():
-        rows, faults, *names = (read_coco if form == "coco" else read_csv)(files[key])
-        # An image of this name may be in the folders of several splits.
-        folder = "/".join(filter(None, [os.path.dirname(key), word]))
-        items += [(split, row._replace(key=f"{folder}/{row.key}")) for row in rows]
-        problems += faults
-        class_names += names[0] if names else []
-    matched = images.match([row for _, row in items])
-    annotations = [row._replace(key=f"{split}/{row.file_name}")
-                   for (split, _), row in zip(items, matched)]
-    told = {row.key: split for (split, _), row in zip(items, annotations) if split}
-    unread = [key for key in files if key not in tables]
-    message = [f"{', '.join(unread[:3])}{' ..' if unread[3:] else ''}: not read; name it in "
-               "annotation_path, val_path or test_path to use it"] if unread else []
-    return annotations, problems, class_names, told, message
+    return {key: files[key] for key in splits}
 
 
-def _find_unlabelled(form, annotations, images, unlabelled):
-    """Return (annotations of images that have none but are background, problems)."""
-    used = {item.image for item in annotations}
-    folders = {path.parent for path in used if path}
+def _read_files(form, files, folder):
+    """Return ([(split of the file or "", annotation)], problems) of the files of a format."""
+    rows, problems, read = [], [], read_voc
+    if form == "yolo":
+        read = partial(read_yolo, names=yolo_names(folder), has_keypoints=any(
+            "kpt_shape" in load_yaml(file) for file in folder.glob("*.y*ml")))
+    gc.disable()  # the collector would walk again and again through all that was read so far
+    try:
+        for key, file in files.items():
+            split, word = split_of(os.path.splitext(key)[0] if form in TABLES
+                                   else os.path.dirname(key))
+            items, faults = TABLES[form](file) if form in TABLES else read(file, key)
+            if form in TABLES:  # an image of this name may be in the folders of several splits
+                parents = f"{os.path.dirname(key)}/{word}"
+                items = [item._replace(key=f"{parents}/{item.key}") for item in items]
+            rows += [(split, item) for item in items]
+            problems += faults
+    finally:
+        gc.enable()
+    if rows and all(item.objects is None for _, item in rows):
+        raise UserError(f"{problems[0].where}: {problems[0].what}.")
+    return rows, problems
+
+
+def _find_unlabelled(form, rows, images, unlabelled):
+    """Return ([("", image, annotation)] of images that are background by this alone, problems)."""
+    stems = {os.path.splitext(image)[0] for _, image, _ in rows if image}
+    folders = {os.path.dirname(stem) for stem in stems}
     more, problems = [], []
-    for relative, path in images.paths.items():
-        if path in used:
-            continue
+    for image, path in images.paths.items():
+        stem = os.path.splitext(image)[0]
         is_background = unlabelled == "background" or (
-            unlabelled == "auto" and form == "yolo" and path.parent in folders)
-        if is_background:
-            more.append(Annotation(os.path.splitext(relative)[0], shorten(path), path, [], None))
-        if is_background or form in ("voc", "yolo"):  # other images may lie beside a table
-            problems.append(Problem("no label file" if is_background else "no annotation",
-                                    shorten(path), "unlabelled = 'background' or 'unused' decides"))
+            unlabelled == "auto" and form == "yolo" and os.path.dirname(image) in folders)
+        if stem not in stems and (is_background or form not in TABLES):
+            kind = "no label file" if is_background else "no annotation"
+            problems.append(Problem(kind, shorten(path), "see the setting unlabelled"))
+            if is_background:
+                more.append(("", image, Annotation(stem, shorten(path), None, [], None)))
     return more, problems
-
-
-def _tell_splits(annotations, folder, images):
-    """Return ({key: split}, messages) by split files, else by folders; None for those left out."""
-    relatives = {path: relative for relative, path in images.paths.items()}
-    listed, messages = _read_split_files(folder, images)
-    if listed:
-        told = {item.key: listed.get(relatives[item.image]) if item.image else ""
-                for item in annotations}
-    else:
-        told = {item.key: split_of(os.path.dirname(item.key))[0]
-                or split_of(os.path.dirname(relatives.get(item.image, "")))[0]
-                for item in annotations}
-    return told if "train" in told.values() else {}, messages
 
 
 def _read_split_files(folder, images):
@@ -219,20 +193,29 @@ def _read_split_files(folder, images):
 
     Those are what data.yaml or darknet's .data names, or else train.txt, val.txt and the like.
     """
-    files, values = sorted([*folder.glob("*"), *folder.glob("ImageSets/*")]), {}
-    for file in files:
-        if file.suffix in (*YAML, ".data"):
-            values |= split_values(file)
-    values = {key: values[key] for key in SPLIT_OF if values.get(key)} or {
-        name: [file.relative_to(folder).as_posix()] for file in files if file.suffix == ".txt"
-        and (name := file.stem.lower().removesuffix("_list")) in SPLIT_OF}
+    values, root = {}, ""
+    for file in sorted(folder.glob("*")):
+        if file.suffix in YAML:
+            values |= load_yaml(file)
+            root = values.get("path") or ""
+        elif file.suffix == ".data":
+            lines = [line.partition("=") for line in read_text(file, remedy="").splitlines()]
+            values |= {key.strip(): text.strip() for key, _, text in lines}
+    if not any(values.get(key) for key in SPLIT_OF):
+        values, root = {file.stem.lower().removesuffix("_list"): file.name
+                        for file in folder.glob("*.txt")}, ""
+        for sets in folder.glob("*/**/ImageSets/Main"):  # of VOC's years
+            for name, files in split_files(sets).items():
+                paths = [file.relative_to(folder).as_posix() for file in files]
+                values[name] = [*values.get(name, []), *paths]
     splits, messages = {}, []
-    for key, texts in sorted(values.items(), key=lambda pair: [*SPLIT_OF].index(pair[0])):
-        for text in texts:
-            members = _listed_images(text, folder, images)
+    for key in SPLIT_OF:
+        texts = values.get(key) or []
+        for text in texts if isinstance(texts, list) else [texts]:
+            members = _listed_images(f"{root}/{text!s:.200}", folder, images)
             splits = dict.fromkeys(members, SPLIT_OF[key]) | splits
             if not members:
-                messages.append(f"{shorten(folder)}: {key} = {text} names no image of this data")
+                messages.append(f"{shorten(folder)}: {key} = {text!s:.200} names no image there")
     return splits, messages
 
 
@@ -242,6 +225,6 @@ def _listed_images(text, folder, images):
     if not paths:
         return []
     if paths[0].is_dir():
-        return [key for key, path in images.paths.items() if path.is_relative_to(paths[0])]
-    found = map(images.index.find_line, read_text(paths[0], remedy="").splitlines())
+        return [image for image, path in images.paths.items() if path.is_relative_to(paths[0])]
+    found = map(images.find_line, read_text(paths[0], remedy="").splitlines())
     return [image for image in found if image]

@@ -17,6 +17,7 @@ ENDINGS = "(?:" + "|".join(map(re.escape, (*IMAGE_SUFFIXES, ".gif", ".heic", ".a
 ENDING = re.compile(rf"{ENDINGS}$", re.I)
 # What may follow the name in a line of a split file.
 LINE_END = re.compile(rf"(?:{ENDINGS}|\.xml)(?:\s.*)?$|\s+-?[01]$", re.I)
+MASKS = re.compile("Segmentation(Class|Object)/")  # VOC's, named as its images
 # Folders that say what is in them, and nothing about which image.
 ROLE = re.compile(r"(?:(?<=/)|^)(?:images?|jpegimages|imgs?|labels?|annotations?|xmls?)/", re.I)
 
@@ -28,11 +29,12 @@ KINDS_BY_DECISION = {
     "taken as background": ("no label file",),
     "see each": ("size disagrees",),
     "kept, boxes taken as shown": ("orientation unclear",),
-    "object left out": ("unknown class", "coordinate not a number", "no area", "duplicate"),
+    "object left out": ("unknown class", "coordinate not a number", "no area"),
+    "left out of train": ("duplicate",),
     "put right": ("corners swapped",),
-    "clipped": ("outside the image",),
+    "clipped for training": ("outside the image",),
     "kept, but hardly learnable at this input size": ("tiny",),
-    "kept in both": ("same image in two splits",),
+    "kept in both: take one out": ("same image in two splits", "look-alikes in two splits"),
     "kept, and counts twice": ("same image twice",)}
 DECISIONS = {kind: decision for decision, kinds in KINDS_BY_DECISION.items() for kind in kinds}
 
@@ -50,10 +52,11 @@ class SourceObject(NamedTuple):
 
     name: str
     # xyxy edges in pixels, counted from 0; may be NaN or outside. In what the reader of a format
-    # returns: the four numbers of its file, which `edges_of_all` turns into that.
+    # returns: the four numbers of its file, which `read_boxes` turns into that.
     box_px: tuple[float, float, float, float]
     difficult: bool
     position: str  # in the file, such as "object 3" or "line 7"
+    area: float = math.nan  # in pixels, where the source has one beside the box
 
 
 class Annotation(NamedTuple):
@@ -96,17 +99,6 @@ def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
-def cut_ending(path: str) -> str:
-    """Return a path without the ending of an image; other dots belong to the name."""
-    return ENDING.sub("", path)
-
-
-def tails(path: str) -> list[str]:
-    """Return a path without its first 0, 1, 2 .. folders; `.` and `..` are left out."""
-    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return ["/".join(parts[k:]) for k in range(len(parts))]
-
-
 class PathIndex:
     """Finds the path that is meant by one of another machine, folder, ending or letter case."""
 
@@ -114,18 +106,19 @@ class PathIndex:
         self._by_stem = defaultdict(list)  # path without ending and role folders -> paths
         self._by_tail = defaultdict(list)  # end of a path without ending, in lower case -> paths
         for path in paths:
-            stem = cut_ending(path)
+            stem = ENDING.sub("", path)
             self._by_stem[ROLE.sub("", stem)].append(path)
             for tail in tails(plain_name(stem).lower()):
                 self._by_tail[tail].append(path)
 
-    def has(self, stem: str) -> bool:
-        """Return whether a path is this one, but for its ending and folders such as `labels`."""
-        return ROLE.sub("", stem) in self._by_stem
+    def has(self, path: str) -> bool:
+        """Return whether a path is there, but for its ending and folders such as `labels`."""
+        return ROLE.sub("", ENDING.sub("", path)) in self._by_stem
 
-    def find(self, stem: str, file_name: str = "") -> str | None:
-        """Return the path of this stem, else the only one with the same end of a path, or None."""
-        name, ending = cut_ending(file_name.lower()), os.path.splitext(file_name.lower())[1]
+    def find(self, path: str, file_name: str = "") -> str | None:
+        """Return this path, whatever its ending, else the only one that ends alike, or None."""
+        stem, name = ENDING.sub("", path), ENDING.sub("", file_name.lower())
+        ending = os.path.splitext(file_name.lower())[1]
         if self.has(stem):
             paths = self._by_stem[ROLE.sub("", stem)]
             return next((path for path in paths if path.lower().endswith(ending)), paths[0])
@@ -141,30 +134,37 @@ class PathIndex:
         return self.find(LINE_END.sub("", line.strip()))
 
 
-class ImageIndex:
+class ImageIndex(PathIndex):
     """The images under a folder, sub-folders included, and which of them an annotation means."""
 
     def __init__(self, folder: Path):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; put the images there, or set images_path.")
-        self.folder, self.paths = folder, walk_files(folder, IMAGE_SUFFIXES)
-        self.index = PathIndex(self.paths)
+        self.folder = folder
+        paths = walk_files(folder, IMAGE_SUFFIXES)
+        self.paths = {name: path for name, path in paths.items() if not MASKS.search(name)}
+        super().__init__(self.paths)
 
-    def match(self, annotations: Sequence[Annotation]) -> list[Annotation]:
-        """Return the annotations with their images, None where there is none.
+    def match(self, annotations: Sequence[Annotation]) -> list[str | None]:
+        """Return the relative path of each annotation's image, None where there is none.
 
         An image that several mean belongs to that of its path. UserError where not one is there.
         """
-        found = [self.index.find(cut_ending(item.key), item.file_name) for item in annotations]
+        found = [self.find(item.key, item.file_name) for item in annotations]
         claims = Counter(found)
-        images = [self.paths.get(path)
-                  if claims[path] == 1 or self.index.has(cut_ending(item.key)) else None
-                  for path, item in zip(found, annotations)]
-        if annotations and not any(images):
+        found = [path if claims[path] == 1 or self.has(item.key) else None
+                 for path, item in zip(found, annotations)]
+        if annotations and not any(found):
             raise UserError(f"{self.folder}: none of the {len(annotations)} annotated images is in "
                             f"it, such as {annotations[0].file_name or annotations[0].key!r}; put "
                             "them there, or set images_path.")
-        return [item._replace(image=image) for item, image in zip(annotations, images)]
+        return found
+
+
+def tails(path: str) -> list[str]:
+    """Return a path without its first 0, 1, 2 .. folders; `.` and `..` are left out."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return ["/".join(parts[k:]) for k in range(len(parts))]
 
 
 def gather_rows(rows: Iterable[tuple[str, tuple[int, int] | None, list[SourceObject]]],

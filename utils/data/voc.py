@@ -4,19 +4,15 @@ Only this file knows VOC's pixels: its boxes count pixels from 1 and include the
 Everywhere else a box is its edges, counted from 0.
 """
 
-import gc
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from utils.cli import UserError, shorten
+from utils.cli import shorten
 from utils.data.annotations import plain_name
 from utils.data.sources import (Annotation, Problem, SourceObject, four_numbers, int_size,
                                 turning_margins)
-
-EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def pixels_to_edges(pixels: np.ndarray) -> np.ndarray:
@@ -30,48 +26,32 @@ def pixels_to_edges(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([first - ~is_swapped, second - is_swapped], axis=1)
 
 
-def read_voc(files: Mapping[str, Path]) -> tuple[list[Annotation], list[Problem]]:
-    """Return one Annotation per XML file of {relative path: path}, and the problems.
-
-    Raises UserError where no file can be read.
-    """
-    items, problems = [], []
-    gc.disable()  # the collector would walk again and again through all that was read so far
+def read_voc(path: Path, relative: str) -> tuple[list[Annotation], list[Problem]]:
+    """Return the annotation of an XML file, and a problem where it cannot be read."""
+    key = relative[:-len(".xml")]
     try:
-        for relative, path in files.items():
-            try:
-                items.append(_read_file(relative, path))
-            except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
-                items.append(Annotation(relative[:-len(".xml")], relative, None, None, None))
-                problems.append(Problem("unreadable annotation", shorten(path), str(error)))
-    finally:
-        gc.enable()
-    if len(problems) == len(files):
-        raise UserError(f"{problems[0].where}: {problems[0].what}.")
-    return items, problems
-
-
-def _read_file(relative, path):
-    root = ElementTree.parse(path).getroot()
-    objects = [_read_object(node, number) for number, node in enumerate(root.iter("object"), 1)]
-    if root.tag != "annotation" or not objects and any(
-            root.find(f".//{tag}") is not None for tag in ("bndbox", "box", "polygon")):
-        raise ValueError(f"<{root.tag}> is no annotation of Pascal VOC; export it as that")
+        root = ElementTree.parse(path).getroot()
+        objects = [_read_object(node, number) for number, node in enumerate(root.iter("object"), 1)]
+        if root.tag != "annotation" or not objects and any(
+                root.find(f".//{tag}") is not None for tag in ("bndbox", "box", "polygon")):
+            raise ValueError(f"<{root.tag}> is no annotation of Pascal VOC; export it as that")
+    except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
+        problem = Problem("unreadable annotation", shorten(path), str(error))
+        return [Annotation(key, relative, None, None, None)], [problem]
     size = int_size(root.findtext("size/width"), root.findtext("size/height"))
-    return Annotation(relative[:-len(".xml")], relative, None, objects, size,
-                      root.findtext("filename") or "")
+    return [Annotation(key, relative, None, objects, size, root.findtext("filename") or "")], []
 
 
 def _read_object(node, number):
     """Return an object; boxes of its <part>s are none. CVAT keeps a rotation beside the box."""
     box = node.find("bndbox")
-    numbers = four_numbers(None if box is None else map(box.findtext, EDGES))
+    edges = ("xmin", "ymin", "xmax", "ymax")
+    x1, y1, x2, y2 = four_numbers(None if box is None else map(box.findtext, edges))
     for attribute in node.findall("attributes/attribute"):
         if attribute.findtext("name") == "rotation":
-            x1, y1, x2, y2 = numbers
             degrees = float(attribute.findtext("value") or 0)
             dx, dy = turning_margins(x2 - x1 + 1, y2 - y1 + 1, degrees)
-            numbers = (x1 - dx, y1 - dy, x2 + dx, y2 + dy)
+            x1, y1, x2, y2 = x1 - dx, y1 - dy, x2 + dx, y2 + dy
     difficult = (node.findtext("difficult") or "").strip() in ("1", "true")
-    return SourceObject(plain_name(node.findtext("name") or ""), numbers, difficult,
+    return SourceObject(plain_name(node.findtext("name") or ""), (x1, y1, x2, y2), difficult,
                         f"object {number}")

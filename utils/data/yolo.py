@@ -1,8 +1,6 @@
 """Annotations in YOLO's text files."""
 
 import math
-import os
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,86 +9,50 @@ import yaml
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import (ROLE, Annotation, ImageIndex, Problem, SourceObject, four_numbers,
-                                walk_files)
+from utils.data.sources import Annotation, Problem, SourceObject, four_numbers, walk_files
 
 YAML = (".yaml", ".yml")
+NO_NAME = "class without a name"
 
 
-def read_yolo(folder: Path, images: ImageIndex
-              ) -> tuple[list[Annotation], list[Problem], list[str]]:
-    """Return the annotations of YOLO's text files, the problems, and the class names.
+def read_yolo(path: Path, relative: str, names: Mapping[str, str], has_keypoints: bool
+              ) -> tuple[list[Annotation], list[Problem]]:
+    """Return the annotation of a text file, and a problem where it cannot be read.
 
     A line per object: `class cx cy width height` as fractions, or `class x1 y1 x2 y2 x3 y3 ..`.
     """
-    numbers_to_names = yolo_names(folder)
-    # Some tools write the name in the place of the number.
-    names = {name: name for name in numbers_to_names.values()}
-    names |= {str(number): name for number, name in numbers_to_names.items()}
-    has_keypoints = any("kpt_shape" in load_yaml(file) for file in folder.glob("*.y*ml"))
-    texts = walk_files(folder, (".txt",))
-    labels = pair_labels(texts, images.paths)
-    if not labels:
-        raise UserError(f"{shorten(folder)}: no image with a text file beside it or in labels/.")
-    stems = Counter(os.path.splitext(image)[0] for image in images.paths)
-    items, problems = [], []
-    for image, text in labels.items():
-        stem, objects = os.path.splitext(image)[0], None
-        try:
-            lines = read_text(text, remedy="").splitlines()
-            objects = [_read_line(line.split(), names, has_keypoints, f"line {number}")
-                       for number, line in enumerate(lines, start=1) if line.strip()]
-        except UserError as error:
-            problems.append(Problem("unreadable annotation", shorten(text), str(error)))
-        items.append(Annotation(stem if stems[stem] == 1 else image, shorten(text),
-                                images.paths[image], objects, None))
-    unused = set(texts.values()) - set(labels.values())
-    problems += [Problem("image missing", shorten(path), "labels without image")
-                 for path in sorted(unused)
-                 if path.parent.name.lower() == "labels" and path.name != "classes.txt"]
-    return items, problems, [*numbers_to_names.values()]
-
-
-def pair_labels(texts: Mapping[str, Path], images: Mapping[str, Path]) -> dict[str, Path]:
-    """Return {image: its text file}: the one beside it, or in `labels` as it lies in `images`.
-
-    `texts` and `images` are {relative path: path}.
-    """
-    beside = {os.path.splitext(text.lower())[0]: path for text, path in texts.items()}
-    apart = {ROLE.sub("", stem): path for stem, path in beside.items()}
-    stems = {image: os.path.splitext(image.lower())[0] for image in images}
-    pairs = {image: beside.get(stem) or apart.get(ROLE.sub("", stem))
-             for image, stem in stems.items()}
-    return {image: path for image, path in pairs.items() if path}
+    objects, problems = None, []
+    try:
+        lines = read_text(path, remedy="").splitlines()
+        objects = [_read_line(line.split(), names, has_keypoints, f"line {number}")
+                   for number, line in enumerate(lines, start=1) if line.strip()]
+    except UserError as error:
+        problems.append(Problem("unreadable annotation", shorten(path), str(error)))
+    return [Annotation(relative[:-len(".txt")], shorten(path), None, objects, None)], problems
 
 
 def _read_line(words, names, has_keypoints, position):
     """Return the object of a line; a sixth number is a confidence, more are a polygon."""
-    numbers = four_numbers(words[1:5])
+    box = four_numbers(words[1:5])
     if len(words) > 6 and not has_keypoints:
-        numbers = _polygon_box(words[1:])
-    return SourceObject(names.get(words[0], f"class {words[0]}"), numbers, False, position)
+        try:
+            points = np.array(words[1:], np.float64).reshape(-1, 2)
+            box = (*((points.min(0) + points.max(0)) / 2).tolist(), *np.ptp(points, 0).tolist())
+        except ValueError:
+            box = (math.nan,) * 4
+    return SourceObject(names.get(words[0], NO_NAME), box, False, f"{position}, class {words[0]}")
 
 
-def _polygon_box(words):
-    """Return cx, cy, width, height of the box around points x1 y1 x2 y2 .., NaN for others."""
-    try:
-        points = np.array([word.replace(",", ".") for word in words], np.float64).reshape(-1, 2)
-    except ValueError:
-        return (math.nan,) * 4
-    low, high = points.min(0), points.max(0)
-    return (*((low + high) / 2).tolist(), *(high - low).tolist())
-
-
-def yolo_names(folder: Path) -> dict[int, str]:
-    """Return {number: class name}; UserError where no file has them or two files disagree."""
+def yolo_names(folder: Path) -> dict[str, str]:
+    """Return {number, or name: class name}; UserError where no file has them or two disagree."""
     below = walk_files(folder, (*YAML, ".names", ".labels", "classes.txt")).values()
     for files in ([*folder.glob("*"), *folder.glob("labels/*")], below, folder.parent.glob("*")):
         named = {shorten(file): names for file in sorted(files) if (names := _names_in(file))}
         for names in named.values():
             if any(names != others for others in named.values()):
                 raise UserError(f"{' and '.join(named)} disagree about the classes; correct one.")
-            return names
+            # Some tools write the name of a class in the place of its number.
+            return {name: name for name in names.values()} | names
     raise UserError(f"{shorten(folder)}: no class names; put a data.yaml or classes.txt there.")
 
 
@@ -104,7 +66,7 @@ def _names_in(file):
     names = names if isinstance(names, dict) else dict(enumerate(names))
     if not all(isinstance(name, (str, int, float)) for name in names.values()):
         raise UserError(f"{shorten(file)}: names must be a list of class names.")
-    return {int(number): plain_name(str(name)) for number, name in names.items() if str(name)}
+    return {str(number): plain_name(str(name)) for number, name in names.items() if str(name)}
 
 
 def load_yaml(file: Path) -> dict:
@@ -114,16 +76,3 @@ def load_yaml(file: Path) -> dict:
     except yaml.YAMLError as error:
         raise UserError(f"{shorten(file)}: {' '.join(str(error).split())}.") from None
     return values if isinstance(values, dict) else {}
-
-
-def split_values(file: Path) -> dict[str, list[str]]:
-    """Return {key: texts} of a data.yaml, or of darknet's .data file, with lines `key = text`."""
-    if file.suffix in YAML:
-        values = load_yaml(file)
-        root = f"{values['path']}/" if isinstance(values.get("path"), str) else ""
-    else:
-        lines = [line.partition("=") for line in read_text(file, remedy="").splitlines()]
-        values, root = {key.strip(): text.strip() for key, _, text in lines}, ""
-    texts = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-    return {key: [root + text for text in members if isinstance(text, str) and text]
-            for key, members in texts.items()}
