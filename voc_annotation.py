@@ -21,7 +21,7 @@ from utils.data.box_formats import BOX_FORMATS
 from utils.data.dataset_report import Specs, examine, format_section
 from utils.data.doctor import Doctor, ImageFacts, inspect_images
 from utils.data.groups import find_candidates
-from utils.data.layouts import SUFFIXES, Source, read_source
+from utils.data.layouts import SUFFIXES, read_source
 from utils.data.sources import Annotation, Problem
 from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, split_files, voc_splits
 from utils.page import write_page
@@ -42,9 +42,6 @@ class AnnotationSettings:
     VOCdevkit_path: str = "VOCdevkit"
     # VOC07+12 as in the papers: ("2007", "2012"), train_on = "trainval", val_share = 0.
     years: tuple[str, ...] = ("2007",)
-    # Where val or test have a folder or file of their own; a split inside one folder is found.
-    val_path: str = ""
-    test_path: str = ""
     # Folder of the images; "" looks for them below the folder of the annotations.
     images_path: str = ""
     annotation_format: Literal["auto", *SUFFIXES] = "auto"
@@ -126,35 +123,20 @@ def specs_to_examine(settings: AnnotationSettings) -> Specs:
         raise UserError(f"{error}; change it in the settings.") from None
 
 
-def read_sources(settings: AnnotationSettings) -> dict[Path, Source]:
-    """Return {path: what it holds} of annotation_path, or else of VOC's years."""
-    paths = {split: resolve(path) for split, path in (
-        ("train", settings.annotation_path), ("val", settings.val_path),
-        ("test", settings.test_path)) if path}
-    roots = [paths["train"]] if "train" in paths else [
-        resolve(settings.VOCdevkit_path) / f"VOC{year}" for year in settings.years]
-    missing = [path for path in (*roots, *paths.values()) if not path.exists()]
-    if missing or paths and "train" not in paths:
-        raise UserError(f"{[*missing, *paths.values()][0]}: no such folder; set annotation_path to "
-                        "your data, or VOCdevkit_path to the folder that holds VOC2007.")
-    if settings.annotation_path and settings.VOCdevkit_path != AnnotationSettings.VOCdevkit_path:
-        raise UserError("annotation_path and VOCdevkit_path both name data; set one of them.")
-    sources = {path: read_source(
-        path, settings.annotation_format, box_format=settings.box_format,
-        images_path=resolve(settings.images_path) if settings.images_path else None,
-        unlabelled=settings.unlabelled) for path in (*roots, *paths.values())}
-    for split in paths.keys() - {"train"}:
-        sources[roots[0]] = sources[roots[0]].with_split(split, sources.pop(paths[split]))
-    return sources
-
-
 def read_data(settings: AnnotationSettings
               ) -> tuple[dict[str, Annotation], Splits, list[Problem], dict[Path, ImageFacts]]:
     """Return the annotations of all sources by key, their splits, problems and images."""
+    roots = [resolve(settings.annotation_path)] if settings.annotation_path else [
+        resolve(settings.VOCdevkit_path) / f"VOC{year}" for year in settings.years]
+    if settings.annotation_path and settings.VOCdevkit_path != AnnotationSettings.VOCdevkit_path:
+        raise UserError("annotation_path and VOCdevkit_path both name data; set one of them.")
+    images_path = resolve(settings.images_path) if settings.images_path else None
     shares = {"val": settings.val_share, "test": settings.test_share}
     annotations, problems, facts = {}, [], {}
     joined = Splits({split: [] for split in SPLITS}, {}, [], [])
-    for root, source in read_sources(settings).items():
+    for root in roots:
+        source = read_source(root, settings.annotation_format, images_path=images_path,
+                             box_format=settings.box_format, unlabelled=settings.unlabelled)
         by_key = {item.key: item for item in source.annotations}
         facts |= inspect_images(source.annotations)
         problems += source.problems

@@ -67,12 +67,11 @@ def test_problems_are_listed_with_file_and_object(voc, capsys):
     ({"test_share": -0.1}, "test_share"), ({"val_share": 1.5}, "val_share"), ({"seed": -1}, "seed"),
     ({"input_shape": (300, 200)}, "input_shape must be square"),
     ({"anchors_size": (1.0, 2.0)}, "anchors_size"),
-    ({"years": ("2012",)}, "VOC2012: no such folder"),
-    ({"VOCdevkit_path": "none"}, "VOC2007: no such folder.*annotation_path"),
+    ({"years": ("2012",)}, "VOC2012: no such file"),
+    ({"VOCdevkit_path": "none"}, "VOC2007: no such file or folder.*annotation_path"),
     ({"classes_path": "none.txt"}, "none.txt"), ({"annotation_format": "coco"}, "no annotations"),
     ({"annotation_path": "tests", "VOCdevkit_path": "x"}, "set one of them"),
-    ({"val_path": "x"}, "set annotation_path"),
-    ({"annotation_path": "none"}, "none: no such folder")])
+    ({"annotation_path": "none"}, "none: no such file")])
 def test_settings_that_cannot_work_are_refused(twenty, changes, words):
     with pytest.raises(UserError, match=words):
         twenty[0].run(**changes)
@@ -80,7 +79,7 @@ def test_settings_that_cannot_work_are_refused(twenty, changes, words):
 
 def test_lists_without_objects_are_refused(twenty):
     (twenty[0].path / "classes.txt").write_text("horse\ncow\n")
-    with pytest.raises(UserError, match="train split has no usable object: 20 objects are of classes"):
+    with pytest.raises(UserError, match="train split has no usable object: 20 objects are of"):
         twenty[0].run()
     assert not list(twenty[0].path.glob("2007_*.txt"))
 
@@ -233,13 +232,3 @@ def test_the_class_list_is_not_blamed_for_boxes(twenty):
         voc.xml(key, ("cat", 30, 30, 9, "x"))
     with pytest.raises(UserError, match="train split has no usable object: see the problems"):
         voc.run()
-
-
-def test_val_and_test_of_their_own_paths(voc):
-    for split, count in (("train", 3), ("val", 2), ("test", 1)):
-        for k in range(count):
-            save_image(voc.path / split / f"{k}.jpg")
-            write_text(voc.path / split / f"{k}.xml", f"<annotation>{CAT}</annotation>")
-    voc.run(annotation_path=str(voc.path / "train"),
-            val_path=str(voc.path / "val"), test_path=str(voc.path / "test"))
-    assert [len(voc.listed(split)) for split in SPLITS] == [3, 2, 1]

@@ -1,8 +1,6 @@
 import os
 from importlib.util import find_spec
 
-# Jupyter and Colab name a backend for their windows here. Where an environment lacks it, matplotlib
-# cannot be imported; figures here need no window.
-_module = os.environ.get("MPLBACKEND", "").partition("module://")[2].partition(".")[0]
-if _module and not find_spec(_module):
+# Jupyter's backend for windows, without which matplotlib cannot be imported where it is missing.
+if "matplotlib_inline" in os.environ.get("MPLBACKEND", "") and not find_spec("matplotlib_inline"):
     del os.environ["MPLBACKEND"]

@@ -47,7 +47,7 @@ def test_the_format_that_fits_all_boxes_is_read(actual, declared):
     is_declared = actual == declared or (actual, declared) == ("xyxy", VOC)
     expected = edges - [1, 1, 0, 0] if is_declared and declared == VOC else edges
     if (actual, declared) in NOT_READ:
-        with pytest.raises(UserError, match=f"all fit as {actual}: set box_format"):
+        with pytest.raises(UserError, match=f"set box_format to {actual}, as which"):
             read(numbers, declared)
     else:
         boxes, message = read(numbers, declared)
@@ -70,7 +70,7 @@ def test_boxes_that_fit_in_no_way_are_refused_and_can_be_forced(change):
 
 def test_two_readings_that_fit_are_a_question():
     numbers = np.tile([300, 200, 100, 100], (20, 1))
-    with pytest.raises(UserError, match="all fit as xywh or cxcywh: set box_format"):
+    with pytest.raises(UserError, match="set box_format to xywh or cxcywh"):
         read(numbers, "xyxy")
 
 

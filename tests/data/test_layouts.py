@@ -179,7 +179,7 @@ def test_equal_names_in_the_folders_of_several_splits(tmp_path, write, name):
 
 @pytest.mark.parametrize("files, words", [
     (("annotations/instances_train2014.json", "annotations/instances_train2017.json"), "one split"),
-    (("a.json", "b.json"), "several files"), (("images/a.txt", "b.xyz"), "has 1 .txt, and 0 im")])
+    (("a.json", "b.json"), "several files"), (("images/a.txt", "b.xyz"), ".txt.: 1")])
 def test_files_that_do_not_say_the_split_are_refused(tmp_path, files, words):
     for name in files:
         write_coco(tmp_path / name, "a.jpg")
@@ -194,6 +194,6 @@ def test_what_is_not_read_is_said(tmp_path):
         save_image(tmp_path / f"{name}.jpg")
         write_text(tmp_path / f"{name}.txt", "0 0.5 0.5 1 1")
     for name in ("train", "more"):
-        write_csv(tmp_path / f"{name}.csv", "a.jpg")
+        write_coco(tmp_path / f"{name}.json", "a.jpg")
     text, table = read_source(tmp_path).messages
-    assert "2 .txt files are not read" in text and "more.csv: not read" in table
+    assert "2 .txt files are not read" in text and "not read: more.json" in table

@@ -6,7 +6,7 @@ from source_files import kinds, plain, read, read_by_key
 from voc_folder import save_image, write_text
 
 from utils.cli import UserError
-from utils.data.yolo import yolo_names
+from utils.data.yolo import NO_NAME, yolo_names
 
 WHOLE = "0 0.5 0.5 1 1"
 
@@ -45,7 +45,8 @@ def test_files_without_their_other_half(tmp_path):
     items, problems = read_by_key(tmp_path)
     # Background where the others have labels; those not labelled yet would be that too.
     assert {key: item.objects for key, item in items.items()} == {
-        "train/images/train/b": [], "train/images/train/a": [], "labels/d": items["labels/d"].objects}
+        "train/images/train/b": [], "train/images/train/a": [],
+        "labels/d": items["labels/d"].objects}
     assert items["labels/d"].image is None
     assert kinds(problems) == ["no label file", "no annotation"]
     assert problems[1].where.endswith("images/val/c.jpg")
@@ -64,9 +65,9 @@ def test_unreadable_files_and_two_images_of_one_name(tmp_path):
 
 
 @pytest.mark.parametrize("line, name, box", [
-    ("2 0.5 0.5 1 1", "class without a name", (0, 0, 50, 40)), ("0.5 0.5 0.5 1 1", "class without a name", (0, 0, 50, 40)),
+    ("2 0.5 0.5 1 1", NO_NAME, (0, 0, 50, 40)), ("0.5 0.5 0.5 1 1", NO_NAME, (0, 0, 50, 40)),
     ("cat 0.5 0.5 1 1", "cat", (0, 0, 50, 40)), ("0 0.5 0.5 1", "cat", None),
-    ("0 0,5 0,5 0,5 0,5", "cat", (12.5, 10, 37.5, 30)), ("0,0.5,0.5,1,1", "class without a name", None),
+    ("0 0,5 0,5 0,5 0,5", "cat", (12.5, 10, 37.5, 30)), ("0,0.5,0.5,1,1", NO_NAME, None),
     ("0 0.1 0.1 0.5 0.1 0.5 0.5", "cat", (5, 4, 25, 20)),  # a polygon
     ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.2", "cat", None), ("0 0.1 0.1 0.5 x 0.5 0.5", "cat", None)])
 def test_lines(tmp_path, line, name, box):
@@ -99,8 +100,8 @@ def test_keypoints_are_no_polygon(tmp_path):
 def test_where_names_come_from(tmp_path, name, text, names):
     (tmp_path / "data").mkdir()
     write_text(tmp_path / "data" / name, text)
-    assert yolo_names(tmp_path / "data") == {name: name for name in names.values()} | {
-        str(number): name for number, name in names.items()}
+    expected = {name: name for name in names.values()} | {str(k): names[k] for k in names}
+    assert yolo_names(tmp_path / "data") == expected
 
 
 @pytest.mark.parametrize("files, words", [

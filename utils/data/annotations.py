@@ -96,7 +96,8 @@ def list_text(records: Sequence[Record], class_names: Sequence[str]) -> str:
 
 def read_list(path: str | os.PathLike) -> tuple[list[Record], tuple[str, ...]]:
     """Read a list file; return its records and class names. UserError names a broken line."""
-    header, *lines = read_text(path, remedy="Run voc_annotation.py, which writes it.").split("\n")
+    header, *lines = read_text(path, remedy="Run voc_annotation.py, which writes it; data "
+                             "without a test split has 2007_val.txt alone.").split("\n")
     records, number = [], 1
     try:
         if not header.startswith(HEADER):

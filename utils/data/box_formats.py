@@ -78,11 +78,10 @@ def _recognise(numbers, sizes, declared, rows):
             f"{', '.join(f'{number:g}' for number in thing.box_px)} in {size[0]}x{size[1]} pixels")
     if is_much and len(others) == 1:
         return others[0], f"boxes are read as {others[0]}, which all fit: {what}"
-    if others:
-        raise UserError(f"{what}; all fit as {' or '.join(others)}: set box_format to that, or to "
-                        f"{name} to take them so.")
-    if is_much:
-        raise UserError(f"{what}; export them again, or set box_format to {name} to take them so.")
+    if others or is_much:
+        remedy = f"set box_format to {' or '.join(others)}, as which all fit" if others else \
+            "export them again"
+        raise UserError(f"{what}; {remedy}, or set box_format to {name} to take them so.")
     return declared, ""
 
 

@@ -25,33 +25,28 @@ def read_csv(path: Path) -> tuple[list[Annotation], list[Problem]]:
     and coordinates is an image without objects. Raises UserError for another table.
     """
     text = read_text(path, remedy="annotation_path must name a CSV file.")
-    columns, delimiter = find_columns(text.partition("\n")[0])
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
         rows = list(csv.reader(io.StringIO(text), delimiter=delimiter, strict=True))
     except csv.Error as error:  # such as a quote that is not closed
         raise UserError(f"{shorten(path)}: not a readable CSV file ({error}).") from None
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    columns = {name: header.index(word) for name, others in COLUMNS.items()
+               for word in (*others[::-1], name) if word in header}
     missing = [name for name in HEADER.split(",") if name not in columns]
     if missing:
         raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}; "
                         f"write the names of the columns above the data, such as {HEADER}.")
     table, problems = [], []
     for number, row in enumerate(rows[1:], start=2):
-        if any(row) and len(row) == len(rows[0]):
+        if any(row) and len(row) == len(header):
             cells = {name: row[k].strip() for name, k in columns.items()}
             size = int_size(cells.get("width"), cells.get("height"))
             table.append((cells["filename"], size, _read_objects(cells, f"line {number}")))
         elif any(row):
             problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
-                                    f"{len(row)} cells, the first row has {len(rows[0])}"))
+                                    f"{len(row)} cells, the first row has {len(header)}"))
     return gather_rows(table, path.name), problems
-
-
-def find_columns(first_row: str) -> tuple[dict[str, int], str]:
-    """Return ({our name of a column: its number}, delimiter) of the first row of a table."""
-    delimiter = max(",;\t", key=first_row.count)
-    header = [cell.strip().strip('"').lower() for cell in first_row.split(delimiter)]
-    return {name: header.index(word) for name, others in COLUMNS.items()
-            for word in (*others[::-1], name) if word in header}, delimiter
 
 
 def _read_objects(cells, position):

@@ -11,33 +11,25 @@ from typing import NamedTuple
 from utils.cli import UserError, read_text, shorten
 from utils.data.box_formats import VOC, read_boxes
 from utils.data.coco import read_coco
-from utils.data.csv_table import HEADER, find_columns, read_csv
+from utils.data.csv_table import read_csv
 from utils.data.sources import ROLE, Annotation, ImageIndex, Problem, tails, walk_files
 from utils.data.splits import RECORD, SPLIT_OF, SPLITS, split_files
 from utils.data.voc import read_voc
 from utils.data.yolo import YAML, load_yaml, read_yolo, yolo_names
 
 # Formats, and the endings of their files; of several in one folder the first is read.
-SUFFIXES = {"voc": ".xml", "coco": ".json", "csv": ".csv", "yolo": ".txt"}
-BOXES = {"voc": VOC, "coco": "xywh", "csv": "xyxy", "yolo": "cxcywh_fractions"}
+SUFFIXES = {"voc": ".xml", "coco": ".json", "yolo": ".txt", "csv": ".csv"}
+BOXES = {"voc": VOC, "coco": "xywh", "yolo": "cxcywh_fractions", "csv": "xyxy"}
 TABLES = {"coco": read_coco, "csv": read_csv}  # of many images
 
 
 class Source(NamedTuple):
     """The annotations under one path."""
 
-    form: str  # of SUFFIXES
     annotations: list[Annotation]
     members: dict[str, list[str]]  # split -> keys; train has those that the data puts nowhere
     problems: list[Problem]
     messages: list[str]
-
-    def with_split(self, split: str, other: "Source") -> "Source":
-        """Return this source with all of another one as a split."""
-        items = [item._replace(key=f"{split} {item.key}") for item in other.annotations]
-        return Source(self.form, self.annotations + items,
-                      self.members | {split: [item.key for item in items]},
-                      self.problems + other.problems, self.messages + other.messages)
 
 
 def read_source(path: Path, form: str = "auto", *, images_path: Path | None = None,
@@ -50,7 +42,8 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
     path = Path(os.path.abspath(path))
     path = path.parent if path.suffix in YAML else path
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; correct the path.")
+        raise UserError(f"{path}: no such file or folder; set annotation_path to your data, or "
+                        "VOCdevkit_path to the folder that holds VOC2007.")
     folder = path if path.is_dir() else path.parent
     images = ImageIndex(images_path or folder)
     form, files, messages = _find_files(path, form, images)
@@ -76,7 +69,7 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
         else:
             members[split or "train"].append(key)
     annotations, note = read_boxes(annotations, BOXES[form], box_format)
-    return Source(form, annotations, members, problems, [*filter(None, [*messages, note])])
+    return Source(annotations, members, problems, [*filter(None, [*messages, note])])
 
 
 def split_of(path: str) -> tuple[str, str]:
@@ -97,8 +90,7 @@ def _find_files(path, form, images):
     if path.is_file():
         form = {".json": "coco", ".csv": "csv"}.get(path.suffix) if form == "auto" else form
         if form not in TABLES:
-            raise UserError(f"{path}: neither a folder, nor a .json of COCO or a .csv; name the "
-                            "folder of the data.")
+            raise UserError(f"{path}: no folder, .json of COCO or .csv; name the data's folder.")
         return form, {path.name: path}, []
     files = walk_files(path, (*SUFFIXES.values(),))
     found = {name: {key: file for key, file in files.items() if key.lower().endswith(suffix)
@@ -107,20 +99,16 @@ def _find_files(path, form, images):
     form, *others = [name for name in SUFFIXES if found[name]] or [""]
     if not form:
         endings = Counter(os.path.splitext(key)[1] for key in files)
-        raise UserError(
-            f"{path}: no annotations; they are .xml files of Pascal VOC, .json of COCO, .csv with "
-            f"a first row like {HEADER}, or YOLO's .txt named as the images; it has "
-            f"{', '.join(f'{count} {ending}' for ending, count in endings.items()) or 'none'}, and "
-            f"{len(images.paths)} images; docs/data.md names converters.")
+        raise UserError(f"{path}: no annotations: no XML of Pascal VOC, COCO JSON, CSV, or YOLO "
+                        f"text named as its image; {len(images.paths)} images and {dict(endings)} "
+                        "are there; docs/data.md names converters.")
     messages = [f"{len(found[name])} {SUFFIXES[name]} files are not read; annotation_format = "
                 f"{name!r} would read them" for name in others]
-    if form not in TABLES:
-        return form, found[form], messages
-    tables = _choose_tables(found[form])
+    tables = _choose_tables(found[form]) if form in TABLES else found[form]
     unread = [key for key in found[form] if key not in tables]
     if unread:
-        messages.append(f"{', '.join(unread[:3])}{' ..' if unread[3:] else ''}: not read; name it "
-                        "in annotation_path, val_path or test_path to use it")
+        messages.append(f"not read: {', '.join(unread[:3])}{' ..' if unread[3:] else ''}; put "
+                        "train, val or test into its name, or name it in annotation_path")
     return form, tables, messages
 
 
@@ -129,11 +117,8 @@ def _looks_like(form, key, file, images):
     if form == "coco":
         data = b"" if key.endswith(RECORD) else file.read_bytes()
         return all(word in data for word in (b'"images"', b'"annotations"', b'"categories"'))
-    if form == "csv":
-        with open(file, encoding="utf-8-sig", errors="replace") as lines:
-            return {*HEADER.split(",")} <= {*find_columns(lines.readline())[0]}
     in_labels = "labels/" in key.lower() and not key.endswith("classes.txt")
-    return form == "voc" or in_labels or images.find(os.path.splitext(key)[0]) is not None
+    return form != "yolo" or in_labels or images.find(os.path.splitext(key)[0]) is not None
 
 
 def _choose_tables(files):
@@ -142,8 +127,8 @@ def _choose_tables(files):
     splits = {key: split_of(os.path.splitext(key)[0])[0] for key in instances or files}
     splits = {key: split for key, split in splits.items() if split} or splits
     if len({*splits.values()}) < len(splits):
-        raise UserError(f"{', '.join(splits)}: several files for one split; name one in "
-                        "annotation_path, and those of val and test in val_path and test_path.")
+        raise UserError(f"{', '.join(splits)}: several files for one split; put train, val or test "
+                        "into their names, or name one in annotation_path.")
     return {key: files[key] for key in splits}
 
 
