@@ -17,7 +17,7 @@ from nets.build import continued_network, network_of, new_network
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
 from ssd import SSD
-from utils.cli import UserError, check_fields, settings_table
+from utils.cli import Settings, UserError, check_fields, settings_table
 from utils.cli import run as run_script
 from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
@@ -37,7 +37,7 @@ from utils.training.run import (Run, StopFlag, create_run_folder, merge_settings
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Settings):
     """Every number of a training run."""
 
     # ---- Data: written by voc_annotation.py ----

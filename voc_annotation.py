@@ -12,7 +12,7 @@ from tqdm.contrib.concurrent import thread_map
 
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
-from utils.cli import UserError, check_fields, make_folder, resolve, run, shorten
+from utils.cli import Settings, UserError, check_fields, make_folder, resolve, run, shorten
 from utils.data.annotations import Record, list_text, read_class_names, write_together
 from utils.data.dataset_report import examine, format_section
 from utils.data.doctor import Doctor, inspect_image
@@ -27,7 +27,7 @@ Source = tuple[dict[str, Annotation], Splits, list[Problem]]  # annotations by k
 
 
 @dataclass(frozen=True)
-class AnnotationSettings:
+class AnnotationSettings(Settings):
     """Where the data is and how it is split."""
 
     # ---- The one line to edit ----
@@ -94,7 +94,7 @@ def main(settings: AnnotationSettings) -> None:
         print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
     path = make_folder(settings.lists_dir) / "dataset_report.html"
     write_page(path, "Dataset report", sections)
-    print(f"report: {shorten(path)}\n")
+    print(f"report: {path}\n")
     if settings.strict and doctor.problems:
         raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
     write_lists(settings, lists, class_names, splits)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli import shorten, typeable, writing
+from utils.cli import typeable, writing
 from utils.multibox.loss import Losses
 from utils.page import new_figure, save_figure
 
@@ -30,7 +30,7 @@ def describe_start(folder: Path, settings_text: str, where: str, total_steps: in
                    steps_an_epoch: int) -> str:
     """Return the settings in effect, where the run computes, and where its results go."""
     text = (f"settings:\n{settings_text}\nrunning on {where}, {total_steps:,} steps, "
-            f"results in {shorten(folder)}")
+            f"results in {folder}")
     if total_steps < ENOUGH_STEPS:
         text += (f"\nWARNING: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
                  f"better: epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} or more.")
