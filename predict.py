@@ -148,7 +148,7 @@ def print_detections(source: Source, image: np.ndarray, detections: Detections,
     counts = ", ".join(f"{name} {count}" for name, count in detections.counts().items())
     summary, *details = repr(detections).split("\n")
     text = f"{summary}: {counts}" if counts else "nothing found"
-    if not counts and image.max() < DARK:
+    if image.max() < DARK:
         text += f"; its brightest pixel is {image.max()} of 255: scale 12 bits in a file of 16"
     lines = [f"{source.name}: {text}"]
     if detector and not counts:
