@@ -149,7 +149,7 @@ def print_detections(source: Source, image: np.ndarray, detections: Detections,
     summary, *details = repr(detections).split("\n")
     text = f"{summary}: {counts}" if counts else "nothing found"
     if image.max() < DARK:
-        text += f"; its brightest pixel is {image.max()} of 255: scale 12 bits in a file of 16"
+        text += f"; its brightest pixel is {image.max()} of 255: scale 12-bit data to 16 bits"
     lines = [f"{source.name}: {text}"]
     if detector and not counts:
         best = detector.detect(image, confidence=0.0, max_per_image=1)

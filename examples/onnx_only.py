@@ -20,7 +20,8 @@ def load(path, spec):
         y, x = y // 2 * 2, x // 2 * 2
     # Means of y by x pixels, rounded as OpenCV does, then linear between their centres.
     pixels = np.pad(np.asarray(image), ((0, -height % y), (0, -width % x), (0, 0)), "edge")
-    pixels = pixels.reshape(-(-height // y), y, -1, x, 3).mean((1, 3))
+    sums = pixels.reshape(-(-height // y), y, -1, x, 3).sum((1, 3), dtype=np.float32)
+    pixels = sums * np.float32(1 / (x * y))
     pixels = (np.floor(pixels + 0.5) if max(x, y) == 2 else np.rint(pixels)).astype(int)
     in_integers = rule.endswith("uint8") and height % y == width % x == 0
     pixels = interpolate(pixels, 1, width / x, size, in_integers)

@@ -289,10 +289,8 @@ def test_the_examples_find_what_the_project_finds(files, runtime, tmp_path):
     script = EXAMPLES / f"{runtime.replace('runtime', '')}_only.py"
     done = subprocess.run([sys.executable, script, files["detections"], path], text=True,
                           capture_output=True, check=True, cwd=tmp_path)
-    found = SSD(network=tiny(), class_names=NAMES, device="cpu").detect(path, confidence=0.2)
-    lines = [re.fullmatch(r"(\w+) ([\d.]+) at \[(.*)\]", line).groups()
-             for line in done.stdout.splitlines()]
-    printed = (np.array([list(map(float, box.split())) for *_, box in lines]),
-               np.array([float(score) for _, score, _ in lines]),
-               np.array([NAMES.index(name) for name, *_ in lines]))
-    assert len(found) > 5 and not unmatched(printed, found, pixels=0.6)
+    expected = run(files["detections"], runtime, prepare(path, tiny().spec)[0][None])
+    assert done.stdout.splitlines() == [
+        f"{NAMES[label]} {score:.4f} at {(box * (640, 480, 640, 480)).round().astype(int)}"
+        for box, score, label in zip(*(expected[name] for name in ("boxes", "scores", "labels")))]
+    assert len(expected["scores"]) > 5
