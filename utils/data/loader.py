@@ -55,7 +55,7 @@ class DetectionDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         """Return a row of a Batch for (epoch, index), as arrays, the image (S, S, 3)."""
         epoch, index = key
-        path, boxes_px, labels, difficult = self.records[index]
+        path, boxes_px, labels, difficult = self.records[index][:4]
         rng = np.random.default_rng((SAMPLE, self.seed, epoch, index))
         image = load_image(path)
         height, width = image.shape[:2]

@@ -70,7 +70,7 @@ def flatten_detections(detections: Sequence[Detections]) -> FlatDetections:
 
 def flatten_records(records: Sequence[Record]) -> FlatObjects:
     """Return the objects of records as flat arrays."""
-    image, boxes, labels, difficult = _join([record[1:] for record in records])
+    image, boxes, labels, difficult = _join([record[1:4] for record in records])
     return FlatObjects(image, labels, boxes, difficult, area(boxes.astype(np.float64)))
 
 
