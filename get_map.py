@@ -77,7 +77,7 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
 
 def report(settings: MapSettings, measurement: Measurement, folder: Path) -> None:
     """Print what was measured, and write it into files of a folder."""
-    title = f"{settings.test_list}: {len(measurement.records)} images, IoU {VOC_IOU}"
+    title = f"{shorten(settings.test_list)}: {len(measurement.records)} images, IoU {VOC_IOU}"
     text = (f"{title}\n{format_measurement(measurement)}\n"
             f"mAP@0.5 {mean_ap(measurement.results):.4f} (area), "
             f"{mean_ap(measurement.results, 'ap_11_point'):.4f} (11-point)")
@@ -94,7 +94,7 @@ def report(settings: MapSettings, measurement: Measurement, folder: Path) -> Non
             save_figure(figure, part)
     origin = f"The detections: {settings.detections or 'all above a confidence of 0.01'}."
     write_report(folder / "report.html", f"mAP on {title}", measurement, values, origin)
-    print(f"details in {shorten(folder)}, images of the errors in its report.html")
+    print(f"details in {folder}, images of the errors in its report.html")
 
 
 if __name__ == "__main__":
