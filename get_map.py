@@ -7,7 +7,7 @@ from pathlib import Path
 from nets.weights.families import names_without_gaps, without_gaps
 from ssd import SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shorten, writing
-from utils.data.annotations import Record, check_same_classes, read_list
+from utils.data.annotations import Record, check_images, check_same_classes, read_list
 from utils.device import keep_freed_memory
 from utils.distributed import (check_device, check_same_on_all_ranks, on_rank0, process_group, rank,
                                rank0_first)
@@ -65,6 +65,7 @@ def main(settings: MapSettings) -> None:
 def detect(settings: MapSettings, records: list[Record], class_names: tuple[str, ...]
            ) -> FlatDetections:
     """Run the detector that the settings name over the images of records, on all ranks."""
+    check_images(records, settings.test_list)
     keep_freed_memory()
     weights = {field.name: getattr(settings, field.name) for field in fields(WeightsSettings)}
     detector = rank0_first(lambda: SSD(SSDSettings(**weights)))

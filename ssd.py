@@ -268,6 +268,6 @@ def _open(settings):
         return OnnxRuntime(path, device=settings.device, precision=settings.precision,
                            runtime=settings.runtime)
     device = pick_device(settings.device)
-    precision = set_precision(settings.precision, device)
+    precision = set_precision(settings.precision, device, tf32=True)
     network, names = read_network(path, family=settings.weights_family, class_names=class_names)
     return TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)

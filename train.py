@@ -17,23 +17,26 @@ from nets.build import continued_network, network_of, new_network
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
 from ssd import SSD
+from utils.checkpoint import Checkpoint
 from utils.cli import UserError, check_fields, settings_table
 from utils.cli import run as run_script
 from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import Batch, DetectionDataset, Loader
 from utils.data.samples import choose_samples, draw_samples
-from utils.device import keep_freed_memory, pick_device, run_in, set_precision
-from utils.distributed import (broadcast_tensors, check_device, on_rank0, process_group,
-                               rank, rank0_first, sum_over_ranks, without_sync, world_size,
-                               wrap_network)
+from utils.device import (HostCopy, Precision, keep_freed_memory, pick_device, run_in,
+                          set_precision)
+from utils.distributed import (add_over_ranks, broadcast_tensors, check_device, on_rank0,
+                               process_group, rank, rank0_first, sum_over_ranks, without_sync,
+                               world_size, wrap_network)
 from utils.evaluation.measurement import format_results
 from utils.evaluation.voc_ap import mean_ap
+from utils.multibox.coder import BoxCoder
 from utils.multibox.loss import Losses, MultiBoxLoss
 from utils.training.logging import describe_end, describe_epoch, describe_start, has_stalled
 from utils.training.optim import Schedule, make_optimizer, set_frozen, set_learning_rate
-from utils.training.run import (Run, StopFlag, create_run_folder, merge_settings, read_lists,
-                                read_run)
+from utils.training.run import (Run, StepResult, StopFlag, create_run_folder, merge_settings,
+                                read_lists, read_run)
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,7 @@ class TrainSettings:
     """Every number of a training run."""
 
     # ---- Data: written by voc_annotation.py ----
-    # Images to learn from.
-    train_list: str = "2007_train.txt"
+    train_list: str = "2007_train.txt"  # images to learn from
     # Images to choose the best epoch by. "" trains without: best.pth is then the last epoch.
     val_list: str = "2007_val.txt"
     # Leave "": the lists know their classes. A class list here must be the one they were made with.
@@ -51,16 +53,15 @@ class TrainSettings:
     # ---- Network ----
     # vgg is the paper's and the most accurate; mobilenetv2 is several times faster and small.
     backbone: Literal[tuple(BACKBONES)] = "vgg"
-    # Height and width in pixels, the same. (300, 300) and (512, 512) are the paper's: 512 finds
-    # smaller objects and has 2.9 times the pixels to compute.
+    # Height and width, the same. The paper has (300, 300) and (512, 512), which finds smaller
+    # objects and has 2.9 times the pixels to compute.
     input_shape: tuple[int, int] = (300, 300)
-    # For small objects in large images: side of the tiles of an image in pixels. Training takes one
-    # random tile of each image an epoch; detection and val mAP take all tiles (raise eval_period
-    # where that takes long). 0 takes images as a whole. voc_annotation.py says when to set it and
-    # to what; with a model_path 0 keeps what that was trained with.
+    # For small objects in large images: side of the tiles of an image in pixels, 0 for none.
+    # Training takes a random tile of each image, detection all tiles. voc_annotation.py says when
+    # to set it and to what; with a model_path 0 keeps what that was trained with.
     tile: int = 0
     # Leave () unless voc_annotation.py prints other numbers. Sides of the priors in pixels of the
-    # input, one a map and one more, as in the paper's (30, 60, 111, 162, 213, 264, 315).
+    # input, such as the paper's (30, 60, 111, 162, 213, 264, 315).
     anchors_size: tuple[float, ...] = ()
     # Width to height ratios of the priors, the same on every map, such as (2, 3); each stands for
     # its inverse too. () takes the paper's. voc_annotation.py suggests both for your objects.
@@ -73,15 +74,13 @@ class TrainSettings:
     # input size, priors and colours win over the settings above. Other classes than yours are no
     # obstacle: what they have in common is kept. "" starts from the backbone alone.
     model_path: str = ""
-    # Whose conventions a published file needs; see predict.py --help.
-    weights_family: Literal[("auto", *FAMILIES)] = "auto"
-    # The class list of a published file with other classes than VOC's or COCO's.
+    weights_family: Literal[("auto", *FAMILIES)] = "auto"  # of a published file; see predict.py
+    # The class list of a published file of other classes than VOC's or COCO's.
     model_classes_path: str = ""
     # "imagenet" downloads torchvision's; a file with torchvision's names; "" starts from nothing,
     # which needs far more images and epochs.
     backbone_weights: str = "imagenet"
-    # Rescale new layers on a few images before the first step, so that training starts stably.
-    # False is the paper's start. A model_path needs no rescaling.
+    # Rescale new layers on a few images, so that training starts stably. False is the paper's way.
     scale_new_layers: bool = True
 
     # ---- Length ----
@@ -91,78 +90,59 @@ class TrainSettings:
     early_stopping: int = 0
     # In the first epochs only the new layers train: gentler on the backbone, faster, less memory.
     freeze_epochs: int = 0
-    # Batch size of those epochs; it may be larger, since less is kept in memory.
-    freeze_batch_size: int = 16
+    freeze_batch_size: int = 16  # batch size of those epochs; it may be larger
     # Images a batch, for each process. Lower it when memory runs out; accumulate makes up for it.
     batch_size: int = 8
-    # Batches that make one step: 2 batches of 4 learn as one of 8, in less memory.
-    accumulate: int = 1
+    accumulate: int = 1  # batches a step: 2 batches of 4 learn as one of 8, in less memory
 
     # ---- Optimizer ----
     # adamw settles in short runs; sgd is Caffe's, for long ones.
     optimizer: Literal["adamw", "sgd"] = "adamw"
     # For a batch of 32, scaled in proportion to the batch. Halve it when the loss jumps.
     learning_rate: float = 1e-3
-    # cosine falls smoothly to min_lr_ratio; step drops to 0.1 and 0.01 as in the paper.
+    # cosine falls smoothly to min_lr_ratio; step drops to 0.1 and 0.01, as in the paper.
     schedule: Literal["cosine", "step"] = "cosine"
-    # Where the cosine ends, as a part of the learning rate.
-    min_lr_ratio: float = 0.01
-    # Steps of linear rise at the start, at most a fifth of the run; they keep the first large
-    # gradients from doing harm.
+    min_lr_ratio: float = 0.01  # where the cosine ends, as a part of the learning rate
+    # Steps of linear rise at the start, at most a fifth of the run, against large first gradients.
     warmup_steps: int = 100
-    # Of sgd, and the first beta of adamw.
-    momentum: float = 0.9
+    momentum: float = 0.9  # of sgd, and the first beta of adamw
     # Leave it. sgd adds weight_decay x weight to the gradient: 5e-4 is the paper's. adamw shrinks
     # weights by learning rate x weight_decay a step: 5e-4 is next to nothing there.
     weight_decay: float = 5e-4
-    # Largest gradient norm of a step; larger gradients are scaled down to it. 0 switches it off.
-    clip_grad_norm: float = 10.0
+    clip_grad_norm: float = 10.0  # larger gradients are scaled down to this norm; 0: none are
 
     # ---- SSD ----
-    # Priors with IoU >= this to an object are positives.
-    match_iou: float = 0.5
-    # Hard negatives for each positive.
-    negatives_per_positive: float = 3.0
-    # Hard negatives in an image without objects. More of them against false boxes; 0 leaves such
-    # images unused, as the paper does.
+    match_iou: float = 0.5  # priors with IoU >= this to an object are positives
+    negatives_per_positive: float = 3.0  # hard negatives for each positive
+    # Hard negatives in an image without objects, against false boxes; 0 leaves such images unused,
+    # as the paper does.
     background_negatives: int = 30
-    # False leaves objects marked difficult out: neither object nor background.
-    train_on_difficult: bool = True
-    # paper is made for long runs (tens of thousands of steps); light for small data and short
-    # runs; none for debugging.
+    train_on_difficult: bool = True  # False: difficult objects are neither object nor background
+    # paper for long runs (tens of thousands of steps), light for short ones, none for debugging.
     augmentation: Literal["paper", "light", "none"] = "light"
 
     # ---- Machine ----
-    # "auto" takes an NVIDIA GPU if there is one; else "cpu", "cuda", "cuda:1", "mps".
-    device: str = "auto"
+    device: str = "auto"  # an NVIDIA GPU if there is one; or "cpu", "cuda", "cuda:1", "mps"
     # "auto" is bf16 where the hardware has it, which is faster, fp16 on older NVIDIA GPUs, or fp32.
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    # Memory layout that convolutions prefer on most machines.
-    channels_last: bool = True
-    # With several GPUs: batch norm takes its statistics over all of them. Slower, and worth it for
-    # mobilenetv2 and resnet50 with batches of 4 or fewer on each GPU.
+    # Batch norm over all GPUs: slower; for mobilenetv2 and resnet50 with 4 or fewer images a GPU.
     sync_batch_norm: bool = False
-    # Processes that read and augment images, at most one a core. 0 reads in the main process.
-    num_workers: int = 2
-    # The same seed gives the same samples in the same order.
-    seed: int = 0
+    # Processes that read, augment and match images, at most one a core. 0: the main process does.
+    num_workers: int = 8
+    seed: int = 0  # the same seed gives the same samples in the same order
 
     # ---- Going on ----
-    # "last" goes on with run run_name (begins it where it has no last.pth), else with the newest
-    # under save_dir; a path goes on with that last.pth. All other settings are then the run's own.
+    # "last" goes on with run_name (begins it where it has no last.pth) or the newest run; a path
+    # goes on with that last.pth. All other settings are then the run's own.
     resume: str = ""
-    # Steps between saves of last.pth within an epoch; 0 saves at the ends of epochs only.
-    save_steps: int = 0
+    save_steps: int = 0  # steps between saves of last.pth within an epoch; 0: at its end alone
 
     # ---- Results ----
-    # Every run gets a folder in it.
-    save_dir: str = "logs"
-    # Name of the run's folder; "" takes the date and time.
-    run_name: str = ""
+    save_dir: str = "logs"  # every run gets a folder in it
+    run_name: str = ""  # name of the run's folder; "" takes the date and time
     # Epochs between measurements of mAP on the val list; 0 measures after the last epoch only.
     eval_period: int = 1
-    # Epochs between kept checkpoints beside last.pth and best.pth; 0 keeps none.
-    save_period: int = 0
+    save_period: int = 0  # epochs between checkpoints kept beside last.pth and best.pth; 0: none
     # Epochs between drawings of samples.jpg, a few val images with their detections; 0 draws none.
     sample_period: int = 5
 
@@ -188,42 +168,37 @@ def main(settings: TrainSettings) -> None:
                                        run_name=settings.run_name))
         if saved:
             settings = resumed_settings(settings, saved.settings)
-        torch.manual_seed(settings.seed)
-        device = pick_device(settings.device)
-        check_device(device, settings.device)
-        precision = set_precision(settings.precision, device)
-        keep_freed_memory()
+        device, precision = prepare_machine(settings)
 
         train_records, val_records, class_names = read_lists(
             settings.train_list, settings.val_list, settings.classes_path)
-        network = network_of(saved, "this run", str(last)) if saved else rank0_first(
-            partial(build_network, settings, class_names, train_records))
-        network.to(device, memory_format=(torch.channels_last if settings.channels_last
-                                          else torch.contiguous_format))
+        network = rank0_first(partial(build_network, settings, class_names, train_records, saved))
+        network.to(device, memory_format=torch.channels_last)
         if settings.sync_batch_norm and world_size() > 1:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        criterion = MultiBoxLoss(network.coder, match_iou=settings.match_iou,
+        criterion = MultiBoxLoss(BoxCoder(network.spec), match_iou=settings.match_iou,
                                  negatives_per_positive=settings.negatives_per_positive,
                                  background_negatives=settings.background_negatives,
                                  train_on_difficult=settings.train_on_difficult)
         optimizer = make_optimizer(network, name=settings.optimizer, momentum=settings.momentum,
                                    weight_decay=settings.weight_decay)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        loaders = make_loaders(settings, network, train_records, device)  # one an epoch
+        dataset = DetectionDataset(train_records, network.spec,
+                                   AUGMENTATIONS[settings.augmentation], settings.seed)
+        loaders = make_loaders(settings, dataset, criterion, device)  # one an epoch
         schedule = Schedule(settings.learning_rate, sum(map(len, loaders)), kind=settings.schedule,
                             warmup_steps=settings.warmup_steps, min_lr_ratio=settings.min_lr_ratio)
         detector = SSD(network=network, class_names=class_names, device=str(device),
                        precision=precision)
-        table = settings_table(settings)
         folder = last.parent if saved else on_rank0(partial(
-            create_run_folder, settings.save_dir, settings.run_name, table,
+            create_run_folder, settings.save_dir, settings.run_name, settings_table(settings),
             resume=bool(settings.resume)))
         run = Run(folder, network, optimizer, scaler, class_names, settings=asdict(settings),
                   lists={"train": train_records, "val": val_records},
                   save_period=settings.save_period)
         if saved:
             run.load(saved.run)
-        print(describe_start(folder, table, f"{device} in {precision}", schedule.total_steps,
+        print(describe_start(folder, f"{device} in {precision}", schedule.total_steps,
                              len(loaders[-1])))
 
         with run, StopFlag() as stop:
@@ -234,28 +209,16 @@ def main(settings: TrainSettings) -> None:
                 network.train()
                 set_frozen(network.pretrained_layers, epoch < settings.freeze_epochs)
                 wrapped_network = wrap_network(network)  # anew: it plans for what is not frozen
-                images_per_step = loaders[epoch].images_per_step
-                for batches in run.steps(loaders[epoch], settings.epochs):
-                    set_learning_rate(optimizer, schedule.rate(run.step, images_per_step))
+                loader = loaders[epoch]
+                for batches in run.steps(loader, settings.epochs):
+                    set_learning_rate(optimizer, schedule.rate(run.step, loader.images_per_step))
                     run.log(train_step(wrapped_network, criterion, optimizer, batches,
                                        scaler=scaler, precision=precision,
                                        clip_grad_norm=settings.clip_grad_norm))
-                    stopping = sum_over_ranks([float(stop.requested)])[0] > 0
-                    if stopping or settings.save_steps and run.step % settings.save_steps == 0:
-                        run.save()
-                    if stopping:
-                        raise KeyboardInterrupt  # for any signal: the script ends as by Ctrl-C
+                    run.save_within_epoch(settings.save_steps, stop)
                 run.save()  # before the measurement, which takes its time
                 broadcast_tensors(network.buffers())  # the statistics of batch norm are rank 0's
-                is_last = epoch + 1 == settings.epochs
-                val_map = None
-                if val_records and (is_last or is_due(epoch, settings.eval_period)):
-                    val_map = mean_ap(detector.evaluate(val_records))
-                row = run.end_epoch(val_map)
-                print(describe_epoch(row, settings.epochs, run.best_map))
-                if settings.sample_period and (is_last or is_due(epoch, settings.sample_period)):
-                    run.show(draw_samples(choose_samples(val_records or train_records), detector,
-                                          f"epoch {epoch + 1}"))
+                finish_epoch(settings, run, detector, train_records, val_records)
             run.save()
         if val_records:
             results = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
@@ -265,7 +228,7 @@ def main(settings: TrainSettings) -> None:
 
 def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.optim.Optimizer,
                batches: list[Batch], *, scaler: torch.amp.GradScaler, precision: str,
-               clip_grad_norm: float) -> dict[str, float]:
+               clip_grad_norm: float) -> StepResult:
     """Do one optimizer step over the batches of all ranks, as if they were one batch.
 
     Args:
@@ -273,52 +236,66 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
         batches: this rank's; all ranks have equally many.
         clip_grad_norm: largest norm of the gradient; 0 clips none.
 
-    Returns:
-        sums over all ranks: "loss", its parts, and "positives", "objects", "images".
-
-    Raises UserError for a loss or gradient that is not finite.
+    Nothing here waits for a GPU: what a step needs to know was counted where its batches were
+    loaded, and its losses are on their way to the host when it returns.
     """
-    device = criterion.coder.priors.device
-    batches = [batch.to(device) for batch in batches]
-    # All targets first: the loss is divided by the positives of the whole step.
-    targets = [criterion.make_targets(batch.boxes, batch.labels, batch.difficult)
-               for batch in batches]
-    [count] = sum_over_ranks([sum(map(criterion.count, targets))])
-    normaliser = max(1.0, count)
-    sums = dict.fromkeys(("loss", *Losses._fields, "positives", "objects", "images"), 0.0)
-    for number, (batch, target) in enumerate(zip(batches, targets), start=1):
+    device = next(network.parameters()).device
+    counts = [(criterion.count(batch.targets), int((batch.targets.labels > 0).sum()),
+               int((batch.labels >= 0).sum()), len(batch.images)) for batch in batches]
+    # The loss is divided by the positives of the whole step.
+    count, *counts = sum_over_ranks([sum(column) for column in zip(*counts)])
+    losses = torch.zeros(len(Losses._fields), device=device)
+    for number, batch in enumerate(batches, start=1):
+        images, targets = batch.to(device)
         with nullcontext() if number == len(batches) else without_sync(network):
             with run_in(precision, device):
-                loc, conf = network(batch.images)
-            losses = criterion(loc, conf, target, normaliser)
-            loss = sum(losses)
+                loc, conf = network(images)
+            parts = criterion(loc, conf, targets, max(1.0, count))
             # wrap_network takes the mean over ranks; their sum is wanted.
-            scaler.scale(loss * world_size()).backward()
-        amounts = (loss, *losses, (target.labels > 0).sum(), (batch.labels >= 0).sum(),
-                   torch.tensor(len(batch.images)))
-        for name, amount in zip(sums, amounts, strict=True):
-            sums[name] += amount.item()
+            scaler.scale(sum(parts) * world_size()).backward()
+        losses += torch.stack(parts).detach()
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(network.parameters(), clip_grad_norm or math.inf)
-    if not math.isfinite(sums["loss"] + (0 if scaler.is_enabled() else norm)):
-        # Lines count from 1, and the first has the class names.
-        lines = sorted(index + 2 for batch in batches for index in batch.indices)
-        raise UserError("the loss or its gradient is not finite; lower learning_rate, or check the "
-                        f"annotations of these lines of the train list: {lines}")
     scaler.step(optimizer)  # leaves out steps that overflowed fp16
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return dict(zip(sums, sum_over_ranks(list(sums.values()))))
+    add_over_ranks(losses)
+    indices = [index for batch in batches for index in batch.indices]
+    return StepResult(*counts, HostCopy(losses if scaler.is_enabled() else
+                                        torch.cat([losses, norm[None]])), indices)
 
 
-def is_due(epoch: int, period: int) -> bool:
-    """Tell whether what is done every `period` epochs, 0 for never, follows an epoch from 0."""
-    return period > 0 and (epoch + 1) % period == 0
+def finish_epoch(settings: TrainSettings, run: Run, detector: SSD, train_records: list[Record],
+                 val_records: list[Record]) -> None:
+    """Measure val mAP and draw samples where they are due; print the line of the epoch."""
+    number, val_map = run.epoch + 1, None
+
+    def is_due(period):
+        return number == settings.epochs or period > 0 and number % period == 0
+
+    if val_records and is_due(settings.eval_period):
+        val_map = mean_ap(detector.evaluate(val_records))
+    print(describe_epoch(run.end_epoch(val_map), settings.epochs, run.best_map))
+    if settings.sample_period and is_due(settings.sample_period):
+        samples = choose_samples(val_records or train_records)
+        run.show(draw_samples(samples, detector, f"epoch {number}"))
+
+
+def prepare_machine(settings: TrainSettings) -> tuple[torch.device, Precision]:
+    """Seed PyTorch; return the device and the precision to train in."""
+    torch.manual_seed(settings.seed)
+    device = pick_device(settings.device)
+    check_device(device, settings.device)
+    keep_freed_memory()
+    torch.backends.cudnn.benchmark = True  # inputs have one shape: the fastest algorithm for it
+    return device, set_precision(settings.precision, device)
 
 
 def build_network(settings: TrainSettings, class_names: tuple[str, ...],
-                  records: list[Record]) -> SSDNet:
-    """Return the SSDNet to train, filled with the weights that the settings name."""
+                  records: list[Record], saved: Checkpoint | None) -> SSDNet:
+    """Return the SSDNet to train: that of a saved run, or with the weights that settings name."""
+    if saved:
+        return network_of(saved, "this run", "last.pth")
     if settings.model_path:
         names_path = settings.model_classes_path
         return continued_network(settings.model_path, class_names, family=settings.weights_family,
@@ -331,15 +308,13 @@ def build_network(settings: TrainSettings, class_names: tuple[str, ...],
                        letterbox=settings.letterbox_image, tile=settings.tile, images=images)
 
 
-def make_loaders(settings: TrainSettings, network: SSDNet, records: list[Record],
+def make_loaders(settings: TrainSettings, dataset: DetectionDataset, criterion: MultiBoxLoss,
                  device: torch.device) -> list[Loader]:
     """Return the Loader of each epoch; frozen epochs may have larger batches."""
-    dataset = DetectionDataset(records, network.spec, AUGMENTATIONS[settings.augmentation],
-                               settings.seed)
     frozen_loader, loader = (
         Loader(dataset, batch_size=batch_size, accumulate=settings.accumulate, seed=settings.seed,
-               num_workers=settings.num_workers, rank=rank(), ranks=world_size(),
-               pin_memory=device.type == "cuda")
+               num_workers=settings.num_workers, make_targets=criterion.make_targets, rank=rank(),
+               ranks=world_size(), pin_memory=device.type == "cuda")
         for batch_size in (settings.freeze_batch_size, settings.batch_size))
     return [frozen_loader if epoch < settings.freeze_epochs else loader
             for epoch in range(settings.epochs)]
@@ -361,8 +336,6 @@ def check_settings(settings: TrainSettings) -> None:
         raise UserError(f"input_shape must be square, got {settings.input_shape}.")
     if settings.early_stopping and not (settings.val_list and settings.eval_period):
         raise UserError("early_stopping needs a val_list, and an eval_period of 1 or more.")
-    if settings.freeze_epochs and not (settings.model_path or settings.backbone_weights):
-        raise UserError('freeze_epochs needs pretrained weights: backbone_weights = "imagenet".')
     if settings.backbone != "vgg" and settings.batch_size == 1:
         raise UserError("batch norm cannot train on one image at a time: raise batch_size.")
 

@@ -25,7 +25,8 @@ from utils.data.annotations import read_list
 from utils.data.augment import AUGMENTATIONS
 from utils.data.loader import DetectionDataset, Loader
 from utils.device import keep_freed_memory, set_precision
-from utils.multibox.loss import MultiBoxLoss
+from utils.multibox.coder import BoxCoder
+from utils.multibox.loss import Losses, MultiBoxLoss
 from utils.training.optim import make_optimizer, set_learning_rate
 
 WARM_UP = 2  # steps that are not counted
@@ -95,13 +96,14 @@ def project_steps(device, network, dataset, precision, is_plain):
         network.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(network, name="adamw", momentum=0.9, weight_decay=5e-4)
         set_learning_rate(optimizer, LEARNING_RATE)
-    criterion = MultiBoxLoss(network.coder)
+    criterion = MultiBoxLoss(BoxCoder(network.spec))
     scaler = torch.amp.GradScaler(device, enabled=precision == "fp16")
-    for batches in make_loader(dataset, NUM_WORKERS).epoch(0):
+    for batches in make_loader(dataset, NUM_WORKERS, criterion.make_targets).epoch(0):
         if is_plain:
             batches = [batch._replace(images=batch.images.contiguous()) for batch in batches]
-        yield train_step(network.train(), criterion, optimizer, batches, scaler=scaler,
-                         precision=precision, clip_grad_norm=10.0)["loss"]
+        step = train_step(network.train(), criterion, optimizer, batches, scaler=scaler,
+                          precision=precision, clip_grad_norm=10.0)
+        yield sum(step.losses.tolist()[:len(Losses._fields)])
 
 
 def torchvision_steps(device, network, dataset):
@@ -121,5 +123,6 @@ def torchvision_steps(device, network, dataset):
         yield loss
 
 
-def make_loader(dataset, num_workers):
-    return Loader(dataset, batch_size=BATCH_SIZE, accumulate=1, seed=0, num_workers=num_workers)
+def make_loader(dataset, num_workers, make_targets=None):
+    return Loader(dataset, batch_size=BATCH_SIZE, accumulate=1, seed=0, num_workers=num_workers,
+                  make_targets=make_targets)

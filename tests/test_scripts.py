@@ -136,7 +136,6 @@ def test_training_starts_from_a_published_file_of_other_classes(folder, tmp_path
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"freeze_epochs": 1}, "freeze_epochs needs pretrained"),
     ({"epochs": 0}, "epochs must lie in 1.*got 0"),
     ({"learning_rate": -1.0}, "learning_rate must lie"),
     ({"train_list": "nowhere/2007_train.txt"}, "Run voc_annotation.py"),

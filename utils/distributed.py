@@ -32,6 +32,8 @@ def world_size() -> int:
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun started, if it did; only rank 0 prints to the screen."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # of srun, for one
+            raise UserError("several processes must be started by torchrun; see docs/training.md.")
         yield
         return
     backend = "gloo"
@@ -107,6 +109,12 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
     sums = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(sums)
     return sums.tolist()
+
+
+def add_over_ranks(tensor: torch.Tensor) -> None:
+    """Replace a tensor on any device by its sum over all ranks."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
 
 
 def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:

@@ -53,7 +53,8 @@ def test_drawn_shapes_are_learnt_from_nothing():
     for step in range(STEPS):
         set_learning_rate(optimizer, schedule.rate(step, BATCH))
         chosen = np.random.default_rng(step).choice(len(samples), BATCH, replace=False)
-        train_step(network.train(), criterion, optimizer, [collate([samples[k] for k in chosen])],
+        batch = collate([samples[k] for k in chosen], criterion.make_targets)
+        train_step(network.train(), criterion, optimizer, [batch],
                    scaler=torch.amp.GradScaler("cpu", enabled=False), precision="fp32",
                    clip_grad_norm=10.0)
     assert measure(network, draw(1000, 60)) >= 0.8

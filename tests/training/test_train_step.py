@@ -11,6 +11,7 @@ from train import train_step
 from utils.cli import UserError
 from utils.data.loader import Batch
 from utils.multibox.loss import MultiBoxLoss
+from utils.training.run import Run
 
 
 def make_batch(counts):
@@ -29,19 +30,24 @@ def make_batch(counts):
 
 
 def rows_of(batch, rows):
-    return Batch(*(part[rows] for part in batch[:4]), batch.indices[rows])
+    return Batch(*(part[rows] for part in batch[:5]))
+
+
+def with_targets(batch, criterion):
+    return batch._replace(targets=criterion.make_targets(*batch[1:4]))
 
 
 def step(network, batches, *, precision="fp32", clip_grad_norm=0.0):
-    """Return (sums, gradients by name) of a step of a copy of the network; weights move by them."""
+    """Return (StepResult, gradients by name) of a step of a copy; its weights move by them."""
     network = copy.deepcopy(network)
     criterion = MultiBoxLoss(network.coder, background_negatives=30)
     before = copy.deepcopy(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    sums = train_step(network, criterion, optimizer, batches, precision=precision,
-                      scaler=torch.amp.GradScaler("cpu", enabled=False),
-                      clip_grad_norm=clip_grad_norm)
-    return sums, {name: old.detach() - new.detach() for (name, old), new in zip(
+    batches = [with_targets(batch, criterion) for batch in batches]
+    result = train_step(network, criterion, optimizer, batches, precision=precision,
+                        scaler=torch.amp.GradScaler("cpu", enabled=False),
+                        clip_grad_norm=clip_grad_norm)
+    return result, {name: old.detach() - new.detach() for (name, old), new in zip(
         before.named_parameters(), network.parameters())}
 
 
@@ -57,14 +63,14 @@ def batch():
 
 
 def test_a_step_equals_one_backward_pass_over_the_whole_loss(network, batch):
-    sums, gradients = step(network, [rows_of(batch, slice(0, 1)), rows_of(batch, slice(1, 2))])
+    result, gradients = step(network, [rows_of(batch, slice(0, 1)), rows_of(batch, slice(1, 2))])
     criterion = MultiBoxLoss(network.coder, background_negatives=30)
     targets = criterion.make_targets(batch.boxes, batch.labels, batch.difficult)
     num_positives = int((targets.labels > 0).sum())
     loss = sum(criterion(*network(batch.images), targets, num_positives))
     loss.backward()
-    assert sums["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert (sums["positives"], sums["objects"], sums["images"]) == (num_positives, 16, 2)
+    assert sum(result.losses.tolist()[:2]) == pytest.approx(loss.item(), rel=1e-5)
+    assert result[:3] == (num_positives, 16, 2)
     for name, parameter in network.named_parameters():
         # The weights have moved by the gradient, to the rounding of their own size.
         scale = max(float(parameter.grad.abs().max()), float(parameter.abs().max()))
@@ -74,7 +80,7 @@ def test_a_step_equals_one_backward_pass_over_the_whole_loss(network, batch):
 def test_a_bf16_step_is_an_fp32_step_within_its_rounding(network, batch):
     full, exact = step(network, [batch])
     half, rounded = step(network, [batch], precision="bf16")
-    assert half["loss"] == pytest.approx(full["loss"], rel=0.02)
+    assert half.losses.tolist()[:2] == pytest.approx(full.losses.tolist()[:2], rel=0.02)
     for name in ("heads.0.weight", "heads.2.weight", "stages.0.0.weight"):
         both = torch.stack([exact[name].flatten(), rounded[name].flatten()])
         assert torch.nn.functional.cosine_similarity(*both, dim=0) > 0.95
@@ -86,11 +92,14 @@ def test_the_gradient_norm_is_cut(network, batch):
     assert norm == pytest.approx(0.5, rel=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_move(network, batch):
-    network.heads[0].bias.data.fill_(math.nan)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    before = network.heads[1].weight.clone()
+@pytest.mark.parametrize("tensor", ["heads.0.bias", "stages.0.0.weight"])
+def test_a_run_whose_loss_is_not_finite_stops_before_it_saves(network, batch, tensor, tmp_path):
+    network.get_parameter(tensor).data.fill_(math.nan)
+    result, _ = step(network, [batch])
+    run = Run(tmp_path, network, torch.optim.SGD(network.parameters(), lr=1.0), None, ("a",),
+              settings={}, lists={}, save_period=0)
     with pytest.raises(UserError, match=r"not finite.*lines of the train list: \[2, 3\]"):
-        train_step(network, MultiBoxLoss(network.coder), optimizer, [batch], precision="fp32",
-                   scaler=torch.amp.GradScaler("cpu", enabled=False), clip_grad_norm=1.0)
-    assert torch.equal(network.heads[1].weight, before)
+        run.log(result)
+    with pytest.raises(UserError, match="not finite"):
+        run.save()
+    assert not list(tmp_path.iterdir())

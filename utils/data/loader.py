@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.data.augment import Augmentation, Geometry, apply_geometry, choose_geometry, move_boxes
 from utils.image import load_image
+from utils.multibox.matching import Targets
 from utils.multibox.spec import SSDSpec
 from utils.tiling import cut_window, draw_window
 
@@ -23,17 +25,20 @@ ORDER, SAMPLE = 1, 2  # what random numbers are for: the first part of their gen
 
 
 class Batch(NamedTuple):
-    """A padded batch; G is the largest number of objects in it."""
+    """A padded batch; G is the largest number of objects in it, P the number of priors."""
 
     images: torch.Tensor  # (B, 3, S, S) RGB pixel values, uint8 or float32
     boxes: torch.Tensor  # (B, G, 4) float32 xyxy, fractions of the input
     labels: torch.Tensor  # (B, G) int64, -1 for padding
     difficult: torch.Tensor  # (B, G) bool
     indices: tuple[int, ...]
+    targets: Targets | None = None  # of these objects
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch with its tensors on `device`."""
-        return Batch(*(part.to(device, non_blocking=True) for part in self[:4]), self.indices)
+    def to(self, device: torch.device | str) -> tuple[torch.Tensor, Targets]:
+        """Return images and targets on `device`."""
+        images, labels, loc = (part.to(device, non_blocking=True)
+                               for part in (self.images, *self.targets))
+        return images, Targets(labels, loc)
 
 
 class DetectionDataset(Dataset):
@@ -50,7 +55,7 @@ class DetectionDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         """Return a row of a Batch for (epoch, index), as arrays, the image (S, S, 3)."""
         epoch, index = key
-        path, boxes_px, labels, difficult = self.records[index]
+        path, boxes_px, labels, difficult = self.records[index][:4]
         rng = np.random.default_rng((SAMPLE, self.seed, epoch, index))
         image = load_image(path)
         height, width = image.shape[:2]
@@ -70,14 +75,15 @@ class DetectionDataset(Dataset):
         return image, boxes, labels[indices], difficult[indices], index
 
 
-def collate(samples: Sequence[tuple]) -> Batch:
-    """Pad and stack samples to a Batch."""
+def collate(samples: Sequence[tuple], make_targets: Callable | None = None) -> Batch:
+    """Pad and stack samples to a Batch; `make_targets` is that of a MultiBoxLoss."""
     images, *targets, indices = zip(*samples)
     boxes, labels, difficult = (
         pad_sequence([torch.from_numpy(array) for array in arrays], True, padding)
         for arrays, padding in zip(targets, (0, -1, False)))
     images = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-    return Batch(images, boxes, labels, difficult, indices)
+    targets = make_targets(boxes, labels, difficult) if make_targets else None
+    return Batch(images, boxes, labels, difficult, indices, targets)
 
 
 def epoch_order(num_images: int, *, batch_size: int, seed: int, epoch: int, ranks: int = 1
@@ -99,16 +105,21 @@ def start_worker(worker_id: int) -> None:
 
 
 class Loader:
-    """The Batches of each step, `accumulate` on each rank, made by at most a worker a core."""
+    """The Batches of each step, `accumulate` on each rank, made by at most a worker a core.
+
+    The workers match objects and priors too, by the `make_targets` of a MultiBoxLoss.
+    """
 
     def __init__(self, dataset: Dataset, *, batch_size: int, accumulate: int, seed: int,
-                 num_workers: int, rank: int = 0, ranks: int = 1, pin_memory: bool = False):
+                 num_workers: int, make_targets: Callable | None = None, rank: int = 0,
+                 ranks: int = 1, pin_memory: bool = False):
         self.num_images, self.seed, self.rank, self.ranks = len(dataset), seed, rank, ranks
         self.batch_size, self.accumulate = min(batch_size, self.num_images), accumulate
-        workers = min(num_workers, os.cpu_count() or 1)
+        workers = min(num_workers, max(1, (os.cpu_count() or 1) // ranks))
         self._keys = []  # (epoch, index) of each image of each Batch to come
         self._data_loader = DataLoader(
-            dataset, batch_sampler=self._keys, collate_fn=collate, num_workers=workers,
+            dataset, batch_sampler=self._keys, num_workers=workers,
+            collate_fn=partial(collate, make_targets=make_targets),
             generator=torch.Generator().manual_seed(seed),  # leaves the script's numbers alone
             worker_init_fn=start_worker, persistent_workers=workers > 0, pin_memory=pin_memory)
 

@@ -73,8 +73,7 @@ def flatten_records(records: Sequence[Record]) -> FlatObjects:
     """Return the objects of records as flat arrays."""
     image, boxes, labels, difficult = _join([record[1:4] for record in records])
     box_areas = area(boxes.astype(np.float64))
-    unknown = np.full(len(boxes), np.nan)
-    areas = np.concatenate([unknown[:len(record.labels)] if getattr(record, "areas", None) is None
+    areas = np.concatenate([np.full(len(record.labels), np.nan) if record.areas is None
                             else record.areas for record in records])
     return FlatObjects(image, labels, boxes, difficult, box_areas,
                        np.where(np.isnan(areas), box_areas, areas))

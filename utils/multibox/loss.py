@@ -29,7 +29,7 @@ class MultiBoxLoss(nn.Module):
         losses = criterion(*network(images), target, normaliser)
 
     Args:
-        coder: the network's, whose priors are matched.
+        coder: has the priors to match, on the CPU: that is done by the processes that load.
         match_iou: priors with IoU >= this to an object are positives (>= as in Caffe).
         negatives_per_positive: hard negatives of an image for each of its positives.
         background_negatives: hard negatives of an image without positives; 0 in the paper.
@@ -73,13 +73,15 @@ class MultiBoxLoss(nn.Module):
             normaliser: N, at least 1: the sum of `count` over all batches of the step.
         """
         positive = targets.labels > 0  # (B, P)
-        # Eq. 2: smooth L1 between predicted and encoded boxes, over the positives.
-        loc_loss = F.smooth_l1_loss(loc.float()[positive], targets.loc[positive], reduction="sum")
+        # Eq. 2: smooth L1 between predicted and encoded boxes, over the positives. Masks instead of
+        # indices here and below, since a GPU would be waited for to know how many there are.
+        smooth_l1 = F.smooth_l1_loss(loc.float(), targets.loc, reduction="none").sum(-1)  # (B, P)
+        loc_loss = torch.where(positive, smooth_l1, 0).sum()
         # Eq. 3: cross entropy over the positives and the hard negatives.
         cross_entropy = F.cross_entropy(conf.float().transpose(1, 2), targets.labels,
                                         ignore_index=IGNORED, reduction="none")  # (B, P)
         negative = self.mine_hard_negatives(cross_entropy.detach(), targets.labels)
-        conf_loss = cross_entropy[positive | negative].sum()
+        conf_loss = torch.where(positive | negative, cross_entropy, 0).sum()
         # Eq. 1.
         return Losses(loc_loss / normaliser, conf_loss / normaliser)
 

@@ -26,11 +26,10 @@ def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None)
             f"(loc {row['loc']:.3f}, conf {row['conf']:.3f}){measured}, {seconds:.0f} s")
 
 
-def describe_start(folder: Path, settings_text: str, where: str, total_steps: int,
-                   steps_an_epoch: int) -> str:
-    """Return the settings in effect, where the run computes, and where its results go."""
-    text = (f"settings:\n{settings_text}\nrunning on {where}, {total_steps:,} steps, "
-            f"results in {shorten(folder)}")
+def describe_start(folder: Path, where: str, total_steps: int, steps_an_epoch: int) -> str:
+    """Return where a run computes, how long it is, and where its settings and results go."""
+    text = (f"running on {where}, {total_steps:,} steps; settings.txt and results in "
+            f"{shorten(folder)}")
     if total_steps < ENOUGH_STEPS:
         text += (f"\nWARNING: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
                  f"better: epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} or more.")

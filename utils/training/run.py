@@ -1,6 +1,7 @@
 """A training run: its folder, how far it has come, saving it, and going on with it."""
 
 import hashlib
+import math
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +21,11 @@ from utils.checkpoint import (Checkpoint, newest_checkpoint, parse_checkpoint, r
                               save_checkpoint)
 from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typeable, typed_path,
                        writing)
-from utils.data.annotations import (Record, check_same_classes, read_class_names, read_list,
-                                    read_records)
+from utils.data.annotations import (Record, check_images, check_same_classes, read_class_names,
+                                    read_list, read_records)
 from utils.data.loader import Batch, Loader
-from utils.distributed import check_same_on_all_ranks, launcher, rank, world_size
+from utils.device import HostCopy
+from utils.distributed import check_same_on_all_ranks, launcher, rank, sum_over_ranks, world_size
 from utils.multibox.loss import Losses
 from utils.training.logging import Board, plot_history, write_history
 
@@ -32,6 +34,16 @@ PROGRESS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "learning_rate"
             "best_map", "best_epoch")
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
            if hasattr(signal, name)]
+
+
+class StepResult(NamedTuple):
+    """What an optimizer step did, summed over all ranks."""
+
+    positives: float
+    objects: float
+    images: float
+    losses: HostCopy  # the parts of the loss, and what else has to be finite
+    indices: list[int]  # of this rank's images in the train list
 
 
 class Run:
@@ -55,6 +67,7 @@ class Run:
         self.epoch = self.step_in_epoch = self.step = 0  # those that are done
         self.seconds, self.sums = 0.0, {}  # training time and losses of the epoch under way
         self.learning_rate, self.history = 0.0, []  # of the last step; a dict an epoch
+        self._waiting = []  # StepResults that are not in the sums yet
         self.best_map = self.best_epoch = None
         self.saved = None  # (epoch, step_in_epoch) of last.pth
 
@@ -70,24 +83,48 @@ class Run:
                 steps_left = (num_epochs - self.epoch) * len(loader) - self.step_in_epoch
                 seconds_left = steps_left * self.seconds / self.step_in_epoch
                 progress.update()
-                progress.set_postfix_str(f"loss {self.sums['loss'] / self.step_in_epoch:.3f}, "
-                                         f"{self.sums['images'] / self.seconds:.1f} images/s, "
+                progress.set_postfix_str(f"loss {self._mean('loss'):.3f}, "
+                                         f"{self.sums.get('images', 0) / self.seconds:.1f} images/s, "
                                          f"left {timedelta(seconds=round(seconds_left))}")
 
-    def log(self, sums: dict[str, float]) -> None:
-        """Count an optimizer step that returned these sums."""
+    def log(self, result: StepResult) -> None:
+        """Count an optimizer step. What a GPU computed is looked at with the next one."""
         self.step, self.step_in_epoch = self.step + 1, self.step_in_epoch + 1
-        self.sums = {name: self.sums.get(name, 0.0) + value for name, value in sums.items()}
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
+        self._add_up()
+        self._waiting.append(result)
+        if not result.losses.on_gpu:
+            self._add_up()
+
+    def _add_up(self):
+        """Add the results of steps to the sums; UserError where a loss is not finite."""
+        for positives, objects, images, losses, indices in self._waiting:
+            losses = losses.tolist()
+            if not all(map(math.isfinite, losses)):
+                # Lines count from 1, and the first has the class names.
+                raise UserError(
+                    "the loss or its gradient is not finite; lower learning_rate, or check the "
+                    "annotations of these lines of the train list: "
+                    f"{sorted(index + 2 for index in indices)}")
+            parts = dict(zip(Losses._fields, losses))
+            row = {"loss": sum(parts.values()), **parts, "positives": positives,
+                   "objects": objects, "images": images, "steps": 1}
+            self.sums = {name: self.sums.get(name, 0.0) + row[name] for name in row}
+        self._waiting = []
+
+    def _mean(self, name):
+        """Return the mean over the steps of the epoch; nan before the first one."""
+        return self.sums[name] / self.sums["steps"] if self.sums else math.nan
 
     def end_epoch(self, val_map: float | None) -> dict[str, Any]:
         """Record an epoch, measured or not (None); return its row of the history."""
+        self._add_up()
         sums = self.sums
         if not self.history and sums["objects"] and not sums["positives"]:
             raise UserError(f"none of {sums['objects']:.0f} objects matched a prior; leave their "
                             "sizes and ratios (), or take what voc_annotation.py suggests.")
         row = {"epoch": self.epoch + 1, "learning_rate": self.learning_rate}
-        row |= {name: sums[name] / self.step_in_epoch for name in ("loss", *Losses._fields)}
+        row |= {name: self._mean(name) for name in ("loss", *Losses._fields)}
         row |= {"positives": round(sums["positives"] / sums["images"], 2),
                 "train_seconds": round(self.seconds, 1), "val_map": val_map,
                 "eval_seconds": round(time.perf_counter() - self.saved_at, 1)}
@@ -113,10 +150,19 @@ class Run:
 
     def save(self) -> None:
         """Write last.pth, with everything that the run needs to go on exactly from here."""
+        self._add_up()
         self._write("last.pth", run={name: getattr(self, name) for name in PROGRESS} | {
             "basis": self.basis, "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(), "generator": torch.get_rng_state()})
         self.saved, self.saved_at = (self.epoch, self.step_in_epoch), time.perf_counter()
+
+    def save_within_epoch(self, every: int, stop: "StopFlag") -> None:
+        """Save every so many steps (0: never), and where a rank has to stop: KeyboardInterrupt."""
+        stopping = sum_over_ranks([float(stop.requested)])[0] > 0
+        if stopping or every and self.step % every == 0:
+            self.save()
+        if stopping:
+            raise KeyboardInterrupt  # for any signal: the script ends as by Ctrl-C
 
     def _write(self, name, run=None):
         if rank() == 0:
@@ -237,7 +283,7 @@ def _digest(records):
     digest = hashlib.sha256()
     for record in records:
         digest.update(os.fsencode(record.path.name))
-        for part in record[1:]:
+        for part in record[1:4]:
             digest.update(part.tobytes())
     return digest.hexdigest()[:16]
 
@@ -257,7 +303,6 @@ def read_lists(train_list: str, val_list: str, classes_path: str
     if all(record.difficult.all() for record in val_records):
         print("note: no val mAP, since no object of a val list counts; best.pth is the last epoch")
         val_records = []
-    for record in (*train_records, *val_records):
-        if not record.path.is_file():
-            raise UserError(f"{record.path}: no such image; run voc_annotation.py again.")
+    check_images(train_records, train_list)
+    check_images(val_records, val_list)
     return train_records, val_records, class_names
