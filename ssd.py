@@ -199,10 +199,7 @@ class SSD:
         return evaluate_voc(self.detect_records(records), records, len(self.class_names))
 
     def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
-        """Return the Detections of each record's image, on all ranks, by thresholds for scoring.
-
-        An image that cannot be read has none: its objects count as missed.
-        """
+        """Detect by the thresholds for scoring, on all ranks; nothing in an unreadable image."""
         nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32),
                              np.zeros(0, np.int64), self.class_names)
 

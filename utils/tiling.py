@@ -121,15 +121,13 @@ def merge_windows(parts: Sequence[Detections], size: tuple[int, int], spec: SSDS
     groups = [order[labels[order] == k][:MAX_MERGED] for k in np.unique(labels[order])]
     if groups and thresholds.nms == "agnostic":
         groups = [order[np.isin(order, np.concatenate(groups))]]
-    kept = [order[:0]]
+    kept = np.zeros(len(scores), bool)
     for group in groups:
         boxes[group], is_best = _join(boxes[group], cut[group], windows[group].astype(np.float32))
         group = group[is_best]
-        kept.append(group[nms(torch.from_numpy(boxes[group]), torch.from_numpy(scores[group]),
-                              thresholds.nms_iou).numpy()])
-    kept = np.concatenate(kept)
-    kept = kept[np.argsort(-scores[kept], kind="stable")]
-    kept = kept[:thresholds.max_per_image * len(parts) or None]
+        kept[group[nms(torch.from_numpy(boxes[group]), torch.from_numpy(scores[group]),
+                       thresholds.nms_iou).numpy()]] = True
+    kept = order[kept[order]][:thresholds.max_per_image * len(parts) or None]
     return Detections(boxes[kept], scores[kept], labels[kept], parts[0].class_names)
 
 

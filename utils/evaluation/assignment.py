@@ -75,8 +75,8 @@ def flatten_records(records: Sequence[Record]) -> FlatObjects:
     box_areas = area(boxes.astype(np.float64))
     areas = np.concatenate([np.full(len(record.labels), np.nan) if record.areas is None
                             else record.areas for record in records])
-    return FlatObjects(image, labels, boxes, difficult, box_areas,
-                       np.where(np.isnan(areas), box_areas, areas))
+    areas = np.where(np.isnan(areas), box_areas, areas)
+    return FlatObjects(image, labels, boxes, difficult, box_areas, areas)
 
 
 def _join(images):

@@ -76,8 +76,8 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
                     *, ids_path: str | Path = "") -> FlatDetections:
     """Read detections of the records' images from COCO's JSON, or a folder of it or comp4 files.
 
-    Rows name images by file_name or image_id. Ids are names, or those of the COCO file `ids_path`
-    or ground_truth.json beside it; without such a file, those of `_ids_without_file`.
+    Images are told by file_name or image_id: a name, or an id of the COCO file `ids_path` or
+    ground_truth.json beside it; without these, an integer name or else a line of the list.
     """
     path = typed_path(path)
     if (path / DETECTIONS).is_file():
@@ -161,11 +161,7 @@ def _image_table(records):
 
 
 def _ids_without_file(rows, records, class_names, path):
-    """Return ({image id: index}, {class id: index}) of a COCO results file.
-
-    Integers are names of images, or lines of the list where no name is an integer. Classes count
-    from 1, or as YOLOv5 writes them from 0.
-    """
+    """Return ({image id: index}, {class id: index}): integer names, or lines if there are none."""
     images, classes = {}, class_ids(class_names)
     for index, record in enumerate(records):
         for number in numbers_of([record.path.stem]) or ():
@@ -174,7 +170,7 @@ def _ids_without_file(rows, records, class_names, path):
         raise UserError(f"{shorten(path)}: its image ids may be names, such as {min(images)}, or "
                         "lines of the list; set detections_ids to the COCO annotation file of "
                         "these ids.")
-    if any(row[1] == 0 for row in rows):
+    if any(row[1] == 0 for row in rows):  # as YOLOv5 counts
         classes = range(len(class_names))
     return (images or {k + 1: k for k in range(len(records))},
             {number: k for k, number in enumerate(classes)})

@@ -88,11 +88,16 @@ def as_values(measurement: Measurement, confidence: float) -> dict[str, Any]:
     return json.loads(json.dumps(values), parse_constant=lambda nan: None)
 
 
+def figure_text(value: Any) -> str:
+    """Return a figure for people, a dash where it has no meaning."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
 def format_results(results: Sequence[ClassResult], class_names: Sequence[str],
                    columns: Sequence[Sequence[str | float]] = ()) -> str:
-    """Return a table by class, as text: AP, counts, the best F1 and where, and more `columns`.
-
-    These are a heading, the figure of each class and their mean.
+    """Return a table by class, as text; more `columns` are a heading, the classes' and their mean.
     """
     rows = [["AP area", "AP 11pt", "objects", "candidates", "conf.", "best F1"]]
     for result in results:
@@ -104,7 +109,7 @@ def format_results(results: Sequence[ClassResult], class_names: Sequence[str],
         rows = [[*row, figure] for row, figure in zip(rows, column)]
     names = ["class", *class_names, "mean"]
     width = max(map(len, names))
-    return "\n".join(f"{name:<{width}} " + "".join(f" {_number(value):>10}" for value in row)
+    return "\n".join(f"{name:<{width}} " + "".join(f" {figure_text(value):>10}" for value in row)
                      for name, row in zip(names, rows))
 
 
@@ -116,7 +121,7 @@ def format_measurement(measurement: Measurement) -> str:
     columns += [["AP50:95", *(measurement.coco.figure("AP50:95", label)
                               for label in (*range(len(class_names)), None))]]
     lines = [format_results(results, class_names, columns)]
-    figures = [f"{name} {_number(value)}" for name, value in measurement.coco.figures().items()]
+    figures = [f"{name} {figure_text(value)}" for name, value in measurement.coco.figures().items()]
     lines += ["COCO: " + ", ".join(figures[:6]), "COCO: " + ", ".join(figures[6:])]
     absent = [name for name, result in zip(class_names, results) if not result.num_objects]
     if absent:
@@ -133,8 +138,3 @@ def format_measurement(measurement: Measurement) -> str:
               f"{mean_ap(by_class, 'ap_11_point'):.4f} (11-point)"
               for iou, by_class in measurement.by_iou.items()]
     return "\n".join(lines)
-
-
-def _number(value):
-    """Return a figure as text, a dash where it has no meaning."""
-    return f"{value:.4f}".replace("nan", "-") if isinstance(value, float) else str(value)

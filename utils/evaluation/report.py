@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from utils.cli import UserError
 from utils.data.samples import choose_window, draw_window
 from utils.evaluation.errors import KINDS
-from utils.evaluation.measurement import Measurement
+from utils.evaluation.measurement import Measurement, figure_text
 from utils.evaluation.voc_ap import f1_score
 from utils.image import load_image
 from utils.page import Section, image_uri, new_figure, write_page
@@ -84,7 +84,7 @@ def _summary_rows(values):
     rows |= {f"COCO's {name}": value for name, value in values["coco"].items()}
     rows |= {"best F1 of all classes as one": best.get("f1"),
              "confidence with the best F1, for predict.py": str(best.get("confidence", "-"))}
-    return [[name, _cell(value)] for name, value in rows.items()]
+    return [[name, figure_text(value)] for name, value in rows.items()]
 
 
 def _class_rows(values):
@@ -97,19 +97,14 @@ def _class_rows(values):
         best = best or {}
         figures += [part.get(key) for part in (at_confidence, best)
                     for key in ("f1", "precision", "recall")]
-        rows.append([name, *map(_cell, figures), str(best.get("confidence", "-"))])
+        rows.append([name, *map(figure_text, figures), str(best.get("confidence", "-"))])
     return rows
 
 
 def _error_rows(values):
-    rows = [[f"{kind}: {meaning}", *map(_cell, values["errors"][kind].values())]
+    rows = [[f"{kind}: {meaning}", *map(figure_text, values["errors"][kind].values())]
             for kind, meaning in KINDS.items()]
     return [["kind", "number", "cost"], *rows]
-
-
-def _cell(value):
-    """Return a figure for people, a dash where it has no meaning."""
-    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _error_examples(measurement, kind):

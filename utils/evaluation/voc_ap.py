@@ -12,9 +12,8 @@ from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detecti
                                          flatten_records)
 
 VOC_IOU = 0.5
-# VOCap.m's 0:0.1:1. MATLAB counts from both ends: the fourth number is 3 * 0.1, just above 0.3, and
-# a recall of 3 of 10 does not reach it. np.arange(0, 1.1, 0.1), which others take, is just above
-# 0.6 and 0.7 too.
+# VOCap.m's 0:0.1:1. MATLAB counts from both ends: the fourth number is 3 * 0.1, just above 0.3.
+# np.arange(0, 1.1, 0.1), which others take, is just above 0.6 and 0.7 too.
 RECALLS_11 = np.concatenate([np.arange(6) * 0.1, 1 - np.arange(5)[::-1] * 0.1])
 
 
@@ -85,7 +84,7 @@ def best_f1(result: ClassResult) -> dict[str, float] | None:
 
 
 def _shortest_number(low, high):
-    """Return the number of fewest decimals from 3 on with low <= number < high in their dtype."""
+    """Return the number of fewest decimals, 3 or more, in low <= number < high, in their dtype."""
     numbers = ((math.ceil(float(high) * 10 ** decimals - 1e-6) - 1) / 10 ** decimals
                for decimals in range(3, 12))
     return next((k for k in numbers if low <= high.dtype.type(k) < high), float(low))
