@@ -1,6 +1,6 @@
 """The dataset doctor's report, as sections of a page that are printed too."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -26,8 +26,9 @@ SAMPLES = 12  # images on the contact sheet
 FEW = 20  # objects of a class in val, whose AP is rough with fewer
 SIZE_GROUPS = (("tiny, under 8 px", 0, 8), ("small, 8 to 32 px", 8, 32),
                ("medium, 32 to 96 px", 32, 96), ("large, over 96 px", 96, np.inf))  # roots of areas
-SERIOUS = ("image left out", "left out", "object left out", "image not used",
-           "kept in both: take one out")  # decisions that need a hand
+SERIOUS = {"image left out": "images left out", "object left out": "objects left out",
+           "left out": "annotations left out", "image not used": "images not used",
+           "kept in both: take one out": "images in two splits"}  # decisions that need a hand
 # The cheapest choice within CLOSE of the best is advised, where it covers WORTH more than now.
 CLOSE, WORTH = 0.03, 0.02
 TILE_SCALES = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6)  # tiles to choose from, in sides of the input
@@ -50,11 +51,11 @@ def examine(lists: Mapping[str, Sequence[Record]], doctor: Doctor,
     """Return the report's sections, the verdict first; `about` are lines for it."""
     names, records = doctor.class_names, sum(map(list, lists.values()), [])
     records = [record for record in records if len(record.labels)]
-    verdict, *faults = find_faults(lists, doctor) or ["Ready for train.py"]
-    notes = [*faults, *find_rare_classes(lists, names), *about]
+    lacking, few = find_rare_classes(lists, names)
+    verdict, *notes = [*find_faults(lists, doctor), *lacking] or ["Ready for train.py"]
     images = [(record.path.name, image_uri(draw_record(record, load_image(record.path), names)))
               for record in choose_samples(records, SAMPLES, seed=seed)]
-    sections = [Section(verdict, text="\n".join(notes)),
+    sections = [Section(verdict, text="\n".join([*notes, *few, *about])),
                 problem_section(doctor.problems),
                 Section("Images and objects", count_table(lists, names)),
                 Section("Samples", images=images)]
@@ -93,27 +94,26 @@ def find_faults(lists: Mapping[str, Sequence[Record]], doctor: Doctor) -> list[s
         nearest = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
         hint = f"; did you mean {names[nearest[0]]!r}?" if nearest else ""
         faults.append(f"not in the class list: {name!r}, {count} objects left out{hint}")
-    return faults + [f"{decisions[decision]} x {decision}: see Problems" for decision in SERIOUS
-                     if decisions[decision]]
+    return faults + [f"{words}: {decisions[decision]}, see Problems"
+                     for decision, words in SERIOUS.items() if decisions[decision]]
 
 
 def find_rare_classes(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str]
-                      ) -> list[str]:
-    """Return a line for each split that lacks classes, and for classes with few objects in val."""
+                      ) -> tuple[list[str], list[str]]:
+    """Return lines on classes without objects in some splits, and on those with few in val."""
     counts = {split: Counter(label for record in records for label in record.labels[
-        (split == "train") | ~record.difficult].tolist()) for split, records in lists.items()}
-    lines = []
-    for split, records in lists.items():
-        lacking = [name for label, name in enumerate(class_names) if not counts[split][label]]
-        if records and lacking:
-            lines.append(f"no object that counts in {split}: {', '.join(lacking)}; label more "
-                         "images of these classes, or draw anew with --overwrite_splits")
-    few = [f"{class_names[label]} {count}" for label, count in sorted(counts["val"].items())
-           if count < FEW] if "val" in counts else []
-    if few:
-        lines.append(f"few objects in val, so that AP is rough: {', '.join(few)}; label more, or "
-                     "draw anew with --val_share 0.2 --overwrite_splits")
-    return lines
+        (split == "train") | ~record.difficult].tolist())
+        for split, records in lists.items() if records}
+    lacking = defaultdict(list)  # names of splits -> classes
+    for label, name in enumerate(class_names):
+        lacking[", ".join(split for split in counts if not counts[split][label])].append(name)
+    few = [f"{class_names[label]} {count}"
+           for label, count in sorted(counts.get("val", {}).items()) if count < FEW]
+    return ([f"no object in {splits} that counts (difficult ones do not): {', '.join(names)}; "
+             "label more, or draw anew with --overwrite_splits"
+             for splits, names in lacking.items() if splits],
+            [f"few objects in val, so that AP is rough: {', '.join(few)}; label more, or draw anew "
+             "with --val_share 0.2 --overwrite_splits"] if few else [])
 
 
 def problem_section(problems: Sequence[Problem]) -> Section:

@@ -20,7 +20,7 @@ from utils.multibox.spec import SSDSpec
 MIN_SIDE_PX = 0.999  # a box with less than a pixel of the image cannot be trained on
 TINY_SIDE_PX = 8.0  # at the network's input: a cell of the finest feature map
 SAME_ASPECT = 0.01  # largest difference of log aspect ratios between an image and its resized copy
-LOOKS_SAME = 0.95  # likeness of an image and its copy, brightened or saved again
+LOOKS_SAME = 0.85  # likeness of an image and its copy, brightened or saved again
 
 
 class ImageFacts(NamedTuple):
@@ -43,7 +43,7 @@ def inspect_image(path: Path) -> ImageFacts:
             image.load()  # raises where the end of the file is missing
             fingerprint, data = _fingerprint(image), path.read_bytes()
             # Zeros decode without an error. A flat image has not as many.
-            zeros = bytes(64 + image.width * image.height // 64)
+            zeros = bytes(64 + image.width * image.height // 80)
             if is_jpeg and zeros in data[start:data.find(b"\xff\xd9", start)]:
                 raise ValueError(f"truncated: {len(zeros)} bytes of its pixels are zeros")
         digest = hashlib.blake2b(data, digest_size=16).digest()

@@ -11,7 +11,7 @@ from utils.data.doctor import ImageFacts
 from utils.data.sources import Annotation
 
 ROBOFLOW = re.compile(r"(.+)[._-](?:jpe?g|png|bmp|webp|tiff?)\.rf\.\w+", re.I)  # name_jpg.rf.<hash>
-SAME_SCENE = 0.6  # likeness of neighbours by number
+SAME_SCENE = 0.5  # likeness of neighbours by number; of unlike images it is below 0.45
 # A video of more than WHOLE of all images is cut into PIECES, else little would be left to draw.
 WHOLE, PIECES = 0.25, 0.1
 
@@ -20,7 +20,7 @@ class Candidate(NamedTuple):
     """An image that may be drawn."""
 
     group: int  # images of one group stay together
-    labels: frozenset[str]  # class names of its objects
+    labels: frozenset[str]  # class names of its objects, without difficult ones
 
 
 def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, ImageFacts]
@@ -33,7 +33,8 @@ def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, 
              for key, image in images.items()}
     runs = _find_runs({names[key]: image for key, image in images.items()})
     groups = {name: group for group, run in enumerate(runs) for name in run}
-    return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects))
+    return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects
+                                                   if not item.difficult))
             for key, name in names.items()}
 
 

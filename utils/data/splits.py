@@ -79,15 +79,18 @@ def _choose(groups, members, total, candidates, *, train_labels, others, number,
     counts = Counter(chain(*labels, train_labels))
     spare = {label: max(count - others, min(count - 1, 1)) for label, count in counts.items()}
     have, size, chosen = _count_labels(members, candidates), len(members), set()
-    order = sorted(range(len(groups)), key=lambda k: size + len(groups[k]) <= target)
-    piles = {label: [k for k in order if label in labels[k]] for label in counts}  # the last first
+    piles = {label: [k for k in range(len(groups)) if label in labels[k]] for label in counts}
     while piles:
         label = min(piles, key=lambda label: (have[label] / total[label], total[label], label))
-        lacks_class = label and not have[label]
-        if not piles[label] or size >= target and not lacks_class:
+        pile, best, lacks_class = piles[label], -1, label and not have[label]
+        if not pile or size >= target and not lacks_class:
             del piles[label]
             continue
-        k = piles[label].pop()
+        if lacks_class:  # the group that brings most classes, without too many images
+            best = max(range(len(pile)), key=lambda place: (
+                size + len(groups[pile[place]]) <= target,
+                sum(not have[other] for other in labels[pile[place]])))
+        k = pile.pop(best)
         fits = size + len(groups[k]) <= (max(target, number // 3) if lacks_class else target)
         if fits and k not in chosen and all(spare[other] > 0 for other in labels[k]):
             chosen.add(k)
