@@ -200,10 +200,9 @@ class SSD:
 
     def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
         """Detect by the thresholds for scoring, on all ranks; nothing in an unreadable image."""
-        nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32),
-                             np.zeros(0, np.int64), self.class_names)
-
         def detect(records):
+            nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32),
+                                 np.zeros(0, np.int64), self.class_names)
             stream = self.detect_stream(
                 [record.path for record in records], batch_size=batch_size, keep_images=False,
                 **{name: getattr(SCORING, name) for name in RULES})

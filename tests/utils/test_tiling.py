@@ -1,11 +1,8 @@
 """Windows of large images: where they lie, and that merging neither loses nor doubles objects."""
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
-from tiny_detector import tiny_detector
 
 from utils.detections import Detections
 from utils.multibox.postprocess import Thresholds
@@ -203,33 +200,6 @@ def test_overlapping_objects_of_a_class_stay_two(sides):
         near = [[naive_iou(box, other) >= 0.5 for other in merged] for box in objects]
         wrong += len(merged) != 2 or sum(map(sum, near)) != 2 or near[0] == near[1]
     assert wrong <= 2
-
-
-@pytest.mark.parametrize("size", [(640, 400), (150, 90)])
-def test_detection_equals_plain_loops_over_crops(size):
-    """Whatever the network says: crops looked at one by one, and merged by naive loops."""
-    image = np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), np.uint8)
-    detector = tiny_detector(confidence=0.97)
-    spec, tile = detector.spec, 200
-    windows, cores = window_grid(*size, tile)
-    parts = []
-    for k, (x1, y1, x2, y2) in enumerate(windows):
-        crop = np.empty((tile, tile, 3), np.uint8)
-        crop[:] = np.rint(spec.mean)
-        inside = image[y1:y2, x1:x2]
-        crop[:inside.shape[0], :inside.shape[1]] = inside
-        for box, score, label in zip(*detector.detect_batch([crop], max_per_image=0)[0]):
-            box = [min(max(value + low, 0), high) for value, low, high
-                   in zip(box.tolist(), (x1, y1, x1, y1), size * 2)]
-            if box[2] > box[0] and box[3] > box[1]:  # not beside the image
-                parts.append((k, box, float(score), int(label)))
-    expected = naive_merge(parts, windows.tolist(), cores.tolist(), size, tile, 0.45)
-    expected = expected[:200 * len(windows)]
-    detector.spec = replace(spec, tile=tile)
-    detections = detector.detect(image)
-    assert len(detections) == len(expected) > 0
-    np.testing.assert_allclose(detections.scores, [item[2] for item in expected], atol=1e-5)
-    np.testing.assert_allclose(detections.boxes, [item[1] for item in expected], atol=0.05)
 
 
 @pytest.mark.parametrize("size", SIZES)

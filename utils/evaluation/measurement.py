@@ -56,7 +56,8 @@ def measure(detections: FlatDetections, records: Sequence[Record], class_names: 
 
 def as_values(measurement: Measurement, confidence: float) -> dict[str, Any]:
     """Return all figures for JSON, None for what has no meaning; `confidence` is predict.py's."""
-    coco, errors, names = measurement.coco, measurement.errors, measurement.class_names
+    coco, errors = measurement.coco, measurement.errors
+    names, results = measurement.class_names, measurement.results
 
     def figures(result, label=None):
         return {"objects": result.num_objects, "detections": result.num_detections,
@@ -65,7 +66,6 @@ def as_values(measurement: Measurement, confidence: float) -> dict[str, Any]:
                 **{f"ap_{size}": coco.figure(f"AP {size}", label) for size in list(SIZES)[1:]},
                 "at_confidence": at_confidence(result, confidence), "best_f1": best_f1(result)}
 
-    results = measurement.results
     # Mean APs, but precision, recall and F1 of all classes as one.
     total = measurement.pooled._replace(ap_area=mean_ap(results),
                                         ap_11_point=mean_ap(results, "ap_11_point"))
@@ -97,8 +97,7 @@ def figure_text(value: Any) -> str:
 
 def format_results(results: Sequence[ClassResult], class_names: Sequence[str],
                    columns: Sequence[Sequence[str | float]] = ()) -> str:
-    """Return a table by class, as text; more `columns` are a heading, the classes' and their mean.
-    """
+    """Return a table by class, as text; `columns` add a heading, the classes' figures, a mean."""
     rows = [["AP area", "AP 11pt", "objects", "candidates", "conf.", "best F1"]]
     for result in results:
         best = best_f1(result) or {"confidence": "-", "f1": "-"}
