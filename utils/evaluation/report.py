@@ -90,8 +90,8 @@ def _summary_rows(values):
 def _class_rows(values):
     confidence = values["all_classes"]["at_confidence"]["confidence"]
     rows = [["class", "objects", "candidates", "AP area", "AP 11pt", "AP50:95", "small", "medium",
-             "large", *(f"{name} at {confidence}" for name in ("F1", "precision", "recall")),
-             "best F1", "precision", "recall", "at confidence"]]
+             "large", *(f"{name} above {confidence}" for name in ("F1", "precision", "recall")),
+             "best F1", "precision", "recall", "above"]]
     for name, row in [*values["classes"].items(), ("all classes", values["all_classes"])]:
         *figures, at_confidence, best = row.values()
         best = best or {}
