@@ -54,7 +54,7 @@ def test_counts_equal_naive_ones(data):
                      sum(members.count(label) for members in labels)) for label in range(3)]
         flags = [record.difficult.tolist() for record in lists[split]]
         expected += [(len(labels), sum(map(len, labels))),
-                     (sum(map(any, flags)), sum(map(sum, flags))), (labels.count([]), "-")]
+                     ("-", sum(map(sum, flags))), (labels.count([]), "-")]
         assert [(row[1 + 2 * column], row[2 + 2 * column]) for row in rows] == [
             (str(images), str(objects)) for images, objects in expected]
 

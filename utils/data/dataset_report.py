@@ -136,12 +136,10 @@ def count_table(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str
         labels = [record.labels.tolist() for record in records]
         images = Counter(label for members in labels for label in set(members))
         objects = Counter(label for members in labels for label in members)
-        difficult = [int(record.difficult.sum()) for record in records]
+        difficult = sum(int(record.difficult.sum()) for record in records)
         columns += [
-            [f"{split} images", *(images[k] for k in classes), len(labels),
-             np.count_nonzero(difficult), labels.count([])],
-            [f"{split} objects", *(objects[k] for k in classes), objects.total(), sum(difficult),
-             "-"]]
+            [f"{split} images", *(images[k] for k in classes), len(labels), "-", labels.count([])],
+            [f"{split} objects", *(objects[k] for k in classes), objects.total(), difficult, "-"]]
     return [list(map(str, row)) for row in zip(*columns)]
 
 
