@@ -81,7 +81,7 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
 def report(settings: MapSettings, measurement: Measurement, folder: Path) -> None:
     """Print what was measured, and write it into files of a folder."""
     values = {"list": settings.test_list} | as_values(measurement, SSDSettings().confidence)
-    title = (f"{settings.test_list}: {len(measurement.records)} images, IoU "
+    title = (f"{shorten(settings.test_list)}: {len(measurement.records)} images, IoU "
              f"{', '.join(values['by_iou'])}")
     text = f"{title}\n{format_measurement(measurement)}"
     print(text)
@@ -95,7 +95,7 @@ def report(settings: MapSettings, measurement: Measurement, folder: Path) -> Non
             save_figure(figure, part)
     origin = f"The detections: {settings.detections or 'all above a confidence of 0.01'}."
     write_report(folder / "report.html", f"mAP on {title}", measurement, values, origin)
-    print(f"details in {shorten(folder)}, images of the errors in its report.html")
+    print(f"details in {folder}, images of the errors in its report.html")
 
 
 if __name__ == "__main__":
