@@ -13,7 +13,7 @@ from typing import Literal
 
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
-from utils.cli import UserError, check_fields, make_folder, resolve, run, shorten
+from utils.cli import Settings, UserError, check_fields, make_folder, resolve, run, shorten
 from utils.data.annotations import (NO_CLASSES, Record, list_text, read_class_names,
                                     write_together)
 from utils.data.augment import AUGMENTATIONS
@@ -28,7 +28,7 @@ from utils.page import write_page
 
 
 @dataclass(frozen=True)
-class AnnotationSettings:
+class AnnotationSettings(Settings):
     """Where the data is and how it is split."""
 
     # ---- The one line to edit ----
@@ -104,7 +104,7 @@ def main(settings: AnnotationSettings) -> None:
     finally:  # after the lists, which matter more on a full disk
         path = make_folder(settings.lists_dir) / "dataset_report.html"
         write_page(path, "Dataset report", [verdict, *sections])
-        print(f"{format_section(verdict)}\nreport: {shorten(path)}")
+        print(f"{format_section(verdict)}\nreport: {path}")
 
 
 def specs_to_examine(settings: AnnotationSettings) -> Specs:
