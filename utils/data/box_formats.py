@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from utils.cli import UserError
-from utils.data.sources import Annotation
+from utils.data.sources import Annotation, SourceObject
 from utils.data.voc import pixels_to_edges
 from utils.image import image_size
 
@@ -35,7 +35,8 @@ def read_boxes(annotations: Sequence[Annotation], declared: str, box_format: str
     elif declared == VOC and box_format == "xyxy":
         box_format = VOC
     boxes = map(tuple, to_edges(numbers, all_sizes, box_format).tolist())
-    return [item._replace(objects=[thing._replace(box_px=next(boxes)) for thing in item.objects])
+    return [item._replace(objects=[SourceObject(thing.name, next(boxes), *thing[2:])
+                                   for thing in item.objects])
             if size and item.objects else item for item, size in zip(annotations, sizes)], message
 
 
@@ -64,11 +65,11 @@ def _recognise(numbers, sizes, declared, rows):
     """Return (box format that the numbers are in, message or "")."""
     name = "xyxy" if declared == VOC else declared
     is_whole = np.isfinite(numbers).all(1)
-    fits = {form: _fits(to_edges(numbers, sizes, form), sizes)[is_whole] for form in BOX_FORMATS}
-    failing = np.flatnonzero(is_whole)[~fits[name]]
+    failing = np.flatnonzero(is_whole & ~_fits(numbers, sizes, name))
     if is_whole.sum() < MIN_BOXES or len(failing) < max(MIN_FAILING, FEW * is_whole.sum()):
         return declared, ""
-    others = [form for form in BOX_FORMATS if form != name and fits[form].mean() >= ALL]
+    others = [form for form in BOX_FORMATS if form != name
+              and _fits(numbers, sizes, form)[is_whole].mean() >= ALL]
     # Another unit is likelier than other numbers than the format says.
     others = [form for form in others if form.split("_")[0] == name.split("_")[0]] or others
     is_much = len(failing) >= MANY * is_whole.sum()
@@ -85,8 +86,8 @@ def _recognise(numbers, sizes, declared, rows):
     return declared, ""
 
 
-def _fits(edges, sizes):
+def _fits(numbers, sizes, box_format):
     """Return whether each box has a pixel or more, all of it in its image but for rounding."""
+    edges, rounding = to_edges(numbers, sizes, box_format), 1 + sizes / 100
     low, high = edges[:, :2], edges[:, 2:]
-    rounding = 1 + sizes / 100
     return ((high - low > 0.99) & (low >= -rounding) & (high <= sizes + rounding)).all(1)

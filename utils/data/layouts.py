@@ -4,7 +4,7 @@ import gc
 import os
 import re
 from collections import Counter
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,6 +72,7 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
     return Source(annotations, members, problems, [*filter(None, [*messages, note])])
 
 
+@lru_cache
 def split_of(path: str) -> tuple[str, str]:
     """Return the split that a path without ending means, and its word for it, or two "".
 
@@ -182,7 +183,7 @@ def _read_split_files(folder, images):
     for file in sorted(folder.glob("*")):
         if file.suffix in YAML:
             values |= load_yaml(file)
-            root = values.get("path") or ""
+            root = values["path"] if isinstance(values.get("path"), str) else ""
         elif file.suffix == ".data":
             lines = [line.partition("=") for line in read_text(file, remedy="").splitlines()]
             values |= {key.strip(): text.strip() for key, _, text in lines}
@@ -196,11 +197,12 @@ def _read_split_files(folder, images):
     splits, messages = {}, []
     for key in SPLIT_OF:
         texts = values.get(key) or []
-        for text in texts if isinstance(texts, list) else [texts]:
-            members = _listed_images(f"{root}/{text!s:.200}", folder, images)
+        texts = texts if isinstance(texts, list) else [texts]
+        for text in filter(lambda text: isinstance(text, str), texts):  # not nested aliases
+            members = _listed_images(f"{root}/{text}", folder, images)
             splits = dict.fromkeys(members, SPLIT_OF[key]) | splits
             if not members:
-                messages.append(f"{shorten(folder)}: {key} = {text!s:.200} names no image there")
+                messages.append(f"{shorten(folder)}: {key} = {text} names no image there")
     return splits, messages
 
 

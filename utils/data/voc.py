@@ -47,7 +47,7 @@ def _read_object(node, number):
     box = node.find("bndbox")
     edges = ("xmin", "ymin", "xmax", "ymax")
     x1, y1, x2, y2 = four_numbers(None if box is None else map(box.findtext, edges))
-    for attribute in node.findall("attributes/attribute"):
+    for attribute in node.find("attributes") or ():
         if attribute.findtext("name") == "rotation":
             degrees = float(attribute.findtext("value") or 0)
             dx, dy = turning_margins(x2 - x1 + 1, y2 - y1 + 1, degrees)
