@@ -226,14 +226,17 @@ class SSD:
         return evaluate_voc(self.detect_records(records), records, len(self.class_names))
 
     def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
-        """Return the Detections of each record's image, on all ranks, by thresholds for scoring."""
+        """Detect by the thresholds for scoring, on all ranks; nothing in an unreadable image."""
         def detect(records):
+            nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32),
+                                 np.zeros(0, np.int64), self.class_names)
             stream = self.detect_stream(
                 [record.path for record in records], batch_size=batch_size, keep_images=False,
                 **{name: getattr(SCORING, name) for name in RULES})
             for *_, detections in tqdm(stream, "mAP", len(records), leave=False, disable=None):
                 if isinstance(detections, UserError):
-                    raise detections
+                    print(f"{detections} Its objects count as missed.")
+                    detections = nothing
                 yield detections
 
         return share_out(records, detect)
