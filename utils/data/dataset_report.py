@@ -31,7 +31,7 @@ SERIOUS = {"image left out": "images left out", "object left out": "objects left
            "kept in both: take one out": "images in two splits"}  # decisions that need a hand
 # The cheapest choice within CLOSE of the best is advised, where it covers WORTH more than now.
 CLOSE, WORTH = 0.03, 0.02
-TILE_SCALES = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6)  # tiles to choose from, in sides of the input
+TILE_SCALES = (6, 4, 3, 2, 1.5, 1, 0.75, 0.5)  # tiles to choose from, in sides of the input
 CHOICE_IMAGES = 1000  # images that are enough to choose
 # To be trained, the same with the paper's priors, the same for 512x512.
 Specs = tuple[SSDSpec, SSDSpec, SSDSpec]
@@ -172,15 +172,14 @@ def find_choices(objects: Objects, specs: Specs, augmentation: str, seed: int) -
     if large.size > present.size:
         choices.append(choice(f"{large.size}x{large.size}, fitted priors", large, large))
     largest = 0.8 * np.median([max(size) for _, size in objects])
-    tiles = [round(present.size * scale) for scale in TILE_SCALES]
-    tiled = [choice("", replace(present, tile=tile)) for tile in tiles
-             if TILES[0] <= tile <= largest >= present.size and not present.tile]
-    if tiled:  # the largest that covers about the most
-        best = max(option.covered for option in tiled)
-        spec = [option.spec for option in tiled if option.covered >= best - WORTH][-1]
-        choices.append(choice(f"tiles of {spec.tile}, fitted priors", spec,
-                              replace(paper, tile=spec.tile)))
-    return choices
+    tiled = []
+    for tile in [round(present.size * scale) for scale in TILE_SCALES]:
+        if TILES[0] <= tile <= largest >= present.size and not present.tile and (
+                not tiled or tiled[-1].covered < 1 - CLOSE):
+            tiled.append(choice(f"tiles of {tile}, fitted priors", replace(present, tile=tile),
+                                replace(paper, tile=tile)))
+    best = max((option.covered for option in tiled), default=0)
+    return choices + [option for option in tiled if option.covered >= best - CLOSE][:1]
 
 
 def choice_section(choices: Sequence[Choice], augmentation: str) -> Section:
