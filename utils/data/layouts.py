@@ -45,6 +45,7 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
         raise UserError(f"{path}: no such file or folder; set annotation_path to your data, or "
                         "VOCdevkit_path to the folder that holds VOC2007.")
     folder = path if path.is_dir() else path.parent
+    gc.freeze()  # the collector would walk again and again through all that is loaded
     images = ImageIndex(images_path or folder)
     form, files, messages = _find_files(path, form, images)
     rows, problems = _read_files(form, files, folder)
@@ -139,19 +140,18 @@ def _read_files(form, files, folder):
     if form == "yolo":
         read = partial(read_yolo, names=yolo_names(folder), has_keypoints=any(
             "kpt_shape" in load_yaml(file) for file in folder.glob("*.y*ml")))
-    gc.disable()  # the collector would walk again and again through all that was read so far
-    try:
-        for key, file in files.items():
-            split, word = split_of(os.path.splitext(key)[0] if form in TABLES
-                                   else os.path.dirname(key))
-            items, faults = TABLES[form](file) if form in TABLES else read(file, key)
-            if form in TABLES:  # an image of this name may be in the folders of several splits
-                parents = f"{os.path.dirname(key)}/{word}"
-                items = [item._replace(key=f"{parents}/{item.key}") for item in items]
-            rows += [(split, item) for item in items]
-            problems += faults
-    finally:
-        gc.enable()
+    for key, file in files.items():
+        if form in TABLES:
+            split, word = split_of(os.path.splitext(key)[0])
+            items, faults = TABLES[form](file)
+            # An image of this name may be in the folders of several splits.
+            parents = f"{os.path.dirname(key)}/{word}"
+            items = [item._replace(key=f"{parents}/{item.key}") for item in items]
+        else:
+            split, _ = split_of(os.path.dirname(key))
+            items, faults = read(file, key)
+        rows += [(split, item) for item in items]
+        problems += faults
     if rows and all(item.objects is None for _, item in rows):
         raise UserError(f"{problems[0].where}: {problems[0].what}.")
     return rows, problems
