@@ -31,13 +31,13 @@ from utils.page import write_page
 class AnnotationSettings(Settings):
     """Where the data is and how it is split."""
 
-    # ---- The one line to edit ----
+    # ---- Data: the two lines to edit ----
+    # A text file with your class names, one a line, as in the annotations; "" takes theirs.
+    classes_path: str = ""
     # The folder of your images and annotations, or a COCO .json, or a .csv file (docs/data.md).
     annotation_path: str = ""
 
-    # ---- Data ----
-    # A text file with your class names, one a line, as in the annotations; "" takes theirs.
-    classes_path: str = ""
+    # ---- More about the data ----
     # Without annotation_path: the folder that holds VOC2007.
     VOCdevkit_path: str = "VOCdevkit"
     # VOC07+12 as in the papers: ("2007", "2012"), train_on = "trainval", val_share = 0.

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from utils.data.groups import Candidate
 from utils.data.splits import SPLITS, draw_splits, fill_splits, voc_splits
 
 SHARES = {"val": 0.1, "test": 0.2}
@@ -13,6 +14,11 @@ def names(start, stop):
     return [f"{k:04d}" for k in range(start, stop)]
 
 
+def singles(keys):
+    """Return candidates of which each is a group of its own."""
+    return {key: Candidate(key, frozenset()) for key in keys}
+
+
 class Main:
     """A folder of split files, and voc_splits called on it as the script does."""
 
@@ -20,7 +26,7 @@ class Main:
         self.folder = folder
 
     def run(self, keys, shares=SHARES, seed=0, **changes):
-        splits = voc_splits(self.folder, keys, shares, seed, **changes)
+        splits = voc_splits(self.folder, keys, shares, seed, singles(keys), **changes)
         for path, text in splits.files.items():
             path.write_text(text)
         return splits
@@ -63,7 +69,8 @@ def test_images_never_move_and_shares_are_reached(growth, shares):
     for more in growth:
         before = {key: name for name, keys in members.items() for key in keys}
         count += more
-        members = draw_splits(members, names(0, count), shares, 0)
+        keys = names(0, count)
+        members = draw_splits(members, keys, shares, 0, singles(keys))
         after = {key: name for name, keys in members.items() for key in keys}
         assert before.items() <= after.items() and len(after) == count and members["train"]
         for name, share in shares.items():
@@ -135,7 +142,8 @@ def test_other_sources_are_as_stable(tmp_path, test):
     record = tmp_path / "a_drawn_splits.json"
 
     def run(keys, test=test, **changes):
-        splits = fill_splits({"train": keys, "val": [], "test": test}, record, SHARES, 0, **changes)
+        splits = fill_splits({"train": keys, "val": [], "test": test}, record, SHARES, 0,
+                             singles(keys), **changes)
         record.write_text(splits.files[record])
         return splits.members
 
@@ -147,4 +155,4 @@ def test_other_sources_are_as_stable(tmp_path, test):
     freed = run(names(0, 50), test=["x"])
     assert freed["test"] == ["x"] and sorted(freed["train"] + freed["val"]) == names(0, 50)
     given = {"train": ["a"], "val": ["b"], "test": []}
-    assert fill_splits(given, record, SHARES, 0) == (given, {}, [], [])
+    assert fill_splits(given, record, SHARES, 0, {}) == (given, {}, [], [])

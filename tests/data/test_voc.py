@@ -87,8 +87,7 @@ ENTITIES = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10 if k else "lol" * 10}">'
     (f"<!DOCTYPE a [{ENTITIES}]><annotation>&e9;</annotation>".encode(), "amplification"),
     (b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>', "&x;"),
     # XML of other tools never makes an image background.
-    (b'<annotation><box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/></annotation>', "is no"),
-    (f"<annotation>{CAT}</annotation>".replace("object", "thing").encode(), "no annotation")])
+    (b'<annotation><box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/></annotation>', "is no")])
 def test_a_broken_annotation_is_a_problem(read, data, words):
     item, (problem,) = read(data)
     assert item.objects is None and problem.kind == "unreadable annotation"

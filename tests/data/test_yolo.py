@@ -108,8 +108,6 @@ def test_where_names_come_from(tmp_path, name, text, names):
     ({}, "data: no annotations"), ({"data.yaml": "nc: 2"}, "no class names"),
     ({"data.yaml": "names: []"}, "data: no class names"),
     ({"data.yaml": "names: [cat", "classes.txt": "dog"}, "data.yaml: while parsing"),
-    ({"data.yaml": "names: !odd cat"}, "data.yaml: could not determine"),
-    ({"data.yaml": "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]"}, "data.yaml: names must be"),
     ({"data.yaml": "names: [cat, dog]", "labels/classes.txt": "dog\ncat\n"},
      "data.yaml and .*classes.txt disagree")])
 def test_broken_names_and_empty_folders_are_refused(tmp_path, files, words):

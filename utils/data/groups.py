@@ -28,20 +28,18 @@ def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, 
     """Return {key: Candidate} of the annotations that can be read, and their images too."""
     images = {key: facts[item.image] for key, item in annotations.items()
               if item.image and item.objects is not None and facts[item.image].size}
-    first = {}  # content -> name of the first image with it
-    names = {key: first.setdefault(image.digest, _source_name(annotations[key].image))
-             for key, image in images.items()}
+    names, first = {}, {}  # first: content -> name of the first image with it
+    for key, image in images.items():
+        path = annotations[key].image
+        # Roboflow's versions of an image share a name, others have their own path.
+        match = ROBOFLOW.fullmatch(path.stem)
+        name = match[1] if match else path.with_suffix("").as_posix()
+        names[key] = first.setdefault(image.digest, name)
     runs = _find_runs({names[key]: image for key, image in images.items()})
     groups = {name: group for group, run in enumerate(runs) for name in run}
     return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects
                                                    if not item.difficult))
             for key, name in names.items()}
-
-
-def _source_name(path):
-    """Return the name that Roboflow's versions of an image share, or the image's own path."""
-    match = ROBOFLOW.fullmatch(path.stem)
-    return match[1] if match else path.with_suffix("").as_posix()
 
 
 def _find_runs(images):

@@ -3,7 +3,6 @@
 import gc
 import os
 import re
-from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -100,10 +99,9 @@ def _find_files(path, form, images):
              for name, suffix in SUFFIXES.items()}
     form, *others = [name for name in SUFFIXES if found[name]] or [""]
     if not form:
-        endings = Counter(os.path.splitext(key)[1] for key in files)
-        raise UserError(f"{path}: no annotations: no XML of Pascal VOC, COCO JSON, CSV, or YOLO "
-                        f"text named as its image; {len(images.paths)} images and {dict(endings)} "
-                        "are there; docs/data.md names converters.")
+        raise UserError(f"{path}: no annotations beside {len(images.paths)} images: no XML of "
+                        "Pascal VOC, COCO JSON, CSV, or YOLO text named as its image; "
+                        "docs/data.md names converters.")
     messages = [f"{len(found[name])} {SUFFIXES[name]} files are not read; annotation_format = "
                 f"{name!r} would read them" for name in others]
     tables = _choose_tables(found[form]) if form in TABLES else found[form]
@@ -127,11 +125,11 @@ def _choose_tables(files):
     """Return the files of a split each, by their names or folders, or else the only file."""
     instances = [key for key in files if os.path.basename(key).startswith("instances_")]
     splits = {key: split_of(os.path.splitext(key)[0])[0] for key in instances or files}
-    splits = {key: split for key, split in splits.items() if split} or splits
-    if len({*splits.values()}) < len(splits):
-        raise UserError(f"{', '.join(splits)}: several files for one split; put train, val or test "
+    keys = [*filter(splits.get, splits)] or [*splits]
+    if len({splits[key] for key in keys}) < len(keys):
+        raise UserError(f"{', '.join(keys)}: several files for one split; put train, val or test "
                         "into their names, or name one in annotation_path.")
-    return {key: files[key] for key in splits}
+    return {key: files[key] for key in keys}
 
 
 def _read_files(form, files, folder):

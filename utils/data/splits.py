@@ -35,15 +35,12 @@ class Splits(NamedTuple):
 
 
 def draw_splits(old: Members, keys: Sequence[str], shares: Mapping[str, float], seed: int,
-                candidates: Mapping[str, Candidate] | None = None) -> Members:
+                candidates: Mapping[str, Candidate]) -> Members:
     """Return the `old` splits without images that are gone and with the new ones, sorted.
 
     val and test are filled up to their `shares` of the images, with a like part of the images of
-    every class. Images of one group come into one split. Those that are no `candidates` stay in
-    train; without `candidates` each image is a group of its own.
+    every class. Images of one group come into one split, those that are no `candidates` into train.
     """
-    if candidates is None:
-        candidates = {key: Candidate(key, frozenset()) for key in keys}
     known = set(keys)
     splits = {name: [key for key in old.get(name, ()) if key in known] for name in SPLITS}
     placed = set().union(*splits.values())
@@ -111,8 +108,7 @@ def _count_labels(keys, candidates):
 
 
 def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
-                candidates: Mapping[str, Candidate] | None = None, *, overwrite: bool = False
-                ) -> Splits:
+                candidates: Mapping[str, Candidate], *, overwrite: bool = False) -> Splits:
     """Draw val, and test if the source has neither, from the train images of `given`."""
     if given["val"]:
         return Splits(given, {}, [], [])
@@ -125,7 +121,7 @@ def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed:
 
 
 def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int,
-               candidates: Mapping[str, Candidate] | None = None, *, overwrite: bool = False,
+               candidates: Mapping[str, Candidate], *, overwrite: bool = False,
                train_on_val: bool = False) -> Splits:
     """Read the split files of a VOC folder, ImageSets/Main, and draw what they leave open.
 
@@ -137,8 +133,9 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
     record = json.loads((folder / RECORD).read_bytes()) if (folder / RECORD).exists() else {}
     given = {name: members for name, members in files.items()
              if set(members) != set(record.get(name, ()))}
-    retired = [path for name in given for path in paths[name]] if overwrite else []
+    retired = []
     if overwrite:
+        retired = [path for name in given for path in paths[name]]
         given, record = {}, {}
     messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
     fixed = {name: given[name] for name in SPLITS if name in given}
@@ -174,12 +171,11 @@ def _describe(old, new):
 
 def split_files(folder: Path) -> dict[str, list[Path]]:
     """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val."""
-    paths = sorted(folder.glob("*.txt"))
-    words = {path: path.stem.lower() for path in paths}
+    words = {path: path.stem.lower() for path in sorted(folder.glob("*.txt"))}
     if not set(words.values()) & set(SPLIT_OF):
         words = {path: word.rpartition("_")[2] for path, word in words.items()}
-    names = {word: word if word == "trainval" else split for word, split in SPLIT_OF.items()}
-    files = {name: [path for path in paths if names.get(words[path]) == name]
+    names = SPLIT_OF | {"trainval": "trainval"}
+    files = {name: [path for path in words if names.get(words[path]) == name]
              for name in (*SPLITS, "trainval")}
     return {name: members for name, members in files.items() if members}
 
