@@ -20,10 +20,10 @@ from utils.data.augment import AUGMENTATIONS
 from utils.data.box_formats import BOX_FORMATS
 from utils.data.dataset_report import Specs, examine, format_section
 from utils.data.doctor import Doctor, ImageFacts, inspect_images
-from utils.data.groups import find_candidates
 from utils.data.layouts import SUFFIXES, read_source
 from utils.data.sources import Annotation, Problem
-from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, split_files, voc_splits
+from utils.data.splits import (RECORD, SPLITS, Splits, fill_splits, find_candidates, split_files,
+                               voc_splits)
 from utils.page import write_page
 
 

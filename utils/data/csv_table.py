@@ -37,7 +37,7 @@ def read_csv(path: Path) -> tuple[list[Annotation], list[Problem]]:
     missing = [name for name in NEEDED if name not in columns]
     if missing:
         raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}; "
-                        f"write the names of the columns above the data, such as {','.join(NEEDED)}.")
+                        f"write names of columns above the data, such as {','.join(NEEDED)}.")
     table, problems = [], []
     for number, row in enumerate(rows[1:], start=2):
         if any(row) and len(row) == len(header):

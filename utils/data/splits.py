@@ -1,10 +1,12 @@
 """Which images train, which choose the best epoch (val), and which test.
 
+A draw parts no copies, Roboflow's versions of a photo, or frames of a video, and starves no class.
 What is drawn here is recorded in drawn_splits.json, and later runs keep it. Split files that differ
 from the record came with the data or were edited by hand: they are kept as they are.
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -14,15 +16,62 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.cli import read_text, shorten
-from utils.data.groups import Candidate
-from utils.data.sources import PathIndex
+from utils.data.doctor import ImageFacts
+from utils.data.sources import Annotation, PathIndex
 
 SPLITS = ("train", "val", "test")
 RECORD = "drawn_splits.json"
 # What tools call the splits.
 SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val",
             "validation": "val", "test": "test", "testing": "test", "trainval": "train"}
+ROBOFLOW = re.compile(r"(.+)[._-](?:jpe?g|png|bmp|webp|tiff?)\.rf\.\w+", re.I)  # name_jpg.rf.<hash>
+SAME_SCENE = 0.5  # likeness of neighbours by number; of unlike images it is below 0.45
+# A video of more than WHOLE of all images is cut into PIECES, else little would be left to draw.
+WHOLE, PIECES = 0.25, 0.1
 Members = dict[str, list[str]]  # split -> keys of its images
+
+
+class Candidate(NamedTuple):
+    """An image that may be drawn."""
+
+    group: int  # images of one group stay together
+    labels: frozenset[str]  # class names of its objects, without difficult ones
+
+
+def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, ImageFacts]
+                    ) -> dict[str, Candidate]:
+    """Return {key: Candidate} of the annotations that can be read, and their images too."""
+    images = {key: facts[item.image] for key, item in annotations.items()
+              if item.image and item.objects is not None and facts[item.image].size}
+    names, first = {}, {}  # first: content -> name of the first image with it
+    for key, image in images.items():
+        path = annotations[key].image
+        # Roboflow's versions of an image share a name, others have their own path.
+        match = ROBOFLOW.fullmatch(path.stem)
+        name = match[1] if match else path.with_suffix("").as_posix()
+        names[key] = first.setdefault(image.digest, name)
+    runs = _find_runs({names[key]: image for key, image in images.items()})
+    groups = {name: group for group, run in enumerate(runs) for name in run}
+    return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects
+                                                   if not item.difficult))
+            for key, name in names.items()}
+
+
+def _find_runs(images):
+    """Return the names of {name: ImageFacts} in groups, of frames of one video or one name."""
+    order = sorted(images, key=lambda name: [int(part) if k % 2 else part for k, part
+                                             in enumerate(re.split(r"(\d+)", name))])
+    rows = np.array([images[name].fingerprint for name in order])
+    runs = [order[:1]]
+    for previous, name, likeness in zip(order, order[1:], (rows[1:] * rows[:-1]).sum(1)):
+        if likeness >= SAME_SCENE and re.sub(r"\d+", "", previous) == re.sub(r"\d+", "", name):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    steps = [max(1, round(PIECES * len(order))) if len(run) > WHOLE * len(order) else len(run)
+             for run in runs]
+    return [run[start:start + step] for run, step in zip(runs, steps)
+            for start in range(0, len(run), step or 1)]
 
 
 class Splits(NamedTuple):
