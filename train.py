@@ -18,7 +18,7 @@ from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
 from ssd import SSD
 from utils.checkpoint import Checkpoint
-from utils.cli import UserError, check_fields, settings_table
+from utils.cli import Settings, UserError, check_fields, settings_table
 from utils.cli import run as run_script
 from utils.data.annotations import Record, read_class_names
 from utils.data.augment import AUGMENTATIONS
@@ -40,7 +40,7 @@ from utils.training.run import (Run, StepResult, StopFlag, create_run_folder, me
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(Settings):
     """Every number of a training run."""
 
     # ---- Data: written by voc_annotation.py ----

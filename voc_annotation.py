@@ -4,30 +4,31 @@ Reads VOCdevkit/VOC2007; writes its ImageSets/Main, 2007_train.txt, 2007_val.txt
 dataset_report.html. When you run it again with more images, old ones keep their split.
 """
 
+import time
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal
-
-from tqdm.contrib.concurrent import thread_map
 
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
-from utils.cli import UserError, check_fields, make_folder, resolve, run, shorten
+from utils.cli import Settings, UserError, check_fields, make_folder, resolve, run, shorten
 from utils.data.annotations import Record, list_text, read_class_names, write_together
-from utils.data.dataset_report import examine, format_section
-from utils.data.doctor import Doctor, inspect_image
+from utils.data.augment import AUGMENTATIONS
+from utils.data.dataset_report import Specs, examine, format_section
+from utils.data.doctor import Doctor, ImageFacts, inspect_images
+from utils.data.groups import find_candidates
 from utils.data.layouts import read_parts
 from utils.data.sources import Annotation, Problem
 from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, voc_splits
 from utils.data.voc import read_voc
-from utils.multibox.spec import SSDSpec
 from utils.page import write_page
 
-Source = tuple[dict[str, Annotation], Splits, list[Problem]]  # annotations by key, their splits
+# Annotations by key, their splits, problems, and what their images are.
+Source = tuple[dict[str, Annotation], Splits, list[Problem], dict[Path, ImageFacts]]
 
 
 @dataclass(frozen=True)
-class AnnotationSettings:
+class AnnotationSettings(Settings):
     """Where the data is and how it is split."""
 
     # ---- The one line to edit ----
@@ -68,49 +69,52 @@ class AnnotationSettings:
     letterbox_image: bool = False
     anchors_size: tuple[float, ...] = ()
     aspect_ratios: tuple[float, ...] = ()
+    augmentation: Literal[tuple(AUGMENTATIONS)] = "light"
 
 
 def main(settings: AnnotationSettings) -> None:
     """Read and split the annotations, examine them, report, and write the lists."""
     check_fields(settings, {"val_share": (0, 1), "test_share": (0, 1)})
-    spec, paper = specs_to_examine(settings)
+    specs = specs_to_examine(settings)
     class_names = read_class_names(settings.classes_path)
     read = read_voc_years if settings.annotation_format == "voc" else read_source
-    annotations, splits, problems = read(settings)
+    annotations, splits, problems, facts = read(settings)
     members = {split: [annotations[key] for key in keys if key in annotations]
                for split, keys in splits.members.items()}
-    images = {item.image: None for items in members.values() for item in items if item.image}
-    facts = thread_map(inspect_image, images, max_workers=8, desc="images", disable=None)
-    doctor = Doctor(class_names, dict(zip(images, facts)), spec.size, spec.tile)
+    doctor = Doctor(class_names, facts, specs[0])
     doctor.problems += problems
-    lists = {split: list(filter(None, map(doctor.record, members[split]))) for split in members}
+    lists = {split: [record for item in items
+                     if (record := doctor.record(item, measured=split != "train"))]
+             for split, items in members.items()}
     doctor.check_lists(lists)
-    sections = examine(lists, doctor, spec, paper, seed=settings.seed)
+    source = settings.annotation_path or settings.VOCdevkit_path
+    about = [f"data: {resolve(source)}, read on {time.strftime('%Y-%m-%d %H:%M')}",
+             *splits.messages]
+    verdict, *sections = examine(lists, doctor, specs, augmentation=settings.augmentation,
+                                 about=about, seed=settings.seed)
     print("\n".join(format_section(section) for section in sections if not section.images))
-    by_lower = {name.lower(): name for name in class_names}
-    for name, count in doctor.unknown.most_common():
-        nearest = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-        hint = f"; did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
-        print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
-    path = make_folder(settings.lists_dir) / "dataset_report.html"
-    write_page(path, "Dataset report", sections)
-    print(f"report: {shorten(path)}\n")
-    if settings.strict and doctor.problems:
-        raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
-    write_lists(settings, lists, class_names, splits)
-
-
-def specs_to_examine(settings: AnnotationSettings) -> tuple[SSDSpec, SSDSpec]:
-    """Return the spec that train.py would train, and the same with the paper's priors."""
     try:
-        spec = paper = replace(
-            build_spec(settings.backbone, settings.input_shape[0]), tile=settings.tile,
-            input_shape=settings.input_shape, letterbox=settings.letterbox_image)
+        if settings.strict and doctor.problems:
+            raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
+        write_lists(settings, lists, class_names, splits)
+    finally:  # after the lists, which matter more on a full disk
+        path = make_folder(settings.lists_dir) / "dataset_report.html"
+        write_page(path, "Dataset report", [verdict, *sections])
+        print(f"{format_section(verdict)}\nreport: {path}")
+
+
+def specs_to_examine(settings: AnnotationSettings) -> Specs:
+    """Return the spec that train.py would train, and others that it might."""
+    try:
+        paper, large = (replace(build_spec(settings.backbone, size), tile=settings.tile,
+                                letterbox=settings.letterbox_image)
+                        for size in (settings.input_shape[0], 512))
+        spec = paper = replace(paper, input_shape=settings.input_shape)
         if settings.anchors_size:
             spec = replace(spec, anchors_size=settings.anchors_size)
         if settings.aspect_ratios:
             spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(paper.grids))
-        return spec, paper
+        return spec, paper, large
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
 
@@ -125,21 +129,26 @@ def read_source(settings: AnnotationSettings) -> Source:
         annotations |= by_key
         members[split or "train"] += by_key
         problems += faults
+    facts = inspect_images(annotations.values())
     record = path / RECORD if path.is_dir() else path.with_name(f"{path.stem}_{RECORD}")
     splits = fill_splits(members, record, {"val": settings.val_share, "test": settings.test_share},
-                         settings.seed, overwrite=settings.overwrite_splits)
-    return annotations, splits, problems
+                         settings.seed, find_candidates(annotations, facts),
+                         overwrite=settings.overwrite_splits)
+    return annotations, splits, problems, facts
 
 
 def read_voc_years(settings: AnnotationSettings) -> Source:
     """Read the VOC folders of all years together, and complete the splits of each."""
     shares = {"val": settings.val_share, "test": settings.test_share}
-    annotations, problems, joined = {}, [], Splits({split: [] for split in SPLITS}, {}, [], [])
+    annotations, problems, facts = {}, [], {}
+    joined = Splits({split: [] for split in SPLITS}, {}, [], [])
     for year in settings.years:
         root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
         items, faults = read_voc(root)
-        keys = [item.key for item in items]
-        splits = voc_splits(root / "ImageSets" / "Main", keys, shares, settings.seed,
+        by_key = {item.key: item for item in items}
+        facts |= inspect_images(items)
+        splits = voc_splits(root / "ImageSets" / "Main", [*by_key], shares, settings.seed,
+                            find_candidates(by_key, facts),
                             overwrite=settings.overwrite_splits,
                             train_on_val=settings.train_on == "trainval")
         for split, members in splits.members.items():
@@ -147,14 +156,14 @@ def read_voc_years(settings: AnnotationSettings) -> Source:
         listed = set().union(*splits.members.values())
         problems += faults
         problems += [Problem("split names nothing", f"ImageSets/Main: {key}", "no such XML file")
-                     for key in sorted(listed - set(keys))]
+                     for key in sorted(listed - set(by_key))]
         problems += [Problem("in no split", f"{key}.xml", "to use it, add it to train.txt")
-                     for key in sorted(set(keys) - listed)]
+                     for key in sorted(set(by_key) - listed)]
         annotations |= {f"{year}/{item.key}": item for item in items}
         joined.files.update(splits.files)
         joined.retired.extend(splits.retired)
         joined.messages.extend(splits.messages)
-    return annotations, joined, problems
+    return annotations, joined, problems, facts
 
 
 def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
@@ -173,7 +182,8 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
     write_together(texts | splits.files, old)
     for split, path in paths.items():
         print(f"{shorten(path)}: {len(lists[split])} of {len(splits.members[split])} images usable")
-    print("\n".join(splits.messages + [f"{path} is now {path.name}.old" for path in old]))
+    for path in old:
+        print(f"{path} is now {path.name}.old")
 
 
 if __name__ == "__main__":

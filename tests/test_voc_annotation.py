@@ -1,8 +1,11 @@
 """voc_annotation.py: lists, what is printed, several years, other formats."""
 
+import json
+
+import numpy as np
 import pytest
 from voc_folder import (SPLITS, Folder, no_search, twenty, voc,  # noqa: F401 (fixtures)
-                        save_image)
+                        save_image, write_text)
 
 from train import TrainSettings
 from utils.cli import UserError
@@ -91,15 +94,16 @@ def test_a_split_that_became_empty_leaves_no_older_list(twenty, capsys):
 
 
 def test_the_report_examines_the_network_of_train_py():
-    spec, paper = specs_to_examine(AnnotationSettings())
-    assert spec == paper and spec.anchors_size[0] == 30
+    spec, paper, large = specs_to_examine(AnnotationSettings())
+    assert spec == paper and spec.anchors_size[0] == 30 and large.anchors_size[0] == 35.84
     sizes = (10.0, 20.0, 40.0, 80.0, 120.0, 160.0, 200.0)
-    spec, paper = specs_to_examine(AnnotationSettings(
+    spec, paper, large = specs_to_examine(AnnotationSettings(
         anchors_size=sizes, aspect_ratios=(4,), letterbox_image=True))
     assert (spec.anchors_size, spec.aspect_ratios, spec.letterbox) == (sizes, ((4,),) * 6, True)
     assert (paper.anchors_size[0], paper.aspect_ratios[1], paper.letterbox) == (30, (2, 3), True)
+    assert large.letterbox and large.size == 512
     for name in ("tile", "anchors_size", "aspect_ratios", "letterbox_image", "input_shape",
-                 "backbone"):
+                 "backbone", "augmentation"):
         assert getattr(AnnotationSettings(), name) == getattr(TrainSettings(), name)
 
 
@@ -146,6 +150,29 @@ def test_years_keep_their_official_splits(official):
         assert numbers(official, name) == [*OFFICIAL["2007"][name], *OFFICIAL["2012"].get(name, [])]
     for record in official.list("train"):
         assert record.labels.tolist() == [int("VOC2012" in str(record.path))]
+
+
+def test_a_list_to_measure_on_holds_what_cocos_tools_read(voc):
+    box = [40.07, 30.33, 38.65, 20.1]  # beyond the image, which has 50x40 pixels
+    rows = [{"bbox": box, "area": 412.0257049999998}, {"bbox": box, "area": 412.0257049999998},
+            {"bbox": [0, 0.1, 0.5, 30], "area": 9}, {"bbox": [5, 5, 9.01, 9], "area": None}]
+    rows = [{"image_id": 1, "category_id": 1, "iscrowd": k % 2, **row}
+            for k, row in enumerate(rows)]
+    for split in SPLITS:
+        save_image(voc.path / "coco" / split / "a.jpg")
+        write_text(voc.path / f"coco/annotations/instances_{split}.json", json.dumps({
+            "images": [{"id": 1, "file_name": "a.jpg", "width": 50, "height": 40}],
+            "categories": [{"id": 1, "name": "cat"}], "annotations": rows}))
+    voc.run(annotation_format="coco", annotation_path=str(voc.path / "coco"))
+    for split in ("val", "test"):
+        [record] = voc.list(split)
+        x, y, width, height = np.array([row["bbox"] for row in rows]).T
+        np.testing.assert_allclose(record.boxes_px, np.stack([x, y, x + width, y + height], 1),
+                                   rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(record.areas, [row["area"] or np.nan for row in rows])
+        assert record.difficult.tolist() == [False, True] * 2 and record.size == (50, 40)
+    [record] = voc.list("train")  # inside the image, once, and learnable
+    np.testing.assert_allclose(record.boxes_px, [[40.07, 30.33, 50, 40], [5, 5, 14.01, 14]])
 
 
 def test_other_sources_are_drawn_from(voc):

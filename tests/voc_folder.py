@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from utils.data.annotations import read_list
-from utils.data.prior_fit import Suggestion
 from voc_annotation import AnnotationSettings, build_spec, main
 
 SPLITS = ("train", "val", "test")
@@ -76,8 +75,7 @@ class Folder:
 @pytest.fixture(autouse=True)
 def no_search(monkeypatch):
     """Leave out the search for priors, which takes most of the time."""
-    monkeypatch.setattr("utils.data.dataset_report.suggest_priors",
-                        lambda boxes, spec, paper, **_: Suggestion(spec.anchors_size, (), 0.5, 0.5))
+    monkeypatch.setattr("utils.data.dataset_report.fit_priors", lambda boxes, spec, *_, **__: spec)
     monkeypatch.setattr("voc_annotation.build_spec", cached_spec)
 
 

@@ -17,6 +17,12 @@ from utils.cli import UserError, check_file, first_line, make_folder, resolve, s
 from utils.multibox.spec import (CAFFE_MEAN, CAFFE_STD, COCO_SCALES, IMAGENET_MEAN, IMAGENET_STD,
                                  VOC_SCALES)
 
+# Where files keep the state dict, from the outside in; and what training puts before its names:
+# torch.compile, DataParallel, AveragedModel, a Lightning module.
+WRAPPERS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "model", "net", "network",
+            "module", "model_state_dict", "state_dict", "weights")
+PREFIXES = re.compile(r"^(?:(?:module|model|net|_orig_mod)\.)+|\b_orig_mod\.")
+
 
 class BackboneWeights(NamedTuple):
     """Classification weights under this project's names, and the input they expect."""
@@ -101,13 +107,13 @@ def read_detector(path: str | Path, *, family: str = "auto",
 
 
 def _unwrap(values, path):
-    """Take the state dict out of wrappers and off the prefix of data-parallel training."""
-    for key in ("model", "state_dict", "model_state_dict"):
+    """Take the state dict, averaged weights first, out of wrappers, and prefixes off its names."""
+    for key in WRAPPERS:
         if isinstance(values, dict) and isinstance(values.get(key), dict):
             values = values[key]
     pairs = values.items() if isinstance(values, dict) else ()
-    tensors = {str(name).removeprefix("module."): value for name, value in pairs
-               if torch.is_tensor(value)}
+    tensors = {PREFIXES.sub("", str(name)): value for name, value in pairs
+               if torch.is_tensor(value) and name != "n_averaged"}
     if not tensors:
         raise UserError(f"{shorten(path)}: no tensors in it; is it a weights file?")
     return tensors

@@ -15,6 +15,7 @@ from utils.data.doctor import Doctor, inspect_image
 from utils.data.sources import DECISIONS, Annotation, SourceObject
 from utils.data.voc import read_voc
 from utils.data.yolo import read_yolo
+from utils.multibox.spec import SSDSpec
 
 SIZE = (64, 48)
 COCO = {"images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
@@ -53,7 +54,7 @@ def test_a_spoilt_annotation_is_refused_reported_or_read(source, start, length, 
 def test_what_the_doctor_lets_pass_lies_in_the_image(rows):
     with tempfile.TemporaryDirectory() as folder:
         path = save_image(Path(folder) / "a.png", SIZE)
-        doctor = Doctor(["cat"], {path: inspect_image(path)})
+        doctor = Doctor(["cat"], {path: inspect_image(path)}, SSDSpec())
     things = [SourceObject("cat", box, False, f"object {k}") for k, box in enumerate(rows)]
     record = doctor.record(Annotation("a", "a.xml", path, things, None))
     low, high = record.boxes_px[:, :2], record.boxes_px[:, 2:]

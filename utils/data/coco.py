@@ -1,6 +1,7 @@
 """Annotations in COCO's JSON."""
 
 import json
+import math
 from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
@@ -22,13 +23,14 @@ def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]
             name, members = names[str(row["category_id"])], objects[str(row["image_id"])]
             x, y, width, height = map(float, row["bbox"])
             is_crowd = int(row.get("iscrowd") or 0) == 1
+            area = math.nan if row.get("area") is None else float(row["area"])
         except (KeyError, TypeError, ValueError):
             problems.append(Problem(
                 "bad object", f"{shorten(path)}, annotation {number}",
                 f"no bbox of four numbers, or an id of no image or category: {row!s:.120}"))
             continue
         members.append(SourceObject(name, (x, y, x + width, y + height), is_crowd,
-                                    f"annotation {number}"))
+                                    f"annotation {number}", area))
     table = [(str(entry.get("file_name", "")), int_size(entry.get("width"), entry.get("height")),
               objects[key]) for key, entry in entries.items()]
     return gather_rows(table, ImageIndex(images), path.name), problems

@@ -1,5 +1,6 @@
 """What annotation readers return: Annotation and Problem; and the index that finds their images."""
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,11 +19,12 @@ KINDS_BY_DECISION = {
     "taken as background": ("no label file",),
     "see each": ("size disagrees",),
     "kept, boxes taken as shown": ("orientation unclear",),
-    "object left out": ("unknown class", "coordinate not a number", "no area", "duplicate"),
+    "object left out": ("unknown class", "coordinate not a number", "no area"),
+    "left out of train": ("duplicate",),
     "put right": ("corners swapped",),
-    "clipped": ("outside the image",),
+    "clipped for training": ("outside the image",),
     "kept, but hardly learnable at this input size": ("tiny",),
-    "kept in both": ("same image in two splits",),
+    "kept in both: take one out": ("same image in two splits", "look-alikes in two splits"),
     "kept, and counts twice": ("same image twice",)}
 DECISIONS = {kind: decision for decision, kinds in KINDS_BY_DECISION.items() for kind in kinds}
 
@@ -42,6 +44,7 @@ class SourceObject(NamedTuple):
     box_px: tuple[float, float, float, float]  # xyxy edges counted from 0; may be NaN or outside
     difficult: bool
     position: str  # in the file, such as "object 3" or "line 7"
+    area: float = math.nan  # in pixels, where the source has one beside the box
 
 
 class Annotation(NamedTuple):

@@ -6,13 +6,16 @@ from the record came with the data or were edited by hand: they are kept as they
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.cli import read_text, shorten
+from utils.data.groups import Candidate
 
 SPLITS = ("train", "val", "test")
 RECORD = "drawn_splits.json"
@@ -28,46 +31,99 @@ class Splits(NamedTuple):
     messages: list[str]  # lines to print
 
 
-def draw_splits(old: Members, keys: Sequence[str], shares: Mapping[str, float],
-                seed: int) -> Members:
+def draw_splits(old: Members, keys: Sequence[str], shares: Mapping[str, float], seed: int,
+                candidates: Mapping[str, Candidate] | None = None) -> Members:
     """Return the `old` splits without images that are gone and with the new ones, sorted.
 
-    val and test are filled up to their `shares` of all keys, with at least one image each as long
-    as one is left for train, which gets the rest.
+    val and test are filled up to their `shares` of the images, with a like part of the images of
+    every class. Images of one group come into one split. Those that are no `candidates` stay in
+    train; without `candidates` each image is a group of its own.
     """
+    if candidates is None:
+        candidates = {key: Candidate(key, frozenset()) for key in keys}
     known = set(keys)
     splits = {name: [key for key in old.get(name, ()) if key in known] for name in SPLITS}
     placed = set().union(*splits.values())
-    new = [key for key in keys if key not in placed]
-    room, counts = len(new) - (0 if splits["train"] else 1), {}
-    for name in ("val", "test"):
-        target = max(1, round(shares[name] * len(known))) if shares.get(name) else 0
-        counts[name] = max(0, min(target - len(splits[name]), room))
-        room -= counts[name]
-    rng = np.random.default_rng(seed)
-    for name in ("test", "val"):
-        drawn = {new[k] for k in rng.permutation(len(new))[:counts[name]]}
-        splits[name] += drawn
-        new = [key for key in new if key not in drawn]
-    splits["train"] += new
+    split_of = {candidates[key].group: name for name in SPLITS[::-1] for key in splits[name]
+                if key in candidates and (name == "train" or name in shares)}
+    groups = defaultdict(list)
+    for key in keys:
+        if key not in placed:
+            candidate = candidates.get(key)
+            name = split_of.get(candidate.group) if candidate else "train"
+            (splits[name] if name else groups[candidate.group]).append(key)
+    drawable = [*chain(*groups.values()), *(key for key in placed if key in candidates)]
+    total = _count_labels(drawable, candidates)
+    groups = [*groups.values()]
+    groups = [groups[k] for k in np.random.default_rng(seed).permutation(len(groups))]
+    open_names = [name for name in ("val", "test") if shares.get(name)]
+    for name in open_names:
+        chosen = _choose(groups, splits[name], total, candidates,
+                         train_labels=_count_labels(splits["train"], candidates),
+                         others=1 + (name != open_names[-1]), number=len(drawable),
+                         target=max(1, round(shares[name] * len(drawable))))
+        splits[name] += chain(*(groups[k] for k in chosen))
+        groups = [group for k, group in enumerate(groups) if k not in chosen]
+    splits["train"] += chain(*groups)
     return {name: sorted(members) for name, members in splits.items()}
 
 
-def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int, *,
-                overwrite: bool = False) -> Splits:
+def _choose(groups, members, total, candidates, *, train_labels, others, number, target):
+    """Return which of the groups, lists of keys in random order, join the `members` of a split.
+
+    The class with the smallest part of its images in the split comes next, the rarer of equals,
+    until there are `target` images; for classes without any, up to a third of the `number` of all.
+    A class leaves a group to train, and where it has three to each of the `others`.
+    """
+    labels = [_count_labels(group, candidates) for group in groups]
+    counts = Counter(chain(*labels, train_labels))
+    spare = {label: max(count - others, min(count - 1, 1)) for label, count in counts.items()}
+    have, size, chosen = _count_labels(members, candidates), len(members), set()
+    piles = {label: [k for k in range(len(groups)) if label in labels[k]] for label in counts}
+    while piles:
+        label = min(piles, key=lambda label: (have[label] / total[label], total[label], label))
+        pile, best, lacks_class = piles[label], -1, label and not have[label]
+        if not pile or size >= target and not lacks_class:
+            del piles[label]
+            continue
+        if lacks_class:  # the group that brings most classes, without too many images
+            best = max(range(len(pile)), key=lambda place: (
+                size + len(groups[pile[place]]) <= target,
+                sum(not have[other] for other in labels[pile[place]])))
+        k = pile.pop(best)
+        fits = size + len(groups[k]) <= (max(target, number // 3) if lacks_class else target)
+        if fits and k not in chosen and all(spare[other] > 0 for other in labels[k]):
+            chosen.add(k)
+            size += len(groups[k])
+            have.update(labels[k])
+            for other in labels[k]:
+                spare[other] -= 1
+    return chosen
+
+
+def _count_labels(keys, candidates):
+    """Return the number of images of each class; "" counts those without objects."""
+    return Counter(label for key in keys if key in candidates
+                   for label in candidates[key].labels or ("",))
+
+
+def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
+                candidates: Mapping[str, Candidate] | None = None, *, overwrite: bool = False
+                ) -> Splits:
     """Draw val, and test if the source has neither, from the train images of `given`."""
     if given["val"]:
         return Splits(given, {}, [], [])
     old = json.loads(record.read_bytes()) if record.exists() and not overwrite else {}
     if given["test"]:
         shares, old = {"val": shares["val"]}, old | {"test": []}
-    drawn = draw_splits(old, given["train"], shares, seed)
+    drawn = draw_splits(old, given["train"], shares, seed, candidates)
     return Splits(drawn | {"test": given["test"] or drawn["test"]},
                   {record: json.dumps(drawn, indent=0)}, [], [_describe(old, drawn)])
 
 
-def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int, *,
-               overwrite: bool = False, train_on_val: bool = False) -> Splits:
+def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int,
+               candidates: Mapping[str, Candidate] | None = None, *, overwrite: bool = False,
+               train_on_val: bool = False) -> Splits:
     """Read the split files of a VOC folder, ImageSets/Main, and draw what they leave open.
 
     A given trainval.txt is divided into train and val. test is not drawn beside it, or beside given
@@ -84,13 +140,13 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
     messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
     fixed = {name: given[name] for name in SPLITS if name in given}
     placed = set().union(*fixed.values())
-    candidates = placed.union(given.get("trainval", keys))
+    open_keys = placed.union(given.get("trainval", keys))
     old = {name: [key for key in record.get(name, ()) if key not in placed] for name in SPLITS}
     open_shares = {name: share for name, share in shares.items() if name not in given}
     if "trainval" in given or {"train", "val"} <= set(given):
         open_shares.pop("test", None)
-    pool = [key for key in keys if key in candidates]
-    members = draw_splits(old | fixed, pool, open_shares, seed) | fixed
+    pool = [key for key in keys if key in open_keys]
+    members = draw_splits(old | fixed, pool, open_shares, seed, candidates) | fixed
     drawn = {name: members[name] for name in SPLITS
              if name not in given and (members[name] or name in files)}
     texts = {}
@@ -102,7 +158,8 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
         texts[folder / RECORD] = json.dumps(drawn, indent=0)
     if train_on_val and "val" in given:
         both = sorted({*members["train"], *members["val"]})
-        members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
+        val = draw_splits({}, both, {"val": shares["val"]}, seed, candidates)
+        members |= val | {"test": members["test"]}
     return Splits(members, texts, retired, messages)
 
 
