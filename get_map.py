@@ -33,7 +33,7 @@ class MapSettings(WeightsSettings):
     batch_size: int = 8
     # Scored in place of a network's detections: COCO results, or a folder of them or comp4 files.
     detections: str = ""
-    # COCO annotation file whose ids they have; "" takes ground_truth.json beside them, or numbers.
+    # COCO annotation file whose ids they have; "" takes ground_truth.json beside them, or names.
     detections_ids: str = ""
     # Two folders of results of one test list, such as map_before map_out: prints what got better.
     compare: tuple[str, ...] = ()

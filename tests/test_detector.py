@@ -264,11 +264,13 @@ def test_a_network_that_does_not_fit(detector):
         SSD(network=network, class_names=NAMES, device="cpu")
 
 
-def test_records_of_images_that_cannot_be_read(detector, tmp_path):
+def test_nothing_is_found_in_an_image_that_cannot_be_read(detector, tmp_path, capsys):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="bad.png"):
-        detector.detect_records([no_objects(photo(tmp_path / "a.png")),
-                                 no_objects(tmp_path / "bad.png")])
+    good, bad = detector.detect_records([no_objects(photo(tmp_path / "a.png")),
+                                         no_objects(tmp_path / "bad.png")])
+    assert len(good) > len(bad) == 0 and bad.boxes.shape == (0, 4)
+    out = capsys.readouterr().out
+    assert "bad.png: not an image that can be read" in out and "count as missed" in out
 
 
 def test_a_limit_that_a_call_names_is_that_of_the_whole_tiled_image():

@@ -61,9 +61,10 @@ class Folder:
             write_text(self.root / "ImageSets" / "Main" / f"{name}.txt", "\n".join(keys))
 
     def run(self, **changes):
-        main(AnnotationSettings(**{
-            "classes_path": str(self.path / "classes.txt"), "lists_dir": str(self.path),
-            "VOCdevkit_path": str(self.path / "VOCdevkit")} | changes))
+        settings = {"classes_path": str(self.path / "classes.txt"), "lists_dir": str(self.path)}
+        if "annotation_path" not in changes:
+            settings["VOCdevkit_path"] = str(self.path / "VOCdevkit")
+        main(AnnotationSettings(**settings | changes))
 
     def list(self, name):
         return read_list(self.path / f"2007_{name}.txt")[0]

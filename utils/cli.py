@@ -104,6 +104,8 @@ def make_folder(path: str | os.PathLike) -> Path:
 def read_text(path: str | os.PathLike, *, remedy: str) -> str:
     """Return the text of a UTF-8 file; UserError with the `remedy` where it cannot be read."""
     path = resolve(path)
+    if path.is_fifo() or path.is_char_device():  # would never end
+        raise UserError(f"{path}: not a regular file. {remedy}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

@@ -119,6 +119,17 @@ def test_names_with_spaces_and_numbers(main):
     assert members["train"] == ["a 1", "plain"] and members["val"] == ["b -1"]
 
 
+@pytest.mark.parametrize("line", [
+    "{0}.jpg", "{0}.xml", "JPEGImages/{0}.jpg Annotations/{0}.xml", "{0}.PNG 1", "C:\\x\\{0}.jpg"])
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Validation"),
+                                   ("cat_train", "cat_val")])
+def test_lines_and_names_of_tools(main, line, names):
+    for name, keys in zip(names, (["a 1.5", "b"], ["sub/c", "d"])):
+        main.put(**{name: [line.format(key) for key in keys]})
+    members = main.run(["a 1.5", "b", "sub/c", "d", "e/f"]).members
+    assert members == {"train": ["a 1.5", "b"], "val": ["sub/c", "d"], "test": []}
+
+
 @pytest.mark.parametrize("test", [[], ["t1", "t2"]])
 def test_other_sources_are_as_stable(tmp_path, test):
     record = tmp_path / "a_drawn_splits.json"

@@ -115,7 +115,7 @@ def test_content_tells_what_a_file_is(tmp_path, capsys):
         **dict.fromkeys(("a", "b.dat", "c.mp4", "d.heic", "e.tif", "f.webp", "g.png", "h.gif"),
                         False), "i.dav": True, "000012": True}
     out = capsys.readouterr().out
-    assert out.count("of 3 pages or frames, the first one") == 4
+    assert out.count("the first of 3 pages") == 4
 
 
 def test_linked_folders_and_long_numbers(tmp_path):

@@ -16,6 +16,10 @@ from utils.cli import UserError, read_text, resolve, shorten, writing
 from utils.image import IMAGE_SUFFIXES, image_size
 
 HEADER = "# classes:"  # begins the first line of a list; the class names follow as JSON
+# What class lists of other tools name beside the classes.
+NO_CLASSES = {"background", "_background_", "__background__", "__ignore__",
+              "class without a name"}
+CVAT_COLOUR = re.compile(r":\d+,\d+,\d+:.*")  # in the labelmap.txt of its VOC export
 MAX_PX = 1e8  # larger numbers are not written
 # A list line: `path [WIDTHxHEIGHT] x1,y1,x2,y2,class[,difficult[,area]] ...`: a path, perhaps with
 # spaces, the size of the image, and its objects: edges in pixels, 0 or 1, COCO's area in pixels.
@@ -41,10 +45,13 @@ def plain_name(text: str) -> str:
 
 
 def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
-    """Read a class list: one name per line, no name twice; lines that begin with # are comments."""
+    """Read a class list: one name per line, no name twice; lines that begin with # are comments.
+
+    Background is no class, and the colours in a labelmap.txt of CVAT are no part of a name.
+    """
     text = read_text(path, remedy="classes_path must name a text file with one class per line.")
-    names = [plain_name(line) for line in text.split("\n")]
-    names = [name for name in names if name and not name.startswith("#")]
+    names = [plain_name(CVAT_COLOUR.sub("", line)) for line in text.split("\n")]
+    names = [name for name in names if name and name[0] != "#" and name.lower() not in NO_CLASSES]
     fault = next((f"{name!r} is duplicated" for name in names if names.count(name) > 1), "")
     if fault or not names:
         raise UserError(f"{path}: {fault or 'no class names'}; write each on a line of its own.")
@@ -89,7 +96,8 @@ def list_text(records: Sequence[Record], class_names: Sequence[str]) -> str:
 
 def read_list(path: str | os.PathLike) -> tuple[list[Record], tuple[str, ...]]:
     """Read a list file; return its records and class names. UserError names a broken line."""
-    header, *lines = read_text(path, remedy="Run voc_annotation.py, which writes it.").split("\n")
+    header, *lines = read_text(path, remedy="Run voc_annotation.py, which writes it; data "
+                             "without a test split has 2007_val.txt alone.").split("\n")
     records, number = [], 1
     try:
         if not header.startswith(HEADER):

@@ -110,6 +110,9 @@ class Doctor:
                 area = item.area if annotation.size in (None, facts.size) else math.nan
                 rows.append((*box, label, item.difficult, area))
             known.add(key)
+        if annotation.objects and not rows:
+            return self._note("no usable object", annotation.origin,
+                              f"{len(annotation.objects)} objects, all left out")
         rows = np.array(rows, np.float64).reshape(-1, 7)
         return Record(annotation.image, rows[:, :4], rows[:, 4].astype(np.int64),
                       rows[:, 5].astype(bool), rows[:, 6], facts.size)

@@ -5,7 +5,6 @@ from the record came with the data or were edited by hand: they are kept as they
 """
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -16,9 +15,13 @@ import numpy as np
 
 from utils.cli import read_text, shorten
 from utils.data.groups import Candidate
+from utils.data.sources import PathIndex
 
 SPLITS = ("train", "val", "test")
 RECORD = "drawn_splits.json"
+# What tools call the splits.
+SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val",
+            "validation": "val", "test": "test", "testing": "test", "trainval": "train"}
 Members = dict[str, list[str]]  # split -> keys of its images
 
 
@@ -129,12 +132,12 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
     A given trainval.txt is divided into train and val. test is not drawn beside it, or beside given
     train.txt and val.txt. `overwrite` draws all; `train_on_val` trains on given val images too.
     """
-    files = {name: read_split(path, set(keys)) for name in (*SPLITS, "trainval")
-             if (path := folder / f"{name}.txt").exists()}
+    paths = split_files(folder)
+    files = {name: read_split(paths[name], keys) for name in paths}
     record = json.loads((folder / RECORD).read_bytes()) if (folder / RECORD).exists() else {}
     given = {name: members for name, members in files.items()
              if set(members) != set(record.get(name, ()))}
-    retired = [folder / f"{name}.txt" for name in given] if overwrite else []
+    retired = [path for name in given for path in paths[name]] if overwrite else []
     if overwrite:
         given, record = {}, {}
     messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
@@ -169,7 +172,22 @@ def _describe(old, new):
     return f"drawn splits: {len(after & before)} images kept, {len(after - before)} new"
 
 
-def read_split(path: Path, keys: set[str]) -> list[str]:
-    """Return the keys in a split file; a 1, 0 or -1 behind a key, as VOC has them, is left off."""
-    lines = [line.strip() for line in read_text(path, remedy="Check the split file.").splitlines()]
-    return [line if line in keys else re.sub(r"\s+-?[01]$", "", line) for line in lines if line]
+def split_files(folder: Path) -> dict[str, list[Path]]:
+    """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val."""
+    paths = sorted(folder.glob("*.txt"))
+    words = {path: path.stem.lower() for path in paths}
+    if not set(words.values()) & set(SPLIT_OF):
+        words = {path: word.rpartition("_")[2] for path, word in words.items()}
+    names = {word: word if word == "trainval" else split for word, split in SPLIT_OF.items()}
+    files = {name: [path for path in paths if names.get(words[path]) == name]
+             for name in (*SPLITS, "trainval")}
+    return {name: members for name, members in files.items() if members}
+
+
+def read_split(paths: Sequence[Path], keys: Sequence[str]) -> list[str]:
+    """Return the keys in split files, whose lines may have endings, folders, or VOC's 1, 0, -1."""
+    index, known = PathIndex(keys), set(keys)
+    lines = [line.strip() for path in paths
+             for line in read_text(path, remedy="Check the split file.").splitlines()]
+    found = (line if line in known else index.find_line(line) or line for line in lines if line)
+    return list(dict.fromkeys(found))

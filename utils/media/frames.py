@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from utils.cli import UserError, typed_path
+from utils.cli import UserError, printable, typed_path
 from utils.image import ADDRESSES, FORMATS, IMAGE_SUFFIXES, fetch_image
 
 # Content tells what a file is. These name what a broken or unknown one was meant to be.
@@ -115,7 +115,7 @@ def _kind_of(path):
         if image.format in FORMATS:
             pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             if pages > 1:
-                tqdm.write(f"note: {path}: of {pages} pages or frames, the first one is taken")
+                tqdm.write(printable(f"note: {path}: the first of {pages} pages is taken"))
             return "image"
     with contextlib.suppress(OSError), path.open("rb") as file:
         # Text is no video, although FFmpeg can show it.
@@ -148,7 +148,8 @@ def _read_video(source):
         clock = time.monotonic() if is_camera else video.get(cv2.CAP_PROP_POS_MSEC) / 1000
         start = clock if start is None else start
         seconds = clock - start if clock - start > seconds else seconds + 1 / rate
-        yield Frame(source, cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB), number, seconds, rate)
+        image = cv2.cvtColor(frame[1], cv2.COLOR_BGR2RGB)
+        yield Frame(source, image, number, round(seconds, 3), rate)
         number += 1
     # Some containers only estimate how many frames they have.
     missing = video.get(cv2.CAP_PROP_FRAME_COUNT) / max(stated, 1) - seconds - 1 / rate

@@ -119,7 +119,7 @@ class Outputs:
         if writer:
             self._try(video.name, writer.release)
         if video and self.save_json:
-            frames = [{"frame": number, "seconds": round(seconds, 3), "objects": detections.rows()}
+            frames = [{"frame": number, "seconds": seconds, "objects": detections.rows()}
                       for (name, number, seconds), detections in self.results.items()
                       if name == video.name]
             self._try(video.name, self._write_json, video.output,
@@ -146,7 +146,6 @@ class Outputs:
             boxes, scores, labels = detections
             image_ids = [ids[name] if number is None else f"{name}/{number}"] * len(boxes)
             results += coco_results(image_ids, labels, boxes, scores, class_names, decimals=2)
-            seconds = None if seconds is None else round(seconds, 3)
             rows += [{**row, "image": _cell(name), "class": _cell(row["class"]), "frame": number,
                       "seconds": seconds} for row in detections.rows()]
         if self.save_json:

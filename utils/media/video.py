@@ -1,7 +1,6 @@
 """Video files that browsers play, by whatever is installed that can write them."""
 
 from fractions import Fraction
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,8 +15,8 @@ CODECS = (("avc1", ".mp4", "H.264"), ("VP80", ".webm", "VP8"),
 class AvWriter:
     """Writes H.264 by PyAV, as cv2.VideoWriter is called."""
 
-    def __init__(self, av, path: Path, rate: float, size: tuple[int, int]):
-        self.make_frame, self.file = av.VideoFrame.from_ndarray, av.open(str(path), "w")
+    def __init__(self, av, path: str, rate: float, size: tuple[int, int]):
+        self.make_frame, self.file = av.VideoFrame.from_ndarray, av.open(path, "w")
         self.stream = self.file.add_stream("libx264", Fraction(rate).limit_denominator(1001))
         self.stream.width, self.stream.height = size
         self.stream.pix_fmt = "yuv420p"  # the one that all browsers play
@@ -37,7 +36,7 @@ def open_writer(path: str, rate: float, size: tuple[int, int]
     """Return (writer, suffix of its file, codec) for frames of an even width and height."""
     try:
         import av
-        return AvWriter(av, Path(f"{path}.mp4"), rate, size), ".mp4", "H.264"
+        return AvWriter(av, f"{path}.mp4", rate, size), ".mp4", "H.264"
     except (ImportError, ValueError):  # or PyAV without x264
         for code, suffix, codec in CODECS:
             writer = cv2.VideoWriter(path + suffix, cv2.VideoWriter_fourcc(*code), rate, size)

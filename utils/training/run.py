@@ -300,6 +300,10 @@ def read_lists(train_list: str, val_list: str, classes_path: str
     val_records = read_records(val_list, class_names, train_list) if val_list else []
     if not any(len(record.labels) for record in train_records):
         raise UserError(f"{train_list}: no image has an object, so there is nothing to learn.")
+    learnable = {label for record in train_records for label in record.labels}
+    lacking = [name for label, name in enumerate(class_names) if label not in learnable]
+    if lacking:
+        print(f"warning: {train_list} has no object of {', '.join(lacking)}: nothing to learn")
     if all(record.difficult.all() for record in val_records):
         print("note: no val mAP, since no object of a val list counts; best.pth is the last epoch")
         val_records = []
