@@ -7,7 +7,7 @@ from pathlib import Path
 from nets.weights.families import names_without_gaps, without_gaps
 from ssd import SSD, SSDSettings, WeightsSettings
 from utils.cli import UserError, make_folder, run, shorten, writing
-from utils.data.annotations import Record, check_same_classes, read_list
+from utils.data.annotations import Record, check_images, check_same_classes, read_list
 from utils.device import keep_freed_memory
 from utils.distributed import (check_device, check_same_on_all_ranks, on_rank0, process_group, rank,
                                rank0_first)
@@ -15,8 +15,7 @@ from utils.evaluation.assignment import FlatDetections, flatten_detections
 from utils.evaluation.compare import compare_folders
 from utils.evaluation.detection_files import image_names, read_detections, write_detections
 from utils.evaluation.measurement import Measurement, as_values, format_measurement, measure
-from utils.evaluation.report import plot_confusion, plot_curves, plot_errors, write_report
-from utils.evaluation.voc_ap import VOC_IOU, mean_ap
+from utils.evaluation.report import plot_confusion, plot_curves, write_report
 from utils.page import save_figure
 
 
@@ -28,11 +27,13 @@ class MapSettings(WeightsSettings):
     test_list: str = "2007_test.txt"
     # Folder for report.html, results.txt and .json, plots, and detections for other tools.
     map_out_path: str = "map_out"
+    # Least IoU of a right detection by VOC's rule, its MINOVERLAP; more values give more mAPs.
+    iou: tuple[float, ...] = (0.5,)
     # Images a pass; lower it when memory runs out.
     batch_size: int = 8
     # Scored in place of a network's detections: COCO results, or a folder of them or comp4 files.
     detections: str = ""
-    # COCO annotation file whose ids they have; "" takes ground_truth.json beside them, or numbers.
+    # COCO annotation file whose ids they have; "" takes ground_truth.json beside them, or names.
     detections_ids: str = ""
     # Two folders of results of one test list, such as map_before map_out: prints what got better.
     compare: tuple[str, ...] = ()
@@ -46,6 +47,8 @@ def main(settings: MapSettings) -> None:
             return
         if settings.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
+        if not settings.iou or not all(0 < iou <= 1 for iou in settings.iou):
+            raise UserError(f"iou must be numbers above 0, up to 1, got {settings.iou}.")
         records, class_names = read_list(settings.test_list)
         image_names(records)  # refuses a list with an image twice
         folder = on_rank0(lambda: make_folder(settings.map_out_path))
@@ -56,12 +59,13 @@ def main(settings: MapSettings) -> None:
             detections = detect(settings, records, class_names)
         if rank() == 0:
             write_detections(folder, detections, records, class_names)
-            report(settings, measure(detections, records, class_names), folder)
+            report(settings, measure(detections, records, class_names, settings.iou), folder)
 
 
 def detect(settings: MapSettings, records: list[Record], class_names: tuple[str, ...]
            ) -> FlatDetections:
     """Run the detector that the settings name over the images of records, on all ranks."""
+    check_images(records, settings.test_list)
     keep_freed_memory()
     weights = {field.name: getattr(settings, field.name) for field in fields(WeightsSettings)}
     detector = rank0_first(lambda: SSD(SSDSettings(**weights)))
@@ -76,24 +80,22 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
 
 def report(settings: MapSettings, measurement: Measurement, folder: Path) -> None:
     """Print what was measured, and write it into files of a folder."""
-    title = f"{settings.test_list}: {len(measurement.records)} images, IoU {VOC_IOU}"
-    text = (f"{title}\n{format_measurement(measurement)}\n"
-            f"mAP@0.5 {mean_ap(measurement.results):.4f} (area), "
-            f"{mean_ap(measurement.results, 'ap_11_point'):.4f} (11-point)")
-    print(text)
     values = {"list": settings.test_list} | as_values(measurement, SSDSettings().confidence)
+    title = (f"{shorten(settings.test_list)}: {len(measurement.records)} images, IoU "
+             f"{', '.join(values['by_iou'])}")
+    text = f"{title}\n{format_measurement(measurement)}"
+    print(text)
     with writing(folder / "results.txt") as part:
         part.write_text(f"{text}\n", encoding="utf-8")
     with writing(folder / "results.json") as part:
         part.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-    figures = {"precision_recall.png": plot_curves(measurement),
-               "errors.png": plot_errors(values), "confusion.png": plot_confusion(values)}
-    for name, figure in figures.items():
+    for name, figure in (("precision_recall.png", plot_curves(measurement)),
+                         ("confusion.png", plot_confusion(values))):
         with writing(folder / name) as part:
             save_figure(figure, part)
     origin = f"The detections: {settings.detections or 'all above a confidence of 0.01'}."
     write_report(folder / "report.html", f"mAP on {title}", measurement, values, origin)
-    print(f"details in {shorten(folder)}, images of the errors in its report.html")
+    print(f"details in {folder}, images of the errors in its report.html")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Find objects in images, videos and cameras; or look into a detector.
 
     python predict.py a.jpg photos clip.mp4      # images, folders, videos
+    python predict.py rtsp://camera/stream       # a stream; also a web address of an image
     python predict.py                            # asks for images until you type q
     python predict.py --mode video               # the first camera, until you type q
 """
@@ -11,6 +12,7 @@ import os
 import sys
 from dataclasses import dataclass
 from itertools import tee
+from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -21,15 +23,16 @@ from tqdm import tqdm
 
 from nets.runtimes.inspect import heat_map, measure_speed, summarise
 from ssd import SSD, SSDSettings
-from utils.cli import UserError, check_fields, make_folder, run
+from utils.cli import UserError, check_fields, make_folder, printable, resolve, run
 from utils.detections import Detections
 from utils.device import keep_freed_memory
 from utils.distributed import check_device, on_rank0, process_group, rank, rank0_first, world_size
-from utils.draw import draw_heat
-from utils.image import load_image
+from utils.draw import draw_detections, draw_heat
+from utils.image import as_rgb_array
 from utils.media.frames import Source, find_sources, read_frames
 from utils.media.outputs import ImageFormat, Outputs
 
+DARK = 64  # of 255: as 14 bits of data look in a file of 16
 HAS_DISPLAY = sys.platform in ("win32", "darwin") or "DISPLAY" in os.environ
 
 
@@ -37,19 +40,19 @@ HAS_DISPLAY = sys.platform in ("win32", "darwin") or "DISPLAY" in os.environ
 class PredictSettings(SSDSettings):
     """What to look at, and what is kept of it."""
 
-    # Images, videos, folders of both, numbers of cameras; without any, the mode decides.
+    # Images, videos, folders of both, numbers of cameras, addresses; without any, mode decides.
     images: tyro.conf.Positional[tuple[str, ...]] = ()
     # predict asks for images; dir_predict takes a folder; video a file or a camera; fps measures
     # the speed; heatmap shows where each class scores; summary lists the layers.
     mode: Literal["predict", "dir_predict", "video", "fps", "heatmap", "export",
                   "summary"] = "predict"
     dir_origin_path: str = "img"  # the folder of dir_predict
-    video_path: str = "0"  # the file of video, or the number of a camera: 0 is the first
+    video_path: str = "0"  # the file or address of video, or a camera's number: 0 is the first
     batch_size: int = 4  # images, or frames of a file, that go through the network at a time
     batch_sizes: tuple[int, ...] = (1, 4, 16)  # those that fps tries
     show: bool = True  # open a single file as it is drawn, where there is a display; q closes it
 
-    dir_save_path: str = "img_out"  # everything is written here: a.jpg.jpg, clip.avi.mp4
+    dir_save_path: str = "img_out"  # everything is written here: a.jpg, clip.mp4
     draw: bool = True  # images and videos with the boxes drawn
     image_format: ImageFormat = "jpg"  # png is exact, and takes 20 times as long to write
     crop: bool = False  # each object as a file in crops/, named by image, class and score
@@ -93,7 +96,8 @@ def main(settings: PredictSettings) -> None:
 
 def named_sources(settings: PredictSettings, outputs: Outputs) -> list[Source]:
     """Return the sources that the settings name; UserError where there are none."""
-    default = settings.video_path if settings.mode == "video" else settings.dir_origin_path
+    default = (settings.video_path if settings.mode == "video"
+               else str(resolve(settings.dir_origin_path)))
     sources = find_sources(settings.images or (default,), outputs.folder, outputs.report)
     if not sources:
         raise UserError("no images or videos there; name some, or set dir_origin_path.")
@@ -117,18 +121,19 @@ def detect(detector: SSD, sources: list[Source], outputs: Outputs, settings: Pre
     show = single and settings.show and HAS_DISPLAY
     frames, ahead = tee(read_frames(sources, outputs.report))
     images = (frame.source.path if frame.image is None else frame.image for frame in ahead)
-    has_camera = any(isinstance(source.path, int) for source in sources)  # it waits for no batch
-    stream = detector.detect_stream(images, batch_size=1 if has_camera else settings.batch_size,
-                                    keep_images=settings.draw or settings.crop or show)
+    # A camera or stream waits for no batch.
+    is_live = any(source.is_video and not isinstance(source.path, Path) for source in sources)
+    stream = detector.detect_stream(images, batch_size=1 if is_live else settings.batch_size)
     total = None if any(source.is_video for source in sources) else len(sources)
     results = tqdm(zip(frames, stream), total=total, leave=False, disable=None)
     for frame, (_, image, detections) in results:
         if isinstance(detections, UserError):
             outputs.report(frame.source.name, detections)
             continue
-        drawn = outputs.write(frame._replace(image=image), detections)
+        drawn = np.asarray(draw_detections(image, detections)) if settings.draw or show else None
+        outputs.write(frame._replace(image=image), detections, drawn)
         if frame.number is None:
-            print_detections(frame.source, detections, detector if single else None)
+            print_detections(frame.source, image, detections, detector if single else None)
             if show:
                 Image.fromarray(drawn).show()
         elif show:
@@ -137,16 +142,19 @@ def detect(detector: SSD, sources: list[Source], outputs: Outputs, settings: Pre
                 break
 
 
-def print_detections(source: Source, detections: Detections, detector: SSD | None) -> None:
+def print_detections(source: Source, image: np.ndarray, detections: Detections,
+                     detector: SSD | None) -> None:
     """Print how many objects of each class an image has; with a detector, in detail."""
     counts = ", ".join(f"{name} {count}" for name, count in detections.counts().items())
     summary, *details = repr(detections).split("\n")
-    tqdm.write(f"{source.name}: " + (f"{summary}: {counts}" if counts else "nothing found"))
+    text = f"{summary}: {counts}" if counts else "nothing found"
+    if image.max() < DARK:
+        text += f"; its brightest pixel is {image.max()} of 255: scale 12-bit data to 16 bits"
+    lines = [f"{source.name}: {text}"]
     if detector and not counts:
-        best = detector.detect_batch([source.path], confidence=0.0, max_per_image=1)[0]
+        best = detector.detect(image, confidence=0.0, max_per_image=1)
         details = [f"  the best box has a lower score:{box}" for box in repr(best).split("\n")[1:]]
-    if detector:
-        tqdm.write("\n".join(details))
+    tqdm.write(printable("\n".join(lines + details if detector else lines)))
 
 
 def look_into(detector: SSD, outputs: Outputs, settings: PredictSettings) -> None:
@@ -157,17 +165,18 @@ def look_into(detector: SSD, outputs: Outputs, settings: PredictSettings) -> Non
         sources = named_sources(settings, outputs)
         for source in tqdm(sources, leave=False, disable=None):
             try:
-                image = load_image(source.path)  # UserError for a video
+                image = as_rgb_array(str(source.path))  # UserError for a video or a camera
                 sheet = draw_heat(image, heat_map(detector.runtime, image), detector.class_names)
-                outputs.write_image(f"{source.name}.heat", np.asarray(sheet))
+                outputs.write_image(f"{source.output}.heat", np.asarray(sheet))
             except UserError as error:
                 outputs.report(source.name, error)
         outputs.sum_up(sources)
     elif settings.mode == "export":
         detector.export(
-            settings.export_path, outputs=settings.export_outputs,
-            precision=settings.export_precision, train_list=settings.train_list,
-            val_list=settings.val_list, max_loss=math.inf if settings.force else settings.max_loss)
+            resolve(settings.export_path), outputs=settings.export_outputs,
+            precision=settings.export_precision, train_list=resolve(settings.train_list),
+            val_list=resolve(settings.val_list),
+            max_loss=math.inf if settings.force else settings.max_loss)
     else:
         path = named_sources(settings, outputs)[0].path
         print(measure_speed(detector.runtime, path, settings.batch_sizes, detector.thresholds))

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,9 +30,10 @@ from nets.runtimes.torch import TorchRuntime, borrow_network
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from utils.cli import UserError, check_fields, make_folder, resolve, shorten, writing
+from utils.cli import (ROOT, Settings, UserError, check_fields, given_path, make_folder, resolve,
+                       writing)
 from utils.data.annotations import Record, read_class_names, read_records
-from utils.detections import Detections, class_indices
+from utils.detections import Detections, class_indices, class_texts
 from utils.device import pick_device, set_precision
 from utils.distributed import share_out
 from utils.draw import draw_detections
@@ -43,14 +45,16 @@ from utils.tiling import detect_windows, sample_inputs
 SCORING = Thresholds()  # the paper's and Caffe's: mAP needs the weak detections too
 RULES = ("confidence", "nms_iou", "nms", "classes")  # settings that are fields of Thresholds
 CALIBRATION_IMAGES = 100  # at most, of int8: they tell the range of activations
+IMAGES_PER_PASS = 16  # of detect_batch: a pass of 200 through VGG takes tens of GB
 
 
 @dataclass(frozen=True)
-class WeightsSettings:
+class WeightsSettings(Settings):
     """Which detector, and where it runs. Classes, sizes and colours come with the weights."""
 
-    # A best.pth, an exported .onnx, or a published file (see the README); "coco" downloads
-    # torchvision's model of 80 everyday classes; "" takes the newest best.pth under save_dir.
+    # A best.pth, an exported .onnx, or a published file (see the README); "coco" and the faster
+    # "coco-light" download torchvision's models of 80 everyday classes; "" takes the newest
+    # best.pth under save_dir.
     model_path: str = ""
     save_dir: str = "logs"  # where train.py leaves its results
     # Only for published files of other classes than VOC's or COCO's: the list of their classes.
@@ -72,7 +76,7 @@ class SSDSettings(WeightsSettings):
     nms_iou: float = 0.45  # of two boxes that overlap more (IoU), the weaker one is dropped
     # Within each "class"; or "agnostic", across classes; "soft" lowers scores instead, for crowds.
     nms: NmsRule = "class"
-    classes: tuple[str, ...] = ()  # names of the classes to look for; without any, all of them
+    classes: tuple[str, ...] = ()  # to look for, names or numbers from 0; without any, all of them
 
 
 class SSD:
@@ -87,6 +91,8 @@ class SSD:
                  **changes: Any):
         if isinstance(settings, (str, os.PathLike)):
             settings = SSDSettings(model_path=os.fspath(settings))
+        if "classes" in changes:
+            changes["classes"] = class_texts(changes["classes"])
         self.settings = settings = replace(settings, **changes)
         check_fields(settings)
         self.runtime = _open(settings) if network is None else borrow_network(
@@ -98,30 +104,41 @@ class SSD:
 
     @property
     def network(self) -> SSDNet:
-        """The network that PyTorch runs; UserError where something else runs an exported one."""
-        return self.runtime.network
+        """The network that PyTorch runs; UserError where something else runs an exported one.
 
-    def detect(self, image: ImageInput) -> Detections:
-        """Find objects in one image: a path, a PIL image, or an (H, W, 3) uint8 RGB array.
-
-        Returns Detections, best first, with boxes in pixels of the image. Raises UserError for a
-        file that cannot be read, TypeError or ValueError for what is no image.
+        Detection follows what is changed in it, and is slower from the first use of this on.
         """
-        return self.detect_batch([image])[0]
+        network = self.runtime.network
+        self.runtime.copy = None
+        return network
 
-    def detect_batch(self, images: Iterable[ImageInput], **overrides: Any) -> list[Detections]:
-        """Find objects in several images, of any sizes, with one pass of the network.
+    def detect(self, image: ImageInput, *, bgr: bool = False, **overrides: Any) -> Detections:
+        """Find objects in one image, best first, with boxes in pixels of the image.
 
-        `overrides` are fields of Thresholds, with `classes` by name.
+        `image` is a path, an http(s) address, the bytes of a file, a PIL image, or a uint8 array of
+        grey (H, W) or RGB (H, W, 3 or 4), with `bgr` in OpenCV's order. `overrides` are fields of
+        Thresholds, such as confidence=0.3; `classes` are names or numbers, one or several. Raises
+        UserError for a file that cannot be read, TypeError or ValueError for what is no image.
         """
-        if isinstance(images, (str, os.PathLike)):
-            raise TypeError(f"expected a list of images, got the path {os.fspath(images)!r}")
-        return self._detect_prepared([prepare(image, self.spec) for image in images], overrides)
+        return self.detect_batch([image], bgr=bgr, **overrides)[0]
+
+    def detect_batch(self, images: Iterable[ImageInput], *, bgr: bool = False, **overrides: Any
+                     ) -> list[Detections]:
+        """Do what `detect` does for several images, of any sizes, together."""
+        if not np.iterable(images) or isinstance(images, (str, bytes, os.PathLike)) or getattr(
+                images, "ndim", 4) < 4:
+            raise TypeError(f"expected a list of images, got {images!r:.80}")
+        self._override(overrides)
+        images, detections = iter(images), []
+        while batch := list(islice(images, IMAGES_PER_PASS)):
+            prepared = [prepare(image, self.spec, bgr=bgr) for image in batch]
+            detections += self._detect_prepared(prepared, overrides)
+        return detections
 
     def detect_stream(self, images: Iterable[ImageInput], *, batch_size: int = 4,
-                      keep_images: bool = True, **overrides: Any
+                      keep_images: bool = True, bgr: bool = False, **overrides: Any
                       ) -> Iterator[tuple[ImageInput, np.ndarray | None, Detections | UserError]]:
-        """Find objects in any number of images, two batches ahead of the caller.
+        """Do what `detect` does for any number of images, two batches ahead of the caller.
 
         Yields (image as it was given, (H, W, 3) uint8 RGB array or None without `keep_images`,
         Detections or the UserError of an image that cannot be read), in order.
@@ -130,24 +147,25 @@ class SSD:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._override(overrides)
         batch_size = 1 if self.spec.tile else batch_size  # the tiles of one image fill a batch
-        return self._stream(iter(images), batch_size, keep_images, overrides)
+        read = partial(self._read, keep_image=keep_images, bgr=bgr)
+        return self._stream(iter(images), batch_size, read, overrides)
 
-    def _stream(self, images, batch_size, keep_images, overrides):
+    def _stream(self, images, batch_size, read, overrides):
         """Read in two threads and detect in a third."""
         with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as runner:
             waiting = deque()
             while batch := list(islice(images, batch_size)):
-                reads = [readers.submit(self._read, image, keep_images) for image in batch]
+                reads = [readers.submit(read, image) for image in batch]
                 waiting.append(runner.submit(self._detect_read, reads, overrides))
                 if len(waiting) > 2:
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()
 
-    def _read(self, source, keep_image):
+    def _read(self, source, keep_image, bgr):
         """Return (source, array or None, what is prepared of it or UserError)."""
         try:
-            array = as_rgb_array(source)
+            array = as_rgb_array(source, bgr=bgr)
             return source, array if keep_image else None, prepare(array, self.spec)
         except UserError as error:
             return source, None, error
@@ -171,14 +189,21 @@ class SSD:
 
     def _detect_pass(self, inputs, sizes, thresholds):
         """Return the Detections of one pass, in pixels of images of these (width, height) sizes."""
-        kept = select(*self.runtime(np.stack(inputs)), thresholds,
-                      clip=self.spec.box_clip == "after_nms")
+        outputs = self.runtime(np.stack(inputs))
+        if any(output.isnan().any() for output in outputs):
+            raise UserError("the network's outputs are not finite: its weights are damaged, or "
+                            f"{self.precision} is too narrow for them.")
+        kept = select(*outputs, thresholds, clip=self.spec.box_clip == "after_nms")
         return [Detections(boxes_to_pixels(boxes, *size, self.spec), scores.numpy(),
                            labels.numpy(), self.class_names)
                 for (boxes, scores, labels), size in zip(kept, sizes)]
 
     def _override(self, changes):
-        """Return the detector's thresholds with changes, whose classes are names."""
+        """Return the detector's thresholds with changes, whose classes are names or numbers."""
+        unknown = changes.keys() - vars(self.thresholds)
+        if unknown:
+            raise TypeError(f"no option {', '.join(unknown)}; there are bgr, "
+                            f"{', '.join(vars(self.thresholds))}")
         if "classes" in changes:
             changes = changes | {"classes": class_indices(changes["classes"], self.class_names)}
         if self.spec.tile and changes.get("nms") == "soft":
@@ -189,42 +214,49 @@ class SSD:
         except ValueError as error:
             raise UserError(f"{error}.") from None
 
-    def detect_image(self, image: ImageInput) -> Image.Image:
-        """Return the image with the detections drawn on it, as a PIL image."""
-        array = as_rgb_array(image)
-        return draw_detections(array, self.detect(array))
+    def detect_image(self, image: ImageInput, *, bgr: bool = False, **overrides: Any
+                     ) -> Image.Image:
+        """Return the image with what `detect` finds drawn on it, as a PIL image."""
+        array = as_rgb_array(image, bgr=bgr)
+        return draw_detections(array, self.detect(array, **overrides))
 
-    def evaluate(self, records: list[Record]) -> list[ClassResult]:
-        """Return the result of each class by PASCAL VOC's rules, on all ranks."""
+    def evaluate(self, records: list[Record] | str | os.PathLike) -> list[ClassResult]:
+        """Return the result of each class by VOC's rules, on all ranks; of records or a list."""
+        if isinstance(records, (str, os.PathLike)):
+            records = read_records(given_path(records), self.class_names, "the weights")
         return evaluate_voc(self.detect_records(records), records, len(self.class_names))
 
     def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
-        """Return the Detections of each record's image, on all ranks, by thresholds for scoring."""
+        """Detect by the thresholds for scoring, on all ranks; nothing in an unreadable image."""
         def detect(records):
+            nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32),
+                                 np.zeros(0, np.int64), self.class_names)
             stream = self.detect_stream(
                 [record.path for record in records], batch_size=batch_size, keep_images=False,
                 **{name: getattr(SCORING, name) for name in RULES})
             for *_, detections in tqdm(stream, "mAP", len(records), leave=False, disable=None):
                 if isinstance(detections, UserError):
-                    raise detections
+                    print(f"{detections} Its objects count as missed.")
+                    detections = nothing
                 yield detections
 
         return share_out(records, detect)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the detector, wherever its weights came from, as a checkpoint of this project."""
-        weights = self.network.state_dict()
-        save_checkpoint(path, Checkpoint(self.spec, self.class_names, weights, {}, {}))
+        weights = self.runtime.network.state_dict()
+        save_checkpoint(given_path(path), Checkpoint(self.spec, self.class_names, weights, {}, {}))
 
     def export(self, path: str | os.PathLike, *, outputs: Outputs = "detections",
-               precision: Literal["fp32", "int8"] = "fp32", train_list: str = "2007_train.txt",
-               val_list: str = "2007_val.txt", max_loss: float = 1.0) -> None:
+               precision: Literal["fp32", "int8"] = "fp32",
+               train_list: str | os.PathLike = ROOT / "2007_train.txt",
+               val_list: str | os.PathLike = ROOT / "2007_val.txt", max_loss: float = 1.0) -> None:
         """Write the detector as an .onnx file, which `model_path` takes; print what it is.
 
         `outputs` are those of nets/runtimes/export.py. "int8" is calibrated on `train_list`, and
         refused where it loses more than `max_loss` points of mAP@0.5 on `val_list`.
         """
-        path = resolve(path)
+        path = given_path(path)
         if path.suffix.lower() != ".onnx":
             raise UserError(f"{path}: an exported file must end in .onnx.")
         if outputs == "detections" and (self.settings.nms != "class" or self.settings.classes):
@@ -232,10 +264,10 @@ class SSD:
                             'and classes out, or take the outputs "boxes".')
         with TemporaryDirectory() as folder:
             file = Path(folder, "fp32.onnx")
-            export_onnx(self.network, self.class_names, file, outputs=outputs,
+            export_onnx(self.runtime.network, self.class_names, file, outputs=outputs,
                         thresholds=self.thresholds)
             if precision == "int8":
-                train, val = (read_records(name, self.class_names, "the weights")
+                train, val = (read_records(given_path(name), self.class_names, "the weights")
                               for name in (train_list, val_list))
                 step = math.ceil(len(train) / CALIBRATION_IMAGES) or 1
                 file = quantise(
@@ -245,7 +277,7 @@ class SSD:
             make_folder(path.parent)
             with writing(path) as part:
                 shutil.copyfile(file, part)
-        print(f"exported: {shorten(path)}: {precision}, {outputs}, "
+        print(f"exported: {path}: {precision}, {outputs}, "
               f"{path.stat().st_size / 2 ** 20:.1f} MiB")
 
 
@@ -254,10 +286,9 @@ def _open(settings):
     class_names = read_class_names(settings.classes_path) if settings.classes_path else None
     path = settings.model_path or newest_checkpoint(settings.save_dir)
     if not path:
-        raise UserError(f"no best.pth under {settings.save_dir}: run train.py, or set model_path = "
-                        '"coco" or to a file.')
-    path = os.path.abspath(path) if os.path.isfile(path) else str(path)  # else in the repo
-    if path.lower().endswith(".onnx"):
+        raise UserError(f"no best.pth under {resolve(settings.save_dir)}: run train.py, or set "
+                        'model_path = "coco" or to a file.')
+    if str(path).lower().endswith(".onnx"):
         return OnnxRuntime(path, device=settings.device, precision=settings.precision,
                            runtime=settings.runtime)
     device = pick_device(settings.device)

@@ -1,50 +1,54 @@
 """Turn annotations into the lists that train.py and get_map.py read, and examine them on the way.
 
-Reads VOCdevkit/VOC2007; writes its ImageSets/Main, 2007_train.txt, 2007_val.txt, 2007_test.txt and
+Reads the folder that annotation_path names; writes 2007_train.txt, 2007_val.txt, 2007_test.txt and
 dataset_report.html. When you run it again with more images, old ones keep their split.
 """
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal
-
-from tqdm.contrib.concurrent import thread_map
 
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
-from utils.cli import UserError, check_fields, make_folder, resolve, run, shorten
-from utils.data.annotations import Record, list_text, read_class_names, write_together
-from utils.data.dataset_report import examine, format_section
-from utils.data.doctor import Doctor, inspect_image
-from utils.data.layouts import read_parts
+from utils.cli import Settings, UserError, check_fields, make_folder, resolve, run, shorten
+from utils.data.annotations import (NO_CLASSES, Record, list_text, read_class_names,
+                                    write_together)
+from utils.data.augment import AUGMENTATIONS
+from utils.data.box_formats import BOX_FORMATS
+from utils.data.dataset_report import Specs, examine, format_section
+from utils.data.doctor import Doctor, ImageFacts, inspect_images
+from utils.data.groups import find_candidates
+from utils.data.layouts import SUFFIXES, read_source
 from utils.data.sources import Annotation, Problem
-from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, voc_splits
-from utils.data.voc import read_voc
-from utils.multibox.spec import SSDSpec
+from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, split_files, voc_splits
 from utils.page import write_page
-
-Source = tuple[dict[str, Annotation], Splits, list[Problem]]  # annotations by key, their splits
 
 
 @dataclass(frozen=True)
-class AnnotationSettings:
+class AnnotationSettings(Settings):
     """Where the data is and how it is split."""
 
     # ---- The one line to edit ----
-    # A text file with your class names, one a line, spelt as in the XML files.
-    classes_path: str = "model_data/voc_classes.txt"
+    # The folder of your images and annotations, or a COCO .json, or a .csv file (docs/data.md).
+    annotation_path: str = ""
 
     # ---- Data ----
-    # The folder that holds VOC2007.
+    # A text file with your class names, one a line, as in the annotations; "" takes theirs.
+    classes_path: str = ""
+    # Without annotation_path: the folder that holds VOC2007.
     VOCdevkit_path: str = "VOCdevkit"
     # VOC07+12 as in the papers: ("2007", "2012"), train_on = "trainval", val_share = 0.
     years: tuple[str, ...] = ("2007",)
-    # voc reads the folders above. coco, yolo and csv read annotation_path.
-    annotation_format: Literal["voc", "coco", "yolo", "csv"] = "voc"
-    # A COCO .json, a .csv, a YOLO folder, or a folder that has a split of its own (docs/data.md).
-    annotation_path: str = ""
-    # Folder of the images of a .json or .csv file; "" is the folder of the file.
+    # Folder of the images; "" looks for them below the folder of the annotations.
     images_path: str = ""
+    annotation_format: Literal["auto", *SUFFIXES] = "auto"
+    # What the numbers of a box are; auto: what the format says, unless only another reading fits.
+    box_format: Literal["auto", *BOX_FORMATS] = "auto"
+    # Images without annotation; auto: background for yolo and coco, unused for voc and csv.
+    unlabelled: Literal["auto", "background", "unused"] = "auto"
     lists_dir: str = "."  # of the lists and the report; "." is the repo itself
 
     # ---- Splits and checks ----
@@ -68,112 +72,143 @@ class AnnotationSettings:
     letterbox_image: bool = False
     anchors_size: tuple[float, ...] = ()
     aspect_ratios: tuple[float, ...] = ()
+    augmentation: Literal[tuple(AUGMENTATIONS)] = "light"
 
 
 def main(settings: AnnotationSettings) -> None:
     """Read and split the annotations, examine them, report, and write the lists."""
     check_fields(settings, {"val_share": (0, 1), "test_share": (0, 1)})
-    spec, paper = specs_to_examine(settings)
-    class_names = read_class_names(settings.classes_path)
-    read = read_voc_years if settings.annotation_format == "voc" else read_source
-    annotations, splits, problems = read(settings)
+    specs = specs_to_examine(settings)
+    annotations, splits, problems, facts = read_data(settings)
+    class_names = (read_class_names(settings.classes_path) if settings.classes_path
+                   else names_from_data(annotations))
     members = {split: [annotations[key] for key in keys if key in annotations]
                for split, keys in splits.members.items()}
-    images = {item.image: None for items in members.values() for item in items if item.image}
-    facts = thread_map(inspect_image, images, max_workers=8, desc="images", disable=None)
-    doctor = Doctor(class_names, dict(zip(images, facts)), spec.size, spec.tile)
+    doctor = Doctor(class_names, facts, specs[0])
     doctor.problems += problems
-    lists = {split: list(filter(None, map(doctor.record, members[split]))) for split in members}
+    lists = {split: [record for item in items
+                     if (record := doctor.record(item, measured=split != "train"))]
+             for split, items in members.items()}
     doctor.check_lists(lists)
-    sections = examine(lists, doctor, spec, paper, seed=settings.seed)
+    source = settings.annotation_path or settings.VOCdevkit_path
+    about = [f"data: {resolve(source)}, read on {time.strftime('%Y-%m-%d %H:%M')}",
+             f"classes: {', '.join(class_names)}", *splits.messages]
+    verdict, *sections = examine(lists, doctor, specs, augmentation=settings.augmentation,
+                                 about=about, seed=settings.seed)
     print("\n".join(format_section(section) for section in sections if not section.images))
-    by_lower = {name.lower(): name for name in class_names}
-    for name, count in doctor.unknown.most_common():
-        nearest = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-        hint = f"; did you mean {by_lower[nearest[0]]!r}?" if nearest else ""
-        print(f"not in {settings.classes_path}: {name!r}, {count} objects left out{hint}")
-    path = make_folder(settings.lists_dir) / "dataset_report.html"
-    write_page(path, "Dataset report", sections)
-    print(f"report: {shorten(path)}\n")
-    if settings.strict and doctor.problems:
-        raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
-    write_lists(settings, lists, class_names, splits)
-
-
-def specs_to_examine(settings: AnnotationSettings) -> tuple[SSDSpec, SSDSpec]:
-    """Return the spec that train.py would train, and the same with the paper's priors."""
     try:
-        spec = paper = replace(
-            build_spec(settings.backbone, settings.input_shape[0]), tile=settings.tile,
-            input_shape=settings.input_shape, letterbox=settings.letterbox_image)
+        if settings.strict and doctor.problems:
+            raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
+        check_objects(settings.classes_path, lists, doctor)
+        write_lists(settings, lists, class_names, splits)
+    finally:  # after the lists, which matter more on a full disk
+        path = make_folder(settings.lists_dir) / "dataset_report.html"
+        write_page(path, "Dataset report", [verdict, *sections])
+        print(f"{format_section(verdict)}\nreport: {path}")
+
+
+def specs_to_examine(settings: AnnotationSettings) -> Specs:
+    """Return the spec that train.py would train, and others that it might."""
+    try:
+        paper, large = (replace(build_spec(settings.backbone, size), tile=settings.tile,
+                                letterbox=settings.letterbox_image)
+                        for size in (settings.input_shape[0], 512))
+        spec = paper = replace(paper, input_shape=settings.input_shape)
         if settings.anchors_size:
             spec = replace(spec, anchors_size=settings.anchors_size)
         if settings.aspect_ratios:
             spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(paper.grids))
-        return spec, paper
+        return spec, paper, large
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
 
 
-def read_source(settings: AnnotationSettings) -> Source:
-    """Read a COCO, YOLO or CSV source and complete its splits."""
-    path = resolve(settings.annotation_path)
-    images = resolve(settings.images_path) if settings.images_path else None
-    annotations, members, problems = {}, {split: [] for split in SPLITS}, []
-    for split, items, faults in read_parts(settings.annotation_format, path, images):
-        by_key = {f"{split}/{item.key}": item for item in items}
-        annotations |= by_key
-        members[split or "train"] += by_key
-        problems += faults
-    record = path / RECORD if path.is_dir() else path.with_name(f"{path.stem}_{RECORD}")
-    splits = fill_splits(members, record, {"val": settings.val_share, "test": settings.test_share},
-                         settings.seed, overwrite=settings.overwrite_splits)
-    return annotations, splits, problems
-
-
-def read_voc_years(settings: AnnotationSettings) -> Source:
-    """Read the VOC folders of all years together, and complete the splits of each."""
+def read_data(settings: AnnotationSettings
+              ) -> tuple[dict[str, Annotation], Splits, list[Problem], dict[Path, ImageFacts]]:
+    """Return the annotations of all sources by key, their splits, problems and images."""
+    roots = [resolve(settings.annotation_path)] if settings.annotation_path else [
+        resolve(settings.VOCdevkit_path) / f"VOC{year}" for year in settings.years]
+    if settings.annotation_path and settings.VOCdevkit_path != AnnotationSettings.VOCdevkit_path:
+        raise UserError("annotation_path and VOCdevkit_path both name data; set one of them.")
+    images_path = resolve(settings.images_path) if settings.images_path else None
     shares = {"val": settings.val_share, "test": settings.test_share}
-    annotations, problems, joined = {}, [], Splits({split: [] for split in SPLITS}, {}, [], [])
-    for year in settings.years:
-        root = resolve(settings.VOCdevkit_path) / f"VOC{year}"
-        items, faults = read_voc(root)
-        keys = [item.key for item in items]
-        splits = voc_splits(root / "ImageSets" / "Main", keys, shares, settings.seed,
-                            overwrite=settings.overwrite_splits,
-                            train_on_val=settings.train_on == "trainval")
+    annotations, problems, facts = {}, [], {}
+    joined = Splits({split: [] for split in SPLITS}, {}, [], [])
+    for root in roots:
+        source = read_source(root, settings.annotation_format, images_path=images_path,
+                             box_format=settings.box_format, unlabelled=settings.unlabelled)
+        by_key = {item.key: item for item in source.annotations}
+        facts |= inspect_images(source.annotations)
+        problems += source.problems
+        image_sets, candidates = root / "ImageSets/Main", find_candidates(by_key, facts)
+        is_divided = source.members["val"] or source.members["test"]
+        if split_files(image_sets) or not settings.annotation_path and not is_divided:
+            splits = voc_splits(image_sets, [*by_key], shares, settings.seed, candidates,
+                                overwrite=settings.overwrite_splits,
+                                train_on_val=settings.train_on == "trainval")
+            listed = set().union(*splits.members.values())
+            problems += [Problem("split names nothing", f"{shorten(image_sets)}: {key}",
+                                 "no such annotation") for key in sorted(listed - set(by_key))]
+            problems += [Problem("in no split", by_key[key].origin,
+                                 "to use it, add it to train.txt")
+                         for key in sorted(set(by_key) - listed)]
+        else:
+            record = root / RECORD if root.is_dir() else root.with_name(f"{root.stem}_{RECORD}")
+            splits = fill_splits(source.members, record, shares, settings.seed, candidates,
+                                 overwrite=settings.overwrite_splits)
         for split, members in splits.members.items():
-            joined.members[split].extend(f"{year}/{key}" for key in members)
-        listed = set().union(*splits.members.values())
-        problems += faults
-        problems += [Problem("split names nothing", f"ImageSets/Main: {key}", "no such XML file")
-                     for key in sorted(listed - set(keys))]
-        problems += [Problem("in no split", f"{key}.xml", "to use it, add it to train.txt")
-                     for key in sorted(set(keys) - listed)]
-        annotations |= {f"{year}/{item.key}": item for item in items}
+            joined.members[split].extend(f"{root}/{key}" for key in members)
+        annotations |= {f"{root}/{key}": item for key, item in by_key.items()}
         joined.files.update(splits.files)
         joined.retired.extend(splits.retired)
-        joined.messages.extend(splits.messages)
-    return annotations, joined, problems
+        joined.messages.extend([*source.messages, *splits.messages])
+    return annotations, joined, problems, facts
+
+
+def names_from_data(annotations: Mapping[str, Annotation]) -> tuple[str, ...]:
+    """Return the classes of the objects, sorted; not the background."""
+    names = {thing.name for item in annotations.values() for thing in item.objects or ()}
+    names = tuple(sorted(name for name in names if name and name.lower() not in NO_CLASSES))
+    if not names:
+        raise UserError("the annotations name no class of an object: there is nothing to learn.")
+    return names
+
+
+def check_objects(classes_path: str, lists: Mapping[str, list[Record]], doctor: Doctor) -> None:
+    """Raise UserError for a class that the data spells otherwise, or a list without objects."""
+    labels = {label for records in lists.values() for record in records for label in record.labels}
+    unused = {name.lower(): name for label, name in enumerate(doctor.class_names)
+              if label not in labels}
+    for name, count in doctor.unknown.most_common():
+        for nearest in get_close_matches(name.lower(), unused, n=1):
+            raise UserError(f"{classes_path}: {unused[nearest]!r} has no object; did you mean "
+                            f"{name!r}, which has {count}? Correct it; no lists were written.")
+    for split, records in lists.items():
+        if (records or split == "train") and not any(len(record.labels) for record in records):
+            reason = (f"{doctor.unknown.total()} objects are of classes that are not in "
+                      f"{classes_path or 'the data'}" if doctor.unknown else
+                      "see the problems above, or try another seed")
+            raise UserError(f"the {split} split has no usable object: {reason}. No list was "
+                            "written.")
 
 
 def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
                 class_names: tuple[str, ...], splits: Splits) -> None:
-    """Write the lists and split files together; refuse a list without any object."""
-    for split, records in lists.items():
-        if (records or split == "train") and not any(len(record.labels) for record in records):
-            raise UserError(f"the {split} split has no object of a known class: no list was "
-                            f"written; check {settings.classes_path}, or try another seed.")
+    """Write the lists and split files together, and the class names that the data has."""
     year = settings.years[0] if len(settings.years) == 1 else "2007"
-    paths = {split: make_folder(settings.lists_dir) / f"{year}_{split}.txt" for split in lists}
+    folder = make_folder(settings.lists_dir)
+    paths = {split: folder / f"{year}_{split}.txt" for split in lists}
     texts = {paths[split]: list_text(lists[split], class_names) for split in lists if lists[split]}
     old = splits.retired + [path for path in paths.values() if path not in texts and path.exists()]
+    if not settings.classes_path:
+        texts[folder / f"{year}_classes.txt"] = "\n".join([*class_names, ""])
     for path in splits.files:
         make_folder(path.parent)
     write_together(texts | splits.files, old)
     for split, path in paths.items():
         print(f"{shorten(path)}: {len(lists[split])} of {len(splits.members[split])} images usable")
-    print("\n".join(splits.messages + [f"{path} is now {path.name}.old" for path in old]))
+    for path in old:
+        print(f"{path} is now {path.name}.old")
 
 
 if __name__ == "__main__":

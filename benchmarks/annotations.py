@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.prepare import BenchSettings
 from benchmarks.timing import Row, race, rows_of
-from utils.data.voc import read_voc
+from utils.data.layouts import read_source
 
 
 def measure(settings: BenchSettings) -> list[Row]:
@@ -25,6 +25,6 @@ def measure(settings: BenchSettings) -> list[Row]:
             "ElementTree alone": lambda: sum(len(ElementTree.parse(path).findall("object"))
                                              for path in paths),
             "read, checked": lambda: sum(len(annotation.objects)
-                                         for annotation in read_voc(Path(folder))[0])}
+                                         for annotation in read_source(Path(folder)).annotations)}
         medians = race(tasks, settings.turns, operator.eq, rehearse=False)
     return rows_of(f"reading {settings.files:,} VOC files", medians)

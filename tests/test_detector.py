@@ -1,6 +1,8 @@
 """The detector's public calls: what they take and refuse, streams, threads, networks in memory."""
 
+import copy
 import itertools
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -34,9 +36,10 @@ def no_objects(path):
 
 @pytest.mark.parametrize("image, error", [
     (torch.zeros(3, 8, 8), TypeError), ([1, 2], TypeError), (None, TypeError), (3, TypeError),
-    (np.zeros((0, 4, 3), np.uint8), ValueError),
-    (np.zeros((4, 4), np.uint8), ValueError), (np.zeros((4, 4, 3), np.float32), ValueError),
-    (np.zeros((4, 4, 4), np.uint8), ValueError), ("nowhere.png", UserError), (".", UserError)])
+    (np.zeros((0, 4, 3), np.uint8), ValueError), (np.zeros((4, 4, 2), np.uint8), ValueError),
+    (np.zeros((4, 4, 3), np.float32), ValueError), (np.zeros((4, 4), np.uint16), ValueError),
+    ("nowhere.png", UserError), (".", UserError), (b"no image", UserError),
+    ("http://127.0.0.1:9/a.png", UserError)])
 def test_what_is_no_image(detector, image, error):
     for call in (detector.detect, detector.detect_image):
         with pytest.raises(error):
@@ -60,11 +63,74 @@ def test_thresholds_of_a_call_are_checked(detector, overrides):
     for call in (detector.detect_batch, detector.detect_stream):
         with pytest.raises(UserError, match=next(iter(overrides))):
             call([random_image()], **overrides)
+    with pytest.raises(TypeError, match="no option conf; there are bgr, confidence"):
+        detector.detect(random_image(), conf=0.3)
 
 
-def test_one_path_in_the_place_of_a_list(detector):
-    with pytest.raises(TypeError, match="a list of images, got the path 'a.jpg'"):
-        detector.detect_batch("a.jpg")
+@pytest.mark.parametrize("image", ["a.jpg", b"a", random_image(), Image.new("RGB", (9, 9))])
+def test_one_image_in_the_place_of_a_list(detector, image):
+    with pytest.raises(TypeError, match="expected a list of images, got"):
+        detector.detect_batch(image)
+
+
+def same(one, other):
+    return len(one) and all(map(np.array_equal, one, other))
+
+
+def test_all_that_is_an_image(detector, tmp_path, monkeypatch):
+    """A path of the current directory, bytes, OpenCV's order, grey and four channels."""
+    photo(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    expected, rgb = detector.detect("a.png"), np.asarray(Image.open("a.png"))
+    alpha = np.full((64, 96, 1), 99, np.uint8)
+    for image in ((tmp_path / "a.png").read_bytes(), rgb, np.concatenate([rgb, alpha], 2)):
+        assert same(detector.detect(image), expected)
+    for image in (rgb[..., ::-1], np.concatenate([rgb[..., ::-1], alpha], 2)):
+        assert same(detector.detect(image, bgr=True), expected)
+        assert same(detector.detect_batch([image], bgr=True)[0], expected)
+        assert same(list(detector.detect_stream([image], bgr=True))[0][2], expected)
+        drawn = detector.detect_image(image, bgr=True)
+        assert np.array_equal(np.asarray(drawn), np.asarray(detector.detect_image(rgb)))
+    grey = rgb[..., 0]
+    assert same(*(detector.detect(one) for one in (grey, np.stack([grey] * 3, 2))))
+
+
+@pytest.mark.parametrize("classes", ["dog", 1, "1", ["dog"], np.array([1]), ("dog", 1)])
+def test_classes_are_names_or_numbers_one_or_several(detector, classes):
+    for found in (detector.detect(random_image(), classes=classes),
+                  tiny_detector(confidence=0.3, classes=("1",)).detect(random_image())):
+        assert len(found) and set(found.names) == {"dog"}
+    assert same(detector.detect(random_image(), classes=None), detector.detect(random_image()))
+    network = detector.runtime.network
+    one = SSD(network=network, class_names=NAMES, device="cpu", classes=classes)
+    assert one.thresholds.classes[0] == 1
+    for wrong in ("star", 2, [-1], True):
+        with pytest.raises(UserError, match="none of the detector's: cat, dog"):
+            detector.detect(random_image(), classes=wrong)
+
+
+def test_a_long_list_goes_in_parts(detector, monkeypatch):
+    images, sizes, runtime = [random_image(seed) for seed in range(20)], [], detector.runtime
+    monkeypatch.setattr(detector, "runtime", lambda batch: sizes.append(len(batch)) or
+                        runtime(batch))
+    assert len(detector.detect_batch(iter(images))) == 20 and sizes == [16, 4]
+
+
+def test_drawing_or_not_gives_the_same_bits(detector, tmp_path):
+    """A large JPEG, which decoders could read smaller."""
+    path = photo(tmp_path / "a.jpg", size=(1600, 1100))
+    (_, image, drawn), (*_, plain) = (next(detector.detect_stream([path], keep_images=keep))
+                                      for keep in (True, False))
+    assert same(drawn, plain) and same(drawn, detector.detect(image))
+    assert same(drawn, detector.detect(path))
+
+
+def test_outputs_that_are_no_numbers(detector):
+    broken = copy.deepcopy(detector)
+    with torch.no_grad():
+        broken.network.conf[0].bias[0] = torch.nan
+    with pytest.raises(UserError, match="not finite"):
+        broken.detect(random_image())
 
 
 def test_weights_that_are_not_there(tmp_path):
@@ -140,6 +206,25 @@ def test_six_threads_detect_what_one_detects(tmp_path):
         assert all(module.training for module in detector.network.modules())
 
 
+def test_a_detector_is_pickled_and_copied(detector, tmp_path):
+    detector.save(tmp_path / "best.pth")
+    for one in (detector, SSD(tmp_path / "best.pth", confidence=0.3, device="cpu")):
+        for other in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
+            assert same(one.detect(random_image()), other.detect(random_image()))
+            assert other.runtime.network is not one.runtime.network
+
+
+def test_paths_start_at_the_current_directory(detector, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    detector.save("my.pth")
+    again = SSD(SSDSettings(model_path="my.pth", save_dir="logs", classes_path=""), device="cpu")
+    assert (tmp_path / "my.pth").exists() and again.class_names == NAMES
+    with pytest.raises(UserError, match=str(tmp_path / "none")):
+        SSD(save_dir="none")
+    with pytest.raises(UserError, match=str(tmp_path / "list.txt")):
+        detector.evaluate("list.txt")
+
+
 # ---- A network in memory ----
 
 def state_of(network):
@@ -160,13 +245,15 @@ def test_a_given_network_is_left_as_it_was(layout, tmp_path):
     assert state_of(network) == before and detector.network is network
 
 
-def test_detections_follow_the_weights():
-    detector = tiny_detector(confidence=0.3)
-    first = detector.detect(random_image())
-    with torch.no_grad():
-        for head in detector.network.conf:
-            head.bias[::3].add_(1)  # background
-    assert not np.array_equal(detector.detect(random_image()).scores, first.scores)
+def test_detections_follow_the_weights(tmp_path):
+    tiny_detector().save(tmp_path / "best.pth")
+    for detector in (tiny_detector(confidence=0.3), SSD(tmp_path / "best.pth", device="cpu",
+                                                        confidence=0.3)):
+        first, network = detector.detect(random_image()), detector.network
+        detector.detect(random_image())
+        for head in network.conf:
+            head.bias.data[::3].add_(1)  # background
+        assert not np.array_equal(detector.detect(random_image()).scores, first.scores)
 
 
 def test_a_network_that_does_not_fit(detector):
@@ -177,11 +264,13 @@ def test_a_network_that_does_not_fit(detector):
         SSD(network=network, class_names=NAMES, device="cpu")
 
 
-def test_records_of_images_that_cannot_be_read(detector, tmp_path):
+def test_nothing_is_found_in_an_image_that_cannot_be_read(detector, tmp_path, capsys):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="bad.png"):
-        detector.detect_records([no_objects(photo(tmp_path / "a.png")),
-                                 no_objects(tmp_path / "bad.png")])
+    good, bad = detector.detect_records([no_objects(photo(tmp_path / "a.png")),
+                                         no_objects(tmp_path / "bad.png")])
+    assert len(good) > len(bad) == 0 and bad.boxes.shape == (0, 4)
+    out = capsys.readouterr().out
+    assert "bad.png: not an image that can be read" in out and "count as missed" in out
 
 
 def test_a_limit_that_a_call_names_is_that_of_the_whole_tiled_image():

@@ -8,6 +8,7 @@ from tiny_detector import NAMES, photo, tiny_detector
 import get_map
 from utils.cli import UserError
 from utils.data.annotations import list_text, read_list
+from utils.evaluation.voc_ap import evaluate_voc
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +47,25 @@ def test_files_hold_the_figures_that_are_printed(measure, folder, tmp_path):
     assert values["classes"]["cat"]["objects"] == 6
     assert f"mAP@0.5 {values['map_area']:.4f}" in out
     assert (map_out / "results.txt").read_text(encoding="utf-8") in out
-    for plot in ("precision_recall.png", "errors.png", "confusion.png"):
+    for plot in ("precision_recall.png", "confusion.png"):
         assert (map_out / plot).stat().st_size > 5000
     text = (map_out / "report.html").read_text(encoding="utf-8")
     assert f"{values['map_area']:.4f}" in text and "confidence of 0.01" in text and "0.png" in text
     results = tiny_detector().evaluate(read_list(folder / "2007_test.txt")[0])
     assert values["map_area"] == pytest.approx(results[0].ap_area, abs=1e-6)
+
+
+def test_other_thresholds_are_those_of_voc_at_them(measure, folder, tmp_path):
+    out = measure(iou=(0.3, 0.75))
+    values = read_json(tmp_path / "map_out" / "results.json")
+    records, _ = read_list(folder / "2007_test.txt")
+    detections = tiny_detector().detect_records(records)
+    for iou in ("0.3", "0.75"):
+        cat = evaluate_voc(detections, records, 2, iou_threshold=float(iou))[0]
+        assert f"mAP@{iou} {cat.ap_area:.4f} (area), {cat.ap_11_point:.4f} (11-point)" in out
+        assert values["by_iou"][iou]["ap_area"]["cat"] == pytest.approx(cat.ap_area, abs=1e-6)
+    assert values["iou"] == 0.3 and values["map_area"] == values["by_iou"]["0.3"]["map_area"]
+    assert values["map_area"] > values["by_iou"]["0.75"]["map_area"] and "AP 0.75" in out
 
 
 @pytest.mark.parametrize("form", [".", "detections.json", "comp4"])
@@ -79,6 +93,8 @@ def test_detections_of_another_project(measure, tmp_path):
 @pytest.mark.parametrize("changes, message", [
     ({"detections": "nowhere.json"}, "no such file or folder"),
     ({"batch_size": 0}, "batch_size must be at least 1"),
+    ({"iou": (0.5, 0)}, "iou must be numbers above 0"),
+    ({"iou": ()}, "iou must be numbers above 0"),
     ({"precision": "int8"}, "precision must be one of"),
     ({"test_list": "nowhere/2007_test.txt"}, "Run voc_annotation.py"),
     ({"compare": ("map_out",)}, "needs two folders"),

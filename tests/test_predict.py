@@ -60,7 +60,7 @@ def run(folder, tmp_path, monkeypatch, capsys):
 
 
 def written(folder):
-    return sorted(path.relative_to(folder / "out").as_posix()
+    return sorted(path.relative_to(folder / "out").as_posix().replace(".webm", ".mp4")
                   for path in (folder / "out").rglob("*") if path.is_file())
 
 
@@ -70,20 +70,20 @@ def test_named_images_and_folders(run, folder, tmp_path):
     before = (folder / "in" / "a.png").read_bytes()
     out = run("in/a.png", "nowhere.jpg", "in/sub", str(folder / "in" / "a.png"), count=True,
               fails="1 of 3 failed: nowhere.jpg")
-    assert written(tmp_path) == ["a.png.jpg", "b.png.jpg"]
+    assert written(tmp_path) == ["a.jpg", "b.jpg"]
     assert "2 of 3 files done" in out and out.count("error: ") == 1 and "in all: " in out
     assert (folder / "in" / "a.png").read_bytes() == before
-    drawn = np.asarray(Image.open(tmp_path / "out" / "a.png.jpg"), int)
+    drawn = np.asarray(Image.open(tmp_path / "out" / "a.jpg"), int)
     assert np.abs(drawn - np.asarray(Image.open(folder / "in" / "a.png"), int)).max() > 60
 
 
 def test_a_folder_and_a_video(run, tmp_path):
     assert "3 of 3 files done" in run(mode="dir_predict", nms="soft")
-    assert written(tmp_path) == ["a.png.jpg", "c.avi.mp4", "sub/b.png.jpg"]
+    assert written(tmp_path) == ["a.jpg", "c.mp4", "sub/b.jpg"]
     assert "1 of 1 files done" in run(mode="video", classes=("dog",), save_json=True)
-    video = cv2.VideoCapture(str(tmp_path / "out" / "c.avi.mp4"))
+    video = cv2.VideoCapture(str(next((tmp_path / "out").glob("c.*m*"))))
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 6 and video.get(cv2.CAP_PROP_FPS) == 10
-    frames = json.loads((tmp_path / "out" / "c.avi.json").read_text())["frames"]
+    frames = json.loads((tmp_path / "out" / "c.json").read_text())["frames"]
     assert {row["class"] for frame in frames for row in frame["objects"]} <= {"dog"}
     run(mode="dir_predict", dir_origin_path=str(tmp_path), fails="no images or videos there")
 
@@ -93,14 +93,20 @@ def test_when_nothing_is_found_the_best_score_is_printed(run):
     assert "nothing found" in out and "the best box has a lower score" in out
 
 
+def test_dark_images_and_names_that_steer_a_terminal(run, tmp_path):
+    levels = np.random.default_rng(0).integers(0, 4096, (48, 64), np.uint16)  # 12 bits in 16
+    Image.fromarray(levels).save(tmp_path / "dark\x1b[2J.png")
+    out = run(str(tmp_path / "dark\x1b[2J.png"), confidence=1.0)
+    assert "brightest pixel is 15 of 255" in out and "\x1b" not in out and r"dark\x1b[2J" in out
+
+
 def test_the_prompt(run, folder, tmp_path):
     """A folder typed there is a folder: a line for each image. A bad line is asked again."""
     out = run(typed=["nowhere.png", "", "in/sub/b.png", "in", "q", "never.png"], save_csv=True)
     assert out.count("error: ") == 1 and "nowhere.png" in out and "never" not in out
     alone, together = out.split("image (q to stop): ")[3:5]
     assert "  at " in alone and "  at " not in together
-    assert written(tmp_path) == ["a.png.jpg", "b.png.jpg", "c.avi.mp4", "detections.csv",
-                                 "sub/b.png.jpg"]
+    assert written(tmp_path) == ["a.jpg", "b.jpg", "c.mp4", "detections.csv", "sub/b.jpg"]
     assert "a.png: " in run(typed=["in/a.png"])  # then the end of a pipe
 
 
@@ -132,8 +138,8 @@ def test_summary(run):
 def test_heatmap(run, tmp_path):
     out = run("in", mode="heatmap", image_format="png", fails="1 of 3 failed: c.avi")
     assert "2 of 3 files done" in out
-    assert Image.open(tmp_path / "out" / "a.png.heat.png").size == (640, 224), "two classes"
-    assert (tmp_path / "out" / "sub" / "b.png.heat.png").exists()
+    assert Image.open(tmp_path / "out" / "a.heat.png").size == (640, 224), "two classes"
+    assert (tmp_path / "out" / "sub" / "b.heat.png").exists()
 
 
 def test_heat_has_the_scores_of_the_priors():
@@ -159,7 +165,8 @@ def test_the_command_line(folder, tmp_path):
     photo(tmp_path / "中文.png")
     done = start(folder, tmp_path / "out", tmp_path / "中文.png", "nowhere.png")
     assert done.returncode == 2 and "1 of 2 failed: nowhere.png" in done.stderr
-    assert "中文.png: " in done.stdout and written(tmp_path) == ["中文.png.jpg"]
+    assert str(tmp_path / "out") in done.stdout
+    assert "中文.png: " in done.stdout and written(tmp_path) == ["中文.jpg"]
 
 
 def test_processes_share_a_folder(folder, tmp_path):
@@ -171,7 +178,7 @@ def test_processes_share_a_folder(folder, tmp_path):
         "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"))
     assert done.returncode and "1 of 6 failed: bad.png" in done.stderr
     assert "5 of 6 files done" in done.stdout
-    assert written(tmp_path) == [*(f"{k}.png.jpg" for k in range(5)), "detections.csv"]
+    assert written(tmp_path) == [*(f"{k}.jpg" for k in range(5)), "detections.csv"]
     rows = (tmp_path / "out" / "detections.csv").read_text().splitlines()[1:]
     names = [row.split(",")[0] for row in rows]
     assert set(names) == {f"{k}.png" for k in range(5)} and names == sorted(names)

@@ -85,7 +85,7 @@ def test_images_are_predicted(trained, folder):
         images=tuple(map(str, photos)), model_path=str(trained / "best.pth"), device="cpu",
         confidence=0.1, dir_save_path=str(folder / "out"), save_csv=True, show=False))
     assert {path.name for path in (folder / "out").iterdir()} == {
-        "detections.csv", *(f"{photo.name}.jpg" for photo in photos)}
+        "detections.csv", *(photo.name for photo in photos)}
 
 
 def test_detect_takes_paths_arrays_and_pil_alike(trained, folder):

@@ -1,12 +1,17 @@
 """voc_annotation.py: lists, what is printed, several years, other formats."""
 
+import json
+
+import numpy as np
 import pytest
 from voc_folder import (SPLITS, Folder, no_search, twenty, voc,  # noqa: F401 (fixtures)
-                        save_image)
+                        save_image, write_text, xml_object)
 
 from train import TrainSettings
 from utils.cli import UserError
 from voc_annotation import AnnotationSettings, specs_to_examine
+
+CAT = xml_object("cat", 1, 1, 9, 9)
 
 
 def test_splits_cover_all_images_once_and_are_kept(twenty, capsys):
@@ -36,7 +41,7 @@ def test_lists_hold_edges_labels_and_classes(voc):
 
 def test_problems_are_listed_with_file_and_object(voc, capsys):
     voc.fill(["broken", "gone", "many", "stray", "lonely"])
-    voc.xml("many", ("cat", 1, 1, 9, 9), ("Dgo", 1, 1, 9, 9), ("xylophone", 1, 1, 9, 9))
+    voc.xml("many", ("dog", 1, 1, 9, 9), ("Dgo", 1, 1, 9, 9), ("xylophone", 1, 1, 9, 9))
     (voc.root / "Annotations" / "lonely.xml").unlink()
     (voc.root / "Annotations" / "broken.xml").write_text("<annotation>")
     (voc.root / "JPEGImages" / "gone.jpg").unlink()
@@ -61,10 +66,12 @@ def test_problems_are_listed_with_file_and_object(voc, capsys):
 @pytest.mark.parametrize("changes, words", [
     ({"test_share": -0.1}, "test_share"), ({"val_share": 1.5}, "val_share"), ({"seed": -1}, "seed"),
     ({"input_shape": (300, 200)}, "input_shape must be square"),
-    ({"anchors_size": (1.0, 2.0)}, "anchors_size"), ({"years": ("2012",)}, "no XML files"),
-    ({"VOCdevkit_path": "none"}, "VOC2007/Annotations: no XML files"),
-    ({"classes_path": "none.txt"}, "none.txt"), ({"annotation_format": "coco"}, "annotation_path"),
-    ({"annotation_format": "csv", "annotation_path": "none"}, "none: no such file or folder")])
+    ({"anchors_size": (1.0, 2.0)}, "anchors_size"),
+    ({"years": ("2012",)}, "VOC2012: no such file"),
+    ({"VOCdevkit_path": "none"}, "VOC2007: no such file or folder.*annotation_path"),
+    ({"classes_path": "none.txt"}, "none.txt"), ({"annotation_format": "coco"}, "no annotations"),
+    ({"annotation_path": "tests", "VOCdevkit_path": "x"}, "set one of them"),
+    ({"annotation_path": "none"}, "none: no such file")])
 def test_settings_that_cannot_work_are_refused(twenty, changes, words):
     with pytest.raises(UserError, match=words):
         twenty[0].run(**changes)
@@ -72,7 +79,7 @@ def test_settings_that_cannot_work_are_refused(twenty, changes, words):
 
 def test_lists_without_objects_are_refused(twenty):
     (twenty[0].path / "classes.txt").write_text("horse\ncow\n")
-    with pytest.raises(UserError, match="train split has no object of a known class"):
+    with pytest.raises(UserError, match="train split has no usable object: 20 objects are of"):
         twenty[0].run()
     assert not list(twenty[0].path.glob("2007_*.txt"))
 
@@ -91,15 +98,16 @@ def test_a_split_that_became_empty_leaves_no_older_list(twenty, capsys):
 
 
 def test_the_report_examines_the_network_of_train_py():
-    spec, paper = specs_to_examine(AnnotationSettings())
-    assert spec == paper and spec.anchors_size[0] == 30
+    spec, paper, large = specs_to_examine(AnnotationSettings())
+    assert spec == paper and spec.anchors_size[0] == 30 and large.anchors_size[0] == 35.84
     sizes = (10.0, 20.0, 40.0, 80.0, 120.0, 160.0, 200.0)
-    spec, paper = specs_to_examine(AnnotationSettings(
+    spec, paper, large = specs_to_examine(AnnotationSettings(
         anchors_size=sizes, aspect_ratios=(4,), letterbox_image=True))
     assert (spec.anchors_size, spec.aspect_ratios, spec.letterbox) == (sizes, ((4,),) * 6, True)
     assert (paper.anchors_size[0], paper.aspect_ratios[1], paper.letterbox) == (30, (2, 3), True)
+    assert large.letterbox and large.size == 512
     for name in ("tile", "anchors_size", "aspect_ratios", "letterbox_image", "input_shape",
-                 "backbone"):
+                 "backbone", "augmentation"):
         assert getattr(AnnotationSettings(), name) == getattr(TrainSettings(), name)
 
 
@@ -148,6 +156,29 @@ def test_years_keep_their_official_splits(official):
         assert record.labels.tolist() == [int("VOC2012" in str(record.path))]
 
 
+def test_a_list_to_measure_on_holds_what_cocos_tools_read(voc):
+    box = [40.07, 30.33, 38.65, 20.1]  # beyond the image, which has 50x40 pixels
+    rows = [{"bbox": box, "area": 412.0257049999998}, {"bbox": box, "area": 412.0257049999998},
+            {"bbox": [0, 0.1, 0.5, 30], "area": 9}, {"bbox": [5, 5, 9.01, 9], "area": None}]
+    rows = [{"image_id": 1, "category_id": 1, "iscrowd": k % 2, **row}
+            for k, row in enumerate(rows)]
+    for split in SPLITS:
+        save_image(voc.path / "coco" / split / "a.jpg")
+        write_text(voc.path / f"coco/annotations/instances_{split}.json", json.dumps({
+            "images": [{"id": 1, "file_name": "a.jpg", "width": 50, "height": 40}],
+            "categories": [{"id": 1, "name": "cat"}], "annotations": rows}))
+    voc.run(annotation_path=str(voc.path / "coco"), box_format="xywh")
+    for split in ("val", "test"):
+        [record] = voc.list(split)
+        x, y, width, height = np.array([row["bbox"] for row in rows]).T
+        np.testing.assert_allclose(record.boxes_px, np.stack([x, y, x + width, y + height], 1),
+                                   rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(record.areas, [row["area"] or np.nan for row in rows])
+        assert record.difficult.tolist() == [False, True] * 2 and record.size == (50, 40)
+    [record] = voc.list("train")  # inside the image, once, and learnable
+    np.testing.assert_allclose(record.boxes_px, [[40.07, 30.33, 50, 40], [5, 5, 14.01, 14]])
+
+
 def test_other_sources_are_drawn_from(voc):
     source = voc.path / "source"
 
@@ -157,7 +188,7 @@ def test_other_sources_are_drawn_from(voc):
             save_image(source / f"p {k}.jpg")
         rows = [f"p {k}.jpg,cat,10,10,30,30\n" for k in range(count)]
         (source / "a.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n" + "".join(rows))
-        voc.run(annotation_format="csv", annotation_path=str(source))
+        voc.run(annotation_path=str(source))
         return [voc.list(name) for name in SPLITS]
 
     lists = run(20)
@@ -166,3 +197,38 @@ def test_other_sources_are_drawn_from(voc):
         assert record.boxes_px.tolist() == [[10, 10, 30, 30]] and record.path.is_file()
     for old, new in zip(lists, run(40)):
         assert {record.path for record in old} < {record.path for record in new}
+
+
+def test_one_path_is_enough(voc, capsys):
+    for name in ("Dog", "cat", "__ignore__"):
+        voc.xml(f"sub/{name}", (name, 1, 1, 9, 9))
+        save_image(voc.root / "JPEGImages" / "sub" / f"{name}.jpg")
+    voc.run(annotation_path=str(voc.path), classes_path="",
+            test_share=0, val_share=0)
+    assert "classes: Dog, cat\n" in capsys.readouterr().out
+    assert (voc.path / "2007_classes.txt").read_text() == "Dog\ncat\n"
+    assert voc.listed("train") == ["Dog", "cat"]
+
+
+@pytest.mark.parametrize("names, words", [
+    ("cats\ndog", "'cats' has no object; did you mean 'cat', which has 1"), ("dog\nbird", None)])
+def test_a_class_list_that_is_spelt_otherwise_is_refused(twenty, names, words):
+    voc, _ = twenty
+    voc.fill(["dog"], "dog")
+    voc.split(train=["dog", "000"])
+    (voc.path / "classes.txt").write_text(names)
+    if words:
+        with pytest.raises(UserError, match=f"classes.txt: {words}"):
+            voc.run(test_share=0, val_share=0)
+        assert not list(voc.path.glob("2007_*.txt"))
+    else:  # an image of other classes alone is no background
+        voc.run(test_share=0, val_share=0)
+        assert voc.listed("train") == ["dog"]
+
+
+def test_the_class_list_is_not_blamed_for_boxes(twenty):
+    voc, keys = twenty
+    for key in keys:
+        voc.xml(key, ("cat", 30, 30, 9, "x"))
+    with pytest.raises(UserError, match="train split has no usable object: see the problems"):
+        voc.run()

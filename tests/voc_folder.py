@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from utils.data.annotations import read_list
-from utils.data.prior_fit import Suggestion
 from voc_annotation import AnnotationSettings, build_spec, main
 
 SPLITS = ("train", "val", "test")
@@ -62,9 +61,10 @@ class Folder:
             write_text(self.root / "ImageSets" / "Main" / f"{name}.txt", "\n".join(keys))
 
     def run(self, **changes):
-        main(AnnotationSettings(**{
-            "classes_path": str(self.path / "classes.txt"), "lists_dir": str(self.path),
-            "VOCdevkit_path": str(self.path / "VOCdevkit")} | changes))
+        settings = {"classes_path": str(self.path / "classes.txt"), "lists_dir": str(self.path)}
+        if "annotation_path" not in changes:
+            settings["VOCdevkit_path"] = str(self.path / "VOCdevkit")
+        main(AnnotationSettings(**settings | changes))
 
     def list(self, name):
         return read_list(self.path / f"2007_{name}.txt")[0]
@@ -76,8 +76,7 @@ class Folder:
 @pytest.fixture(autouse=True)
 def no_search(monkeypatch):
     """Leave out the search for priors, which takes most of the time."""
-    monkeypatch.setattr("utils.data.dataset_report.suggest_priors",
-                        lambda boxes, spec, paper, **_: Suggestion(spec.anchors_size, (), 0.5, 0.5))
+    monkeypatch.setattr("utils.data.dataset_report.fit_priors", lambda boxes, spec, *_, **__: spec)
     monkeypatch.setattr("voc_annotation.build_spec", cached_spec)
 
 

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -20,24 +20,49 @@ ROOT = Path(__file__).resolve().parent.parent
 TYPES = {float: (Real, "a number"), int: (Integral, "an integer"),
          bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
 # In Python's and PyTorch's errors; the system kills a worker for its memory.
-OUT_OF_MEMORY = "MemoryError|out of memory|allocate memory|enough memory|DataLoader worker"
+OUT_OF_MEMORY = ("MemoryError|out of memory|allocate memory|enough memory|DataLoader worker|"
+                 "can't start new thread|could not create a primitive")
+PATHS = ("path", "dir", "list", "folder", "weights")  # how names of settings that are paths end
+WORDS = ("", "coco", "imagenet")  # values of such settings that are no paths
 
 
 class UserError(Exception):
     """A mistake that the user can fix; the message names the file or value and the remedy."""
 
 
+class Settings:
+    """Base of settings: a path that is given starts at the current directory, a default at ROOT."""
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if name.endswith(PATHS) and value != getattr(type(self), name):
+                object.__setattr__(self, name, _start_here(value))
+
+
+def _start_here(value):
+    """Return the value of such a setting, absolute unless it is a word, a number or an address."""
+    if (not isinstance(value, (str, os.PathLike)) or value in WORDS or str(value).isdecimal()
+            or "://" in str(value)):
+        return value
+    return str(given_path(value))
+
+
 def resolve(path: str | os.PathLike) -> Path:
-    """Return `path` as an absolute Path; a relative one starts at the repository."""
+    """Return the path of a setting as an absolute Path; a relative one starts at the repository."""
     return ROOT / os.path.expanduser(path)
 
 
+def given_path(path: str | os.PathLike) -> Path:
+    """Return a path that a person gives as an absolute Path; it starts at the current directory."""
+    return Path(os.path.expanduser(path)).absolute()
+
+
 def typed_path(text: str | os.PathLike) -> Path:
-    """Return a path that a person typed, in the current directory or the repo; else UserError."""
-    for path in (Path(os.path.expanduser(text)).absolute(), resolve(text)):
-        if os.path.exists(path):
-            return path
-    raise UserError(f"{text}: no such file or folder; check the path.")
+    """Return `given_path` of a file or folder that is there; else UserError."""
+    path = given_path(text)
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file or folder; check the path.")
+    return path
 
 
 def check_file(path: str | os.PathLike) -> Path:
@@ -56,8 +81,14 @@ def shorten(path: str | os.PathLike) -> str:
 
 
 def typeable(path: str | os.PathLike) -> str:
-    """Return `path`, shortened and quoted, as one argument of a command line."""
-    return shlex.quote(shorten(path))
+    """Return `path`, quoted, as one argument of a command line in the current directory."""
+    path, here = Path(path), Path.cwd()
+    return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+
+def printable(text: str) -> str:
+    """Return a text whose control characters, which would steer a terminal, are escaped."""
+    return re.sub(r"[^\n -~\xa0-\U0010ffff]", lambda match: repr(match[0])[1:-1], text)
 
 
 def make_folder(path: str | os.PathLike) -> Path:
@@ -73,6 +104,8 @@ def make_folder(path: str | os.PathLike) -> Path:
 def read_text(path: str | os.PathLike, *, remedy: str) -> str:
     """Return the text of a UTF-8 file; UserError with the `remedy` where it cannot be read."""
     path = resolve(path)
+    if path.is_fifo() or path.is_char_device():  # would never end
+        raise UserError(f"{path}: not a regular file. {remedy}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -145,6 +178,11 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's signal is a Ctrl-C
     settings = tyro.cli(settings_class, use_underscores=True)
+    # Also where a flag repeats the default.
+    flags = {word.partition("=")[0][2:].replace("-", "_") for word in sys.argv}
+    settings = replace(settings, **{
+        name: _start_here(value) for name, value in vars(settings).items()
+        if name in flags and name.endswith(PATHS)})
     try:
         check_fields(settings)
         return main(settings)
@@ -160,5 +198,5 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
             raise
         workers = "" if "CUDA" in repr(error) else "num_workers, "
         text, status = f"error: out of memory; lower batch_size, {workers}or input_shape.", 2
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
     sys.exit(status)

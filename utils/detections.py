@@ -61,10 +61,16 @@ class Detections:
         return "\n".join([f"{len(self)} found", *lines[:MAX_SHOWN], *more])
 
 
-def class_indices(names: Sequence[str], class_names: Sequence[str]) -> tuple[int, ...]:
-    """Return the indices of classes; UserError for a name that is none of them."""
-    for name in names:
-        if name not in class_names:
+def class_texts(classes: Any) -> tuple[str, ...]:
+    """Return classes, one or several, names or numbers, or None for all, as a tuple of texts."""
+    return () if classes is None else tuple(map(str, np.atleast_1d(classes)))
+
+
+def class_indices(classes: Any, class_names: Sequence[str]) -> tuple[int, ...]:
+    """Return the indices of what `class_texts` takes; UserError for a class that there is not."""
+    texts, numbers = class_texts(classes), [str(number) for number in range(len(class_names))]
+    for text in texts:
+        if text not in class_names and text not in numbers:
             choices = ", ".join(class_names[:30])
-            raise UserError(f"classes: {name!r} is none of the detector's: {choices}.")
-    return tuple(class_names.index(name) for name in names)
+            raise UserError(f"classes: {text!r} is none of the detector's: {choices}.")
+    return tuple((class_names if text in class_names else numbers).index(text) for text in texts)

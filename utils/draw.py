@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.detections import Detections
-from utils.multibox.boxes import pairwise_intersection
+from utils.multibox.boxes import area, pairwise_intersection
 
 # Ships with matplotlib, whose import would take longer than all the drawing.
 FONT = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
@@ -82,15 +82,16 @@ def draw_boxes(image: np.ndarray, boxes_px: np.ndarray, labels: Sequence[int],
 
 
 def place_plates(boxes: list, sizes: list, image_size: tuple[int, int]) -> list[list[float]]:
-    """Return the xyxy plate of each box's text, near the box, where it covers least of others."""
-    plates = []
+    """Return the xyxy plate of each text, near its box, where it hides least of the others."""
+    plates, areas = [], area(np.array(boxes).reshape(-1, 4))
     for (x1, y1, x2, y2), (width, height) in zip(boxes[::-1], sizes[::-1]):
         corners = [(x, y) for x in (x1, x2 - width) for y in (y1 - height, y2, y1, y2 - height)]
         room = np.maximum(np.subtract(image_size, (width, height)), 0)
         corners = np.array(corners).clip(0, room).round()
         options = np.concatenate([corners, corners + (width, height)], 1)
-        covered = pairwise_intersection(options, np.array(plates).reshape(-1, 4)).sum(1)
-        plates.append(options[covered.argmin()].tolist())
+        hidden = pairwise_intersection(options, np.array(plates).reshape(-1, 4)) / (width * height)
+        shares = pairwise_intersection(options, np.array(boxes)) / areas  # of small boxes more
+        plates.append(options[(hidden.sum(1) + shares.sum(1)).argmin()].tolist())
     return plates[::-1]
 
 

@@ -3,18 +3,22 @@
     file --load_image--> (H, W, 3) uint8 RGB --resize_to_input--> (S, S, 3) network input
 """
 
+import io
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from utils.cli import UserError, check_file, typed_path
+from utils.cli import UserError, check_file, first_line, given_path
 from utils.multibox.spec import SSDSpec
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
-ImageInput = str | os.PathLike | Image.Image | np.ndarray  # what `SSD.detect` takes
-PILLOW_FORMATS = ("TIFF", "WEBP", "GIF")  # some versions of OpenCV misread them or know none
+ImageInput = str | os.PathLike | bytes | Image.Image | np.ndarray  # what `SSD.detect` takes
+OPENCV_FORMATS = ("JPEG", "MPO", "PNG", "BMP")  # read by OpenCV, which is faster
+FORMATS = (*OPENCV_FORMATS, "TIFF", "WEBP", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
+ADDRESSES = ("http://", "https://")
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])  # the region that is the image
 
 
@@ -24,16 +28,35 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
     16 bits become 8, transparency is dropped. UserError for a file that is missing or broken.
     """
     try:
-        with Image.open(path) as header:
-            if header.format in PILLOW_FORMATS:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    return _decode(data, path)
+
+
+def _decode(data, name):
+    """Return the image that a file of these bytes holds; UserError names it."""
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            if header.format not in OPENCV_FORMATS:
                 return _pil_to_array(header)
             orientation = orientation_of(header)
-        # Not cv2.imread, which fails on some paths of Windows.
-        image = cv2.imdecode(np.fromfile(path, np.uint8),
+        image = cv2.imdecode(np.frombuffer(data, np.uint8),
                              cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         return _apply_orientation(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), orientation)
     except Exception as error:  # decoders raise all kinds for broken files
-        raise _unreadable(path, error) from None
+        raise _unreadable(name, error) from None
+
+
+def fetch_image(address: str) -> bytes:
+    """Return the file of an http(s) address, b"" if it is no image; UserError where that fails."""
+    from urllib.request import Request, urlopen  # not needed by most
+    request = Request(address, headers={"User-Agent": "Mozilla/5.0"})
+    try:
+        with urlopen(request, timeout=30) as page:
+            return page.read() if page.headers.get_content_maintype() == "image" else b""
+    except (OSError, ValueError) as error:
+        raise UserError(f"{address}: cannot be fetched ({first_line(error)}).") from None
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -47,7 +70,7 @@ def image_size(path: str | os.PathLike) -> tuple[int, int]:
 
 def _unreadable(path, error):
     reason = getattr(error, "strerror", None) or "not an image that can be read"
-    return UserError(f"{path}: {reason}; check the path, or replace or remove the file.")
+    return UserError(f"{path}: {reason}; check the path, or replace, convert or remove the file.")
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -69,20 +92,33 @@ def _apply_orientation(image, orientation):
     return cv2.flip(image, 0) if orientation in (3, 4, 7, 8) else image
 
 
-def as_rgb_array(image: ImageInput) -> np.ndarray:
-    """Return a path, PIL image or RGB array as an (H, W, 3) uint8 array.
+def as_rgb_array(image: ImageInput, *, bgr: bool = False) -> np.ndarray:
+    """Return what `SSD.detect` takes as an (H, W, 3) uint8 RGB array; its errors too.
 
-    Raises UserError for a file that cannot be read, TypeError or ValueError for what is no image.
+    `bgr` tells that an array has OpenCV's order.
     """
+    if isinstance(image, (bytes, bytearray)):
+        return _decode(image, f"{len(image)} bytes")
+    if isinstance(image, str) and image.startswith(ADDRESSES):
+        return _decode(fetch_image(image), image)
     if isinstance(image, (str, os.PathLike)):
-        return load_image(check_file(typed_path(image)))
+        return load_image(check_file(given_path(image)))
     if isinstance(image, Image.Image):
         return _pil_to_array(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError(f"expected a path, PIL image or array, got {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise ValueError(f"expected an (H, W, 3) uint8 RGB array, got {image.shape} {image.dtype}")
-    return image
+        raise TypeError("expected a path, an address, bytes, a PIL image or a NumPy array, got "
+                        f"{type(image).__name__}")
+    channels = (*image.shape, 1)[2] if image.ndim in (2, 3) else 0
+    if image.dtype != np.uint8 or channels not in (1, 3, 4) or not image.size:
+        raise ValueError(
+            "expected pixel values 0 to 255 in uint8, (H, W), (H, W, 3) or (H, W, 4), got "
+            f"{image.shape} {image.dtype}; make them of 16 bits by (image >> 8).astype(np.uint8), "
+            "of floats up to 1 by (255 * image).astype(np.uint8)")
+    if channels == 3 and not bgr:
+        return image
+    conversions = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB,
+                   4: cv2.COLOR_BGRA2RGB if bgr else cv2.COLOR_RGBA2RGB}
+    return cv2.cvtColor(np.ascontiguousarray(image), conversions[channels])
 
 
 def _pil_to_array(image):
@@ -93,9 +129,10 @@ def _pil_to_array(image):
     return _apply_orientation(np.array(image.convert("RGB")), orientation)
 
 
-def prepare(image: ImageInput, spec: SSDSpec) -> tuple[np.ndarray, tuple[int, int]]:
+def prepare(image: ImageInput, spec: SSDSpec, *, bgr: bool = False
+            ) -> tuple[np.ndarray, tuple[int, int]]:
     """Return (network input, (width, height) of the image); with a tile the input is the image."""
-    image = as_rgb_array(image)
+    image = as_rgb_array(image, bgr=bgr)
     return image if spec.tile else resize_to_input(image, spec), image.shape[1::-1]
 
 

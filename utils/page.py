@@ -33,7 +33,7 @@ figcaption{font-size:13px;width:0;min-width:100%;overflow-wrap:anywhere}</style>
 <div class="images">{% for caption, uri in section.images %}
 <figure><img src="{{ uri }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}</div>
-{% for part in section.details %}<details{{ " open" if part.images }}>
+{% for part in section.details %}<details{{ " open" if part.images or part.rows | length < 12 }}>
 <summary>{{ part.heading }}</summary>{{ content(part) }}</details>{% endfor %}
 {% endmacro %}<h1>{{ title }}</h1>
 {% for section in sections %}<h2>{{ section.heading }}</h2>{{ content(section) }}{% endfor %}

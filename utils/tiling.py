@@ -20,7 +20,7 @@ RANDOM_SHARE = 0.25  # of training windows that lie anywhere, the rest around ob
 # In parts of a window's side. An object of up to OVERLAP lies whole in one window at least.
 OVERLAP = 1 / 4
 SLACK = 1 / 32  # how far beyond the core of a window the centre of a box may lie
-EDGE = 1 / 50  # a box this near a border between windows counts as cut by it
+EDGE = 1 / 20  # a box this near a border between windows counts as cut by it
 SAME_IOU = 0.5  # of two boxes of one object, within what two windows have in common
 
 
@@ -121,35 +121,38 @@ def merge_windows(parts: Sequence[Detections], size: tuple[int, int], spec: SSDS
     groups = [order[labels[order] == k][:MAX_MERGED] for k in np.unique(labels[order])]
     if groups and thresholds.nms == "agnostic":
         groups = [order[np.isin(order, np.concatenate(groups))]]
-    kept = [order[:0]]
+    kept = np.zeros(len(scores), bool)
     for group in groups:
         boxes[group], is_best = _join(boxes[group], cut[group], windows[group].astype(np.float32))
         group = group[is_best]
-        kept.append(group[nms(torch.from_numpy(boxes[group]), torch.from_numpy(scores[group]),
-                              thresholds.nms_iou).numpy()])
-    kept = np.concatenate(kept)
-    kept = kept[np.argsort(-scores[kept], kind="stable")]
-    kept = kept[:thresholds.max_per_image * len(parts) or None]
+        kept[group[nms(torch.from_numpy(boxes[group]), torch.from_numpy(scores[group]),
+                       thresholds.nms_iou).numpy()]] = True
+    kept = order[kept[order]][:thresholds.max_per_image * len(parts) or None]
     return Detections(boxes[kept], scores[kept], labels[kept], parts[0].class_names)
 
 
 def _join(boxes, cut, windows):
     """Return (N, 4) boxes, best first, and the mask of the best one of each object.
 
-    Its cut edges move to where the others reach. Boxes of one object agree on what both of their
-    windows show.
+    A box is compared with one of another window as far as both are seen: beyond an edge that a
+    border cuts lies what the other window shows. The cut edges of the best box move to there.
     """
-    from scipy.sparse.csgraph import connected_components
-    joined, is_cut, same = boxes.copy(), cut.any(1), np.zeros((len(boxes), len(boxes)), bool)
-    low, high = windows[:, [0, 1, 0, 1]], windows[:, [2, 3, 2, 3]]
-    for k, box in enumerate(boxes):
-        here, there = boxes.clip(low[k], high[k]), box.clip(low, high)
-        iou = pairwise_iou(here[:, None], there[:, None])[:, 0, 0]
-        same[k] = (iou >= SAME_IOU) & (is_cut | is_cut[k]) & (windows != windows[k]).any(1)
-    _, objects = connected_components(same)  # (N,) number of each box's object
-    _, best = np.unique(objects, return_index=True)
-    for k in best:
-        group = boxes[objects == objects[k]]
-        farthest = np.append(group[:, :2].min(0), group[:, 2:].max(0))
-        joined[k] = np.where(cut[k], farthest, boxes[k])
-    return joined, np.isin(np.arange(len(boxes)), best)
+    boxes, is_best = boxes.copy(), np.ones(len(boxes), bool)
+    seen = np.where(cut, windows, (-np.inf, -np.inf, np.inf, np.inf))
+    for k in range(len(boxes)):
+        others = is_best & is_best[k] & (np.arange(len(boxes)) > k)
+        others &= (windows != windows[k]).any(1) & (cut.any(1) | cut[k].any())
+        beside = (windows == windows[k]).any(1)  # not across a corner, where large boxes look alike
+        while others.any():
+            here = boxes.clip(seen[k, [0, 1, 0, 1]], seen[k, [2, 3, 2, 3]])
+            there = boxes[k].clip(seen[:, [0, 1, 0, 1]], seen[:, [2, 3, 2, 3]])
+            iou = others * beside * pairwise_iou(here[:, None], there[:, None])[:, 0, 0]
+            best = iou.argmax()
+            if iou[best] < SAME_IOU:
+                break
+            is_best[best] = False
+            others &= (windows != windows[best]).any(1)
+            beside |= (windows == windows[best]).any(1)
+            farther = np.isfinite(seen[k]) & ((boxes[best] - boxes[k]) * (-1, -1, 1, 1) > 0)
+            boxes[k], seen[k] = np.where(farther, (boxes[best], seen[best]), (boxes[k], seen[k]))
+    return boxes, is_best

@@ -2,7 +2,8 @@
 
 The file (opset 18, any batch, weights inside) takes `images`: (B, S, S, 3) RGB pixel values,
 resized and no more, uint8; float32 where the spec resizes in float32. Its metadata, as JSON, are
-spec, class names and thresholds. It gives, boxes being xyxy in fractions of the input:
+spec, class names, thresholds, and a digest that tells of damage. It gives, boxes being xyxy in
+fractions of the input:
 
 raw         loc (B, P, 4) and conf (B, P, C), float32: the network's own
 boxes       boxes (B, P, 4) and scores (B, P, K), float32: those of `decode_outputs`
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nets.runtimes.onnx import OUTPUT_NAMES, Outputs, optional
+from nets.runtimes.onnx import NO_DIGEST, OUTPUT_NAMES, Outputs, file_digest, optional
 from nets.runtimes.torch import folded_copy
 from nets.ssd import SSDNet
 from utils.cli import UserError
@@ -57,10 +58,17 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
     for node in program.model.graph:  # the exporter's notes name the files of this computer
         node.metadata_props.clear()
     values = {"spec": spec.to_dict(), "class_names": list(class_names), "outputs": outputs,
-              "thresholds": limits, "family": network.family, "precision": "fp32"}
+              "thresholds": limits, "family": network.family, "precision": "fp32",
+              "digest": NO_DIGEST}
     program.model.metadata_props.update(
         {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()})
     program.save(path, external_data=False)
+    _write_digest(path)
+
+
+def _write_digest(path):
+    data = path.read_bytes()
+    path.write_bytes(data.replace(NO_DIGEST.encode(), file_digest(data).encode(), 1))
 
 
 def input_dtype(spec: SSDSpec) -> torch.dtype:
@@ -161,8 +169,9 @@ def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[
         op_types_to_quantize=QUANTISED)
     model = onnx.load(int8_file)
     entries = {entry.key: entry for entry in model.metadata_props}
-    entries["precision"].value = json.dumps("int8")
+    entries["precision"].value, entries["digest"].value = map(json.dumps, ("int8", NO_DIGEST))
     onnx.save(model, int8_file)
+    _write_digest(int8_file)
     before, after = 100 * score(fp32_file), 100 * score(int8_file)
     loss = before - after
     print(f"mAP@0.5 on the val list: fp32 {before:.2f}, int8 {after:.2f}, {loss:.2f} points lost")

@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -38,8 +39,8 @@ class Runtime(Protocol):
 class TorchRuntime:
     """Runs an SSDNet by PyTorch; a Runtime.
 
-    With `owned` a faster copy of the network runs, and later changes to the network have no effect.
-    Otherwise the network itself runs, and is left as it is.
+    With `owned` a faster `copy` of the network runs, as long as nobody changes the network and sets
+    `copy` to None. Otherwise the network itself runs, and is left as it is.
     """
 
     name = "PyTorch"
@@ -48,16 +49,21 @@ class TorchRuntime:
                  owned: bool):
         self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
         self.device, self.precision = network.coder.priors.device, precision
-        self._copy = inference_copy(network, precision) if owned else None
+        self.copy = inference_copy(network, precision) if owned else None
         self._lock = threading.Lock()  # while the caller's network is in eval mode
+
+    def __reduce__(self):
+        """Pickle and copy the network alone: neither packed weights nor locks can be pickled."""
+        make = partial(TorchRuntime, precision=self.precision, owned=self.copy is not None)
+        return make, (self.network, self.class_names)
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As Runtime."""
         images = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2)  # channels last
         with run_in(self.precision, self.device):
-            if self._copy is not None:
-                return decode_outputs(*self._copy(images), self.network.coder)
+            if (faster := self.copy) is not None:
+                return decode_outputs(*faster(images), self.network.coder)
             with self._lock, evaluating(self.network):
                 return decode_outputs(*self.network(images), self.network.coder)
 

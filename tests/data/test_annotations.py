@@ -6,33 +6,38 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from voc_folder import save_image
 
 from utils.cli import ROOT, UserError
-from utils.data.annotations import (Record, format_record, list_text, parse_line, read_class_names,
-                                    read_list, read_records, write_together)
+from utils.data.annotations import (Record, check_images, format_record, list_text, parse_line,
+                                    read_class_names, read_list, read_records, write_together)
 
 HEADER = '# classes: ["cat", "dog"]\n'
 
 
-def make_record(path, objects=()):
+def make_record(path, objects=(), **more):
     """Return a Record of (x1, y1, x2, y2, label, difficult) rows."""
     rows = np.array(objects, dtype=np.float64).reshape(-1, 6)
-    return Record(Path(path), rows[:, :4].astype(np.float32), rows[:, 4].astype(np.int64),
-                  rows[:, 5].astype(bool))
+    return Record(Path(path), rows[:, :4], rows[:, 4].astype(np.int64),
+                  rows[:, 5].astype(bool), **more)
 
 
 @given(st.sampled_from(["/data/a.jpg", "/my images/a b  c.jpg", "/ä/图 1.png", "/odd/a 1,2.jpg",
                         str(ROOT / "img" / "a b.jpg"), "/odd/1,2,3,4,5/a.jpg"]),
        st.lists(st.tuples(*[st.floats(-1e4, 1e4)] * 2, *[st.floats(0.01, 1e4)] * 2,
-                          st.integers(0, 99), st.booleans()), max_size=4))
-def test_a_list_line_is_read_back_to_a_thousandth_of_a_pixel(path, rows):
-    record = make_record(path, [(x, y, x + w, y + h, label, difficult)
-                                for x, y, w, h, label, difficult in rows])
+                          st.integers(0, 99), st.booleans(),
+                          st.one_of(st.just(np.nan), st.floats(0, 1e7))), max_size=4),
+       st.sampled_from([None, (640, 480)]))
+def test_a_list_line_is_read_back(path, rows, size):
+    areas = np.array([row[-1] for row in rows], np.float64)
+    record = make_record(path, [(x, y, x + w, y + h, label, difficult) for
+                                x, y, w, h, label, difficult, _ in rows], areas=areas, size=size)
     back = parse_line(format_record(record) + "\n", 100)
-    assert back.path == record.path
-    np.testing.assert_allclose(back.boxes_px, record.boxes_px, atol=2e-3)
-    for actual, expected in zip(back[2:], record[2:]):
-        assert actual.dtype == expected.dtype and np.array_equal(actual, expected)
+    assert (back.path, back.size) == (record.path, size)
+    np.testing.assert_allclose(back.boxes_px, record.boxes_px, atol=1e-6)
+    for actual, expected in zip(back[2:5], record[2:5]):
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_list_file_is_read_back(tmp_path):
@@ -46,6 +51,17 @@ def test_list_file_is_read_back(tmp_path):
     assert [record.path for record in back] == [record.path for record in records]
     assert np.array_equal(back[0].boxes_px, records[0].boxes_px) and len(back[1].labels) == 0
     assert path.read_text(encoding="utf-8").splitlines()[1] == f"{tmp_path}/a b.jpg 1,2,30,40,1,1"
+
+
+def test_an_image_that_is_gone_or_of_another_size_is_named(tmp_path):
+    records = [make_record(save_image(tmp_path / f"{k}.png", (50, 40)), size=size)
+               for k, size in enumerate([None, (50, 40), (40, 50)])]
+    check_images(records[:2], "2007_train.txt")
+    with pytest.raises(UserError, match="train.txt, line 4: .*2.png had 40x50 .* has 50x40; run"):
+        check_images(records, "2007_train.txt")
+    records[0].path.unlink()
+    with pytest.raises(UserError, match="0.png: No such file"):
+        check_images(records[:2], "2007_train.txt")
 
 
 @pytest.mark.parametrize("text, words", [

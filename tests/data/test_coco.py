@@ -1,13 +1,14 @@
 """COCO JSON."""
 
 import json
+import math
 
+import numpy as np
 import pytest
-from source_files import by_key, kinds, plain
+from source_files import kinds, plain, read_by_key
 from voc_folder import save_image, write_text
 
 from utils.cli import UserError
-from utils.data.coco import read_coco
 
 COCO = {
     "images": [{"id": 7, "file_name": "a.jpg", "width": 50, "height": 40},
@@ -24,8 +25,8 @@ COCO = {
 def read(tmp_path):
     """Return a function that reads COCO with some parts replaced."""
     save_image(tmp_path / "a.jpg")
-    return lambda **changes: by_key(read_coco(
-        write_text(tmp_path / "c.json", json.dumps(COCO | changes)), tmp_path))
+    return lambda **changes: read_by_key(
+        write_text(tmp_path / "c.json", json.dumps(COCO | changes)))
 
 
 def test_values(read, tmp_path):
@@ -42,13 +43,29 @@ def test_values(read, tmp_path):
 
 
 @pytest.mark.parametrize("broken", [
-    {"image_id": 99}, {"category_id": 5}, {"bbox": [1, 2, 3]}, {"bbox": None},
-    {"bbox": [1, 2, "x", 4]}, {"category_id": None}, {"bbox": []}])
+    {"image_id": 99}, {"category_id": 5}, {"category_id": None}, {"iscrowd": "x"}])
 def test_bad_annotations_are_numbered(read, broken):
     rows = COCO["annotations"]
     items, (problem,) = read(annotations=[rows[0], rows[1] | broken, rows[2]])
     assert kinds([problem]) == ["bad object"] and problem.where.endswith("c.json, annotation 2")
     assert len(items["a.jpg"].objects) == 2 and not items["sub/b 1.png"].objects
+
+
+POLYGONS = [[3, 4, 9, 4, 9, 12], [1, 20, 2, 5, 3, 30]]
+
+
+@pytest.mark.parametrize("row, box", [
+    ({"bbox": []}, None), ({"bbox": [1, 2, 3]}, None), ({"bbox": [1, 2, "x", 4]}, None),
+    ({"bbox": [0, 0, 0, 0], "segmentation": POLYGONS}, (1, 4, 9, 30)),
+    ({"segmentation": POLYGONS}, (1, 4, 9, 30)), ({"segmentation": {"counts": "x"}}, None),
+    ({"bbox": [1, 2, 3, 4], "segmentation": POLYGONS}, (1, 2, 4, 6)),
+    # Turned by a right angle about its centre, (10, 20).
+    ({"bbox": [5, 19, 10, 2], "attributes": {"rotation": 90.0}}, (9, 15, 11, 25))])
+def test_boxes_of_polygons_and_of_rotated_boxes(read, row, box):
+    items, problems = read(annotations=[{"image_id": 7, "category_id": 1} | row])
+    [thing] = items["a.jpg"].objects
+    np.testing.assert_allclose(thing.box_px, box or [math.nan] * 4)
+    assert not problems
 
 
 @pytest.mark.parametrize("text", [
@@ -58,4 +75,4 @@ def test_bad_annotations_are_numbered(read, broken):
 def test_a_broken_file_is_refused(tmp_path, text):
     (tmp_path / "broken.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match="broken.json: (not COCO|an id is duplicated|not a UTF-8)"):
-        read_coco(tmp_path / "broken.json", tmp_path)
+        read_by_key(tmp_path / "broken.json")

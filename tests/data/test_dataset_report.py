@@ -1,21 +1,24 @@
 """The dataset report: tables against naive counts, and its sections."""
 
-from dataclasses import replace
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from nets.ssd import build_spec
 from utils.data.annotations import Record
-from utils.data.dataset_report import (SIZE_GROUPS, boxes_at_input, count_table,
-                                       coverage_table, examine, format_section,
-                                       problem_section, suggest_tile)
+from utils.data.dataset_report import (SIZE_GROUPS, Choice, choice_section, count_table,
+                                       coverage_table, examine, find_choices, find_faults,
+                                       find_rare_classes, format_section, problem_section)
 from utils.data.doctor import Doctor, inspect_image
+from utils.data.prior_fit import boxes_at_input
 from utils.data.sources import DECISIONS, Problem
 from utils.multibox.boxes import to_xyxy
 from utils.multibox.priors import make_priors
 from utils.multibox.spec import SSDSpec
 from utils.page import Section
+from utils.tiling import window_grid
 
 SMALL = SSDSpec(input_shape=(128, 128), grids=(8, 4, 3, 2, 1, 1), steps=None,
                 anchors_size=(20, 30, 44, 60, 76, 92, 108))
@@ -35,7 +38,7 @@ def data(tmp_path_factory):
             low = rng.uniform(0, 1, sides.shape) * (1 - sides)
             boxes = np.concatenate([low * size, (low + sides) * size], 1).astype(np.float32)
             labels = rng.integers(0, 2, k % 4)
-            lists[split].append(Record(path, boxes, labels, labels < 0))
+            lists[split].append(Record(path, boxes, labels, labels > 0, None, tuple(size.tolist())))
     return lists, {path: inspect_image(path) for path in folder.iterdir()}
 
 
@@ -44,12 +47,14 @@ def test_counts_equal_naive_ones(data):
     header, *rows = count_table(lists, CLASSES)
     assert header == ["class", "train images", "train objects", "val images", "val objects",
                       "test images", "test objects"]
-    assert [row[0] for row in rows] == [*CLASSES, "all", "without objects"]
+    assert [row[0] for row in rows] == [*CLASSES, "all", "difficult", "without objects"]
     for column, split in enumerate(("train", "val", "test")):
         labels = [record.labels.tolist() for record in lists[split]]
         expected = [(sum(label in members for members in labels),
                      sum(members.count(label) for members in labels)) for label in range(3)]
-        expected += [(len(labels), sum(map(len, labels))), (labels.count([]), "-")]
+        flags = [record.difficult.tolist() for record in lists[split]]
+        expected += [(len(labels), sum(map(len, labels))),
+                     ("-", sum(map(sum, flags))), (labels.count([]), "-")]
         assert [(row[1 + 2 * column], row[2 + 2 * column]) for row in rows] == [
             (str(images), str(objects)) for images, objects in expected]
 
@@ -61,11 +66,11 @@ def overlap(a, b):
 
 
 def test_coverage_equals_a_naive_count(data):
-    lists, facts = data
+    lists, _ = data
     records = [record for records in lists.values() for record in records]
     labels = np.concatenate([record.labels for record in records])
-    boxes = boxes_at_input([(item.boxes_px, facts[item.path].size) for item in records], SMALL)
-    naive = [np.array(box) / (*facts[record.path].size, *facts[record.path].size)
+    boxes = boxes_at_input([(item.boxes_px, item.size) for item in records], SMALL)
+    naive = [np.array(box) / (*record.size, *record.size)
              for record in records for box in record.boxes_px.tolist()]
     np.testing.assert_allclose(boxes, naive, atol=1e-6)
     priors, groups = to_xyxy(make_priors(SMALL)).tolist(), {}
@@ -84,15 +89,63 @@ def test_coverage_equals_a_naive_count(data):
     assert 0 < sum(groups["all"]) < len(groups["all"]), "the test data should be covered in part"
 
 
-def test_the_tile_for_small_objects_in_large_images():
+def test_choices_for_small_objects_in_large_images(monkeypatch):
     """Objects of 40 pixels in 4000x3000 are too small as a whole, and not in tiles."""
+    monkeypatch.setattr("utils.data.dataset_report.fit_priors", lambda boxes, spec, *_, **__: spec)
     low = np.random.default_rng(0).uniform(0, 1, (300, 2)) * (3960, 2960)
     boxes, spec = np.concatenate([low, low + 40], 1), SSDSpec()
-    tile, share = suggest_tile([(boxes, (4000, 3000))], spec)
-    assert tile in (300, 450) and share > 0.95
-    tiled = boxes_at_input([(boxes, (4000, 3000))], replace(spec, tile=tile))
-    np.testing.assert_allclose(tiled[:, 2:] - tiled[:, :2], 40 / tile, rtol=1e-3)
-    assert suggest_tile([(boxes, (300, 300))], spec)[0] == 0  # no larger than a tile
+    specs = spec, spec, build_spec("vgg", 512)
+    present, fitted, large, tiles = find_choices([(boxes, (4000, 3000))], specs, "none", 0)
+    assert (present.covered, present.passes, fitted.passes) == (fitted.covered, 1, 1)
+    assert large.passes == pytest.approx((512 / 300)**2)
+    assert tiles.spec.tile in (300, 450) and tiles.covered > 0.95 > present.covered + 0.5
+    assert tiles.passes == len(window_grid(4000, 3000, tiles.spec.tile)[0])
+    tiled = boxes_at_input([(boxes, (4000, 3000))], tiles.spec)
+    np.testing.assert_allclose(tiled[:, 2:] - tiled[:, :2], 40 / tiles.spec.tile, rtol=1e-3)
+    assert f"\n  tile = {tiles.spec.tile}\n" in choice_section([present, tiles], "none").text
+    # No tile where images are no larger.
+    assert len(find_choices([(boxes % 260, (300, 300))], specs, "paper", 0)) == 3
+
+
+@pytest.mark.parametrize("shares, advised", [
+    ((0.61, 0.77, 0.92, 0.94), "large"), ((0.61, 0.77, 0.85, 0.94), "tiles"),
+    ((0.61, 0.92, 0.94, 0.94), "fitted"), ((0.90, 0.915, 0.919, 0.919), None),
+    ((0.92, 0.93, 0.94, 0.99), "tiles"), ((0.97, 0.995, 0.99, 0.99), "fitted")])
+def test_the_cheapest_of_the_good_choices_is_advised(shares, advised):
+    names = ("as set", "fitted", "large", "tiles")
+    choices = [Choice(name, SMALL, share, passes)
+               for name, share, passes in zip(names, shares, (1, 1, 2.9, 12))]
+    text = choice_section(choices, "light").text
+    assert f"Take {advised}, in train.py" in text if advised else "Leave the settings" in text
+
+
+@pytest.mark.parametrize("faults, unknown, words", [
+    ([], {}, []),
+    (["unknown class"] * 3, {"Dgo": 2, "xylo": 1}, [
+        "3 of 18 objects are lost: fix the class list", "'Dgo', 2 .*; did you mean 'dog'[?]",
+        "'xylo', 1 objects left out$"]),
+    (["image missing", "image truncated", "no area"], {}, [
+        "images left out: 2, see", "objects left out: 1, see"]),
+    (["look-alikes in two splits"] * 4, {}, ["images in two splits: 4"])])
+def test_the_verdict_names_what_needs_a_hand(data, faults, unknown, words):
+    doctor = Doctor(CLASSES, {}, SMALL)
+    doctor.problems += [Problem(kind, "a.xml", "why") for kind in faults]
+    doctor.unknown.update(unknown)
+    lines = find_faults(data[0], doctor)
+    assert len(lines) == len(words) and all(map(re.search, words, lines))
+
+
+def test_classes_with_few_objects_or_none_are_named(tmp_path):
+    def record(*labels, difficult=False):
+        labels = np.array(labels, int)
+        return Record(tmp_path, np.zeros((len(labels), 4)), labels, np.full(len(labels), difficult))
+
+    lists = {"train": [record(0, 0, 1)], "val": [record(*[0] * 20, 1)],
+             "test": [record(0), record(1, difficult=True)], "empty": []}
+    lacking, few = find_rare_classes(lists, CLASSES)
+    assert len(lacking) == 2 and "no object in test that" in lacking[0] and ": dog;" in lacking[0]
+    assert "no object in train, val, test" in lacking[1] and f": {CLASSES[2]};" in lacking[1]
+    assert ": dog 1;" in few[0] and "--val_share 0.2" in few[0]
 
 
 def test_sections_as_text():
@@ -109,14 +162,17 @@ def test_sections_as_text():
 
 def test_the_report_has_all_sections(data):
     lists, facts = data
-    doctor = Doctor(CLASSES, facts)
+    doctor = Doctor(CLASSES, facts, SMALL)
     doctor.problems += [Problem(kind, "a.xml", "why") for kind in DECISIONS] * 15
-    sections = examine(lists, doctor, SMALL, SMALL, seed=0)
-    assert [section.heading for section in sections] == [
-        "Images and objects", "Priors", "Samples", "Problems"]
-    assert "these priors cover" in sections[1].text or "anchors_size = (" in sections[1].text
-    assert len(sections[2].images) == sum(len(record.labels) > 0 for split in lists.values()
+    more = {"augmentation": "light", "about": ["data: here"], "seed": 0}
+    sections = examine(lists, doctor, [SMALL] * 3, **more)
+    assert [section.heading for section in sections[1:]] == [
+        "Problems", "Images and objects", "Samples", "Priors", "Choices"]
+    assert sections[0].heading == "images left out: 45, see Problems"
+    assert sections[0].text.endswith("data: here")
+    assert len(sections[3].images) == sum(len(record.labels) > 0 for split in lists.values()
                                           for record in split)
-    for (kind, decision), details in zip(DECISIONS.items(), sections[3].details):
+    for (kind, decision), details in zip(DECISIONS.items(), sections[1].details):
         assert details.heading == f"15 x {kind} ({decision})" and len(details.rows) == 16
-    assert len(examine({"train": []}, Doctor(CLASSES, {}), SMALL, SMALL, seed=0)) == 3  # no priors
+    empty = examine({"train": []}, Doctor(CLASSES, {}, SMALL), [SMALL] * 3, **more)
+    assert len(empty) == 4  # no priors

@@ -8,7 +8,7 @@ import pytest
 
 from utils.data.annotations import read_class_names
 from utils.data.demo_data import CLASS_NAMES, DemoSettings, draw_scene, main
-from utils.data.voc import read_voc
+from utils.data.layouts import read_source
 
 IMAGES = 36
 
@@ -22,8 +22,9 @@ def demo(tmp_path_factory):
 
 
 def test_the_annotations_are_those_of_the_drawings(demo):
-    items, problems = read_voc(demo / "VOCdevkit" / "VOC2007")
-    assert len(items) == IMAGES and not problems
+    source = read_source(demo / "VOCdevkit" / "VOC2007")
+    items = source.annotations
+    assert len(items) == IMAGES and not source.problems
     assert read_class_names(demo / "classes.txt") == CLASS_NAMES
     for item in items[::2]:
         _, objects = draw_scene(np.random.default_rng((0, int(item.key))))

@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from voc_folder import save_image
 from utils.data.doctor import Doctor, inspect_image
 from utils.data.sources import Annotation, SourceObject
 from utils.image import load_image
+from utils.multibox.spec import SSDSpec
 
 SIZE = (100, 80)
 CLASSES = ("cat", "dog")
@@ -29,7 +31,7 @@ def examine(image):
     """Return a function from boxes or (name, box) pairs to (record, problems)."""
     def record(*objects, size=None, path=image):
         rows = [item if isinstance(item[0], str) else ("cat", item) for item in objects]
-        doctor = Doctor(CLASSES, {path: inspect_image(path)})
+        doctor = Doctor(CLASSES, {path: inspect_image(path)}, SSDSpec())
         things = [SourceObject(name, box, k % 2 == 0, f"object {k}")
                   for k, (name, box) in enumerate(rows, start=1)]
         return doctor.record(Annotation("a", "a.xml", path, things, size)), doctor.problems
@@ -43,7 +45,8 @@ def test_sound_objects_pass_unchanged(examine, image):
     assert record.boxes_px.tolist() == [list(box) for box in boxes]
     assert record.labels.tolist() == [0, 0, 1]
     assert record.difficult.tolist() == [False, True, False]
-    assert (record.boxes_px.dtype, record.labels.dtype) == (np.float32, np.int64)
+    assert (record.boxes_px.dtype, record.labels.dtype) == (np.float64, np.int64)
+    assert record.size == SIZE and np.isnan(record.areas).all()
 
 
 @pytest.mark.parametrize("box, expected, kind", [
@@ -66,10 +69,13 @@ def test_boxes_are_corrected_or_left_out(examine, box, expected, kind):
     assert all(problem.where.startswith("a.xml, object 2 (") for problem in problems)
 
 
-@pytest.mark.parametrize("input_size, tile, is_tiny", [(100, 0, 1), (300, 0, 0), (300, 400, 1)])
-def test_tiny_is_measured_at_the_input(image, input_size, tile, is_tiny):
-    # 6x6 of 100x80 pixels: at 100x100 the sides are 6 and 7.5, in a tile 6 of 400.
-    doctor = Doctor(CLASSES, {image: inspect_image(image)}, input_size, tile)
+@pytest.mark.parametrize("changes, is_tiny", [
+    ({"input_shape": (100, 100)}, 1), ({}, 0), ({"tile": 400}, 1),
+    ({"input_shape": (130, 130)}, 0), ({"input_shape": (130, 130), "letterbox": True}, 1)])
+def test_tiny_is_measured_at_the_input(image, changes, is_tiny):
+    # 6x6 of 100x80 pixels: at 100x100 the sides are 6 and 7.5, in a tile 6 of 400; at 130x130
+    # 7.8 and 9.8, or 7.8 each with letterbox.
+    doctor = Doctor(CLASSES, {image: inspect_image(image)}, replace(SSDSpec(), **changes))
     item = SourceObject("cat", (9, 9, 15, 15), False, "")
     doctor.record(Annotation("a", "a", image, [item], None))
     assert kinds(doctor.problems) == ["tiny"][:is_tiny]
@@ -123,7 +129,7 @@ def test_unusable_images_and_annotations_have_no_record(tmp_path):
     paths = {name: save_image(tmp_path / f"{name}.jpg") for name in ("cut", "text")}
     paths["cut"].write_bytes(paths["cut"].read_bytes()[:-200])
     paths["text"].write_text("no image")
-    doctor = Doctor(CLASSES, {path: inspect_image(path) for path in paths.values()})
+    doctor = Doctor(CLASSES, {path: inspect_image(path) for path in paths.values()}, SSDSpec())
     for name in ("cut", "text", "gone"):
         assert doctor.record(Annotation(name, f"{name}.xml", paths.get(name), [], None)) is None
     assert [(kind, where.rpartition("/")[2]) for kind, where, _ in doctor.problems] == [
@@ -137,7 +143,7 @@ def test_equal_images(tmp_path):
     paths = [tmp_path / f"{name}.png" for name in ("a", "b", "a2", "a3")]
     for path in paths:
         Image.new("RGB", SIZE, "red" if "a" in path.stem else "blue").save(path)
-    doctor = Doctor(CLASSES, {path: inspect_image(path) for path in paths})
+    doctor = Doctor(CLASSES, {path: inspect_image(path) for path in paths}, SSDSpec())
     records = [doctor.record(Annotation("", "", path, [], None)) for path in paths]
     doctor.check_lists({"train": records[:3], "val": records[3:]})
     assert doctor.problems == [
@@ -173,6 +179,16 @@ def test_image_files_whole_and_cut(tmp_path, name):
         path.write_bytes(SOUND[name][:len(SOUND[name]) * 9 // 10])
         facts = inspect_image(path)
         assert facts.size is None and facts.reason and facts.kind != "image missing"
+
+
+@pytest.mark.parametrize("name", ["JPEG", "progressive", "grey", "CMYK"])
+def test_a_jpeg_whose_second_half_is_zeros_is_truncated(tmp_path, name):
+    data, path = SOUND[name], tmp_path / "a.jpg"
+    half = len(data) // 2
+    path.write_bytes(data[:half] + bytes(len(data) - half - 2) + data[-2:])
+    assert inspect_image(path).kind == "image truncated"
+    Image.new("RGB", (640, 480), "white").save(path, optimize=True)  # zeros as well
+    assert inspect_image(path).size == (640, 480)
 
 
 @pytest.mark.parametrize("data", [

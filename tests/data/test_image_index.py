@@ -3,7 +3,7 @@
 import pytest
 
 from utils.cli import UserError
-from utils.data.sources import ImageIndex, int_size, tails, walk_files
+from utils.data.sources import Annotation, ImageIndex, int_size, tails, walk_files
 
 
 def match(folder, files, wanted):
@@ -12,8 +12,8 @@ def match(folder, files, wanted):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     pairs = [item if isinstance(item, tuple) else (item, "") for item in wanted]
-    return [image and image.relative_to(folder).as_posix()
-            for image in ImageIndex(folder).match(pairs)]
+    return ImageIndex(folder).match([Annotation(key, "", None, [], None, file_name)
+                                     for key, file_name in pairs])
 
 
 @pytest.mark.parametrize("files, wanted, expected", [
@@ -39,7 +39,7 @@ def test_which_image_an_annotation_means(tmp_path, files, wanted, expected):
 
 
 def test_no_image_at_all_is_refused(tmp_path):
-    with pytest.raises(UserError, match="none of the 1 annotated images is in it, such as 'a'"):
+    with pytest.raises(UserError, match="none of the 1 annotated images is in it, such as 'a.jpg'"):
         match(tmp_path, ["b.jpg"], [("a", "a.jpg")])
     with pytest.raises(UserError, match="no such folder"):
         ImageIndex(tmp_path / "none")

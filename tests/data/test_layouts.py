@@ -1,13 +1,15 @@
-"""How tools lay out a source that comes with its own split."""
+"""How tools lay out their data, and how the data says its own split."""
 
 import json
 
 import pytest
 from source_files import kinds
-from voc_folder import save_image, write_text
+from voc_folder import save_image, write_text, xml_object
 
 from utils.cli import UserError
-from utils.data.layouts import read_parts
+from utils.data.layouts import read_source
+
+CAT = f"<annotation>{xml_object('cat', 1, 1, 9, 9)}</annotation>"
 
 
 def write_yolo(folder, names=("one/a", "one/b", "two/c", "three/d"), yaml="names: [cat]\n"):
@@ -27,12 +29,13 @@ def write_csv(path, image):
     write_text(path, f"filename,class,xmin,ymin,xmax,ymax\n{image},cat,1,1,9,9\n")
 
 
-def splits(folder, form="yolo", images=None, problems=()):
+def splits(folder, form="auto", images=None, problems=()):
     """Return {split: last part of the keys}; `problems` are the kinds of those expected."""
-    parts = read_parts(form, folder, images)
-    assert [kind for part in parts for kind in kinds(part[2])] == list(problems)
-    return {split: [item.key.rpartition("/")[2] for item in items] for split, items, _ in parts
-            if items}
+    source = read_source(folder, form, images_path=images)
+    assert kinds(source.problems) == list(problems)
+    assert all(item.image for item in source.annotations)
+    return {split: [key.rpartition("/")[2] for key in keys]
+            for split, keys in source.members.items() if keys}
 
 
 @pytest.mark.parametrize("paths", [
@@ -40,19 +43,42 @@ def splits(folder, form="yolo", images=None, problems=()):
     "path: images\ntrain: one\nvalid: [two]\ntest: three",
     "train: ../images/one\nval: ../images/two\ntest: ../images/three",
     "train: /content/mine/images/one\nval: /content/mine/images/two\ntest: images/three",
-    "train: train.txt\nval: images/two\ntest: lists/test.txt"])
+    "train: train.txt\nval: images/two\ntest: /home/me/mine/lists/test.txt"])
 def test_the_split_of_a_data_yaml(tmp_path, paths):
     folder = tmp_path / "mine"
     write_yolo(folder, yaml=f"{paths}\nnames: [cat]\n")
     write_text(folder / "train.txt", "./images/one/a.jpg\n/home/me/images/one/b.jpg\n")
     write_text(folder / "lists" / "test.txt", "C:\\me\\images\\three\\d.jpg\n\n")
     assert splits(folder) == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+    assert splits(folder / "data.yaml") == splits(folder, "yolo")
 
 
-def test_what_a_data_yaml_does_not_name(tmp_path):
+@pytest.mark.parametrize("names, lines", [
+    (("train", "valid", "test"), "data/obj/{}.jpg"), (("train", "val", "test"), "{}"),
+    (("train_list", "val_list", "test_list"), "obj/{0}.jpg obj/{0}.xml")])
+def test_the_split_of_text_files(tmp_path, names, lines):
+    for name in "abcd":
+        save_image(tmp_path / "obj" / f"{name}.jpg")
+        write_text(tmp_path / "obj" / f"{name}.txt", "0 0.5 0.5 1 1")
+    for name, members in zip(names, ("ab", "c", "d")):
+        write_text(tmp_path / f"{name}.txt", "\n".join(map(lines.format, members)))
+    write_text(tmp_path / "obj.names", "cat")
+    expected = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+    assert splits(tmp_path) == expected
+    # What a .data file names comes first, and lies in the folder of the data alone.
+    for name in names:
+        (tmp_path / f"{name}.txt").rename(tmp_path / f"my_{name}.txt")
+    keys = ("train", "valid", "test")
+    write_text(tmp_path / "obj.data", "classes = 1\nnames = /etc/passwd\n" + "\n".join(
+        f"{key} = data/my_{name}.txt" for key, name in zip(keys, names)))
+    assert splits(tmp_path) == expected
+
+
+def test_what_split_files_do_not_name(tmp_path):
     write_yolo(tmp_path, yaml="train: images/one\nval: val.txt\ntest: gone\nnames: [cat]\n")
     write_text(tmp_path / "val.txt", "/elsewhere/x.jpg\nimages/two/c.jpg\n")
     assert splits(tmp_path, problems=["in no split"]) == {"train": ["a", "b"], "val": ["c"]}
+    assert "test = gone names no image" in read_source(tmp_path).messages[0]
 
 
 def test_one_folder_for_train_and_val_is_train(tmp_path):
@@ -63,39 +89,111 @@ def test_one_folder_for_train_and_val_is_train(tmp_path):
 @pytest.mark.parametrize("yaml", ["names: [cat]", "train: /data/p\nval: /q\nnames: [cat]"])
 def test_folders_name_the_split_where_the_yaml_does_not(tmp_path, yaml):
     write_yolo(tmp_path, ("train2017/a", "Valid/b", "x/c", "train1"), yaml)
-    assert splits(tmp_path) == {"train": ["a"], "val": ["b"], "": ["train1", "c"]}
+    assert splits(tmp_path) == {"train": ["train1", "a", "c"], "val": ["b"]}
+
+
+# As labelImg, Roboflow, CVAT, Kaggle and VoTT write them: folders of images and of XML files.
+@pytest.mark.parametrize("images, xmls", [
+    ("", ""), ("images/", "annotations/"), ("JPEGImages/", "Annotations/"), ("pics/", "boxes/"),
+    ("a/export/JPEGImages/", "a/export/Annotations/")])
+@pytest.mark.parametrize("parts", [("", "", ""), ("train/", "valid/", "test/"),
+                                   ("x_train_data/", "Validation/", "test2/")])
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_xml_files_anywhere(tmp_path, images, xmls, parts, is_inside):
+    for name, part in zip("abc", parts):
+        order = (lambda folder: folder + part) if is_inside else (lambda folder: part + folder)
+        save_image(tmp_path / order(images) / f"{name}.jpg")
+        write_text(tmp_path / order(xmls) / f"{name}.xml", CAT)
+        # Roboflow calls images of several folders alike.
+        if parts[0] and images != "pics/":
+            save_image(tmp_path / order(images) / "same.jpg")
+            write_text(tmp_path / order(xmls) / "same.xml", CAT)
+    same = ["same"] * (parts[0] != "" and images != "pics/")
+    assert splits(tmp_path) == ({"train": ["a", *same], "val": ["b", *same], "test": ["c", *same]}
+                           if parts[0] else {"train": ["a", "b", "c"]})
+
+
+def test_hidden_files_are_not_read(tmp_path):
+    for name in ("a", "._a", ".ipynb_checkpoints/a"):
+        save_image(tmp_path / f"{name}.jpg")
+        write_text(tmp_path / f"{name}.xml", CAT)
+    assert splits(tmp_path) == {"train": ["a"]}
+
+
+def test_only_the_ending_of_an_image_is_cut_off(tmp_path):
+    for name in ("cam_1.jpg", "cam_1.5.jpg", "cam_1.7.PNG", "b.jpg"):
+        save_image(tmp_path / "images" / name)
+    rows = [f"{name},cat,1,1,9,9\n" for name in ("cam_1", "cam_1.5", "cam_1.7", "b.heic")]
+    write_text(tmp_path / "a.csv", "filename,class,xmin,ymin,xmax,ymax\n" + "".join(rows))
+    assert [item.image.name for item in read_source(tmp_path).annotations] == [
+        "cam_1.jpg", "cam_1.5.jpg", "cam_1.7.PNG", "b.jpg"]
+
+
+@pytest.mark.parametrize("form, unlabelled, keys, kind", [
+    ("voc", "auto", ["a"], "no annotation"), ("voc", "background", ["a", "b"], "no label file"),
+    ("yolo", "auto", ["a", "b"], "no label file"), ("yolo", "unused", ["a"], "no annotation"),
+    ("csv", "auto", ["a.jpg"], None), ("csv", "background", ["a.jpg", "b"], "no label file")])
+def test_images_without_annotation(tmp_path, form, unlabelled, keys, kind):
+    for name in "ab":
+        save_image(tmp_path / f"{name}.jpg")
+    write_text(tmp_path / "classes.txt", "cat")
+    {"voc": lambda: write_text(tmp_path / "a.xml", CAT), "csv": lambda: write_csv(
+        tmp_path / "t.csv", "a.jpg"), "yolo": lambda: write_text(tmp_path / "a.txt", "")}[form]()
+    source = read_source(tmp_path, unlabelled=unlabelled)
+    assert [item.key.removeprefix("/") for item in source.annotations] == keys
+    assert kinds(source.problems) == [kind] * (kind is not None)
+
+
+def test_listed_images_without_objects_can_be_left_out(tmp_path):
+    save_image(tmp_path / "a.jpg")
+    write_coco(tmp_path / "c.json", "a.jpg")
+    assert len(read_source(tmp_path).annotations) == 1
+    assert not read_source(tmp_path, unlabelled="unused").annotations
 
 
 @pytest.mark.parametrize("images", ["{}", "images/{}", "images"])
-def test_cocos_own_folder(tmp_path, images):
+@pytest.mark.parametrize("file", ["annotations/instances_{}.json", "annotations/{}.json",
+                                  "{}_coco.json"])
+def test_coco_files_of_a_split_each(tmp_path, images, file):
     for name, split in (("Train2017", "train"), ("val2017", "val")):
         save_image(tmp_path / images.format(name) / f"{split}.jpg")
-        write_coco(tmp_path / "annotations" / f"instances_{name}.json", f"{split}.jpg")
+        write_coco(tmp_path / file.format(name), f"{split}.jpg")
         write_text(tmp_path / "annotations" / f"captions_{name}.json", "{}")
-    assert splits(tmp_path, "coco") == {"train": ["train.jpg"], "val": ["val.jpg"]}
+    assert splits(tmp_path) == {"train": ["train.jpg"], "val": ["val.jpg"]}
 
 
-@pytest.mark.parametrize("form, write, name", [
-    ("coco", write_coco, "_annotations.coco.json"), ("csv", write_csv, "_annotations.csv")])
-def test_folders_of_a_split_each_and_one_file(tmp_path, form, write, name):
+@pytest.mark.parametrize("write, name", [
+    (write_coco, "{}/_annotations.coco.json"), (write_csv, "{}/_annotations.csv"),
+    (write_csv, "{}_labels.csv"), (write_csv, "data/{}.csv")])
+def test_equal_names_in_the_folders_of_several_splits(tmp_path, write, name):
     for folder in ("train", "valid", "test"):
-        save_image(tmp_path / folder / f"{folder}.jpg")
-        write(tmp_path / folder / name, f"{folder}.jpg")
-    assert splits(tmp_path, form) == {"train": ["train.jpg"], "val": ["valid.jpg"],
-                                      "test": ["test.jpg"]}
-    for path in (tmp_path / "train", tmp_path / "train" / name):
-        assert splits(path, form) == {"": ["train.jpg"]}
-    write(tmp_path / "elsewhere" / name, "test.jpg")
-    assert splits(tmp_path / "elsewhere" / name, form, tmp_path / "test") == {"": ["test.jpg"]}
+        save_image(tmp_path / folder / "a.jpg")
+        write(tmp_path / name.format(folder), "a.jpg")
+    source = read_source(tmp_path)
+    assert source.members == {"train": ["train/a.jpg"], "val": ["val/a.jpg"],
+                              "test": ["test/a.jpg"]}
+    assert [item.image.parent.name for item in source.annotations] == ["test", "train", "valid"]
+    file = tmp_path / name.format("train")
+    assert splits(file, images=tmp_path / "train") == {"train": ["a.jpg"]}
 
 
 @pytest.mark.parametrize("files, words", [
     (("annotations/instances_train2014.json", "annotations/instances_train2017.json"), "one split"),
-    (("a.json", "b.json"), "several files"), (("images/a.txt",), "no .json file in it")])
+    (("a.json", "b.json"), "several files"), (("images/a.txt", "b.xyz"), ".txt.: 1")])
 def test_files_that_do_not_say_the_split_are_refused(tmp_path, files, words):
     for name in files:
-        write_text(tmp_path / name, "{}")
-    with pytest.raises(UserError, match=f"{words}.*annotation_path"):
-        read_parts("coco", tmp_path)
-    with pytest.raises(UserError, match=f"{tmp_path}/none: no such f.*annotation_path"):
-        read_parts("coco", tmp_path / "none")
+        write_coco(tmp_path / name, "a.jpg")
+    with pytest.raises(UserError, match=words):
+        read_source(tmp_path, "coco")
+    with pytest.raises(UserError, match=f"{tmp_path}/none: no such f"):
+        read_source(tmp_path / "none")
+
+
+def test_what_is_not_read_is_said(tmp_path):
+    for name in "ab":
+        save_image(tmp_path / f"{name}.jpg")
+        write_text(tmp_path / f"{name}.txt", "0 0.5 0.5 1 1")
+    for name in ("train", "more"):
+        write_coco(tmp_path / f"{name}.json", "a.jpg")
+    text, table = read_source(tmp_path).messages
+    assert "2 .txt files are not read" in text and "not read: more.json" in table

@@ -129,8 +129,9 @@ def test_boxes_over_the_edge_are_clipped_and_boxes_outside_are_named(records):
     np.testing.assert_allclose(sample.boxes, [[0, 0.25, 0.5, 1]])
     assert sample.labels.tolist() == [1] and sample.difficult.tolist() == [True]
     outside = wide._replace(boxes_px=np.array([[70, 0, 80, 10]], np.float32))
-    with pytest.raises(UserError, match=wide.path.name):
-        DetectionDataset([outside], SPEC, None, 0)[0, 0]
+    for changed in (outside, wide._replace(size=(7, 7))):
+        with pytest.raises(UserError, match=wide.path.name):
+            DetectionDataset([changed], SPEC, None, 0)[0, 0]
 
 
 @pytest.mark.parametrize("tile", [100, 300, 1250])

@@ -4,9 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from utils.data.prior_fit import best_ious, covered, suggest_priors
-from utils.multibox.boxes import to_xyxy
+from utils.data.annotations import Record
+from utils.data.augment import AUGMENTATIONS
+from utils.data.loader import DetectionDataset
+from utils.data.prior_fit import augmented_boxes, best_ious, covered, fit_priors
+from utils.multibox.boxes import area, to_xyxy
 from utils.multibox.priors import make_priors
 from utils.multibox.spec import SSDSpec
 
@@ -39,15 +43,8 @@ def naive_coverage(boxes, spec, match_iou=0.5):
     return np.mean([naive_best_iou(box, priors) >= match_iou for box in boxes.tolist()])
 
 
-def suggest(boxes, spec, seed=0):
-    return suggest_priors(boxes, spec, SMALL, match_iou=0.5, seed=seed)
-
-
-def suggested(suggestion):
-    """Return the spec that train.py builds of a suggestion."""
-    ratios = suggestion.aspect_ratios
-    return replace(SMALL, anchors_size=suggestion.anchors_size,
-                   aspect_ratios=(ratios,) * len(SMALL.grids) if ratios else SMALL.aspect_ratios)
+def fit(boxes, spec, seed=0):
+    return fit_priors(boxes, spec, SMALL, match_iou=0.5, seed=seed)
 
 
 @pytest.mark.parametrize("spec", [SMALL, replace(SMALL, steps=(20, 24, 30, 50, 90, 96))])
@@ -64,22 +61,31 @@ def test_a_box_that_is_mostly_outside_is_not_covered():
 
 @pytest.mark.parametrize("seed, smallest, largest", [
     (0, 0.03, 0.9), (1, 0.02, 0.08), (2, 0.5, 1.0)])
-def test_a_suggestion_never_covers_less_and_is_found_again(seed, smallest, largest):
+def test_fitted_priors_never_cover_less_and_are_found_again(seed, smallest, largest):
     boxes = random_boxes(30, seed, smallest, largest)
-    result = suggest(boxes, SMALL, seed=seed)
-    # Both shares are true of what is suggested.
-    assert result.before == pytest.approx(naive_coverage(boxes, SMALL))
-    assert result.after == pytest.approx(naive_coverage(boxes, suggested(result)))
-    assert result.after >= result.before
-    assert len(result.anchors_size) == 7
-    # Advice that was followed is not given again.
-    again = suggest(boxes, suggested(result), seed=seed)
-    assert again.before == again.after == result.after
+    fitted = fit(boxes, SMALL, seed)
+    assert naive_coverage(boxes, fitted) >= naive_coverage(boxes, SMALL)
+    assert len(fitted.anchors_size) == 7 and fit(boxes, fitted, seed) == fitted
 
 
 def test_a_large_data_set_is_searched_on_a_sample(monkeypatch):
     monkeypatch.setattr("utils.data.prior_fit.MAX_OBJECTS", 10)
     boxes = random_boxes(40, 5, 0.02, 0.1)
-    result = suggest(boxes, SMALL, seed=1)
-    assert result == suggest(boxes, SMALL, seed=1)
-    assert result.after == pytest.approx(naive_coverage(boxes, suggested(result)))  # of all boxes
+    fitted = fit(boxes, SMALL, seed=1)
+    assert fitted == fit(boxes, SMALL, seed=1)
+    assert naive_coverage(boxes, fitted) > naive_coverage(boxes, SMALL)
+
+
+@pytest.mark.parametrize("changes", [{}, {"letterbox": True}, {"tile": 80}])
+def test_augmented_boxes_are_those_of_training(tmp_path, changes):
+    """Their sizes are distributed as those of the loader."""
+    spec, size, path = replace(SMALL, **changes), (160, 90), tmp_path / "a.png"
+    Image.new("RGB", size).save(path)
+    boxes_px = random_boxes(12, 3, 0.05, 0.5) * (*size, *size)
+    record = Record(path, boxes_px, np.zeros(12, int), np.zeros(12, bool))
+    dataset = DetectionDataset([record], spec, AUGMENTATIONS["paper"], 0)
+    trained = np.concatenate([dataset[epoch, 0][1] for epoch in range(300)])
+    fitted = augmented_boxes([(boxes_px, size)] * 300, spec, AUGMENTATIONS["paper"], 0)[3600:]
+    for quantile in (0.1, 0.5, 0.9):
+        sides = [np.quantile(area(boxes)**0.5, quantile) for boxes in (fitted, trained)]
+        assert abs(sides[0] - sides[1]) < 0.06

@@ -6,33 +6,31 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from source_files import read
 from voc_folder import save_image, write_text, xml_object
 
 from utils.cli import UserError
-from utils.data.coco import read_coco
-from utils.data.csv_table import read_csv
 from utils.data.doctor import Doctor, inspect_image
 from utils.data.sources import DECISIONS, Annotation, SourceObject
-from utils.data.voc import read_voc
-from utils.data.yolo import read_yolo
+from utils.multibox.spec import SSDSpec
 
 SIZE = (64, 48)
 COCO = {"images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
         "categories": [{"id": 1, "name": "cat"}],
         "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 20.5, 30]}] * 2}
-# File, its text, and its reader, which gets the folder. The image is JPEGImages/a.png.
+# File, its text, and what is read. The image is JPEGImages/a.png.
 SOURCES = [
-    ("Annotations/a.xml", f"<annotation>{xml_object('cat', 2, 3, 21, 32)}</annotation>", read_voc),
-    ("a.json", json.dumps(COCO), lambda root: read_coco(root / "a.json", root)),
+    ("Annotations/a.xml", f"<annotation>{xml_object('cat', 2, 3, 21, 32)}</annotation>", "."),
+    ("a.json", json.dumps(COCO), "a.json"),
     ("a.csv", "filename,class,xmin,ymin,xmax,ymax,width\na.png,cat,1,2,21.5,32,64\na.png,,,,,,\n",
-     lambda root: read_csv(root / "a.csv", root)),
-    ("JPEGImages/a.txt", "0 0.5 0.5 0.25 0.5\n1 0.25 0.5 0.5 1\n", read_yolo)]
+     "a.csv"),
+    ("JPEGImages/a.txt", "0 0.5 0.5 0.25 0.5\n1 0.25 0.5 0.5 1\n", "JPEGImages")]
 
 
 @given(st.sampled_from(SOURCES), st.floats(0, 1), st.integers(0, 40), st.one_of(
     st.binary(max_size=8), st.sampled_from([b"nan", b"-1", b"1e999", b"\n", b",", b"<", b'"'])))
 def test_a_spoilt_annotation_is_refused_reported_or_read(source, start, length, part):
-    name, text, read = source
+    name, text, path = source
     data, at = text.encode(), int(start * len(text))
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -40,7 +38,7 @@ def test_a_spoilt_annotation_is_refused_reported_or_read(source, start, length, 
         write_text(root / "JPEGImages" / "classes.txt", "cat\ndog")
         write_text(root / name, "").write_bytes(data[:at] + part + data[at + length:])
         try:
-            items, problems = read(root / "JPEGImages" if read is read_yolo else root)
+            items, problems = read(root / path)
         except UserError as error:
             assert 0 < len(str(error)) < 1000
             return
@@ -53,9 +51,12 @@ def test_a_spoilt_annotation_is_refused_reported_or_read(source, start, length, 
 def test_what_the_doctor_lets_pass_lies_in_the_image(rows):
     with tempfile.TemporaryDirectory() as folder:
         path = save_image(Path(folder) / "a.png", SIZE)
-        doctor = Doctor(["cat"], {path: inspect_image(path)})
+        doctor = Doctor(["cat"], {path: inspect_image(path)}, SSDSpec())
     things = [SourceObject("cat", box, False, f"object {k}") for k, box in enumerate(rows)]
     record = doctor.record(Annotation("a", "a.xml", path, things, None))
+    if record is None:  # none of the objects is usable
+        assert rows and doctor.problems[-1].kind == "no usable object"
+        return
     low, high = record.boxes_px[:, :2], record.boxes_px[:, 2:]
     assert (low >= 0).all() and (high <= SIZE).all() and (high - low > 0.99).all()
     left_out = sum("left out" in DECISIONS[problem.kind] for problem in doctor.problems)

@@ -45,8 +45,6 @@ def sizes(members):
 def test_old_images_stay_new_ones_are_drawn_gone_ones_dropped(main):
     first = main.run(names(0, 60)).members
     assert sizes(first) == [42, 6, 12]
-    # As earlier versions drew, so that their data keeps its split.
-    assert draw_splits({}, names(0, 10), SHARES, 0)["test"] == ["0004", "0006"]
     gone = {first["train"][0], first["val"][0], first["test"][0]}
     keys = [key for key in names(0, 100) if key not in gone]
     splits = main.run(keys)
@@ -119,6 +117,17 @@ def test_names_with_spaces_and_numbers(main):
     main.put(train=["a 1 ", "", "plain  1"], val=["b -1"])
     members = main.run(["a 1", "b -1", "plain"]).members
     assert members["train"] == ["a 1", "plain"] and members["val"] == ["b -1"]
+
+
+@pytest.mark.parametrize("line", [
+    "{0}.jpg", "{0}.xml", "JPEGImages/{0}.jpg Annotations/{0}.xml", "{0}.PNG 1", "C:\\x\\{0}.jpg"])
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Validation"),
+                                   ("cat_train", "cat_val")])
+def test_lines_and_names_of_tools(main, line, names):
+    for name, keys in zip(names, (["a 1.5", "b"], ["sub/c", "d"])):
+        main.put(**{name: [line.format(key) for key in keys]})
+    members = main.run(["a 1.5", "b", "sub/c", "d", "e/f"]).members
+    assert members == {"train": ["a 1.5", "b"], "val": ["sub/c", "d"], "test": []}
 
 
 @pytest.mark.parametrize("test", [[], ["t1", "t2"]])

@@ -1,10 +1,13 @@
 """VOC XML."""
 
+import math
+
+import numpy as np
 import pytest
-from source_files import by_key, kinds
+from source_files import kinds, plain, read_by_key
 from voc_folder import Folder, xml_object
 
-from utils.data.voc import read_voc
+from utils.cli import UserError
 
 CAT = xml_object("cat", 1, 1, 10, 20)
 
@@ -13,13 +16,13 @@ CAT = xml_object("cat", 1, 1, 10, 20)
 def read(tmp_path):
     """Return a function from the content of a.xml, beside an image, to (Annotation, problems)."""
     folder = Folder(tmp_path)
-    folder.fill(["a"])
+    folder.fill(["a", "b"])
 
     def write_and_read(text):
         data = text if isinstance(text, bytes) else f"<annotation>{text}</annotation>".encode()
         (folder.root / "Annotations" / "a.xml").write_bytes(data)
-        (item,), problems = read_voc(folder.root)
-        return item, problems
+        items, problems = read_by_key(folder.root)
+        return items["a"], problems
     return write_and_read
 
 
@@ -28,7 +31,8 @@ def test_voc_pixels_become_edges(read):
     item, problems = read(CAT + xml_object("cat", 7, 3, 7, "3.5\n") + xml_object("dog", 9, 5, 4, 2))
     assert [thing[:2] for thing in item.objects] == [
         ("cat", (0, 0, 10, 20)), ("cat", (6, 2, 7, 3.5)), ("dog", (9, 5, 3, 1))]  # stays swapped
-    assert (item.key, item.origin, item.image.name) == ("a", "a.xml", "a.jpg") and not problems
+    assert (item.key, item.origin) == ("a", "Annotations/a.xml") and not problems
+    assert item.image.name == "a.jpg"
 
 
 def test_difficult_may_be_missing(read):
@@ -43,15 +47,34 @@ def test_parts_are_not_objects(read):
     assert len(item.objects) == 1 and not problems
 
 
-@pytest.mark.parametrize("second, words", [
-    (xml_object("cat", 1, 2, 3), "four numbers"), (xml_object("cat", 1, 2, "x", 4), "four numbers"),
-    (xml_object("cat", 1, 2, "", 4), "four numbers"), ("<object/>", "four numbers"),
-    ("<object><name>cat</name></object>", "four numbers"),
-    (CAT.replace("</bndbox>", "</bndbox><bndbox/>"), "four numbers")])
-def test_a_bad_object_is_counted_from_one(read, second, words):
-    item, (problem,) = read(CAT + second + CAT)
-    assert problem.kind == "bad object" and problem.where.startswith("a.xml, object 2")
-    assert words in problem.what and len(item.objects) == 2
+NO_NUMBER = (math.nan,) * 4
+
+
+@pytest.mark.parametrize("second", [
+    xml_object("cat", 1, 2, 3), xml_object("cat", 1, 2, "x", 4), xml_object("cat", 1, 2, "", 4),
+    "<object/>", "<object><name>cat</name></object>", xml_object("cat", 1, 2, "1,5,2", 4)])
+def test_an_object_without_four_numbers_is_counted(read, second):
+    item, _ = read(CAT + second + CAT)
+    np.testing.assert_equal([thing.box_px for thing in item.objects],
+                            [(0, 0, 10, 20), NO_NUMBER, (0, 0, 10, 20)])
+    assert item.objects[1].position == "object 2"
+
+
+def test_decimal_commas(read):
+    item, _ = read(xml_object("cat", "1,5", "2,5", "9,25", "10"))
+    assert plain(item.objects) == [("cat", (0.5, 1.5, 9.25, 10), False)]
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 90, 120, 300])
+def test_the_box_around_a_rotated_one(read, degrees):
+    # CVAT writes the box before the rotation: here 20x10 pixels about (20, 15).
+    attribute = f"<attribute><name>rotation</name><value>{degrees}.0</value></attribute>"
+    item, _ = read(xml_object("cat", 11, 11, 30, 20).replace(
+        "<bndbox>", f"<attributes>{attribute}</attributes><bndbox>"))
+    angle = math.radians(degrees)
+    corners = np.array([(10, 5), (10, -5), (-10, 5), (-10, -5)]) @ np.array(
+        [(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))]) + (20, 15)
+    np.testing.assert_allclose(item.objects[0].box_px, [*corners.min(0), *corners.max(0)])
 
 
 ENTITIES = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10 if k else "lol" * 10}">' for k in range(10))
@@ -60,16 +83,24 @@ ENTITIES = "".join(f'<!ENTITY e{k} "{f"&e{k - 1};" * 10 if k else "lol" * 10}">'
 @pytest.mark.parametrize("data, words", [
     (b"", "no element"), (b"<annotation>", "no element"), (bytes(99), "not well-formed"),
     (b"<a></b>", "mismatched"), (b"<annotation>\xff\xfe</annotation>", "not well-formed"),
-    (b'<?xml version="1.0" encoding="klingon"?><a/>', "encoding"), (b"<html/>", "no VOC"),
+    (b'<?xml version="1.0" encoding="klingon"?><a/>', "encoding"), (b"<html/>", "<html> is no"),
     (f"<!DOCTYPE a [{ENTITIES}]><annotation>&e9;</annotation>".encode(), "amplification"),
     (b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>', "&x;"),
     # XML of other tools never makes an image background.
-    (b'<annotation><box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/></annotation>', "no VOC"),
-    (f"<annotation>{CAT}</annotation>".replace("object", "thing").encode(), "no VOC")])
+    (b'<annotation><box label="cat" xtl="1" ytl="1" xbr="9" ybr="9"/></annotation>', "is no"),
+    (f"<annotation>{CAT}</annotation>".replace("object", "thing").encode(), "no annotation")])
 def test_a_broken_annotation_is_a_problem(read, data, words):
     item, (problem,) = read(data)
     assert item.objects is None and problem.kind == "unreadable annotation"
     assert words in problem.what and problem.where.endswith("a.xml")
+
+
+def test_one_file_of_another_format_says_what_it_is(tmp_path):
+    folder = Folder(tmp_path)
+    folder.fill(["annotations"])
+    (folder.root / "Annotations" / "annotations.xml").write_text("<annotations/>")
+    with pytest.raises(UserError, match="annotations.xml: <annotations> is no .* Pascal VOC"):
+        read_by_key(folder.root)
 
 
 def test_background_and_images_without_annotation(tmp_path):
@@ -78,6 +109,6 @@ def test_background_and_images_without_annotation(tmp_path):
     (folder.root / "Annotations" / "lonely.xml").unlink()
     for name in ("a", "gone"):
         folder.xml(name)
-    items, problems = by_key(read_voc(folder.root))
+    items, problems = read_by_key(folder.root)
     assert items["a"].objects == [] and items["gone"].image is None
     assert kinds(problems) == ["no annotation"] and problems[0].where.endswith("lonely.jpg")

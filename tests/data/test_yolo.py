@@ -1,11 +1,12 @@
 """YOLO text files."""
 
+import numpy as np
 import pytest
-from source_files import by_key, kinds, plain
+from source_files import kinds, plain, read, read_by_key
 from voc_folder import save_image, write_text
 
 from utils.cli import UserError
-from utils.data.yolo import read_yolo, yolo_names
+from utils.data.yolo import NO_NAME, yolo_names
 
 WHOLE = "0 0.5 0.5 1 1"
 
@@ -14,7 +15,7 @@ def test_fractions_become_pixels(tmp_path):
     write_text(tmp_path / "classes.txt", "cat\ntraffic light\n")
     path = save_image(tmp_path / "a.jpg", (200, 100))
     write_text(tmp_path / "a.txt", "1 0.5 0.5 0.25 0.5\n\n0 0.1 0.9 0.2 0.2 0.97\r\n")
-    items, problems = by_key(read_yolo(tmp_path))
+    items, problems = read_by_key(tmp_path)
     assert not problems and items["a"].image == path and items["a"].size is None
     first, second = items["a"].objects
     # A quarter of 200 is 50 columns around column 100; half of 100 is 50 rows around row 50.
@@ -30,7 +31,7 @@ def test_where_labels_lie(tmp_path, image, labels):
     write_text(tmp_path / "classes.txt", "cat")
     path = save_image(tmp_path / image)
     write_text(tmp_path / labels, WHOLE)
-    (item,), problems = read_yolo(tmp_path)
+    (item,), problems = read(tmp_path)
     assert item.image == path and plain(item.objects) == [("cat", (0, 0, 50, 40), False)]
     assert not problems and item.origin.endswith(labels)
 
@@ -41,11 +42,13 @@ def test_files_without_their_other_half(tmp_path):
         save_image(tmp_path / "images" / f"{name}.jpg")
     write_text(tmp_path / "labels" / "train" / "b.txt", "")
     write_text(tmp_path / "labels" / "d.txt", WHOLE)
-    items, problems = by_key(read_yolo(tmp_path))
+    items, problems = read_by_key(tmp_path)
     # Background where the others have labels; those not labelled yet would be that too.
     assert {key: item.objects for key, item in items.items()} == {
-        "images/train/a": [], "images/train/b": []}
-    assert kinds(problems) == ["no label file", "no annotation", "image missing"]
+        "train/images/train/b": [], "train/images/train/a": [],
+        "labels/d": items["labels/d"].objects}
+    assert items["labels/d"].image is None
+    assert kinds(problems) == ["no label file", "no annotation"]
     assert problems[1].where.endswith("images/val/c.jpg")
 
 
@@ -56,23 +59,34 @@ def test_unreadable_files_and_two_images_of_one_name(tmp_path):
         write_text((tmp_path / name).with_suffix(".txt"), WHOLE)
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "c.jpg").write_bytes(b"no image")
-    items, problems = read_yolo(tmp_path)
-    assert [item.key for item in items] == ["a.jpg", "a.png", "b", "c"]
-    assert [item.objects is None for item in items] == [False, False, True, True]
-    assert kinds(problems) == ["unreadable annotation"] * 2
+    items, problems = read_by_key(tmp_path)
+    assert [*items] == ["a", "b", "c"]
+    assert items["b"].objects is None and kinds(problems) == ["unreadable annotation"]
 
 
-@pytest.mark.parametrize("line", [
-    "2 0.5 0.5 1 1", "-1 0.5 0.5 1 1", "0.5 0.5 0.5 1 1", "0 0.5 0.5 1", "cat 0.5 0.5 1 1",
-    "nan 0.5 0.5 1 1", "0,0.5,0.5,1,1",
-    "0 0.1 0.1 0.5 0.1 0.5 0.5 0.1 0.5"])  # the last is a polygon
-def test_bad_lines_are_numbered(tmp_path, line):
+@pytest.mark.parametrize("line, name, box", [
+    ("2 0.5 0.5 1 1", NO_NAME, (0, 0, 50, 40)), ("0.5 0.5 0.5 1 1", NO_NAME, (0, 0, 50, 40)),
+    ("cat 0.5 0.5 1 1", "cat", (0, 0, 50, 40)), ("0 0.5 0.5 1", "cat", None),
+    ("0 0,5 0,5 0,5 0,5", "cat", (12.5, 10, 37.5, 30)), ("0,0.5,0.5,1,1", NO_NAME, None),
+    ("0 0.1 0.1 0.5 0.1 0.5 0.5", "cat", (5, 4, 25, 20)),  # a polygon
+    ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.2", "cat", None), ("0 0.1 0.1 0.5 x 0.5 0.5", "cat", None)])
+def test_lines(tmp_path, line, name, box):
     write_text(tmp_path / "classes.txt", "cat\ndog")
     save_image(tmp_path / "a.jpg")
-    path = write_text(tmp_path / "a.txt", f"1 0.5 0.5 1 1\n\n{line}\n0 0.5 0.5 1 1\n")
-    (item,), (problem,) = read_yolo(tmp_path)
-    assert kinds([problem]) == ["bad object"] and problem.where == f"{path}, line 3"
-    assert [thing.name for thing in item.objects] == ["dog", "cat"]
+    write_text(tmp_path / "a.txt", f"1 0.5 0.5 1 1\n\n{line}\n0 0.5 0.5 1 1\n")
+    [item], problems = read(tmp_path)
+    first, thing, last = item.objects
+    assert (first.name, thing.name, last.name) == ("dog", name, "cat") and not problems
+    assert thing.position.startswith("line 3")
+    np.testing.assert_allclose(thing.box_px, box or [np.nan] * 4)
+
+
+def test_keypoints_are_no_polygon(tmp_path):
+    write_text(tmp_path / "data.yaml", "names: [cat]\nkpt_shape: [2, 2]")
+    save_image(tmp_path / "a.jpg")
+    write_text(tmp_path / "a.txt", "0 0.5 0.5 0.5 0.5 0.1 0.1 0.2 0.2")
+    [item], _ = read(tmp_path)
+    assert plain(item.objects) == [("cat", (12.5, 10, 37.5, 30), False)]
 
 
 @pytest.mark.parametrize("name, text, names", [
@@ -81,24 +95,26 @@ def test_bad_lines_are_numbered(tmp_path, line):
     ("data.yaml", "names: {'0': cat, 7: dog}", {0: "cat", 7: "dog"}),
     ("data.yaml", "names: [0, 1]", {0: "0", 1: "1"}),
     ("classes.txt", "\ufeffcat\r\n\r\n dog \r\n\n", {0: "cat", 2: "dog"}),
-    ("obj.names", "cat\ndog\n", {0: "cat", 1: "dog"}),
+    ("obj.names", "cat\ndog\n", {0: "cat", 1: "dog"}), ("cfg/obj.names", "cat", {0: "cat"}),
     ("labels/classes.txt", "cat\n", {0: "cat"}), ("_darknet.labels", "cat\n", {0: "cat"})])
 def test_where_names_come_from(tmp_path, name, text, names):
     (tmp_path / "data").mkdir()
     write_text(tmp_path / "data" / name, text)
-    assert yolo_names(tmp_path / "data") == names
+    expected = {name: name for name in names.values()} | {str(k): names[k] for k in names}
+    assert yolo_names(tmp_path / "data") == expected
 
 
 @pytest.mark.parametrize("files, words", [
-    ({}, "data: no class names"), ({"data.yaml": "nc: 2"}, "no class names"),
-    ({"data.yaml": "names: []", "classes.txt": "cat"}, "no image with a text file"),
+    ({}, "data: no annotations"), ({"data.yaml": "nc: 2"}, "no class names"),
+    ({"data.yaml": "names: []"}, "data: no class names"),
     ({"data.yaml": "names: [cat", "classes.txt": "dog"}, "data.yaml: while parsing"),
     ({"data.yaml": "names: !odd cat"}, "data.yaml: could not determine"),
+    ({"data.yaml": "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b, *b]"}, "data.yaml: names must be"),
     ({"data.yaml": "names: [cat, dog]", "labels/classes.txt": "dog\ncat\n"},
      "data.yaml and .*classes.txt disagree")])
 def test_broken_names_and_empty_folders_are_refused(tmp_path, files, words):
-    (tmp_path / "data").mkdir()
-    for name, text in files.items():
+    save_image(tmp_path / "data" / "a.jpg")
+    for name, text in (files | {"a.txt": WHOLE} if files else files).items():
         write_text(tmp_path / "data" / name, text)
     with pytest.raises(UserError, match=words):
-        read_yolo(tmp_path / "data")
+        read(tmp_path / "data", "yolo")

@@ -24,7 +24,8 @@ def random_set(seed, *, images=40, classes=3, decimals=0, tied=True):
             box = np.round(rng.uniform([0, 0, 2, 2], [90, 90, 120, 120]), decimals)
             box[2:] *= rng.random(2) > 0.04
             truth.append({"image_id": image, "category_id": label, "bbox": box.tolist(),
-                          "area": float(box[2] * box[3]), "iscrowd": int(rng.random() < 0.15)})
+                          "area": 0.7 * float(box[2] * box[3]),
+                          "iscrowd": int(rng.random() < 0.15)})
             for _ in range(rng.integers(0, 4)):
                 near = box + rng.integers(-4, 5, 4)
                 near[2:] = near[2:].clip(0)
@@ -47,7 +48,8 @@ def flatten(truth, results):
     image, labels, boxes, area = columns(results)
     detections = FlatDetections(image, labels, column(results, "score", float), boxes, area)
     image, labels, boxes, area = columns(truth)
-    return detections, FlatObjects(image, labels, boxes, column(truth, "iscrowd", bool), area)
+    return detections, FlatObjects(image, labels, boxes, column(truth, "iscrowd", bool), area,
+                                   column(truth, "area", float))
 
 
 def pycocotools(truth, results, *, images=40, classes=3):

@@ -31,7 +31,8 @@ def small(*, difficult=(0, 0, 0)):
                         [0, 10, 100, 110]], float)
     zeros = np.zeros(5, int)
     return (FlatDetections(zeros, zeros, np.array([9, 8, 7, 6, 5.]), guesses, area(guesses)),
-            FlatObjects(zeros[:3], zeros[:3], boxes, np.array(difficult, bool), area(boxes)))
+            FlatObjects(zeros[:3], zeros[:3], boxes, np.array(difficult, bool), area(boxes),
+                        area(boxes)))
 
 
 def test_voc_by_hand():

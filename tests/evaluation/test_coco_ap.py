@@ -1,11 +1,20 @@
 """COCO's figures against pycocotools, to the last digit."""
 
+import json
+
 import numpy as np
 import pytest
 from coco_sets import flatten, pycocotools, random_set
+from PIL import Image
 
+from utils.data.annotations import list_text, read_list
+from utils.data.coco import read_coco
+from utils.data.doctor import Doctor, inspect_image
 from utils.evaluation import assignment
+from utils.evaluation.assignment import flatten_records
 from utils.evaluation.coco_ap import evaluate_coco
+from utils.evaluation.detection_files import read_detections
+from utils.multibox.spec import SSDSpec
 
 
 def crowded():
@@ -58,3 +67,28 @@ def test_figures_equal_pycocotools(name, monkeypatch):
     assert (ours.recall == judge.eval["recall"]).all()
     figures = np.nan_to_num(list(ours.figures().values()), nan=-1)
     assert figures.tolist() == judge.stats.tolist()
+
+
+def test_a_list_of_a_coco_file_has_the_figures_of_that_file(tmp_path):
+    """Areas of masks, boxes that reach beyond their images, and all decimals."""
+    pytest.importorskip("pycocotools")
+    truth, results = random_set(6, images=12, decimals=2, tied=False)
+    truth = [row for row in truth if min(row["bbox"][2:]) > 0]
+    images = [{"id": k, "file_name": f"image {k}.png"} for k in range(1, 13)]
+    for row in images:
+        Image.new("RGB", (150, 150)).save(tmp_path / row["file_name"])
+    names = ["a", "b", "c"]
+    categories = [{"id": k, "name": name} for k, name in enumerate(names, start=1)]
+    for name, values in (("truth", {"images": images, "categories": categories,
+                                    "annotations": truth}), ("results", results)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
+    annotations, _ = read_coco(tmp_path / "truth.json", tmp_path)
+    doctor = Doctor(names, {one.image: inspect_image(one.image) for one in annotations}, SSDSpec())
+    records = [doctor.record(one, measured=True) for one in annotations]
+    (tmp_path / "list.txt").write_text(list_text(records, names), encoding="utf-8")
+    records, _ = read_list(tmp_path / "list.txt")
+    detections = read_detections(tmp_path / "results.json", records, names,
+                                 ids_path=tmp_path / "truth.json")
+    figures = evaluate_coco(detections, flatten_records(records), 3).figures()
+    assert np.nan_to_num(list(figures.values()), nan=-1).tolist() == pycocotools(
+        truth, results, images=12).stats.tolist()

@@ -131,6 +131,31 @@ def test_ids_and_names_that_other_projects_write(changes, records, tmp_path):
     assert detections.area.tolist() == [200, 211.75]
 
 
+@pytest.mark.parametrize("names, rows, images", [
+    (["2.jpg", "1.jpg"], [1, 2], [1, 0]),
+    (["2.jpg", "a b.jpg", "001.jpg"], [1, 2, "a b"], [2, 0, 1]),
+    (["2.jpg", "a.jpg", "1.jpg"], [(7, "1.jpg"), (7, "a.jpg"), (7, "2")], [2, 1, 0]),
+    (["c.jpg", "b.jpg", "a.jpg"], [3, 1], [2, 0]),
+    (["2.jpg", "a.jpg", "1.jpg"], [1, 2], "may be names, such as 1, or lines"),
+    (["1.jpg", "01.jpg", "a.jpg"], [1, "a"], "1 is not one of the images"),
+    (["x/1.jpg", "y/1.jpg"], [(1, "1.jpg")], "'1.jpg' is not one of the images")])
+def test_images_as_ultralytics_names_them(names, rows, images, tmp_path):
+    """An integer where the stem is one, else the stem; newer versions add file_name."""
+    rows = [ROWS[0] | (dict(zip(("image_id", "file_name"), row)) if isinstance(row, tuple)
+                       else {"image_id": row}) for row in rows]
+    if isinstance(images, str):
+        with pytest.raises(UserError, match=images):
+            read(tmp_path, rows, make_records(tmp_path, names))
+    else:
+        assert read(tmp_path, rows, make_records(tmp_path, names)).image.tolist() == images
+
+
+def test_classes_that_count_from_0(records, tmp_path):
+    """As YOLOv5 writes them."""
+    rows = [ROWS[0] | {"category_id": k} for k in (2, 0, 1)]
+    assert read(tmp_path, rows, records).labels.tolist() == [2, 0, 1]
+
+
 def test_ids_of_another_annotation_file(records, tmp_path):
     """An id is an id, even where another image has that name."""
     files = [{"id": f"image {k + 1}", "file_name": f"folder/image {k}.jpg"} for k in range(11)]
@@ -159,16 +184,19 @@ RESULTS, COMP4 = "r.json", "comp4_det_test_red cell.txt"
     (RESULTS, json.dumps(ROWS)[:-9], "not JSON, or cut short"),
     (RESULTS, {"annotations": ROWS}, "not a list"),
     (RESULTS, [*ROWS, 3], "row 3: needs .* got 3"),
+    (RESULTS, [ROWS[0] | {"image_id": [1]}], "row 1: needs image_id"),
+    (RESULTS, [ROWS[0] | {"bbox": 3}], "row 1: needs image_id"),
     (RESULTS, [ROWS[0] | {"bbox": [1, 2, 3]}], "row 1: .* bbox of 4"),
-    (RESULTS, [*ROWS, ROWS[0] | {"image_id": 99}], r"99 is none of the images .*, 11, 12, "),
-    (RESULTS, [ROWS[0] | {"image_id": "other"}], r"'other' is none of the images .*image 0"),
-    (RESULTS, [ROWS[0] | {"category_id": 0}], r"0 is none of the classes .*, 2, 3, "),
-    (RESULTS, [ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is none .*\('red cell', "),
+    (RESULTS, [*ROWS, ROWS[0] | {"image_id": 99}], r"99 is not one of the images, .*, 11, 12\]"),
+    (RESULTS, [ROWS[0] | {"image_id": "other"}], r"'other' is not one of the images, .*image 0"),
+    (RESULTS, [ROWS[0] | {"category_id": 4}], r"4 is not one of the classes, .*, 2, 3\]"),
+    (RESULTS, [ROWS[1] | {"category_id": 0}, ROWS[1]], "3 is not one of the classes"),
+    (RESULTS, [ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is not .*\['red cell', "),
     (RESULTS, [*ROWS, ROWS[0] | {"score": float("nan")}], "nan.* is not .* finite score"),
     (RESULTS, [ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "is not .* a finite box"),
     (RESULTS, [ROWS[0] | {"bbox": [5, 5, 3, -1]}], "height not negative"),
     (COMP4, "1 0.5 1 1 9", "red cell.txt: .* is not an image"),
-    (COMP4, "image 99 0.5 1 1 9 9", "'image 99' is none of the images"),
+    (COMP4, "image 99 0.5 1 1 9 9", "'image 99' is not one of the images"),
     ("comp4_det_test_dog.txt", "image 1 0.5 1 1 9 9", "no comp4_det_test_<class>"),
     ("ids.json", {"images": []}, "not a COCO annotation file"),
     ("ids.json", {"images": [3], "categories": []}, "not a COCO annotation file")])

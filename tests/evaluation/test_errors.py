@@ -26,7 +26,7 @@ def as_detections(rows):
 def as_objects(rows):
     """Return FlatObjects of (image, label, difficult, box) rows."""
     image, labels, difficult, boxes, areas = as_detections(rows)
-    return FlatObjects(image, labels, boxes, difficult.astype(bool), areas)
+    return FlatObjects(image, labels, boxes, difficult.astype(bool), areas, areas)
 
 
 def random_rows(seed, crowds=False):
@@ -94,7 +94,9 @@ def test_figures_are_those_of_other_code(seed, library, monkeypatch):
 def test_the_confusion_matrix_is_that_of_hotcoco(confidence, crowds):
     for seed in range(4):
         rows = random_rows(seed, crowds)
-        ours = confusion_matrix(*coco_sets.flatten(*rows), CLASSES, confidence)
+        detections, objects = coco_sets.flatten(*rows)
+        above = FlatDetections(*(field[detections.scores > confidence] for field in detections))
+        ours = confusion_matrix(above, objects, CLASSES)
         matrix = hotcoco_eval(*rows).confusion_matrix(min_score=confidence)["matrix"]
         if crowds:  # hotcoco counts detections of crowds as of background
             assert (ours[CLASSES] <= matrix[CLASSES]).all()

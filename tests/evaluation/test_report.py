@@ -81,7 +81,10 @@ def test_the_page_and_the_json_have_the_same_figures(report):
         assert ("-" if value is None else f"{value:.4f}") in shown
     for kind in KINDS:
         row = values["errors"][kind]
-        assert f"{kind.capitalize()}: {row['count']}, costing {row['cost']:.4f}" in shown
+        assert f"{row['cost']:.4f}" in shown
+        working = measurement.working_errors
+        assert f"{kind.capitalize()}: {len(working.rows_of(kind))};" in shown
+        assert (working.assignment.detections.scores > measurement.confidence).all()
 
 
 @pytest.mark.parametrize("detections, objects, classes", [

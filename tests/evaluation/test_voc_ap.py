@@ -56,7 +56,8 @@ def devkit_ap(detections, objects, threshold=0.5):
             fp += taken[number][overlaps.index(best)]
             taken[number][overlaps.index(best)] = True
         curve.append((tp / total, tp / (tp + fp) if tp + fp else 0.0))
-    points = [max([p for r, p in curve if r >= level / 10], default=0) for level in range(11)]
+    levels = [0, 0.1, 0.2, 3 * 0.1, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]  # MATLAB's 0:0.1:1
+    points = [max([p for r, p in curve if r >= level], default=0) for level in levels]
     recalls = [0.0, *(r for r, _ in curve)]
     best = [max(p for _, p in curve[k:]) for k in range(len(curve))]
     area = sum((recalls[k + 1] - recalls[k]) * best[k] for k in range(len(curve)))
@@ -83,6 +84,14 @@ def test_ap_equals_the_voc_kit(seed, tied, threshold):
         assert result.ap_11_point == pytest.approx(points, rel=0, abs=1e-12)
 
 
+@pytest.mark.parametrize("number, levels", [(3, 3), (6, 7), (7, 8)])
+def test_11_points_at_the_recalls_that_binary_numbers_miss(number, levels):
+    """Of ten objects 3, 6 or 7 found: a recall of 3 of 10 does not reach MATLAB's 0.3."""
+    results = evaluate_voc([detected((0.9, BOX, 0))] * number + [detected()] * (10 - number),
+                           [record((BOX, 0, False))] * 10, 1)
+    assert results[0].ap_11_point == pytest.approx(levels / 11)
+
+
 def test_class_without_objects_is_nan_and_not_in_the_mean():
     records = [record((BOX, 0, False), (FAR, 2, True))]
     results = evaluate_voc([detected((0.9, BOX, 0), (0.9, BOX, 1))], records, 3)
@@ -101,22 +110,26 @@ def class_result(scores, right, total):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("levels", [20, 1000, 10 ** 7])
-def test_best_f1_by_trying_each_thousandth(levels, dtype):
+def test_best_f1_by_trying_each_score(levels, dtype):
     rng = np.random.default_rng(levels)
     scores = np.sort(rng.integers(1, levels, 80) / levels).astype(dtype)[::-1]
     right = rng.random(80) < scores
-    tried = []
-    for confidence in np.arange(1000) / 1000:
-        kept = scores > dtype(confidence)
-        if kept.any():
-            tried.append((2 * right[kept].sum() / (kept.sum() + 50), confidence))
     best = best_f1(class_result(scores, right, 50))
-    assert best["f1"] == pytest.approx(max(tried)[0])
+    assert best["f1"] == pytest.approx(max(
+        2 * right[kept].sum() / (kept.sum() + 50) for kept in (scores >= s for s in scores)))
     # The figures are those of what scores more than the confidence that is printed.
-    kept = scores > dtype(float(f"{best['confidence']:.3f}"))
+    kept = scores > dtype(float(f"{best['confidence']}"))
     assert best["precision"] == pytest.approx(right[kept].mean())
     assert best["recall"] == pytest.approx(right[kept].sum() / 50)
     assert best["f1"] == pytest.approx(2 / (1 / best["precision"] + 1 / best["recall"]))
+
+
+@pytest.mark.parametrize("right, wrong, confidence", [
+    (0.9999, 0.9991, 0.9998), (0.9, 0.1, 0.899), (0.5, 0.4995, 0.4999), (0.625, -1, 0.624)])
+def test_the_confidence_has_as_few_decimals_as_it_needs(right, wrong, confidence):
+    scores = np.repeat([right, wrong], 10).astype(np.float32)
+    best = best_f1(class_result(scores, scores == scores[0], 10))
+    assert list(best.values()) == [confidence, pytest.approx(1), 1, 1]
 
 
 def test_operating_points_without_meaning():

@@ -1,8 +1,14 @@
 """Videos, folders and bad files in; drawings, videos, crops, JSON and CSV out."""
 
 import csv
+import http.server
 import json
+import os
+import sys
+import threading
+from functools import partial
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -15,9 +21,12 @@ from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.detections import Detections
 from utils.evaluation.detection_files import read_detections
+from utils.image import as_rgb_array
 from utils.media.frames import Frame, Source, find_sources, read_frames
 from utils.media.outputs import Outputs
+from utils.media.video import CODECS
 
+CASES = Path(__file__).parents[3] / "shared" / "cases" / "inference"
 DETECTIONS = Detections(np.array([[10, 8, 30, 40], [-5, 50, 200, 70]], np.float32),
                         np.array([0.875, 0.5], np.float32), np.array([1, 0]), NAMES)
 
@@ -31,8 +40,17 @@ def write_video(path, length=30, size=(96, 64), rate=12.5, codec="MJPG"):
     return path
 
 
+def source_of(path, name=None):
+    """Return the Source of a file that is a video unless it is a .png."""
+    name = name or path.name
+    return Source(path, name, os.path.splitext(name)[0], is_video=not name.endswith(".png"))
+
+
 def read_video(path):
-    """Return (mean of a corner of each frame, frames a second) of a video."""
+    """Return (mean of a corner of each frame, frames a second) of a video: of .mp4, or what else is
+    written here.
+    """
+    path = path if path.exists() else path.with_suffix(".webm")
     video, levels = cv2.VideoCapture(str(path)), []
     while (frame := video.read())[0]:
         levels.append(frame[1][-8:, -8:].mean())
@@ -44,22 +62,22 @@ def write_all(outputs, sources):
     for frame in read_frames(sources, outputs.report):
         if frame.image is None:
             frame = frame._replace(image=np.asarray(Image.open(frame.source.path)))
-        outputs.write(frame, DETECTIONS)
+        outputs.write(frame, DETECTIONS, frame.image)
     outputs.finish(NAMES)
 
 
 # ---- What is found ----
 
 def test_a_folder_is_searched_with_its_sub_folders(tmp_path):
-    for name in ("b.JPG", "sub/a.avi", "sub/notes.txt", "out/a.png.jpg"):
+    for name in ("b.JPG", "sub/a.avi", "sub/notes.txt", "out/a.jpg", ".hidden/c.jpg", "._b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     errors = {}
     texts = [str(tmp_path), "0", str(tmp_path / "out"), "nowhere.jpg", str(tmp_path)]
     assert find_sources(texts, tmp_path / "out", errors.__setitem__) == [
-        Source(tmp_path / "b.JPG", "b.JPG"),
-        Source(tmp_path / "sub/a.avi", "sub/a.avi", is_video=True),
-        Source(0, "camera0", is_video=True)]
+        Source(tmp_path / "b.JPG", "b.JPG", "b"),
+        Source(tmp_path / "sub/a.avi", "sub/a.avi", "sub/a", is_video=True),
+        Source(0, "camera0", "camera0", is_video=True)]
     assert list(errors) == [str(tmp_path / "out"), "nowhere.jpg"]
     assert "folder of the outputs" in str(errors[str(tmp_path / "out")])
 
@@ -71,6 +89,70 @@ def test_files_of_one_name_get_outputs_of_their_own(tmp_path):
     texts = [str(tmp_path / name) for name in ("one", "TWO", "one")]
     sources = find_sources(texts, tmp_path / "out", pytest.fail)
     assert [source.name for source in sources] == ["a.png", "A.png.2"]
+    assert [source.output for source in sources] == ["a.png", "A.png.2"]
+    for name in ("a.png", "a.bmp", "cam_1.5.png", "b.png"):
+        photo(tmp_path / "TWO" / name)
+    outputs = {source.name: source.output for source in
+               find_sources([f"{tmp_path}/TWO/*"], tmp_path / "out", pytest.fail)}
+    assert outputs.pop("A.png") and outputs == {
+        "a.png.2": "a.png.2", "a.bmp": "a.bmp", "cam_1.5.png": "cam_1.5", "b.png": "b"}
+
+
+def test_content_tells_what_a_file_is(tmp_path, capsys):
+    for name, kind in (("a", "avif"), ("b.dat", "jpeg2000"), ("c.mp4", "png"), ("d.heic", None)):
+        Image.new("RGB", (64, 48)).save(tmp_path / name, kind) if kind else (
+            tmp_path / name).write_bytes(bytes(100))
+    pages = [Image.new("RGB", (64, 48), (90 * k, 0, 0)) for k in range(3)]
+    for name in ("e.tif", "f.webp", "g.png", "h.gif"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    write_video(tmp_path / "i.avi").rename(tmp_path / "i.dav")
+    write_video(tmp_path / "j.avi").rename(tmp_path / "000012")
+    for name in ("k.bin", "000013.bin", "l.txt", "best.pth"):
+        (tmp_path / name).write_bytes(os.urandom(5000) if name != "l.txt" else b"text " * 999)
+    os.symlink(tmp_path, tmp_path / "loop")
+    sources = find_sources([str(tmp_path)], tmp_path / "out", pytest.fail)
+    assert {source.name: source.is_video for source in sources} == {
+        **dict.fromkeys(("a", "b.dat", "c.mp4", "d.heic", "e.tif", "f.webp", "g.png", "h.gif"),
+                        False), "i.dav": True, "000012": True}
+    out = capsys.readouterr().out
+    assert out.count("the first of 3 pages") == 4
+
+
+def test_linked_folders_and_long_numbers(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "real").mkdir()
+    photo(tmp_path / "real" / "a.png")
+    os.symlink(tmp_path / "real", tmp_path / "in" / "link")
+    errors = {}
+    sources = find_sources([str(tmp_path / "in"), "20190704123001", "no*.jpg"], tmp_path / "out",
+                           errors.__setitem__)
+    assert [source.name for source in sources] == ["link/a.png"]
+    assert list(errors) == ["20190704123001", "no*.jpg"]
+
+
+@pytest.fixture
+def web(tmp_path):
+    """Return the address at which a folder is served."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    handler.func.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_addresses(tmp_path, web):
+    photo(tmp_path / "a.png")
+    write_video(tmp_path / "b.avi")
+    errors = {}
+    image, video, stream = find_sources(
+        [f"{web}/a.png", f"{web}/b.avi", f"{web}/none.png", "rtsp://user:secret@cam/one/two"],
+        tmp_path / "out", errors.__setitem__)
+    assert list(errors) == [f"{web}/none.png"] and "404" in str(errors[f"{web}/none.png"])
+    assert (image.is_video, video.is_video, stream.is_video) == (False, True, True)
+    assert (image.name, stream.output) == ("127.0.0.1_a.png", "cam_one_two")
+    assert len(list(read_frames([video], pytest.fail))) == 30
+    assert np.array_equal(as_rgb_array(image.path), np.asarray(Image.open(tmp_path / "a.png")))
 
 
 @pytest.mark.parametrize("text", [
@@ -89,14 +171,16 @@ def test_paths_as_people_type_and_drop_them(tmp_path, monkeypatch, text):
 @pytest.mark.parametrize("name, codec, size, rate", [
     ("a.avi", "MJPG", (320, 240), 12.5), ("b.mp4", "mp4v", (321, 241), 29.97)])
 def test_a_drawn_video_has_the_frames_and_the_rate(tmp_path, name, codec, size, rate):
-    source = Source(write_video(tmp_path / name, 30, size, rate, codec), name, is_video=True)
+    source = source_of(write_video(tmp_path / name, 30, size, rate, codec))
     outputs = Outputs(tmp_path / "out", save_json=True)
     write_all(outputs, [source])
-    levels, written_rate = read_video(tmp_path / "out" / f"{name}.mp4")
+    levels, written_rate = read_video(tmp_path / "out" / f"{source.output}.mp4")
     assert len(levels) == 30 and written_rate == pytest.approx(rate, abs=0.02)
     np.testing.assert_allclose(levels, [8 * k for k in range(30)], atol=7.9)
-    frames = json.loads((tmp_path / "out" / f"{name}.json").read_text())["frames"]
+    frames = json.loads((tmp_path / "out" / f"{source.output}.json").read_text())["frames"]
     assert [frame["frame"] for frame in frames] == list(range(30))
+    np.testing.assert_allclose([frame["seconds"] for frame in frames], np.arange(30) / rate,
+                               atol=0.002)
     assert frames[0]["objects"] == DETECTIONS.rows()
 
 
@@ -106,8 +190,35 @@ def test_frames_of_a_camera_are_repeated_to_last_as_long_as_they_did(tmp_path, m
         str(path) if name == 0 else name))
     times = count(100.0, 0.4)  # 5 frames of its 12.5 a second
     monkeypatch.setattr("utils.media.frames.time", SimpleNamespace(monotonic=lambda: next(times)))
-    write_all(Outputs(tmp_path / "out"), [Source(0, "camera0", is_video=True)])
-    assert len(read_video(tmp_path / "out" / "camera0.mp4")[0]) == 21
+    write_all(Outputs(tmp_path / "out"), [Source(0, "camera0", "camera0", is_video=True)])
+    assert len(read_video(tmp_path / "out" / "camera0.mp4")[0]) == 16
+
+
+@pytest.mark.parametrize("codec", [None, *CODECS])
+def test_every_writer_keeps_time_and_all_pixels(tmp_path, monkeypatch, codec):
+    """None is PyAV. Frames come unevenly, of an odd size."""
+    if codec:
+        monkeypatch.setitem(sys.modules, "av", None)
+        monkeypatch.setattr("utils.media.video.CODECS", [codec])
+    else:
+        pytest.importorskip("av")
+    outputs, image = Outputs(tmp_path), np.full((65, 97, 3), 200, np.uint8)
+    source = Source(tmp_path / "a.webm", "a.webm", "a", is_video=True)
+    for number, seconds in enumerate((0, 0.04, 0.5, 0.52, 2)):
+        outputs.write(Frame(source, image, number, seconds, 25.0), DETECTIONS, image)
+    outputs.finish(NAMES)
+    if outputs.failures:
+        pytest.skip(f"no {codec[0]} here")
+    levels, rate = read_video(tmp_path / "a.mp4")
+    assert (len(levels), rate) == (51, 25) and min(levels) > 190
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="no ../shared")
+def test_the_clock_of_a_browsers_webm():
+    """It says 1000 frames a second."""
+    frames = list(read_frames([source_of(CASES / "jit2.webm")], pytest.fail))
+    assert frames[0].seconds == 0 and frames[-1].seconds == pytest.approx(6, abs=0.3)
+    assert 1 <= frames[0].rate <= 120
 
 
 def test_each_bad_video_costs_one_line(tmp_path, capfd):
@@ -115,9 +226,9 @@ def test_each_bad_video_costs_one_line(tmp_path, capfd):
     (tmp_path / "text.avi").write_text("no video" * 1000)
     whole = write_video(tmp_path / "whole.avi").read_bytes()
     (tmp_path / "short.avi").write_bytes(whole[:len(whole) // 2])
-    sources = [Source(tmp_path / name, name, is_video=True) for name in (
+    sources = [source_of(tmp_path / name) for name in (
         "empty.mp4", "text.avi", "short.avi", "nowhere.mp4", "whole.avi")]
-    sources.append(Source(77, "camera77", is_video=True))
+    sources.append(Source(77, "camera77", "camera77", is_video=True))
     outputs = Outputs(tmp_path / "out")
     write_all(outputs, sources)
     out, err = capfd.readouterr()
@@ -125,9 +236,9 @@ def test_each_bad_video_costs_one_line(tmp_path, capfd):
     assert out.count("error: ") == 5 == len(outputs.failures)
     assert list(outputs.failures) == ["empty.mp4", "text.avi", "short.avi", "nowhere.mp4",
                                       "camera77"]
-    kept = len(read_video(tmp_path / "out/short.avi.mp4")[0])
+    kept = len(read_video(tmp_path / "out/short.mp4")[0])
     assert kept and f"short.avi: only {kept} frames" in out
-    assert len(read_video(tmp_path / "out/whole.avi.mp4")[0]) == 30
+    assert len(read_video(tmp_path / "out/whole.mp4")[0]) == 30
 
 
 # ---- Files ----
@@ -140,21 +251,22 @@ def test_all_files_of_a_folder(tmp_path):
     out = tmp_path / "out"
     write_all(Outputs(out, crop=True, save_json=True, save_csv=True),
               find_sources([str(tmp_path / "in")], out, pytest.fail))
-    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    names = {path.relative_to(out).as_posix().replace(".webm", ".mp4")
+             for path in out.rglob("*") if path.is_file()}
     crops = {name for name in names if name.startswith("crops")}
-    assert names - crops == {"0012.png.jpg", "0012.png.json", "sub/0012.png.jpg",
-                             "sub/0012.png.json", "sub/a.avi.mp4", "sub/a.avi.json",
+    assert names - crops == {"0012.jpg", "0012.json", "sub/0012.jpg",
+                             "sub/0012.json", "sub/a.mp4", "sub/a.json",
                              "coco_results.json", "detections.csv"}
-    assert {"crops/0012.png_1_dog_0.88.jpg", "crops/0012.png_2_cat_0.50.jpg",
-            "crops/sub/a.avi_000001_1_dog_0.88.jpg"} <= crops and len(crops) == 8
-    assert Image.open(out / "crops/0012.png_1_dog_0.88.jpg").size == (20, 32)
-    assert Image.open(out / "crops/0012.png_2_cat_0.50.jpg").size == (96, 14)
+    assert {"crops/0012_1_dog_0.88.jpg", "crops/0012_2_cat_0.50.jpg",
+            "crops/sub/a_000001_1_dog_0.88.jpg"} <= crops and len(crops) == 8
+    assert Image.open(out / "crops/0012_1_dog_0.88.jpg").size == (20, 32)
+    assert Image.open(out / "crops/0012_2_cat_0.50.jpg").size == (96, 14)
     with open(out / "detections.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8 and rows[0] == {
-        "image": "0012.png", "frame": "", "class": "dog", "label": "1", "score": "0.875",
-        "x1": "10.0", "y1": "8.0", "x2": "30.0", "y2": "40.0"}
-    values = json.loads((out / "sub" / "0012.png.json").read_text())
+        "image": "0012.png", "frame": "", "seconds": "", "class": "dog", "label": "1",
+        "score": "0.875", "x1": "10.0", "y1": "8.0", "x2": "30.0", "y2": "40.0"}
+    values = json.loads((out / "sub" / "0012.json").read_text())
     assert (values["width"], values["height"], len(values["objects"])) == (96, 64, 2)
     results = json.loads((out / "coco_results.json").read_text())
     assert results[0] == {"image_id": "0012.png", "category_id": 2, "bbox": [10, 8, 20, 32],
@@ -174,7 +286,8 @@ def test_pycocotools_and_get_map_read_the_results(tmp_path, files, ids):
                       np.zeros(0, bool)) for name in files]
     outputs = Outputs(tmp_path, draw=False, save_json=True)
     for record in records:
-        outputs.write(Frame(Source(record.path, record.path.name)), detections)
+        image = np.asarray(Image.open(record.path))
+        outputs.write(Frame(source_of(record.path), image), detections, None)
     outputs.finish(names)
     results = json.loads((tmp_path / "coco_results.json").read_text())
     assert [row["image_id"] for row in results] == ids
@@ -197,11 +310,24 @@ def test_image_formats(tmp_path):
 
 
 def test_a_drawing_that_cannot_be_written_costs_one_line(tmp_path, capsys):
-    (tmp_path / "a.png.jpg").mkdir()
+    (tmp_path / "a.jpg").mkdir()
     outputs = Outputs(tmp_path, count=True)
-    write_all(outputs, [Source(photo(tmp_path / name), name) for name in ("a.png", "b.png")])
-    assert list(outputs.failures) == ["a.png"] and (tmp_path / "b.png.jpg").is_file()
+    sources = [source_of(photo(tmp_path / name)) for name in ("a.png", "b.png")]
+    write_all(outputs, sources)
+    assert list(outputs.failures) == ["a.png"] and (tmp_path / "b.jpg").is_file()
     with pytest.raises(UserError, match="1 of 2 failed: a.png"):
-        outputs.sum_up([Source(tmp_path, "a.png"), Source(tmp_path, "b.png")])
+        outputs.sum_up(sources)
     out = capsys.readouterr().out
     assert out.count("error: ") == 1 and "1 of 2 files done" in out and "dog 2" in out
+
+
+def test_what_cannot_be_written_costs_no_table(tmp_path):
+    (tmp_path / "crops").touch()
+    (tmp_path / "coco_results.json").mkdir()
+    outputs = Outputs(tmp_path, crop=True, save_json=True, save_csv=True)
+    write_all(outputs, [source_of(photo(tmp_path / f"{'字' * 80}.png")), source_of(
+        photo(tmp_path / "=b.png"), "=b.png")])
+    assert list(outputs.failures) == [f"{'字' * 80}.png", "=b.png", "coco_results.json"]
+    assert (tmp_path / "=b.jpg").is_file() and (tmp_path / f"{'字' * 80}.json").is_file()
+    rows = list(csv.DictReader((tmp_path / "detections.csv").open(encoding="utf-8")))
+    assert len(rows) == 4 and rows[0]["image"] == "'=b.png"

@@ -59,6 +59,18 @@ def test_soft_equals_the_loop(seed):
     assert torch.equal(found.boxes, boxes[0, [prior for *_, prior in expected]])
 
 
+@pytest.mark.parametrize("rule", ["class", "agnostic", "soft"])
+def test_of_tied_scores_as_many_as_allowed_are_kept(rule):
+    """Of 60 boxes side by side and 3 classes, the first 5; all at the places of the best class."""
+    left = torch.arange(60) / 60
+    boxes = torch.stack([left, left * 0, left + 1 / 60, left * 0 + 1], 1)[None]
+    scores = torch.full((1, 60, 3), 0.5) + torch.arange(3) / 10
+    found = kept(boxes, scores, nms=rule, max_per_class=5, max_per_image=0)
+    expected = [0, 0, 5] if rule == "agnostic" else [5, 5, 5]
+    assert found.labels.bincount(minlength=3).tolist() == expected
+    assert torch.equal(found.boxes[found.labels == 2], boxes[0, :5])
+
+
 def test_by_hand():
     boxes = torch.tensor([[[0, 0, 1, 1], [0, 0, 1, 0.5], [0, 0, 0.5, 1]]])  # IoU 0.5, 0.5, 1/3
     scores = torch.tensor([[[0.9, 0], [0.8, 0], [0, 0.7]]])

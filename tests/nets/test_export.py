@@ -5,6 +5,8 @@ import importlib.util
 import json
 import math
 import re
+import runpy
+import subprocess
 import sys
 from dataclasses import asdict, replace
 
@@ -19,9 +21,11 @@ from nets.runtimes.onnx import OUTPUT_NAMES, OnnxRuntime
 from nets.runtimes.torch import TorchRuntime
 from nets.ssd import SSDNet, build_spec
 from ssd import SSD, SSDSettings
-from utils.cli import UserError
+from utils.cli import ROOT, UserError
 from utils.data.annotations import Record, list_text
+from utils.image import prepare
 from utils.multibox.postprocess import Thresholds, select
+from utils.multibox.spec import RESIZES, SSDSpec
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -206,14 +210,21 @@ def test_what_cannot_be_exported(path, settings, message, tmp_path):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind, message", [
     ("empty", "cannot open it"), ("text", "cannot open it"), ("cut short", "cannot open it"),
-    ("no metadata", "not exported by")])
+    ("no metadata", "not exported by"), ("one bit", "not as it was exported"),
+    ("rewritten", "not as it was exported")])
 def test_damaged_and_foreign_files(files, kind, message, runtime, tmp_path):
     path, data = tmp_path / "a.onnx", files["boxes"].read_bytes()
     path.write_bytes({"empty": b"", "text": b"hello, this is no model" * 9,
-                      "cut short": data[:len(data) // 2], "no metadata": data}[kind])
-    if kind == "no metadata":
+                      "cut short": data[:len(data) // 2]}.get(kind, data))
+    if kind in ("no metadata", "one bit", "rewritten"):
         model = onnx.load(path)
-        del model.metadata_props[:]
+        weight = next(one for one in model.graph.initializer if len(one.dims) == 4)
+        if kind == "no metadata":
+            del model.metadata_props[:]
+        elif kind == "one bit":
+            weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
+        else:
+            model.graph.node[0].name = "another"
         onnx.save(model, path)
     with pytest.raises(UserError, match=message) as error:
         SSD(path, runtime=runtime)
@@ -239,3 +250,47 @@ def test_packages_that_are_missing(files, missing, tmp_path, monkeypatch):
             export_onnx(tiny(), NAMES, tmp_path / "a.onnx", outputs="raw", thresholds=LIMITS)
         else:
             OnnxRuntime(files["raw"], runtime=missing)
+
+
+# ---- Without this project ----
+
+OPENCV = int(cv2.__version__.partition(".")[0])
+EXAMPLES = ROOT / "examples"
+EXAMPLE = runpy.run_path(str(EXAMPLES / "onnx_only.py"))
+
+
+def photograph(path, size):
+    """Write an image with edges and textures of all sizes; return its path."""
+    rng, image = np.random.default_rng(0), np.zeros((size[1], size[0], 3))
+    for cells in (4, 16, 64, 256):
+        image += cv2.resize(rng.uniform(0, 80 / math.log2(cells), (cells, cells, 3)), size,
+                            interpolation=cv2.INTER_NEAREST if cells < 99 else cv2.INTER_LINEAR)
+    cv2.imwrite(str(path), image.clip(0, 255))
+    return path
+
+
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("name, size", [
+    ("a.jpg", (2400, 1600)), ("b.jpg", (1999, 1207)), ("c.png", (640, 480)), ("d.png", (899, 601)),
+    ("e.png", (200, 150))])
+def test_the_examples_make_the_projects_input(tmp_path, name, size, resize):
+    path, spec = photograph(tmp_path / name, size), SSDSpec(resize=resize)
+    inputs, loaded_size = EXAMPLE["load"](path, json.loads(json.dumps(spec.to_dict())))
+    expected, _ = prepare(path, spec)
+    assert loaded_size == size and inputs.dtype == expected.dtype
+    # To the bit but for ties of warpAffine, which OpenCV 4 weighs in 1/32 pixels.
+    is_exact = OPENCV >= 5 or size not in ((1999, 1207), (899, 601))
+    assert np.abs(inputs[0] - expected.astype(float)).mean() < (0.001 if is_exact else 0.75)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_the_examples_find_what_the_project_finds(files, runtime, tmp_path):
+    path = photograph(tmp_path / "a.jpg", (640, 480))
+    script = EXAMPLES / f"{runtime.replace('runtime', '')}_only.py"
+    done = subprocess.run([sys.executable, script, files["detections"], path], text=True,
+                          capture_output=True, check=True, cwd=tmp_path)
+    expected = run(files["detections"], runtime, prepare(path, tiny().spec)[0][None])
+    assert done.stdout.splitlines() == [
+        f"{NAMES[label]} {score:.4f} at {(box * (640, 480, 640, 480)).round().astype(int)}"
+        for box, score, label in zip(*(expected[name] for name in ("boxes", "scores", "labels")))]
+    assert len(expected["scores"]) > 5

@@ -108,6 +108,20 @@ def test_the_order_tells_two_families_apart(tmp_path, capsys, classes, order, fa
     assert f"taken for {family}'s" in out and f'set weights_family to "{other}"' in out
 
 
+@pytest.mark.parametrize("wrap", [
+    lambda state: {f"model.module._orig_mod.{name}": value for name, value in state.items()},
+    lambda state: {name.replace("vgg.", "vgg._orig_mod."): value for name, value in state.items()},
+    lambda state: {"n_averaged": torch.tensor(7)} | {
+        f"module.{name}": value for name, value in state.items()},
+    lambda state: {"epoch": 3, "model": without("vgg.2.bias"), "model_ema": state},
+    lambda state: {"net": {"state_dict": state}}, lambda state: {"ema": {"module": state}}])
+def test_wrappers_and_prefixes_come_off(tmp_path, wrap):
+    state = filled(300)
+    torch.save(wrap(state), tmp_path / "vgg.pth")
+    network, _ = read_network(tmp_path / "vgg.pth", family="amdegroot")
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
 def test_a_family_that_is_named_is_taken_silently(tmp_path, capsys):
     torch.save(filled(300), tmp_path / "vgg.pth")
     checkpoint, family = read_detector(tmp_path / "vgg.pth", family="bubbliiiing")

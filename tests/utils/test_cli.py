@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from ssd import WeightsSettings
 from utils.cli import (ROOT, UserError, check_fields, check_file, make_folder, read_text, resolve,
                        run, shorten, typeable, typed_path, writing)
 
@@ -39,7 +40,7 @@ def run_with(monkeypatch, *flags, main=None):
 @pytest.mark.parametrize("flags, field, value", [
     ("", "batch_size", 8), ("--batch_size 16", "batch_size", 16),
     ("--input_shape 512 512", "input_shape", (512, 512)),
-    ("--VOCdevkit_path 'a b/ö'", "VOCdevkit_path", "a b/ö"),
+    ("--VOCdevkit_path '/a b/ö'", "VOCdevkit_path", "/a b/ö"),
     ("--letterbox_image", "letterbox_image", True), ("--val_share 0.25", "val_share", 0.25)])
 def test_every_field_is_a_flag(monkeypatch, flags, field, value):
     assert getattr(run_with(monkeypatch, *shlex.split(flags)), field) == value
@@ -67,7 +68,9 @@ def test_help_shows_underscores_and_comments(monkeypatch, capsys):
     (UserError("cats.jpg: no such file; check it."), 2, "error: cats.jpg: no such file; check it."),
     (KeyboardInterrupt(), 130, "\nstopped."),
     (MemoryError(), 2, "error: out of memory; lower batch_size"),
-    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "error: out of memory")])
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "error: out of memory"),
+    (RuntimeError("could not create a primitive"), 2, "error: out of memory"),
+    (UserError("a\x1b[2J\x9b: bad"), 2, r"error: a\x1b[2J\x9b: bad")])
 def test_what_people_meet_ends_in_one_line(monkeypatch, capsys, error, status, message):
     def main(settings):
         raise error
@@ -102,11 +105,21 @@ def test_shorten_only_inside_the_repository(tmp_path):
         assert shlex.split(typeable(Path("/x") / name)) == [f"/x/{name}"]
 
 
-def test_a_typed_path_is_in_the_current_directory_or_the_repository(monkeypatch, tmp_path):
+@pytest.mark.parametrize("flags, field, value", [
+    ("", "save_dir", "logs"), ("--save_dir logs", "save_dir", "{}/logs"), ("--save_dir=~/a",
+     "save_dir", "{}/a"), ("--save-dir a", "save_dir", "{}/a"), ("--save_dir /a", "save_dir", "/a"),
+    ("--model_path coco", "model_path", "coco"), ("--model_path a.pth", "model_path", "{}/a.pth")])
+def test_given_paths_start_at_the_current_directory_and_defaults_at_the_repository(
+        monkeypatch, tmp_path, flags, field, value):
     monkeypatch.chdir(tmp_path)
-    assert typed_path("README.md") == ROOT / "README.md"
-    (tmp_path / "README.md").touch()
-    assert typed_path("README.md") == tmp_path / "README.md"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["script.py", *flags.split()])
+    received = []
+    run(received.append, WeightsSettings)
+    assert getattr(received[0], field) == value.format(tmp_path)
+    assert WeightsSettings(classes_path="b.txt").classes_path == str(tmp_path / "b.txt")
+    (tmp_path / "a").touch()
+    assert typed_path("a") == tmp_path / "a" and typeable(tmp_path / "a") == "a"
 
 
 def test_wrong_paths_give_one_line(tmp_path):

@@ -1,11 +1,8 @@
 """Windows of large images: where they lie, and that merging neither loses nor doubles objects."""
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
-from tiny_detector import tiny_detector
 
 from utils.detections import Detections
 from utils.multibox.postprocess import Thresholds
@@ -124,37 +121,42 @@ def naive_iou(a, b):
 
 def naive_merge(parts, windows, cores, size, tile, nms_iou):
     """Merge [(window number, box, score, label)] by loops over plain numbers."""
-    def cuts(k, box):
-        return [e for e in range(4) if 0 < windows[k][e] < (1e9, 1e9, *size)[e]
-                and abs(box[e] - windows[k][e]) <= tile / 50]
+    def sight(k, box):
+        """Return how far a box is seen: to the borders that cut it, without limit elsewhere."""
+        return [windows[k][e] if 0 < windows[k][e] < (1e9, 1e9, *size)[e]
+                and abs(box[e] - windows[k][e]) <= tile / 20 else (-1e9, 1e9)[e > 1]
+                for e in range(4)]
 
-    counted = []
-    for k, box, score, label in parts:
+    def within(box, limits):
+        return [min(max(box[e], limits[e % 2]), limits[2 + e % 2]) for e in range(4)]
+
+    left = []
+    for k, box, score, label in sorted(parts, key=lambda item: -item[2]):
         centre = [(box[e] + box[e + 2]) / 2 for e in (0, 1)]
         if all(cores[k][e] - tile / 32 <= centre[e] <= cores[k][e + 2] + tile / 32 for e in (0, 1)):
-            counted.append((k, box, score, label))
-
-    def agree(one, other):
-        def shown(box, window):
-            return [min(max(box[e], window[e % 2]), window[2 + e % 2]) for e in range(4)]
-        a, b = shown(one[1], windows[other[0]]), shown(other[1], windows[one[0]])
-        return (one[0] != other[0] and one[3] == other[3] and (cuts(*one[:2]) or cuts(*other[:2]))
-                and naive_iou(a, b) >= 0.5)
-
-    left, objects = sorted(counted, key=lambda item: -item[2]), []
-    while left:
-        group = [left.pop(0)]
-        for item in group:
-            group += [other for other in left if agree(item, other)]
-            left = [other for other in left if other not in group]
-        number, box, score, label = group[0]
-        box = [(min, max)[e > 1](item[1][e] for item in group) if e in cuts(number, box) else box[e]
-               for e in range(4)]
-        objects.append((number, box, score, label))
+            left.append((k, box, score, label))
     kept = []
-    for item in objects:
-        if all(item[3] != other[3] or naive_iou(item[1], other[1]) <= nms_iou for other in kept):
-            kept.append(item)
+    while left:
+        k, box, score, label = left.pop(0)
+        numbers, limits = {k}, sight(k, box)
+        is_cut = any(abs(limit) < 1e9 for limit in limits)
+        while True:
+            agreeing = [
+                (iou, -number) for number, (j, other, _, other_label) in enumerate(left)
+                if j not in numbers and other_label == label
+                and any(windows[i][e] == windows[j][e] for i in numbers for e in (0, 1))
+                and (is_cut or any(abs(limit) < 1e9 for limit in sight(j, other)))
+                and (iou := naive_iou(within(other, limits), within(box, sight(j, other)))) >= 0.5]
+            if not agreeing:
+                break
+            j, other, _, _ = left.pop(-max(agreeing)[1])
+            numbers.add(j)
+            for e in range(4):
+                if abs(limits[e]) < 1e9 and (other[e] - box[e]) * (-1, 1)[e > 1] > 0:
+                    box = [*box[:e], other[e], *box[e + 1:]]
+                    limits[e] = sight(j, other)[e]
+        if all(label != other[3] or naive_iou(box, other[1]) <= nms_iou for other in kept):
+            kept.append((k, box, score, label))
     return kept
 
 
@@ -175,31 +177,29 @@ def test_merging_equals_plain_loops(seed):
     assert merged.scores.tolist() == [score for *_, score, _ in expected]
 
 
-@pytest.mark.parametrize("size", [(640, 400), (150, 90)])
-def test_detection_equals_plain_loops_over_crops(size):
-    """Whatever the network says: crops looked at one by one, and merged by naive loops."""
-    image = np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), np.uint8)
-    detector = tiny_detector(confidence=0.97)
-    spec, tile = detector.spec, 200
-    windows, cores = window_grid(*size, tile)
-    parts = []
-    for k, (x1, y1, x2, y2) in enumerate(windows):
-        crop = np.empty((tile, tile, 3), np.uint8)
-        crop[:] = np.rint(spec.mean)
-        inside = image[y1:y2, x1:x2]
-        crop[:inside.shape[0], :inside.shape[1]] = inside
-        for box, score, label in zip(*detector.detect_batch([crop], max_per_image=0)[0]):
-            box = [min(max(value + low, 0), high) for value, low, high
-                   in zip(box.tolist(), (x1, y1, x1, y1), size * 2)]
-            if box[2] > box[0] and box[3] > box[1]:  # not beside the image
-                parts.append((k, box, float(score), int(label)))
-    expected = naive_merge(parts, windows.tolist(), cores.tolist(), size, tile, 0.45)
-    expected = expected[:200 * len(windows)]
-    detector.spec = replace(spec, tile=tile)
-    detections = detector.detect(image)
-    assert len(detections) == len(expected) > 0
-    np.testing.assert_allclose(detections.scores, [item[2] for item in expected], atol=1e-5)
-    np.testing.assert_allclose(detections.boxes, [item[1] for item in expected], atol=0.05)
+def overlapping_pair(rng, size, sides):
+    """Return two boxes (2, 4) of random sides whose IoU lies in 0.1 to 0.4."""
+    while True:
+        low = rng.random((2, 2)) * (np.array(size) - sides[1])
+        boxes = np.concatenate([low, low + rng.uniform(*sides, (2, 2))], 1)
+        if 0.1 < naive_iou(*boxes) < 0.4:
+            return boxes
+
+
+@pytest.mark.parametrize("sides", [(10, 30), (30, 60), (60, 90), (90, 120), (10, 120)])
+def test_overlapping_objects_of_a_class_stay_two(sides):
+    """Each window shows what lies in it, exactly; of random pairs, 0.5% at most go wrong."""
+    rng, size, wrong = np.random.default_rng(0), (400, 330), 0
+    for _ in range(400):
+        objects, parts = overlapping_pair(rng, size, sides), []
+        for window in window_grid(*size, TILE)[0]:
+            boxes = objects.clip(window[[0, 1, 0, 1]], window[[2, 3, 2, 3]])
+            boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(1) > 2]
+            parts.append(make_detections(boxes, rng.random(len(boxes)), [0] * len(boxes)))
+        merged = merge_windows(parts, size, SPEC, Thresholds()).boxes
+        near = [[naive_iou(box, other) >= 0.5 for other in merged] for box in objects]
+        wrong += len(merged) != 2 or sum(map(sum, near)) != 2 or near[0] == near[1]
+    assert wrong <= 2
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,16 +1,19 @@
 """Annotations in COCO's JSON."""
 
 import json
+import math
 from pathlib import Path
+
+import numpy as np
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import (Annotation, ImageIndex, Problem, SourceObject, gather_rows,
-                                int_size)
+from utils.data.sources import (Annotation, Problem, SourceObject, four_numbers, gather_rows,
+                                int_size, turning_margins)
 
 
-def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]:
-    """Read a COCO JSON file; its images lie under the folder `images`.
+def read_coco(path: Path) -> tuple[list[Annotation], list[Problem]]:
+    """Return the annotations of a COCO JSON file, and its problems.
 
     Boxes are [x, y, width, height] from 0; crowds become difficult; ids may be numbers or text.
     Raises UserError for another file.
@@ -20,18 +23,29 @@ def read_coco(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]
     for number, row in enumerate(rows, start=1):
         try:
             name, members = names[str(row["category_id"])], objects[str(row["image_id"])]
-            x, y, width, height = map(float, row["bbox"])
             is_crowd = int(row.get("iscrowd") or 0) == 1
-        except (KeyError, TypeError, ValueError):
-            problems.append(Problem(
-                "bad object", f"{shorten(path)}, annotation {number}",
-                f"no bbox of four numbers, or an id of no image or category: {row!s:.120}"))
+            area = math.nan if row.get("area") is None else float(row["area"])
+            box = _box(row)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            problems.append(Problem("bad object", f"{shorten(path)}, annotation {number}",
+                                    f"not an object of an image and a category: {row!s:.120}"))
             continue
-        members.append(SourceObject(name, (x, y, x + width, y + height), is_crowd,
-                                    f"annotation {number}"))
+        members.append(SourceObject(name, box, is_crowd, f"annotation {number}", area))
     table = [(str(entry.get("file_name", "")), int_size(entry.get("width"), entry.get("height")),
               objects[key]) for key, entry in entries.items()]
-    return gather_rows(table, ImageIndex(images), path.name), problems
+    return gather_rows(table, path.name), problems
+
+
+def _box(row):
+    """Return x, y, width, height of a bbox, turned by CVAT's rotation, or of the polygons."""
+    polygons = row.get("segmentation")
+    if isinstance(polygons, list) and polygons and not any(row.get("bbox") or ()):
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
+        return (*points.min(0).tolist(), *np.ptp(points, axis=0).tolist())
+    x, y, width, height = four_numbers(row.get("bbox"))
+    rotation = float((row.get("attributes") or {}).get("rotation") or 0)
+    dx, dy = turning_margins(width, height, rotation)
+    return x - dx, y - dy, width + 2 * dx, height + 2 * dy
 
 
 def _load(path):

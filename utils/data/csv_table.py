@@ -6,20 +6,20 @@ from pathlib import Path
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import (Annotation, ImageIndex, Problem, SourceObject, gather_rows,
+from utils.data.sources import (Annotation, Problem, SourceObject, four_numbers, gather_rows,
                                 int_size)
 
-EDGES = ("xmin", "ymin", "xmax", "ymax")
+HEADER = "filename,class,xmin,ymin,xmax,ymax"  # what a table must have
 # Our name of a column, then those of other tools; the first that is there counts.
-COLUMNS = {"filename": ("file", "image", "image_path", "path", "img"),
+COLUMNS = {"filename": ("file", "file_name", "image", "image_path", "image_id", "path", "img"),
            "class": ("label", "name", "class_name", "category"),
            "xmin": ("x1", "left"), "ymin": ("y1", "top"), "xmax": ("x2", "right"),
            "ymax": ("y2", "bottom"), "width": ("image_width",), "height": ("image_height",),
            "difficult": ()}
 
 
-def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]:
-    """Read a CSV file with one object per row; its images lie under the folder `images`.
+def read_csv(path: Path) -> tuple[list[Annotation], list[Problem]]:
+    """Return the annotations of a CSV file with one object per row, and the problems.
 
     The first row names the columns, see COLUMNS; coordinates are edges from 0. A row without class
     and coordinates is an image without objects. Raises UserError for another table.
@@ -33,28 +33,26 @@ def read_csv(path: Path, images: Path) -> tuple[list[Annotation], list[Problem]]
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     columns = {name: header.index(word) for name, others in COLUMNS.items()
                for word in (*others[::-1], name) if word in header}
-    missing = [name for name in ("filename", "class", *EDGES) if name not in columns]
+    missing = [name for name in HEADER.split(",") if name not in columns]
     if missing:
-        raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}.")
+        raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}; "
+                        f"write the names of the columns above the data, such as {HEADER}.")
     table, problems = [], []
     for number, row in enumerate(rows[1:], start=2):
-        if not any(row):
-            continue
-        try:
-            if len(row) != len(header):
-                raise ValueError(f"{len(row)} cells, the first row has {len(header)}")
+        if any(row) and len(row) == len(header):
             cells = {name: row[k].strip() for name, k in columns.items()}
             size = int_size(cells.get("width"), cells.get("height"))
             table.append((cells["filename"], size, _read_objects(cells, f"line {number}")))
-        except ValueError as error:
-            problems.append(Problem("bad object", f"{shorten(path)}, line {number}", str(error)))
-    return gather_rows(table, ImageIndex(images), path.name), problems
+        elif any(row):
+            problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
+                                    f"{len(row)} cells, the first row has {len(header)}"))
+    return gather_rows(table, path.name), problems
 
 
 def _read_objects(cells, position):
-    """Return [object] of a row, [] for an image without; ValueError says what is wrong."""
-    name, edges = plain_name(cells["class"]), [cells[edge] for edge in EDGES]
+    """Return [object] of a row, [] for an image without."""
+    name, edges = plain_name(cells["class"]), [cells[edge] for edge in HEADER.split(",")[2:]]
     if not name and not any(edges):
         return []
     difficult = cells.get("difficult", "").lower() in ("1", "true")
-    return [SourceObject(name, tuple(map(float, edges)), difficult, position)]
+    return [SourceObject(name, four_numbers(edges), difficult, position)]

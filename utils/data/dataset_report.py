@@ -1,47 +1,71 @@
 """The dataset doctor's report, as sections of a page that are printed too."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from typing import NamedTuple
 
 import numpy as np
 
 from utils.data.annotations import Record
+from utils.data.augment import AUGMENTATIONS
 from utils.data.doctor import Doctor
-from utils.data.prior_fit import covered, suggest_priors
+from utils.data.prior_fit import Objects, augmented_boxes, boxes_at_input, covered, fit_priors
 from utils.data.samples import choose_samples, draw_record
 from utils.data.sources import DECISIONS, Problem
-from utils.image import boxes_to_input, load_image
+from utils.image import load_image
 from utils.multibox.boxes import area
 from utils.multibox.spec import TILES, SSDSpec
 from utils.page import Section, image_uri
-from utils.tiling import boxes_in_windows
+from utils.tiling import window_grid
 
 MATCH_IOU = 0.5  # a prior with this IoU is a positive, as train.py has it
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the page has all of them
 SAMPLES = 12  # images on the contact sheet
+FEW = 20  # objects of a class in val, whose AP is rough with fewer
 SIZE_GROUPS = (("tiny, under 8 px", 0, 8), ("small, 8 to 32 px", 8, 32),
                ("medium, 32 to 96 px", 32, 96), ("large, over 96 px", 96, np.inf))  # roots of areas
-TILE_GAIN = 0.1  # a tile is advised where it covers this much more objects than better priors
-TILE_SCALES = (0.5, 0.75, 1, 1.5, 2, 3, 4, 6)  # tiles to choose from, in sides of the input
-TILE_IMAGES = 1000  # images that are enough to choose
-Objects = Sequence[tuple[np.ndarray, tuple[int, int]]]  # (G, 4) xyxy in pixels, (width, height)
+SERIOUS = {"image left out": "images left out", "object left out": "objects left out",
+           "left out": "annotations left out", "image not used": "images not used",
+           "kept in both: take one out": "images in two splits"}  # decisions that need a hand
+# The cheapest choice within CLOSE of the best is advised, where it covers WORTH more than now.
+CLOSE, WORTH = 0.03, 0.02
+TILE_SCALES = (6, 4, 3, 2, 1.5, 1, 0.75, 0.5)  # tiles to choose from, in sides of the input
+CHOICE_IMAGES = 1000  # images that are enough to choose
+# To be trained, the same with the paper's priors, the same for 512x512.
+Specs = tuple[SSDSpec, SSDSpec, SSDSpec]
 
 
-def examine(lists: Mapping[str, Sequence[Record]], doctor: Doctor, spec: SSDSpec, paper: SSDSpec,
-            *, seed: int) -> list[Section]:
-    """Return the report's sections; `spec` is to be trained, and `paper` is it with its priors."""
-    names = doctor.class_names
-    sections = [Section("Images and objects", count_table(lists, names))]
-    records = [record for split in lists.values() for record in split if len(record.labels)]
-    if records:
-        objects = [(record.boxes_px, doctor.facts[record.path].size) for record in records]
-        labels = np.concatenate([record.labels for record in records])
-        table = coverage_table(boxes_at_input(objects, spec), labels, names, spec)
-        sections.append(Section("Priors", table, advise(objects, spec, paper, seed)))
+class Choice(NamedTuple):
+    """A way to train, and what it covers."""
+
+    name: str
+    spec: SSDSpec
+    covered: float  # share of objects whose best prior is a positive
+    passes: float  # work for an image, in passes of the present network
+
+
+def examine(lists: Mapping[str, Sequence[Record]], doctor: Doctor,
+            specs: Specs, *, augmentation: str, about: Sequence[str], seed: int) -> list[Section]:
+    """Return the report's sections, the verdict first; `about` are lines for it."""
+    names, records = doctor.class_names, sum(map(list, lists.values()), [])
+    records = [record for record in records if len(record.labels)]
+    lacking, few = find_rare_classes(lists, names)
+    verdict, *notes = [*find_faults(lists, doctor), *lacking] or ["Ready for train.py"]
     images = [(record.path.name, image_uri(draw_record(record, load_image(record.path), names)))
               for record in choose_samples(records, SAMPLES, seed=seed)]
-    return [*sections, Section("Samples", images=images), problem_section(doctor.problems)]
+    sections = [Section(verdict, text="\n".join([*notes, *few, *about])),
+                problem_section(doctor.problems),
+                Section("Images and objects", count_table(lists, names)),
+                Section("Samples", images=images)]
+    if records:
+        objects = [(record.boxes_px.clip(0, record.size * 2), record.size) for record in records]
+        labels = np.concatenate([record.labels for record in records])
+        table = coverage_table(boxes_at_input(objects, specs[0]), labels, names, specs[0])
+        choices = find_choices(objects, specs, augmentation, seed)
+        sections += [Section("Priors", table), choice_section(choices, augmentation)]
+    return sections
 
 
 def format_section(section: Section) -> str:
@@ -58,6 +82,40 @@ def format_section(section: Section) -> str:
     return "\n".join(lines)
 
 
+def find_faults(lists: Mapping[str, Sequence[Record]], doctor: Doctor) -> list[str]:
+    """Return what needs a hand, the worst first."""
+    names = {name.lower(): name for name in doctor.class_names}
+    decisions = Counter(DECISIONS[kind] for kind, *_ in doctor.problems if kind != "unknown class")
+    faults, lost = [], doctor.unknown.total()
+    if lost:
+        total = lost + sum(len(record.labels) for records in lists.values() for record in records)
+        faults.append(f"{lost} of {total} objects are lost: fix the class list")
+    for name, count in doctor.unknown.most_common():
+        nearest = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+        hint = f"; did you mean {names[nearest[0]]!r}?" if nearest else ""
+        faults.append(f"not in the class list: {name!r}, {count} objects left out{hint}")
+    return faults + [f"{words}: {decisions[decision]}, see Problems"
+                     for decision, words in SERIOUS.items() if decisions[decision]]
+
+
+def find_rare_classes(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str]
+                      ) -> tuple[list[str], list[str]]:
+    """Return lines on classes without objects in some splits, and on those with few in val."""
+    counts = {split: Counter(label for record in records for label in record.labels[
+        (split == "train") | ~record.difficult].tolist())
+        for split, records in lists.items() if records}
+    lacking = defaultdict(list)  # names of splits -> classes
+    for label, name in enumerate(class_names):
+        lacking[", ".join(split for split in counts if not counts[split][label])].append(name)
+    few = [f"{class_names[label]} {count}"
+           for label, count in sorted(counts.get("val", {}).items()) if count < FEW]
+    return ([f"no object in {splits} that counts (difficult ones do not): {', '.join(names)}; "
+             "label more, or draw anew with --overwrite_splits"
+             for splits, names in lacking.items() if splits],
+            [f"few objects in val, so that AP is rough: {', '.join(few)}; label more, or draw anew "
+             "with --val_share 0.2 --overwrite_splits"] if few else [])
+
+
 def problem_section(problems: Sequence[Problem]) -> Section:
     """Return the section that lists the problems by kind."""
     details = []
@@ -72,14 +130,16 @@ def problem_section(problems: Sequence[Problem]) -> Section:
 def count_table(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str]
                 ) -> list[list[str]]:
     """Return the numbers of images and objects by class and split."""
-    columns, classes = [["class", *class_names, "all", "without objects"]], range(len(class_names))
+    columns = [["class", *class_names, "all", "difficult", "without objects"]]
+    classes = range(len(class_names))
     for split, records in lists.items():
         labels = [record.labels.tolist() for record in records]
         images = Counter(label for members in labels for label in set(members))
         objects = Counter(label for members in labels for label in members)
+        difficult = sum(int(record.difficult.sum()) for record in records)
         columns += [
-            [f"{split} images", *(images[k] for k in classes), len(labels), labels.count([])],
-            [f"{split} objects", *(objects[k] for k in classes), objects.total(), "-"]]
+            [f"{split} images", *(images[k] for k in classes), len(labels), "-", labels.count([])],
+            [f"{split} objects", *(objects[k] for k in classes), objects.total(), difficult, "-"]]
     return [list(map(str, row)) for row in zip(*columns)]
 
 
@@ -96,35 +156,48 @@ def coverage_table(boxes: np.ndarray, labels: np.ndarray, class_names: Sequence[
     return rows
 
 
-def advise(objects: Objects, spec: SSDSpec, paper: SSDSpec, seed: int) -> str:
-    """Return what the search for better priors, or for a tile, suggests for train.py."""
-    boxes = boxes_at_input(objects, spec)
-    suggestion = suggest_priors(boxes, spec, paper, match_iou=MATCH_IOU, seed=seed)
-    before, after = f"{suggestion.before:.1%}", f"{suggestion.after:.1%}"
-    tile, share = (0, 0.0) if spec.tile else suggest_tile(objects, spec)
-    if tile and share > suggestion.after + TILE_GAIN:
-        return (f"small objects in large images: tiles cover {share:.1%} of them instead of "
-                f"{before}:\n  tile = {tile}\nset it here, run this again, and set it in train.py")
-    if suggestion.after > suggestion.before:
-        return (f"priors that cover {after} instead of {before}, for train.py:\n  anchors_size = "
-                f"{suggestion.anchors_size}\n  aspect_ratios = {suggestion.aspect_ratios}")
-    return f"these priors cover {before} of the objects; none cover more"
+def find_choices(objects: Objects, specs: Specs, augmentation: str, seed: int) -> list[Choice]:
+    """Return the present setting and others, with priors fitted to what training shows."""
+    objects, (present, paper, large) = objects[::len(objects) // CHOICE_IMAGES + 1], specs
+
+    def choice(name, spec, paper=None):
+        boxes = augmented_boxes(objects, spec, AUGMENTATIONS[augmentation], seed)
+        if paper:
+            spec = fit_priors(boxes, spec, paper, match_iou=MATCH_IOU, seed=seed)
+        windows = [len(window_grid(*size, spec.tile)[0]) if spec.tile else 1 for _, size in objects]
+        return Choice(name, spec, float(covered(boxes, spec, MATCH_IOU).mean()),
+                      np.mean(windows) * (spec.size / present.size)**2)
+
+    choices = [choice("as set", present), choice("fitted priors", present, paper)]
+    if large.size > present.size:
+        choices.append(choice(f"{large.size}x{large.size}, fitted priors", large, large))
+    largest = 0.8 * np.median([max(size) for _, size in objects])
+    tiled = []
+    for tile in [round(present.size * scale) for scale in TILE_SCALES]:
+        if TILES[0] <= tile <= largest >= present.size and not present.tile and (
+                not tiled or tiled[-1].covered < 1 - CLOSE):
+            tiled.append(choice(f"tiles of {tile}, fitted priors", replace(present, tile=tile),
+                                replace(paper, tile=tile)))
+    best = max((option.covered for option in tiled), default=0)
+    return choices + [option for option in tiled if option.covered >= best - CLOSE][:1]
 
 
-def boxes_at_input(objects: Objects, spec: SSDSpec) -> np.ndarray:
-    """Return the (N, 4) boxes, xyxy in fractions of the network's input, or else of their tile."""
-    return np.concatenate([
-        boxes_in_windows(boxes_px, size, spec.tile) if spec.tile else
-        boxes_to_input(boxes_px / (*size, *size), *size, spec) for boxes_px, size in objects])
-
-
-def suggest_tile(objects: Objects, spec: SSDSpec) -> tuple[int, float]:
-    """Return (tile, share of objects covered) of the largest tile that covers about the most."""
-    objects = objects[::len(objects) // TILE_IMAGES + 1]
-    largest, shares = 0.8 * np.median([max(size) for _, size in objects]), {}
-    for tile in (0, *(round(spec.size * scale) for scale in TILE_SCALES)):
-        if tile == 0 or TILES[0] <= tile <= largest:
-            tiled = replace(spec, tile=tile)
-            shares[tile] = covered(boxes_at_input(objects, tiled), tiled, MATCH_IOU).mean()
-    best = max(tile for tile in shares if shares[tile] >= max(shares.values()) - 0.02)
-    return (best, shares[best]) if shares[best] > shares[0] else (0, shares[0])
+def choice_section(choices: Sequence[Choice], augmentation: str) -> Section:
+    """Return the table of choices, and the settings of the one that is advised."""
+    best = max(choice.covered for choice in choices)
+    present, advised = choices[0], min(
+        (choice for choice in choices if choice.covered >= best - CLOSE),
+        key=lambda choice: (round(choice.passes, 3), -choice.covered))
+    rows = [["setting", "objects covered", "passes of the network"]]
+    rows += [[name, f"{share:.1%}", f"{passes:.1f}"] for name, _, share, passes in choices]
+    text = ("Half of these objects are as in the images, half as training would show them "
+            f"(augmentation {augmentation}).\n")
+    if advised.covered < present.covered + WORTH:
+        return Section("Choices", rows, f"{text}Leave the settings: no other is worth its work.")
+    ratios = set(advised.spec.aspect_ratios)
+    values = {"input_shape": advised.spec.input_shape, "tile": advised.spec.tile,
+              "anchors_size": advised.spec.anchors_size,
+              "aspect_ratios": ratios.pop() if len(ratios) == 1 else ()}
+    lines = [f"  {name} = {value}" for name, value in values.items()
+             if name not in ("input_shape", "tile") or value != getattr(present.spec, name)]
+    return Section("Choices", rows, f"{text}Take {advised.name}, in train.py:\n" + "\n".join(lines))

@@ -12,7 +12,6 @@ from utils.multibox.boxes import area, pairwise_intersection
 # Class name -> hue in degrees: colours per class let a network learn the shapes in minutes.
 HUES = {"circle": 0, "square": 95, "triangle": 205, "star": 300}
 CLASS_NAMES = tuple(HUES)
-DrawnObject = tuple[str, tuple[int, int, int, int], bool]  # class name, xyxy edges, difficult
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ def main(settings: DemoSettings) -> None:
     print(f"drew {settings.images} images of {len(CLASS_NAMES)} shapes in {shorten(root)}")
 
 
-def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[DrawnObject]]:
-    """Return an image, (H, W, 3) uint8 RGB, and its 1 to 4 objects; both depend on `rng` alone."""
+def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[tuple]]:
+    """Return an (H, W, 3) uint8 RGB image and its 1 to 4 (class, xyxy edges, difficult)."""
     size = rng.integers(260, 420, 2)  # width, height
     image, objects = _draw_background(*size.tolist(), rng), []
     for _ in range(rng.integers(1, 5)):
@@ -59,7 +58,9 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[DrawnObject]]
             outline = outline - (outline.max(0) + outline.min(0)) / 2 + centre
             low, high = np.floor(outline.min(0)).clip(0), np.ceil(outline.max(0)).clip(None, size)
             box = tuple(map(int, (*low, *high)))
-            if not _hides_any(box, objects):
+            boxes = np.array([box, *[other for _, other, _ in objects]], dtype=float)
+            common = pairwise_intersection(boxes[:1], boxes[1:])[0]
+            if (common <= 0.25 * np.minimum(area(boxes[1:]), area(boxes[:1]))).all():
                 hue = (HUES[name] + rng.uniform(-15, 15)) % 360
                 rgb = colorsys.hsv_to_rgb(hue / 360, rng.uniform(0.75, 1), rng.uniform(0.6, 1))
                 points = np.rint(outline * 16).astype(np.int32)  # sixteenths: smooth edges
@@ -77,13 +78,6 @@ def _draw_background(width, height, rng):
         image += cv2.resize(np.float32(noise), (width, height), interpolation=cv2.INTER_CUBIC)
     image += rng.normal(0, 6, image.shape) + rng.uniform(70, 185)
     return image.clip(0, 255).astype(np.uint8)
-
-
-def _hides_any(box, objects):
-    """Tell whether a quarter of the box lies in an earlier object, or of one in the box."""
-    boxes = np.array([box, *[other for _, other, _ in objects]], dtype=float)
-    common = pairwise_intersection(boxes[:1], boxes[1:])[0]
-    return bool((common > 0.25 * np.minimum(area(boxes[1:]), area(boxes[:1]))).any())
 
 
 def _make_outline(name, rng):

@@ -1,95 +1,217 @@
-"""How tools lay out a COCO, YOLO or CSV source, and which split they mean."""
+"""What a path of data holds: its format, the images of its annotations, and its own split."""
 
+import gc
 import os
 import re
+from collections import Counter
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.cli import UserError, read_text, shorten
+from utils.data.box_formats import VOC, read_boxes
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
-from utils.data.sources import Annotation, Problem, tails
-from utils.data.splits import RECORD, SPLITS
-from utils.data.yolo import load_yaml, read_yolo
+from utils.data.sources import ROLE, Annotation, ImageIndex, Problem, tails, walk_files
+from utils.data.splits import RECORD, SPLIT_OF, SPLITS, split_files
+from utils.data.voc import read_voc
+from utils.data.yolo import YAML, load_yaml, read_yolo, yolo_names
 
-# What tools call the splits; a year may follow.
-SPLIT_OF = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-NAME = rf"((?:{'|'.join(SPLIT_OF)})\d*)"
-# Annotation files: a pattern below annotation_path, whose group names the split, and the folders
-# where the images may lie. The first pattern with a file counts.
-LAYOUTS = [(rf"annotations/instances_{NAME}\.json", ("{0}", "images/{0}", "images")),  # COCO's
-           (r"annotations/instances_()[^/]*\.json", ("images",)),  # CVAT's
-           (rf"{NAME}/[^/]+", ("{0}",)),  # Roboflow's
-           (r"()[^/]+", ())]
-READERS = {"coco": (".json", read_coco), "csv": (".csv", read_csv)}
-Part = tuple[str, list[Annotation], list[Problem]]  # split or ""
+# Formats, and the endings of their files; of several in one folder the first is read.
+SUFFIXES = {"voc": ".xml", "coco": ".json", "yolo": ".txt", "csv": ".csv"}
+BOXES = {"voc": VOC, "coco": "xywh", "yolo": "cxcywh_fractions", "csv": "xyxy"}
+TABLES = {"coco": read_coco, "csv": read_csv}  # of many images
 
 
-def read_parts(form: str, path: Path, images: Path | None = None) -> list[Part]:
-    """Read a source with its own split, where it has one.
+class Source(NamedTuple):
+    """The annotations under one path."""
 
-    `form` is "coco", "yolo" or "csv"; `path` is a file, or a folder as in LAYOUTS or of YOLO.
-    `images` is the folder of the images of a .json or .csv file, None the usual one.
+    annotations: list[Annotation]
+    members: dict[str, list[str]]  # split -> keys; train has those that the data puts nowhere
+    problems: list[Problem]
+    messages: list[str]
+
+
+def read_source(path: Path, form: str = "auto", *, images_path: Path | None = None,
+                box_format: str = "auto", unlabelled: str = "auto") -> Source:
+    """Read a folder, or one annotation file; UserError where there is nothing to be read.
+
+    `form` is one of SUFFIXES or "auto", `box_format` one of BOX_FORMATS or "auto". Images without
+    annotation are "background" or "unused"; with "auto" they are what the format means by that.
     """
     path = Path(os.path.abspath(path))
+    path = path.parent if path.suffix in YAML else path
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; set annotation_path.")
-    if form == "yolo":
-        return _read_yolo_parts(path)
-    suffix, read = READERS[form]
-    files = _annotation_files(suffix, path) if path.is_dir() else {"": (path, path.parent)}
-    return [(split, *read(file, images or folder)) for split, (file, folder) in files.items()]
-
-
-def split_of(name: str) -> str:
-    """Return the split that a name such as train, Valid or val2017 means, or ""."""
-    return SPLIT_OF.get(re.sub(r"\d+$", "", name.lower()), "")
-
-
-def _annotation_files(suffix, path):
-    """Return {split or "": (annotation file, folder of images)} of the first layout that fits."""
-    files = {file.relative_to(path).as_posix(): file
-             for file in sorted([*path.glob(f"*{suffix}"), *path.glob(f"*/*{suffix}")])
-             if not file.name.endswith(RECORD)}
-    for pattern, folders in LAYOUTS:
-        matches = [match for name in files if (match := re.fullmatch(pattern, name, re.I))]
-        parts = {}
-        for match in matches:
-            parents = [path / folder.format(match[1]) for folder in folders]
-            folder = next((parent for parent in parents if parent.is_dir()), path)
-            parts[split_of(match[1])] = files[match[0]], folder
-        if len(parts) < len(matches):
-            raise UserError(f"{path}: several files for one split; name one in annotation_path.")
-        if parts:
-            return parts
-    raise UserError(f"{path}: no {suffix} file in it; name the file in annotation_path.")
-
-
-def _read_yolo_parts(folder):
-    """Return the parts of a YOLO folder by its YAML files, else by the names of its folders."""
-    items, problems = read_yolo(folder)
-    images = {item.image.relative_to(folder).as_posix(): item for item in items}
-    splits = {}  # image -> split that a YAML file names
-    for file in sorted(folder.glob("*.y*ml")):
-        values = load_yaml(file)
-        for key, split in SPLIT_OF.items():
-            texts = values.get(key) or []
-            for text in texts if isinstance(texts, list) else [texts]:
-                members = _listed_images(f"{values.get('path') or ''}/{text}", folder, images)
-                splits = dict.fromkeys(members, split) | splits
-    parts = {split: [] for split in (*SPLITS, "")}
-    for image, item in images.items():
-        split = splits.get(image) or split_of(image.lower().removeprefix("images/").split("/")[0])
-        if splits and not split:
-            problems.append(Problem("in no split", shorten(item.image), "not in the YAML file"))
+        raise UserError(f"{path}: no such file or folder; set annotation_path to your data, or "
+                        "VOCdevkit_path to the folder that holds VOC2007.")
+    folder = path if path.is_dir() else path.parent
+    images = ImageIndex(images_path or folder)
+    form, files, messages = _find_files(path, form, images)
+    rows, problems = _read_files(form, files, folder)
+    paths = images.match([item for _, item in rows])
+    rows = [(split, image, item) for (split, item), image in zip(rows, paths)]
+    if form == "coco" and unlabelled == "unused":
+        rows = [row for row in rows if row[-1].objects]
+    more, faults = _find_unlabelled(form, rows, images, unlabelled)
+    listed, notes = _read_split_files(folder, images)
+    rows, problems, messages = rows + more, problems + faults, messages + notes
+    splits = [listed.get(image) if listed and image
+              else split or split_of(os.path.dirname(image or ""))[0] for split, image, _ in rows]
+    splits = splits if "train" in splits else [""] * len(rows)
+    members, annotations = {split: [] for split in SPLITS}, []
+    for split, (_, image, item) in zip(splits, rows):
+        key = ROLE.sub("", item.key)
+        if form != "voc":  # the record of drawn splits has them like this
+            key = f"{split}/{item.file_name or os.path.splitext(image or item.key)[0]}"
+        annotations.append(item._replace(key=key, image=images.paths.get(image)))
+        if split is None:
+            problems.append(Problem("in no split", item.origin, "the split files do not name it"))
         else:
-            parts[split].append(item)
-    return [(split, members, [] if split else problems) for split, members in parts.items()]
+            members[split or "train"].append(key)
+    annotations, note = read_boxes(annotations, BOXES[form], box_format)
+    return Source(annotations, members, problems, [*filter(None, [*messages, note])])
 
 
-def _listed_images(path, folder, images):
-    """Return the images in a folder, or in a text file of paths, which may be another machine's."""
-    path = next((tail for tail in tails(path) if (folder / tail).exists()), "")
-    if path and (folder / path).is_file():
-        lines = read_text(folder / path, remedy="").splitlines()
-        return [tail for line in lines for tail in tails(line.strip()) if tail in images]
-    return [image for image in images if image.startswith(f"{path}/")]
+@lru_cache
+def split_of(path: str) -> tuple[str, str]:
+    """Return the split that a path without ending means, and its word for it, or two "".
+
+    The last part with such a word counts: train, Valid, val2017, train_labels, obj_train_data.
+    """
+    for part in reversed(path.split("/")):
+        for word in re.split(r"[\W_]+", part):
+            split = SPLIT_OF.get(word.lower().rstrip("0123456789"))
+            if split:
+                return split, word
+    return "", ""
+
+
+def _find_files(path, form, images):
+    """Return (format, {relative path: annotation file}, messages) of a file or folder."""
+    if path.is_file():
+        form = {".json": "coco", ".csv": "csv"}.get(path.suffix) if form == "auto" else form
+        if form not in TABLES:
+            raise UserError(f"{path}: no folder, .json of COCO or .csv; name the data's folder.")
+        return form, {path.name: path}, []
+    files = walk_files(path, (*SUFFIXES.values(),))
+    found = {name: {key: file for key, file in files.items() if key.lower().endswith(suffix)
+                    and form in ("auto", name) and _looks_like(name, key, file, images)}
+             for name, suffix in SUFFIXES.items()}
+    form, *others = [name for name in SUFFIXES if found[name]] or [""]
+    if not form:
+        endings = Counter(os.path.splitext(key)[1] for key in files)
+        raise UserError(f"{path}: no annotations: no XML of Pascal VOC, COCO JSON, CSV, or YOLO "
+                        f"text named as its image; {len(images.paths)} images and {dict(endings)} "
+                        "are there; docs/data.md names converters.")
+    messages = [f"{len(found[name])} {SUFFIXES[name]} files are not read; annotation_format = "
+                f"{name!r} would read them" for name in others]
+    tables = _choose_tables(found[form]) if form in TABLES else found[form]
+    unread = [key for key in found[form] if key not in tables]
+    if unread:
+        messages.append(f"not read: {', '.join(unread[:3])}{' ..' if unread[3:] else ''}; put "
+                        "train, val or test into its name, or name it in annotation_path")
+    return form, tables, messages
+
+
+def _looks_like(form, key, file, images):
+    """Return whether a file with the ending of a format may be of it."""
+    if form == "coco":
+        data = b"" if key.endswith(RECORD) else file.read_bytes()
+        return all(word in data for word in (b'"images"', b'"annotations"', b'"categories"'))
+    in_labels = "labels/" in key.lower() and not key.endswith("classes.txt")
+    return form != "yolo" or in_labels or images.find(os.path.splitext(key)[0]) is not None
+
+
+def _choose_tables(files):
+    """Return the files of a split each, by their names or folders, or else the only file."""
+    instances = [key for key in files if os.path.basename(key).startswith("instances_")]
+    splits = {key: split_of(os.path.splitext(key)[0])[0] for key in instances or files}
+    splits = {key: split for key, split in splits.items() if split} or splits
+    if len({*splits.values()}) < len(splits):
+        raise UserError(f"{', '.join(splits)}: several files for one split; put train, val or test "
+                        "into their names, or name one in annotation_path.")
+    return {key: files[key] for key in splits}
+
+
+def _read_files(form, files, folder):
+    """Return ([(split of the file or "", annotation)], problems) of the files of a format."""
+    rows, problems, read = [], [], read_voc
+    if form == "yolo":
+        read = partial(read_yolo, names=yolo_names(folder), has_keypoints=any(
+            "kpt_shape" in load_yaml(file) for file in folder.glob("*.y*ml")))
+    gc.disable()  # the collector would walk again and again through all that was read so far
+    try:
+        for key, file in files.items():
+            split, word = split_of(os.path.splitext(key)[0] if form in TABLES
+                                   else os.path.dirname(key))
+            items, faults = TABLES[form](file) if form in TABLES else read(file, key)
+            if form in TABLES:  # an image of this name may be in the folders of several splits
+                parents = f"{os.path.dirname(key)}/{word}"
+                items = [item._replace(key=f"{parents}/{item.key}") for item in items]
+            rows += [(split, item) for item in items]
+            problems += faults
+    finally:
+        gc.enable()
+    if rows and all(item.objects is None for _, item in rows):
+        raise UserError(f"{problems[0].where}: {problems[0].what}.")
+    return rows, problems
+
+
+def _find_unlabelled(form, rows, images, unlabelled):
+    """Return ([("", image, annotation)] of images that are background by this alone, problems)."""
+    stems = {os.path.splitext(image)[0] for _, image, _ in rows if image}
+    folders = {os.path.dirname(stem) for stem in stems}
+    more, problems = [], []
+    for image, path in images.paths.items():
+        stem = os.path.splitext(image)[0]
+        is_background = unlabelled == "background" or (
+            unlabelled == "auto" and form == "yolo" and os.path.dirname(image) in folders)
+        if stem not in stems and (is_background or form not in TABLES):
+            kind = "no label file" if is_background else "no annotation"
+            problems.append(Problem(kind, shorten(path), "see the setting unlabelled"))
+            if is_background:
+                more.append(("", image, Annotation(stem, shorten(path), None, [], None)))
+    return more, problems
+
+
+def _read_split_files(folder, images):
+    """Return ({relative path of an image: split}, messages) of the split files in a folder.
+
+    Those are what data.yaml or darknet's .data names, or else train.txt, val.txt and the like.
+    """
+    values, root = {}, ""
+    for file in sorted(folder.glob("*")):
+        if file.suffix in YAML:
+            values |= load_yaml(file)
+            root = values["path"] if isinstance(values.get("path"), str) else ""
+        elif file.suffix == ".data":
+            lines = [line.partition("=") for line in read_text(file, remedy="").splitlines()]
+            values |= {key.strip(): text.strip() for key, _, text in lines}
+    if not any(values.get(key) for key in SPLIT_OF):
+        values, root = {file.stem.lower().removesuffix("_list"): file.name
+                        for file in folder.glob("*.txt")}, ""
+        for sets in folder.glob("*/**/ImageSets/Main"):  # of VOC's years
+            for name, files in split_files(sets).items():
+                paths = [file.relative_to(folder).as_posix() for file in files]
+                values[name] = [*values.get(name, []), *paths]
+    splits, messages = {}, []
+    for key in SPLIT_OF:
+        texts = values.get(key) or []
+        texts = texts if isinstance(texts, list) else [texts]
+        for text in filter(lambda text: isinstance(text, str), texts):  # not nested aliases
+            members = _listed_images(f"{root}/{text}", folder, images)
+            splits = dict.fromkeys(members, SPLIT_OF[key]) | splits
+            if not members:
+                messages.append(f"{shorten(folder)}: {key} = {text} names no image there")
+    return splits, messages
+
+
+def _listed_images(text, folder, images):
+    """Return the images in a folder or text file, whose path may be that of another machine."""
+    paths = [folder / tail for tail in tails(text) if (folder / tail).exists()]
+    if not paths:
+        return []
+    if paths[0].is_dir():
+        return [image for image, path in images.paths.items() if path.is_relative_to(paths[0])]
+    found = map(images.find_line, read_text(paths[0], remedy="").splitlines())
+    return [image for image in found if image]

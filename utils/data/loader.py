@@ -55,14 +55,14 @@ class DetectionDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple:
         """Return a row of a Batch for (epoch, index), as arrays, the image (S, S, 3)."""
         epoch, index = key
-        path, boxes_px, labels, difficult = self.records[index]
+        path, boxes_px, labels, difficult, _, size = self.records[index]
         rng = np.random.default_rng((SAMPLE, self.seed, epoch, index))
         image = load_image(path)
         height, width = image.shape[:2]
         boxes = (boxes_px / (width, height, width, height)).clip(0, 1)
-        if (boxes[:, 2:] <= boxes[:, :2]).any():
-            raise UserError(f"{path}: the list has a box outside of this {width}x{height} image; "
-                            "run voc_annotation.py again.")
+        if size not in (None, (width, height)) or (boxes[:, 2:] <= boxes[:, :2]).any():
+            raise UserError(f"{path}: its list is not of this {width}x{height} image; run "
+                            "voc_annotation.py again.")
         if self.spec.tile:  # from here on the window is the image
             window = draw_window(boxes_px, (width, height), self.spec.tile, rng)
             image = cut_window(image, window, self.spec)

@@ -1,6 +1,8 @@
 """What annotation readers return: Annotation and Problem; and the index that finds their images."""
 
+import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,19 +12,29 @@ from utils.cli import UserError
 from utils.data.annotations import plain_name
 from utils.image import IMAGE_SUFFIXES
 
+# Images may have been converted since: their annotations still name the old files.
+ENDINGS = "(?:" + "|".join(map(re.escape, (*IMAGE_SUFFIXES, ".gif", ".heic", ".avif"))) + ")"
+ENDING = re.compile(rf"{ENDINGS}$", re.I)
+# What may follow the name in a line of a split file.
+LINE_END = re.compile(rf"(?:{ENDINGS}|\.xml)(?:\s.*)?$|\s+-?[01]$", re.I)
+MASKS = re.compile("Segmentation(Class|Object)/")  # VOC's, named as its images
+# Folders that say what is in them, and nothing about which image.
+ROLE = re.compile(r"(?:(?<=/)|^)(?:images?|jpegimages|imgs?|labels?|annotations?|xmls?)/", re.I)
+
 # What can be wrong with a data set, by the decision that is then taken.
 KINDS_BY_DECISION = {
     "left out": ("unreadable annotation", "bad object", "split names nothing"),
     "image left out": ("image missing", "image unreadable", "image truncated"),
-    "image not used": ("no annotation", "in no split"),
+    "image not used": ("no annotation", "in no split", "no usable object"),
     "taken as background": ("no label file",),
     "see each": ("size disagrees",),
     "kept, boxes taken as shown": ("orientation unclear",),
-    "object left out": ("unknown class", "coordinate not a number", "no area", "duplicate"),
+    "object left out": ("unknown class", "coordinate not a number", "no area"),
+    "left out of train": ("duplicate",),
     "put right": ("corners swapped",),
-    "clipped": ("outside the image",),
+    "clipped for training": ("outside the image",),
     "kept, but hardly learnable at this input size": ("tiny",),
-    "kept in both": ("same image in two splits",),
+    "kept in both: take one out": ("same image in two splits", "look-alikes in two splits"),
     "kept, and counts twice": ("same image twice",)}
 DECISIONS = {kind: decision for decision, kinds in KINDS_BY_DECISION.items() for kind in kinds}
 
@@ -36,12 +48,15 @@ class Problem(NamedTuple):
 
 
 class SourceObject(NamedTuple):
-    """An object as the source has it."""
+    """An object of an image."""
 
     name: str
-    box_px: tuple[float, float, float, float]  # xyxy edges counted from 0; may be NaN or outside
+    # xyxy edges in pixels, counted from 0; may be NaN or outside. In what the reader of a format
+    # returns: the four numbers of its file, which `read_boxes` turns into that.
+    box_px: tuple[float, float, float, float]
     difficult: bool
     position: str  # in the file, such as "object 3" or "line 7"
+    area: float = math.nan  # in pixels, where the source has one beside the box
 
 
 class Annotation(NamedTuple):
@@ -52,60 +67,98 @@ class Annotation(NamedTuple):
     image: Path | None  # None: missing
     objects: list[SourceObject] | None  # None: the annotation cannot be read
     size: tuple[int, int] | None  # (width, height) according to the source
+    file_name: str = ""  # of the image according to the source
+
+
+def four_numbers(values: Iterable[object] | None) -> tuple[float, float, float, float]:
+    """Return the numbers of a box; decimal commas are points; all NaN unless there are four."""
+    try:
+        first, second, third, fourth = (float(str(value).replace(",", ".")) for value in values)
+    except (TypeError, ValueError):
+        return (math.nan,) * 4
+    return first, second, third, fourth
+
+
+def turning_margins(width: float, height: float, degrees: float) -> tuple[float, float]:
+    """Return what a box turned about its centre needs more at each side, across and down."""
+    cos, sin = (abs(part(math.radians(degrees))) for part in (math.cos, math.sin))
+    return (width * cos + height * sin - width) / 2, (width * sin + height * cos - height) / 2
 
 
 def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed."""
+    """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed.
+
+    Hidden files and folders are left out, such as the `._a.xml` that macOS adds to archives.
+    """
     files = {}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         prefix = "" if parent == str(folder) else f"{Path(parent).relative_to(folder).as_posix()}/"
         files |= {prefix + name: Path(parent, name) for name in sorted(names)
-                  if name.lower().endswith(suffixes)}
+                  if name.lower().endswith(suffixes) and not name.startswith(".")}
     return files
 
 
-class ImageIndex:
+class PathIndex:
+    """Finds the path that is meant by one of another machine, folder, ending or letter case."""
+
+    def __init__(self, paths: Iterable[str]):
+        self._by_stem = defaultdict(list)  # path without ending and role folders -> paths
+        self._by_tail = defaultdict(list)  # end of a path without ending, in lower case -> paths
+        for path in paths:
+            stem = ENDING.sub("", path)
+            self._by_stem[ROLE.sub("", stem)].append(path)
+            for tail in tails(plain_name(stem).lower()):
+                self._by_tail[tail].append(path)
+
+    def has(self, path: str) -> bool:
+        """Return whether a path is there, but for its ending and folders such as `labels`."""
+        return ROLE.sub("", ENDING.sub("", path)) in self._by_stem
+
+    def find(self, path: str, file_name: str = "") -> str | None:
+        """Return this path, whatever its ending, else the only one that ends alike, or None."""
+        stem, name = ENDING.sub("", path), ENDING.sub("", file_name.lower())
+        ending = os.path.splitext(file_name.lower())[1]
+        if self.has(stem):
+            paths = self._by_stem[ROLE.sub("", stem)]
+            return next((path for path in paths if path.lower().endswith(ending)), paths[0])
+        for tail in [*tails(plain_name(name)), *tails(plain_name(stem).lower())]:
+            paths = self._by_tail.get(tail, [])
+            paths = [path for path in paths if path.lower().endswith(ending)] or paths
+            if len(paths) == 1:
+                return paths[0]
+        return None
+
+    def find_line(self, line: str) -> str | None:
+        """Return the path that a line of a split file means: `dir/a.jpg dir/a.xml`, `a 1`, `a`."""
+        return self.find(LINE_END.sub("", line.strip()))
+
+
+class ImageIndex(PathIndex):
     """The images under a folder, sub-folders included, and which of them an annotation means."""
 
     def __init__(self, folder: Path):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; put the images there, or set images_path.")
-        self.folder, self.paths = folder, walk_files(folder, IMAGE_SUFFIXES)
-        self._by_stem = defaultdict(list)  # path without ending -> relative paths
-        self._by_tail = defaultdict(list)  # end of that, in lower case -> relative paths
-        for relative in self.paths:
-            stem = os.path.splitext(relative)[0]
-            self._by_stem[stem].append(relative)
-            for tail in tails(plain_name(stem).lower()):
-                self._by_tail[tail].append(relative)
+        self.folder = folder
+        paths = walk_files(folder, IMAGE_SUFFIXES)
+        self.paths = {name: path for name, path in paths.items() if not MASKS.search(name)}
+        super().__init__(self.paths)
 
-    def match(self, wanted: Sequence[tuple[str, str]]) -> list[Path | None]:
-        """Return the image of each (path without ending, file name or ""), None if there is none.
+    def match(self, annotations: Sequence[Annotation]) -> list[str | None]:
+        """Return the relative path of each annotation's image, None where there is none.
 
         An image that several mean belongs to that of its path. UserError where not one is there.
         """
-        images = [self._find(stem, name) for stem, name in wanted]
-        claims = Counter(images)
-        paths = [self.paths.get(image) if stem in self._by_stem or claims[image] == 1 else None
-                 for image, (stem, _) in zip(images, wanted)]
-        if wanted and not any(paths):
-            raise UserError(f"{self.folder}: none of the {len(wanted)} annotated images is in it, "
-                            f"such as {wanted[0][0]!r}; put them there, or set images_path.")
-        return paths
-
-    def _find(self, stem, name):
-        """Return the image of this path, else the only one with the same end of a path, or None."""
-        file_stem, ending = os.path.splitext(name.lower())
-        if stem in self._by_stem:
-            images = self._by_stem[stem]
-            return next((image for image in images if image.lower().endswith(ending)), images[0])
-        for tail in [*tails(plain_name(file_stem)), *tails(plain_name(stem).lower())]:
-            images = self._by_tail.get(tail, [])
-            images = [image for image in images if image.lower().endswith(ending)] or images
-            if len(images) == 1:
-                return images[0]
-        return None
+        found = [self.find(item.key, item.file_name) for item in annotations]
+        claims = Counter(found)
+        found = [path if claims[path] == 1 or self.has(item.key) else None
+                 for path, item in zip(found, annotations)]
+        if annotations and not any(found):
+            raise UserError(f"{self.folder}: none of the {len(annotations)} annotated images is in "
+                            f"it, such as {annotations[0].file_name or annotations[0].key!r}; put "
+                            "them there, or set images_path.")
+        return found
 
 
 def tails(path: str) -> list[str]:
@@ -115,15 +168,14 @@ def tails(path: str) -> list[str]:
 
 
 def gather_rows(rows: Iterable[tuple[str, tuple[int, int] | None, list[SourceObject]]],
-                index: ImageIndex, table: str) -> list[Annotation]:
+                table: str) -> list[Annotation]:
     """Return one Annotation per image of a file `table` of (file name, size or None, objects)."""
     items = {}
     for name, size, objects in rows:
         name = next(iter(tails(name)), "")
-        item = items.setdefault(name, Annotation(name, f"{table}, {name}", None, [], size))
+        item = items.setdefault(name, Annotation(name, f"{table}, {name}", None, [], size, name))
         item.objects.extend(objects)
-    images = index.match([(os.path.splitext(item.key)[0], item.key) for item in items.values()])
-    return [item._replace(image=image) for item, image in zip(items.values(), images)]
+    return [*items.values()]
 
 
 def int_size(width: object, height: object) -> tuple[int, int] | None:

@@ -5,17 +5,23 @@ from the record came with the data or were edited by hand: they are kept as they
 """
 
 import json
-import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from utils.cli import read_text, shorten
+from utils.data.groups import Candidate
+from utils.data.sources import PathIndex
 
 SPLITS = ("train", "val", "test")
 RECORD = "drawn_splits.json"
+# What tools call the splits.
+SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val",
+            "validation": "val", "test": "test", "testing": "test", "trainval": "train"}
 Members = dict[str, list[str]]  # split -> keys of its images
 
 
@@ -28,69 +34,122 @@ class Splits(NamedTuple):
     messages: list[str]  # lines to print
 
 
-def draw_splits(old: Members, keys: Sequence[str], shares: Mapping[str, float],
-                seed: int) -> Members:
+def draw_splits(old: Members, keys: Sequence[str], shares: Mapping[str, float], seed: int,
+                candidates: Mapping[str, Candidate] | None = None) -> Members:
     """Return the `old` splits without images that are gone and with the new ones, sorted.
 
-    val and test are filled up to their `shares` of all keys, with at least one image each as long
-    as one is left for train, which gets the rest.
+    val and test are filled up to their `shares` of the images, with a like part of the images of
+    every class. Images of one group come into one split. Those that are no `candidates` stay in
+    train; without `candidates` each image is a group of its own.
     """
+    if candidates is None:
+        candidates = {key: Candidate(key, frozenset()) for key in keys}
     known = set(keys)
     splits = {name: [key for key in old.get(name, ()) if key in known] for name in SPLITS}
     placed = set().union(*splits.values())
-    new = [key for key in keys if key not in placed]
-    room, counts = len(new) - (0 if splits["train"] else 1), {}
-    for name in ("val", "test"):
-        target = max(1, round(shares[name] * len(known))) if shares.get(name) else 0
-        counts[name] = max(0, min(target - len(splits[name]), room))
-        room -= counts[name]
-    rng = np.random.default_rng(seed)
-    for name in ("test", "val"):
-        drawn = {new[k] for k in rng.permutation(len(new))[:counts[name]]}
-        splits[name] += drawn
-        new = [key for key in new if key not in drawn]
-    splits["train"] += new
+    split_of = {candidates[key].group: name for name in SPLITS[::-1] for key in splits[name]
+                if key in candidates and (name == "train" or name in shares)}
+    groups = defaultdict(list)
+    for key in keys:
+        if key not in placed:
+            candidate = candidates.get(key)
+            name = split_of.get(candidate.group) if candidate else "train"
+            (splits[name] if name else groups[candidate.group]).append(key)
+    drawable = [*chain(*groups.values()), *(key for key in placed if key in candidates)]
+    total = _count_labels(drawable, candidates)
+    groups = [*groups.values()]
+    groups = [groups[k] for k in np.random.default_rng(seed).permutation(len(groups))]
+    open_names = [name for name in ("val", "test") if shares.get(name)]
+    for name in open_names:
+        chosen = _choose(groups, splits[name], total, candidates,
+                         train_labels=_count_labels(splits["train"], candidates),
+                         others=1 + (name != open_names[-1]), number=len(drawable),
+                         target=max(1, round(shares[name] * len(drawable))))
+        splits[name] += chain(*(groups[k] for k in chosen))
+        groups = [group for k, group in enumerate(groups) if k not in chosen]
+    splits["train"] += chain(*groups)
     return {name: sorted(members) for name, members in splits.items()}
 
 
-def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int, *,
-                overwrite: bool = False) -> Splits:
+def _choose(groups, members, total, candidates, *, train_labels, others, number, target):
+    """Return which of the groups, lists of keys in random order, join the `members` of a split.
+
+    The class with the smallest part of its images in the split comes next, the rarer of equals,
+    until there are `target` images; for classes without any, up to a third of the `number` of all.
+    A class leaves a group to train, and where it has three to each of the `others`.
+    """
+    labels = [_count_labels(group, candidates) for group in groups]
+    counts = Counter(chain(*labels, train_labels))
+    spare = {label: max(count - others, min(count - 1, 1)) for label, count in counts.items()}
+    have, size, chosen = _count_labels(members, candidates), len(members), set()
+    piles = {label: [k for k in range(len(groups)) if label in labels[k]] for label in counts}
+    while piles:
+        label = min(piles, key=lambda label: (have[label] / total[label], total[label], label))
+        pile, best, lacks_class = piles[label], -1, label and not have[label]
+        if not pile or size >= target and not lacks_class:
+            del piles[label]
+            continue
+        if lacks_class:  # the group that brings most classes, without too many images
+            best = max(range(len(pile)), key=lambda place: (
+                size + len(groups[pile[place]]) <= target,
+                sum(not have[other] for other in labels[pile[place]])))
+        k = pile.pop(best)
+        fits = size + len(groups[k]) <= (max(target, number // 3) if lacks_class else target)
+        if fits and k not in chosen and all(spare[other] > 0 for other in labels[k]):
+            chosen.add(k)
+            size += len(groups[k])
+            have.update(labels[k])
+            for other in labels[k]:
+                spare[other] -= 1
+    return chosen
+
+
+def _count_labels(keys, candidates):
+    """Return the number of images of each class; "" counts those without objects."""
+    return Counter(label for key in keys if key in candidates
+                   for label in candidates[key].labels or ("",))
+
+
+def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
+                candidates: Mapping[str, Candidate] | None = None, *, overwrite: bool = False
+                ) -> Splits:
     """Draw val, and test if the source has neither, from the train images of `given`."""
     if given["val"]:
         return Splits(given, {}, [], [])
     old = json.loads(record.read_bytes()) if record.exists() and not overwrite else {}
     if given["test"]:
         shares, old = {"val": shares["val"]}, old | {"test": []}
-    drawn = draw_splits(old, given["train"], shares, seed)
+    drawn = draw_splits(old, given["train"], shares, seed, candidates)
     return Splits(drawn | {"test": given["test"] or drawn["test"]},
                   {record: json.dumps(drawn, indent=0)}, [], [_describe(old, drawn)])
 
 
-def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int, *,
-               overwrite: bool = False, train_on_val: bool = False) -> Splits:
+def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int,
+               candidates: Mapping[str, Candidate] | None = None, *, overwrite: bool = False,
+               train_on_val: bool = False) -> Splits:
     """Read the split files of a VOC folder, ImageSets/Main, and draw what they leave open.
 
     A given trainval.txt is divided into train and val. test is not drawn beside it, or beside given
     train.txt and val.txt. `overwrite` draws all; `train_on_val` trains on given val images too.
     """
-    files = {name: read_split(path, set(keys)) for name in (*SPLITS, "trainval")
-             if (path := folder / f"{name}.txt").exists()}
+    paths = split_files(folder)
+    files = {name: read_split(paths[name], keys) for name in paths}
     record = json.loads((folder / RECORD).read_bytes()) if (folder / RECORD).exists() else {}
     given = {name: members for name, members in files.items()
              if set(members) != set(record.get(name, ()))}
-    retired = [folder / f"{name}.txt" for name in given] if overwrite else []
+    retired = [path for name in given for path in paths[name]] if overwrite else []
     if overwrite:
         given, record = {}, {}
     messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
     fixed = {name: given[name] for name in SPLITS if name in given}
     placed = set().union(*fixed.values())
-    candidates = placed.union(given.get("trainval", keys))
+    open_keys = placed.union(given.get("trainval", keys))
     old = {name: [key for key in record.get(name, ()) if key not in placed] for name in SPLITS}
     open_shares = {name: share for name, share in shares.items() if name not in given}
     if "trainval" in given or {"train", "val"} <= set(given):
         open_shares.pop("test", None)
-    pool = [key for key in keys if key in candidates]
-    members = draw_splits(old | fixed, pool, open_shares, seed) | fixed
+    pool = [key for key in keys if key in open_keys]
+    members = draw_splits(old | fixed, pool, open_shares, seed, candidates) | fixed
     drawn = {name: members[name] for name in SPLITS
              if name not in given and (members[name] or name in files)}
     texts = {}
@@ -102,7 +161,8 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
         texts[folder / RECORD] = json.dumps(drawn, indent=0)
     if train_on_val and "val" in given:
         both = sorted({*members["train"], *members["val"]})
-        members |= draw_splits({}, both, {"val": shares["val"]}, seed) | {"test": members["test"]}
+        val = draw_splits({}, both, {"val": shares["val"]}, seed, candidates)
+        members |= val | {"test": members["test"]}
     return Splits(members, texts, retired, messages)
 
 
@@ -112,7 +172,22 @@ def _describe(old, new):
     return f"drawn splits: {len(after & before)} images kept, {len(after - before)} new"
 
 
-def read_split(path: Path, keys: set[str]) -> list[str]:
-    """Return the keys in a split file; a 1, 0 or -1 behind a key, as VOC has them, is left off."""
-    lines = [line.strip() for line in read_text(path, remedy="Check the split file.").splitlines()]
-    return [line if line in keys else re.sub(r"\s+-?[01]$", "", line) for line in lines if line]
+def split_files(folder: Path) -> dict[str, list[Path]]:
+    """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val."""
+    paths = sorted(folder.glob("*.txt"))
+    words = {path: path.stem.lower() for path in paths}
+    if not set(words.values()) & set(SPLIT_OF):
+        words = {path: word.rpartition("_")[2] for path, word in words.items()}
+    names = {word: word if word == "trainval" else split for word, split in SPLIT_OF.items()}
+    files = {name: [path for path in paths if names.get(words[path]) == name]
+             for name in (*SPLITS, "trainval")}
+    return {name: members for name, members in files.items() if members}
+
+
+def read_split(paths: Sequence[Path], keys: Sequence[str]) -> list[str]:
+    """Return the keys in split files, whose lines may have endings, folders, or VOC's 1, 0, -1."""
+    index, known = PathIndex(keys), set(keys)
+    lines = [line.strip() for path in paths
+             for line in read_text(path, remedy="Check the split file.").splitlines()]
+    found = (line if line in known else index.find_line(line) or line for line in lines if line)
+    return list(dict.fromkeys(found))

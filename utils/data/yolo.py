@@ -1,96 +1,72 @@
 """Annotations in YOLO's text files."""
 
-import os
-import re
-from collections import Counter
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from utils.cli import UserError, read_text, shorten
 from utils.data.annotations import plain_name
-from utils.data.sources import Annotation, ImageIndex, Problem, SourceObject, walk_files
-from utils.image import image_size
+from utils.data.sources import Annotation, Problem, SourceObject, four_numbers, walk_files
+
+YAML = (".yaml", ".yml")
+NO_NAME = "class without a name"
 
 
-def read_yolo(folder: Path) -> tuple[list[Annotation], list[Problem]]:
-    """Read YOLO text files: a line per object, `class cx cy width height` as fractions.
+def read_yolo(path: Path, relative: str, names: Mapping[str, str], has_keypoints: bool
+              ) -> tuple[list[Annotation], list[Problem]]:
+    """Return the annotation of a text file, and a problem where it cannot be read.
 
-    They lie beside the images, or in `labels` where those lie in `images`. An image without one is
-    background, which a Problem reports; a folder of images without any is not used.
+    A line per object: `class cx cy width height` as fractions, or `class x1 y1 x2 y2 x3 y3 ..`.
     """
-    names, index = yolo_names(folder), ImageIndex(folder)
-    texts = {relative.lower(): path for relative, path in walk_files(folder, (".txt",)).items()}
-    labels = {}  # image -> its text file, in lower case; both relative
-    for image in index.paths:
-        beside = os.path.splitext(image.lower())[0] + ".txt"
-        apart = re.sub(r"(^|/)images/", r"\1labels/", beside)
-        labels[image] = apart if apart in texts else beside
-    used = {os.path.dirname(image) for image, text in labels.items() if text in texts}
-    if not used:
-        raise UserError(f"{shorten(folder)}: no image with a text file beside it or in labels/.")
-    stems = Counter(os.path.splitext(image)[0] for image in labels)
-    items, problems = [], []
-    for image, path in index.paths.items():
-        stem, text = os.path.splitext(image)[0], texts.get(labels[image])
-        is_used = os.path.dirname(image) in used
-        missing = Problem("no label file" if is_used else "no annotation", shorten(path),
-                          "write an empty text file if it has no objects")
-        objects, faults = _read_labels(text, path, names) if text else ([], [missing])
-        problems += faults
-        if is_used:
-            key = stem if stems[stem] == 1 else image
-            items.append(Annotation(key, shorten(text or path), path, objects, None))
-    problems += [Problem("image missing", shorten(texts[text]), "labels without image")
-                 for text in sorted(set(texts) - set(labels.values()))
-                 if "labels/" in text and not text.endswith("classes.txt")]
-    return items, problems
-
-
-def _read_labels(file, image, names):
-    """Return (objects, problems) of a text file; the objects are None where it is unreadable."""
+    objects, problems = None, []
     try:
-        lines = read_text(file, remedy="").splitlines()
-        width, height = image_size(image)
+        lines = read_text(path, remedy="").splitlines()
+        objects = [_read_line(line.split(), names, has_keypoints, f"line {number}")
+                   for number, line in enumerate(lines, start=1) if line.strip()]
     except UserError as error:
-        return None, [Problem("unreadable annotation", shorten(file), str(error))]
-    objects, problems = [], []
-    for number, words in enumerate(map(str.split, lines), start=1):
+        problems.append(Problem("unreadable annotation", shorten(path), str(error)))
+    return [Annotation(relative[:-len(".txt")], shorten(path), None, objects, None)], problems
+
+
+def _read_line(words, names, has_keypoints, position):
+    """Return the object of a line; a sixth number is a confidence, more are a polygon."""
+    box = four_numbers(words[1:5])
+    if len(words) > 6 and not has_keypoints:
         try:
-            label, cx, cy, w, h = map(float, words[:5])
-            if len(words) > 6:  # a sixth number is a confidence, more are a polygon
-                raise ValueError
-            box = ((cx - w / 2) * width, (cy - h / 2) * height,
-                   (cx + w / 2) * width, (cy + h / 2) * height)
-            objects.append(SourceObject(names[label], box, False, f"line {number}"))
-        except (ValueError, KeyError):
-            if words:
-                what = f"not a known class and four fractions: {' '.join(words)[:60]!r}"
-                problems.append(Problem("bad object", f"{shorten(file)}, line {number}", what))
-    return objects, problems
+            points = np.array(words[1:], np.float64).reshape(-1, 2)
+            box = (*((points.min(0) + points.max(0)) / 2).tolist(), *np.ptp(points, 0).tolist())
+        except ValueError:
+            box = (math.nan,) * 4
+    return SourceObject(names.get(words[0], NO_NAME), box, False, f"{position}, class {words[0]}")
 
 
-def yolo_names(folder: Path) -> dict[int, str]:
-    """Return {number: class name}; UserError where no file has them or two files disagree."""
-    for parents in ([folder, folder / "labels"], [folder.parent]):
-        files = [file for parent in parents for file in sorted(parent.glob("*"))]
-        named = {shorten(file): names for file in files if (names := _names_in(file))}
+def yolo_names(folder: Path) -> dict[str, str]:
+    """Return {number, or name: class name}; UserError where no file has them or two disagree."""
+    below = walk_files(folder, (*YAML, ".names", ".labels", "classes.txt")).values()
+    for files in ([*folder.glob("*"), *folder.glob("labels/*")], below, folder.parent.glob("*")):
+        named = {shorten(file): names for file in sorted(files) if (names := _names_in(file))}
         for names in named.values():
             if any(names != others for others in named.values()):
                 raise UserError(f"{' and '.join(named)} disagree about the classes; correct one.")
-            return names
+            # Some tools write the name of a class in the place of its number.
+            return {name: name for name in names.values()} | names
     raise UserError(f"{shorten(folder)}: no class names; put a data.yaml or classes.txt there.")
 
 
 def _names_in(file):
     """Return {number: class name} of a file that has some, else {}."""
     names = {}
-    if file.suffix in (".yaml", ".yml"):
+    if file.suffix in YAML:
         names = load_yaml(file).get("names") or {}
     elif file.name in ("classes.txt", "_darknet.labels") or file.suffix == ".names":
         names = read_text(file, remedy="").splitlines()
     names = names if isinstance(names, dict) else dict(enumerate(names))
-    return {int(number): plain_name(str(name)) for number, name in names.items() if str(name)}
+    if not all(isinstance(name, (str, int, float)) for name in names.values()):
+        raise UserError(f"{shorten(file)}: names must be a list of class names.")
+    return {str(number): plain_name(str(name)) for number, name in names.items() if str(name)}
 
 
 def load_yaml(file: Path) -> dict:

@@ -45,6 +45,7 @@ class FlatObjects(NamedTuple):
     boxes: np.ndarray  # (G, 4) float xyxy edges in pixels
     difficult: np.ndarray  # (G,) bool, VOC's difficult or COCO's iscrowd
     area: np.ndarray  # (G,) float64, width times height
+    coco_area: np.ndarray  # (G,) float64, of the mask where the list has that; decides the size
 
 
 class Assignment(NamedTuple):
@@ -70,8 +71,12 @@ def flatten_detections(detections: Sequence[Detections]) -> FlatDetections:
 
 def flatten_records(records: Sequence[Record]) -> FlatObjects:
     """Return the objects of records as flat arrays."""
-    image, boxes, labels, difficult = _join([record[1:] for record in records])
-    return FlatObjects(image, labels, boxes, difficult, area(boxes.astype(np.float64)))
+    image, boxes, labels, difficult = _join([record[1:4] for record in records])
+    box_areas = area(boxes.astype(np.float64))
+    areas = np.concatenate([np.full(len(record.labels), np.nan) if record.areas is None
+                            else record.areas for record in records])
+    areas = np.where(np.isnan(areas), box_areas, areas)
+    return FlatObjects(image, labels, boxes, difficult, box_areas, areas)
 
 
 def _join(images):
@@ -170,7 +175,7 @@ def match_coco(detections: FlatDetections, objects: FlatObjects, ious: Sequence[
     order = sort_detections(detections)
     rank = _rank_in_image(detections, order)
     low, high = np.array(area_ranges).T[:, :, None]
-    counted = ~objects.difficult & (objects.area >= low) & (objects.area <= high)
+    counted = ~objects.difficult & (objects.coco_area >= low) & (objects.coco_area <= high)
     matched = np.full((len(ious), len(counted), len(order)), -1, np.int32)
     taken = np.zeros((len(ious), len(counted), len(objects.image)), bool)
     rows, object_rows, iou = overlapping_pairs(detections, objects, crowds=True, min_iou=ious.min())

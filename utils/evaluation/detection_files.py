@@ -63,7 +63,7 @@ def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> 
     """Return records as the values of a COCO annotation file; difficult objects become crowds."""
     ids, classes, objects = image_ids(records), class_ids(class_names), flatten_records(records)
     rows = zip(objects.image, objects.labels, boxes_xywh(objects.boxes).tolist(),
-               objects.area.tolist(), objects.difficult)
+               objects.coco_area.tolist(), objects.difficult)
     return {"info": {"description": "objects and ids of detections.json"},
             "images": [{"id": k, "file_name": shorten(one.path)} for k, one in zip(ids, records)],
             "categories": [{"id": k, "name": name} for k, name in zip(classes, class_names)],
@@ -76,7 +76,8 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
                     *, ids_path: str | Path = "") -> FlatDetections:
     """Read detections of the records' images from COCO's JSON, or a folder of it or comp4 files.
 
-    Ids are those of the COCO file `ids_path`, ground_truth.json beside it or `image_ids`; or names.
+    Images are told by file_name or image_id: a name, or an id of the COCO file `ids_path` or
+    ground_truth.json beside it; without these, an integer name or else a line of the list.
     """
     path = typed_path(path)
     if (path / DETECTIONS).is_file():
@@ -90,8 +91,7 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
         if ids_path or beside.is_file():
             image_table, class_table = _read_ids(typed_path(ids_path or beside), images, classes)
         else:
-            image_table = {number: k for k, number in enumerate(image_ids(records))}
-            class_table = {number: k for k, number in enumerate(class_ids(class_names))}
+            image_table, class_table = _ids_without_file(rows, records, class_names, path)
         images, classes = images | image_table, classes | class_table
     numbers = np.array([row[2:] for row in rows], np.float64).reshape(-1, 6)
     bad = ~np.isfinite(numbers).all(1) | (numbers[:, 3:5] < numbers[:, 1:3]).any(1)
@@ -119,9 +119,11 @@ def _read_results(path):
     for number, value in enumerate(values, start=1):
         try:
             x, y, width, height = map(float, value["bbox"])
-            rows.append((value["image_id"], value["category_id"], float(value["score"]),
-                         x, y, x + width, y + height, width * height))
-        except (KeyError, TypeError, ValueError):
+            image, label = value.get("file_name") or value["image_id"], value["category_id"]
+            hash((image, label))  # TypeError for a list
+            rows.append((image, label, float(value["score"]), x, y, x + width, y + height,
+                         width * height))
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{shorten(path)}, row {number}: needs image_id, category_id, score "
                             f"and bbox of 4 numbers, got {value!r:.80}.") from None
     return rows
@@ -158,6 +160,22 @@ def _image_table(records):
     return table
 
 
+def _ids_without_file(rows, records, class_names, path):
+    """Return ({image id: index}, {class id: index}): integer names, or lines if there are none."""
+    images, classes = {}, class_ids(class_names)
+    for index, record in enumerate(records):
+        for number in numbers_of([record.path.stem]) or ():
+            images[number] = None if number in images else index
+    if rows and 0 < len(images) < len(records) and not any(isinstance(row[0], str) for row in rows):
+        raise UserError(f"{shorten(path)}: its image ids may be names, such as {min(images)}, or "
+                        "lines of the list; set detections_ids to the COCO annotation file of "
+                        "these ids.")
+    if any(row[1] == 0 for row in rows):  # as YOLOv5 counts
+        classes = range(len(class_names))
+    return (images or {k + 1: k for k in range(len(records))},
+            {number: k for k, number in enumerate(classes)})
+
+
 def _read_ids(path, images, classes):
     """Return ({image id: index}, {class id: index}) of a COCO annotation file by its names."""
     values = read_json(path)
@@ -174,7 +192,7 @@ def _look_up(keys, table, path, kind):
     indices = [table.get(key) for key in keys]
     if None in indices:
         raise UserError(
-            f"{shorten(path)}: {keys[indices.index(None)]!r:.60} is none of the {kind} of the list "
-            f"({', '.join(map(repr, [*table][:2] + [*table][-2:]))}, ..).\nSet test_list to the "
-            "one that was detected on, or detections_ids to the COCO annotation file of these ids.")
+            f"{shorten(path)}: {keys[indices.index(None)]!r:.60} is not one of the {kind}, such as "
+            f"{[*table][:2] + [*table][-2:]}.\nSet test_list to the one that was detected on, or "
+            "detections_ids to the COCO annotation file of these ids.")
     return np.array(indices, np.int64)

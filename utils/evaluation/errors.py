@@ -102,19 +102,18 @@ def cost_of_errors(errors: Errors, num_classes: int) -> tuple[float, dict[str, f
     return base, {kind: max(ap - base, 0.0) for kind, ap in costs.items()}
 
 
-def confusion_matrix(detections: FlatDetections, objects: FlatObjects, num_classes: int,
-                     confidence: float) -> np.ndarray:
+def confusion_matrix(detections: FlatDetections, objects: FlatObjects, num_classes: int
+                     ) -> np.ndarray:
     """Return (K + 1, K + 1) counts of true classes by detected ones, background last.
 
-    Each detection that scores more than `confidence`, best first, takes the object still free that
-    it overlaps most, whatever its class, at IoU >= 0.5. Difficult objects count neither way.
+    Each detection, best first, takes the object still free that it overlaps most, whatever its
+    class, at IoU >= 0.5. Difficult objects count neither way.
     """
-    above = detections.scores > confidence
-    kept = FlatDetections(*(field[above] for field in detections))
-    one_class = (boxes._replace(labels=np.zeros_like(boxes.labels)) for boxes in (kept, objects))
-    assignment = assign_coco(*one_class, FOREGROUND, max_detections=len(kept.scores) + 1)
+    one_class = (boxes._replace(labels=np.zeros_like(boxes.labels))
+                 for boxes in (detections, objects))
+    assignment = assign_coco(*one_class, FOREGROUND, max_detections=len(detections.scores) + 1)
     true_labels, counts = np.append(objects.labels, num_classes), ~assignment.ignored
     matrix = np.zeros((num_classes + 1, num_classes + 1), int)
-    np.add.at(matrix, (true_labels[assignment.matched[counts]], kept.labels[counts]), 1)
+    np.add.at(matrix, (true_labels[assignment.matched[counts]], detections.labels[counts]), 1)
     np.add.at(matrix, (objects.labels[assignment.not_found], num_classes), 1)
     return matrix

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from utils.cli import UserError
 from utils.data.samples import choose_window, draw_window
 from utils.evaluation.errors import KINDS
-from utils.evaluation.measurement import Measurement
+from utils.evaluation.measurement import Measurement, figure_text
 from utils.evaluation.voc_ap import f1_score
 from utils.image import load_image
 from utils.page import Section, image_uri, new_figure, write_page
@@ -23,13 +23,15 @@ def plot_curves(measurement: Measurement) -> Figure:
     """Draw precision over recall and F1 over confidence, of every class that has objects."""
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, result in [("all classes as one", measurement.pooled),
-                         *zip(measurement.class_names, measurement.results)]:
+    iou = next(iter(measurement.by_iou))
+    names = ["all classes as one", *(f"{name} {result.ap_area:.3f}" for name, result in zip(
+        measurement.class_names, measurement.results))]
+    for name, result in zip(names, [measurement.pooled, *measurement.results]):
         if result.num_objects:
-            left.plot(result.recall, result.precision, label=f"{name} {result.ap_area:.3f}")
+            left.plot(result.recall, result.precision, label=name)
             right.plot(result.scores, f1_score(result.precision, result.recall))
-    left.set(title="Precision and recall at IoU 0.5", xlabel="recall", ylabel="precision")
-    right.set(title="F1 at IoU 0.5", xlabel="confidence", ylabel="F1")
+    left.set(title=f"Precision and recall at IoU {iou:g}", xlabel="recall", ylabel="precision")
+    right.set(title=f"F1 at IoU {iou:g}", xlabel="confidence", ylabel="F1")
     for axes in (left, right):
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
@@ -38,20 +40,11 @@ def plot_curves(measurement: Measurement) -> Figure:
     return figure
 
 
-def plot_errors(values: dict[str, Any]) -> Figure:
-    """Draw what each kind of error costs, from the values of results.json."""
-    figure, axes = new_figure("What each kind of error costs", "", "AP at IoU 0.5")
-    rows = {kind: values["errors"][kind] for kind in KINDS}
-    axes.bar([f"{kind}\n{row['count']}" for kind, row in rows.items()],
-             [row["cost"] or 0 for row in rows.values()])  # None without objects
-    return figure
-
-
 def plot_confusion(values: dict[str, Any]) -> Figure:
     """Draw the confusion matrix, shaded by shares of a row, from the values of results.json."""
     confusion = values["confusion"]
     names, matrix = confusion["true_by_found"], np.array(confusion["matrix"])
-    figure, axes = new_figure(f"Confusion above {confusion['confidence']:g}", "detected", "true")
+    figure, axes = new_figure(f"Confusion above {confusion['confidence']}", "detected", "true")
     figure.set_size_inches(max(7, 2 + len(names) / 4), max(4.5, 2 + len(names) / 5))
     shares = matrix / matrix.sum(1, keepdims=True).clip(1)
     axes.grid(False)
@@ -70,13 +63,13 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
     """Write the page, with `as_values` of the measurement and the origin of the detections."""
     write_page(path, title, [
         Section("Summary", _summary_rows(values), origin),
-        Section("Classes", _class_rows(values), "APs by size: small are objects of up to 32 x 32 "
-                "pixels of the image, medium up to 96 x 96. F1, precision and recall: above "
-                "predict.py's confidence, then above the one with the best F1 of the class.",
+        Section("Classes", _class_rows(values), "Candidates are all detections. Small "
+                "are objects of up to 32 x 32 pixels of the image, medium up to 96 x 96.",
                 [("", image_uri(plot_curves(measurement)))]),
         Section("Kinds of error", _error_rows(values), "TIDE's kinds, over all detections. Each "
                 "costs what COCO's AP at IoU 0.5 would rise by if that kind alone were corrected. "
-                "Examples of the highest scores: cyan is true, red is detected.",
+                f"Examples are errors above a confidence of {measurement.confidence}, the highest "
+                "scores first: cyan is true, red is detected.",
                 details=[_error_examples(measurement, kind) for kind in KINDS]),
         Section("Confusion matrix", images=[("", image_uri(plot_confusion(values)))],
                 text="Row background: detected where nothing is; column background: not found.")])
@@ -84,40 +77,39 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
 
 def _summary_rows(values):
     best = values["best_f1"] or {}
-    rows = {"figure": "value",
-            "mAP at IoU 0.5, area under the curve (VOC 2010 and later)": values["map_area"],
-            "mAP at IoU 0.5, 11 points (VOC 2007)": values["map_11_point"],
-            **{f"COCO's {name}": value for name, value in values["coco"].items()},
-            "best F1 of all classes as one": best.get("f1"),
-            "confidence with the best F1, for predict.py": best.get("confidence")}
-    return [[name, _cell(value)] for name, value in rows.items()]
+    rows = {"figure": "value"}
+    for iou, row in values["by_iou"].items():
+        rows[f"mAP at IoU {iou}, area under the curve (VOC 2010 and later)"] = row["map_area"]
+        rows[f"mAP at IoU {iou}, 11 points (VOC 2007)"] = row["map_11_point"]
+    rows |= {f"COCO's {name}": value for name, value in values["coco"].items()}
+    rows |= {"best F1 of all classes as one": best.get("f1"),
+             "confidence with the best F1, for predict.py": str(best.get("confidence", "-"))}
+    return [[name, figure_text(value)] for name, value in rows.items()]
 
 
 def _class_rows(values):
-    rows = [["class", "objects", "detections", "AP area", "AP 11pt", "AP50:95", "small", "medium",
-             "large", "confidence", "F1", "precision", "recall", "confidence", "best F1",
-             "precision", "recall"]]
-    for name, row in values["classes"].items():
+    confidence = values["all_classes"]["at_confidence"]["confidence"]
+    rows = [["class", "objects", "candidates", "AP area", "AP 11pt", "AP50:95", "small", "medium",
+             "large", *(f"{name} above {confidence}" for name in ("F1", "precision", "recall")),
+             "best F1", "precision", "recall", "above"]]
+    for name, row in [*values["classes"].items(), ("all classes", values["all_classes"])]:
         *figures, at_confidence, best = row.values()
-        best = best or dict.fromkeys(at_confidence)
-        rows.append([name, *map(_cell, [*figures, *at_confidence.values(), *best.values()])])
+        best = best or {}
+        figures += [part.get(key) for part in (at_confidence, best)
+                    for key in ("f1", "precision", "recall")]
+        rows.append([name, *map(figure_text, figures), str(best.get("confidence", "-"))])
     return rows
 
 
 def _error_rows(values):
-    rows = [[f"{kind}: {meaning}", *map(_cell, values["errors"][kind].values())]
+    rows = [[f"{kind}: {meaning}", *map(figure_text, values["errors"][kind].values())]
             for kind, meaning in KINDS.items()]
     return [["kind", "number", "cost"], *rows]
 
 
-def _cell(value):
-    """Return a figure for people, a dash where it has no meaning."""
-    return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
 def _error_examples(measurement, kind):
     """Return a Section of errors: of the highest scores, or the largest objects missed."""
-    errors = measurement.errors
+    errors = measurement.working_errors
     rows, detections, objects = errors.rows_of(kind), *errors.assignment[:2]
     worth = objects.area if kind == "missed" else detections.scores
     images = []
@@ -125,18 +117,17 @@ def _error_examples(measurement, kind):
         pair = (-1, row) if kind == "missed" else (row, errors.target[row])
         with contextlib.suppress(UserError):  # without this image the report has all figures
             images.append(_draw_example(measurement, *pair))
-    return Section(f"{kind.capitalize()}: {len(rows)}, costing {measurement.costs[kind]:.4f}; "
-                   f"{KINDS[kind]}", images=images)
+    return Section(f"{kind.capitalize()}: {len(rows)}; {KINDS[kind]}", images=images)
 
 
 def _draw_example(measurement, row, target):
     """Return (caption, data URI) of a detection and an object, by rows or -1, among the others."""
-    detections, objects = measurement.errors.assignment[:2]
-    names = measurement.class_names
+    detections, objects = measurement.working_errors.assignment[:2]
+    names, word = measurement.class_names, "true" if row >= 0 else "missed"
     image = detections.image[row] if row >= 0 else objects.image[target]
     in_image = np.flatnonzero(objects.image == image)
     boxes, colours = objects.boxes[in_image], [TRUE] * len(in_image)
-    texts = [f"true {names[objects.labels[k]]}" if k == target else "" for k in in_image]
+    texts = [f"{word} {names[objects.labels[k]]}" if k == target else "" for k in in_image]
     if row >= 0:
         boxes, colours = np.vstack([boxes, detections.boxes[row]]), [*colours, DETECTED]
         texts.append(f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}")

@@ -1,5 +1,6 @@
 """Average precision as PASCAL VOC defines it, on arrays: no files, no plots."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detecti
                                          flatten_records)
 
 VOC_IOU = 0.5
+# VOCap.m's 0:0.1:1. MATLAB counts from both ends: the fourth number is 3 * 0.1, just above 0.3.
+# np.arange(0, 1.1, 0.1), which others take, is just above 0.6 and 0.7 too.
+RECALLS_11 = np.concatenate([np.arange(6) * 0.1, 1 - np.arange(5)[::-1] * 0.1])
 
 
 class ClassResult(NamedTuple):
@@ -52,7 +56,7 @@ def _result(assignment, order, num_objects):
     kept = order[~assignment.ignored[order]]
     precision, recall = precision_recall(assignment.matched[kept] >= 0, num_objects)
     area = area_under_curve(precision, recall) if num_objects else float("nan")
-    points = mean_precision(precision, recall, np.arange(11) / 10) if num_objects else float("nan")
+    points = mean_precision(precision, recall, RECALLS_11) if num_objects else float("nan")
     return ClassResult(area, points, num_objects, len(order), assignment.detections.scores[kept],
                        precision, recall)
 
@@ -70,14 +74,20 @@ def at_confidence(result: ClassResult, confidence: float) -> dict[str, float]:
 
 
 def best_f1(result: ClassResult) -> dict[str, float] | None:
-    """Return where F1 is highest, of confidences in thousandths, or None where nothing is found."""
+    """Return `at_confidence` where F1 is highest, or None where nothing is found."""
     if not result.recall.any():
         return None
-    # Just below each score, with room for its rounding.
-    confidences = np.unique(np.floor(result.scores.astype(np.float64) * 1000 - 1e-3))[::-1] / 1000
-    last = np.searchsorted(-result.scores, -confidences.astype(result.scores.dtype)) - 1
-    best = f1_score(result.precision[last], result.recall[last]).argmax()
-    return at_confidence(result, float(confidences[best]))
+    scores = np.append(result.scores, result.scores.dtype.type(-np.inf))
+    last = np.flatnonzero(scores[:-1] > scores[1:])  # of equal scores
+    best = last[f1_score(result.precision[last], result.recall[last]).argmax()]
+    return at_confidence(result, _shortest_number(scores[best + 1], scores[best]))
+
+
+def _shortest_number(low, high):
+    """Return the number of fewest decimals, 3 or more, in low <= number < high, in their dtype."""
+    numbers = ((math.ceil(float(high) * 10 ** decimals - 1e-6) - 1) / 10 ** decimals
+               for decimals in range(3, 12))
+    return next((k for k in numbers if low <= high.dtype.type(k) < high), float(low))
 
 
 def f1_score(precision: np.ndarray | float, recall: np.ndarray | float) -> np.ndarray | float:

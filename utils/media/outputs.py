@@ -12,23 +12,22 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import UserError, make_folder, shorten, writing
+from utils.cli import UserError, make_folder, printable, writing
 from utils.coco_ids import coco_results, numbers_of
 from utils.detections import COLUMNS, Detections
 from utils.distributed import gather, rank
-from utils.draw import draw_detections
-from utils.image import image_size
 from utils.media.frames import Frame, Source
+from utils.media.video import AvWriter, open_writer
 
 ImageFormat = Literal["jpg", "png"]
 
 
 @dataclass
 class Outputs:
-    """Writes the files of frames that come in order, named after the whole name of the original.
+    """Writes the files of frames that come in order, named after the original.
 
-    For a.jpg: a.jpg.jpg (drawn), a.jpg.json, crops/a.jpg_1_cat_0.98.jpg; for clip.avi:
-    clip.avi.mp4, clip.avi.json. At the end `finish` writes coco_results.json and detections.csv.
+    For a.png: a.jpg (drawn), a.json, crops/a_1_cat_0.98.jpg; for clip.avi: clip.mp4, clip.json. At
+    the end `finish` writes coco_results.json and detections.csv.
     """
 
     folder: Path
@@ -38,39 +37,43 @@ class Outputs:
     save_csv: bool = False
     count: bool = False
     image_format: ImageFormat = "jpg"
-    # By (name of the image or video, number of the frame or None).
-    results: dict[tuple[str, int | None], Detections] = field(default_factory=dict)
+    # By (name of the image or video, number and seconds of the frame or None).
+    results: dict[tuple[str, int | None, float | None], Detections] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # by name: what went wrong
     _video: Source | None = None  # that is being written
-    _writer: cv2.VideoWriter | None = None
+    _writer: AvWriter | cv2.VideoWriter | None = None
 
     def report(self, name: str, error: UserError) -> None:
         """Print what cannot be read or written, once for each source; the rest goes on."""
         if name not in self.failures:
             self.failures[name] = str(error)
-            tqdm.write(f"error: {error}")
+            tqdm.write(printable(f"error: {error}"))
 
-    def write(self, frame: Frame, detections: Detections) -> np.ndarray | None:
-        """Write the files of a frame; return it drawn, (H, W, 3) uint8 RGB, if it has its image."""
-        name, drawn = frame.source.name, None
-        if frame.image is not None:
-            drawn = np.asarray(draw_detections(frame.image, detections))
+    def write(self, frame: Frame, detections: Detections, drawn: np.ndarray | None) -> None:
+        """Write the files of a frame and of its image `drawn`, (H, W, 3) uint8 RGB."""
+        source, number = frame.source, frame.number
         if self.save_json or self.save_csv or self.count:  # else a camera may run for days
-            self.results[name, frame.number] = detections
+            self.results[source.name, number, frame.seconds] = detections
+        if number is not None:
+            self._try(source.name, self._write_to_video, frame, drawn)
+        elif self.draw:
+            self._try(source.name, self.write_image, source.output, drawn)
+        if self.crop:
+            self._try(source.name, self._write_crops, frame, detections)
+        if number is None and self.save_json:
+            height, width = frame.image.shape[:2]
+            self._try(source.name, self._write_json, source.output, {
+                "image": _origin(source), "width": width, "height": height,
+                "objects": detections.rows()})
+
+    def _try(self, name, write, *arguments):
+        """Write something; report what cannot be written."""
         try:
-            if self.crop:
-                self._write_crops(frame, detections)
-            if frame.number is not None:
-                self._write_to_video(frame, drawn)
-            elif self.draw:
-                self.write_image(name, drawn)
-            if frame.number is None and self.save_json:
-                width, height = image_size(frame.source.path)
-                self._write_json(name, {"image": str(frame.source.path), "width": width,
-                                        "height": height, "objects": detections.rows()})
+            write(*arguments)
         except UserError as error:
             self.report(name, error)
-        return drawn
+        except OSError as error:  # of PyAV
+            self.report(name, UserError(f"{name}: cannot be written ({error})."))
 
     def write_image(self, name: str, image: np.ndarray) -> None:
         """Write (H, W, 3) uint8 RGB below the folder, the format added to its name."""
@@ -84,7 +87,7 @@ class Outputs:
 
     def _write_crops(self, frame, detections):
         """Write a file for each object, named by image, class and score."""
-        name = frame.source.name + ("" if frame.number is None else f"_{frame.number:06}")
+        name = frame.source.output + ("" if frame.number is None else f"_{frame.number:06}")
         objects = zip(detections.boxes, detections.names, detections.scores)
         for k, (box, label, score) in enumerate(objects, start=1):
             x1, y1, x2, y2 = np.append(np.floor(box[:2]), np.ceil(box[2:])).clip(0).astype(int)
@@ -93,28 +96,34 @@ class Outputs:
                 self.write_image(f"crops/{name}_{k}_{label}_{score:.2f}", image)
 
     def _write_to_video(self, frame, drawn):
+        """Write a drawn frame as often as it was to be seen, since formats want even rates."""
         if self._video != frame.source:
             self._close_video()
             self._video, self._written = frame.source, 0
             if self.draw:
-                path = self.folder / f"{frame.source.name}.mp4"
+                path = self.folder / frame.source.output
                 make_folder(path.parent)
-                self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"),
-                                               frame.rate, drawn.shape[1::-1])
-                if not self._writer.isOpened():
-                    raise UserError(f"{path}: cannot be written.")
-        while self._writer and self._written <= frame.number:  # that of a camera may jump
-            self._writer.write(drawn[..., ::-1])
-            self._written += 1
+                size = tuple(side + side % 2 for side in drawn.shape[1::-1])
+                self._writer, suffix, codec = open_writer(str(path), frame.rate, size)
+                tqdm.write(printable(f"{path}{suffix}: {codec}, without sound"))
+        last = round(frame.seconds * frame.rate)
+        if self._writer and self._written <= last:
+            below, beside = (side % 2 for side in drawn.shape[:2])
+            drawn = cv2.copyMakeBorder(drawn, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+            while self._written <= last:
+                self._writer.write(drawn[..., ::-1])
+                self._written += 1
 
     def _close_video(self):
         video, writer, self._video, self._writer = self._video, self._writer, None, None
         if writer:
-            writer.release()
+            self._try(video.name, writer.release)
         if video and self.save_json:
-            frames = [{"frame": number, "objects": detections.rows()}
-                      for (name, number), detections in self.results.items() if name == video.name]
-            self._write_json(video.name, {"video": str(video.path), "frames": frames})
+            frames = [{"frame": number, "seconds": seconds, "objects": detections.rows()}
+                      for (name, number, seconds), detections in self.results.items()
+                      if name == video.name]
+            self._try(video.name, self._write_json, video.output,
+                      {"video": _origin(video), "frames": frames})
 
     def _write_json(self, name, values):
         path = self.folder / f"{name}.json"
@@ -129,31 +138,46 @@ class Outputs:
             self.results, self.failures = self.results | results, self.failures | failures
         if rank() > 0:
             return
-        names = list(dict.fromkeys(name for name, _ in self.results))
+        names = list(dict.fromkeys(name for name, *_ in self.results))
         # An image_id is a number where all names are, as COCO's; that of a frame is name/frame.
         ids = dict(zip(names, numbers_of([Path(name).stem for name in names]) or names))
         results, rows = [], []
-        for (name, number), detections in sorted(self.results.items()):
+        for (name, number, seconds), detections in sorted(self.results.items()):
             boxes, scores, labels = detections
             image_ids = [ids[name] if number is None else f"{name}/{number}"] * len(boxes)
             results += coco_results(image_ids, labels, boxes, scores, class_names, decimals=2)
-            rows += [{"image": name, "frame": number, **row} for row in detections.rows()]
+            rows += [{**row, "image": _cell(name), "class": _cell(row["class"]), "frame": number,
+                      "seconds": seconds} for row in detections.rows()]
         if self.save_json:
-            self._write_json("coco_results", results)
+            self._try("coco_results.json", self._write_json, "coco_results", results)
         if self.save_csv:
-            with writing(self.folder / "detections.csv") as part, part.open(
-                    "w", encoding="utf-8", newline="") as file:
-                table = csv.DictWriter(file, ("image", "frame", *COLUMNS))
-                table.writeheader()
-                table.writerows(rows)
+            self._try("detections.csv", self._write_csv, rows)
+
+    def _write_csv(self, rows):
+        with writing(self.folder / "detections.csv") as part, part.open(
+                "w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, ("image", "frame", "seconds", *COLUMNS))
+            table.writeheader()
+            table.writerows(rows)
 
     def sum_up(self, sources: list[Source]) -> None:
         """Print what was done; UserError where something failed."""
         total = len({source.name for source in sources} | self.failures.keys())
-        print(f"{total - len(self.failures)} of {total} files done; see {shorten(self.folder)}")
+        print(f"{total - len(self.failures)} of {total} files done; see {self.folder}")
         if self.count:
             counts = Counter(name for frame in self.results.values() for name in frame.names)
-            print("in all: " + ", ".join(f"{name} {n}" for name, n in counts.most_common()))
+            texts = [f"{name} {number}" for name, number in counts.most_common()]
+            print(printable(f"in all: {', '.join(texts)}"))
         if self.failures:
             failed = ", ".join(list(self.failures)[:20])
             raise UserError(f"{len(self.failures)} of {total} failed: {failed}")
+
+
+def _origin(source):
+    """Return where a source lies; an address without its password."""
+    return str(source.path) if isinstance(source.path, Path) else source.name
+
+
+def _cell(text):
+    """Return a name for a table in which a spreadsheet sees no formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text

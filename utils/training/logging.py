@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.cli import shorten, typeable, writing
+from utils.cli import typeable, writing
 from utils.multibox.loss import Losses
 from utils.page import new_figure, save_figure
 
@@ -28,8 +28,7 @@ def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None)
 
 def describe_start(folder: Path, where: str, total_steps: int, steps_an_epoch: int) -> str:
     """Return where a run computes, how long it is, and where its settings and results go."""
-    text = (f"running on {where}, {total_steps:,} steps; settings.txt and results in "
-            f"{shorten(folder)}")
+    text = f"running on {where}, {total_steps:,} steps; settings.txt and results in {folder}"
     if total_steps < ENOUGH_STEPS:
         text += (f"\nWARNING: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
                  f"better: epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} or more.")

@@ -21,8 +21,8 @@ from utils.checkpoint import (Checkpoint, newest_checkpoint, parse_checkpoint, r
                               save_checkpoint)
 from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typeable, typed_path,
                        writing)
-from utils.data.annotations import (Record, check_same_classes, read_class_names, read_list,
-                                    read_records)
+from utils.data.annotations import (Record, check_images, check_same_classes, read_class_names,
+                                    read_list, read_records)
 from utils.data.loader import Batch, Loader
 from utils.device import HostCopy
 from utils.distributed import check_same_on_all_ranks, launcher, rank, sum_over_ranks, world_size
@@ -284,7 +284,7 @@ def _digest(records):
     digest = hashlib.sha256()
     for record in records:
         digest.update(os.fsencode(record.path.name))
-        for part in record[1:]:
+        for part in record[1:4]:
             digest.update(part.tobytes())
     return digest.hexdigest()[:16]
 
@@ -301,10 +301,13 @@ def read_lists(train_list: str, val_list: str, classes_path: str
     val_records = read_records(val_list, class_names, train_list) if val_list else []
     if not any(len(record.labels) for record in train_records):
         raise UserError(f"{train_list}: no image has an object, so there is nothing to learn.")
+    learnable = {label for record in train_records for label in record.labels}
+    lacking = [name for label, name in enumerate(class_names) if label not in learnable]
+    if lacking:
+        print(f"warning: {train_list} has no object of {', '.join(lacking)}: nothing to learn")
     if all(record.difficult.all() for record in val_records):
         print("note: no val mAP, since no object of a val list counts; best.pth is the last epoch")
         val_records = []
-    for record in (*train_records, *val_records):
-        if not record.path.is_file():
-            raise UserError(f"{record.path}: no such image; run voc_annotation.py again.")
+    check_images(train_records, train_list)
+    check_images(val_records, val_list)
     return train_records, val_records, class_names
