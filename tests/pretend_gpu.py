@@ -182,7 +182,7 @@ def dispatch(func, args, kwargs):
 
 def _gpu_of(device):
     """Return the number of the GPU that a device stands for, None for another device."""
-    device = torch.device(device or "cpu")
+    device = torch.device("cpu" if device is None else device)
     if device.type != "cuda":
         return None
     number = _current() if device.index is None else device.index
