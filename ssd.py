@@ -115,10 +115,10 @@ class SSD:
     def detect(self, image: ImageInput, *, bgr: bool = False, **overrides: Any) -> Detections:
         """Find objects in one image, best first, with boxes in pixels of the image.
 
-        `image` is a path, an http(s) address, the bytes of a file, a PIL image, or a uint8 array of
-        grey (H, W) or RGB (H, W, 3 or 4), with `bgr` in OpenCV's order. `overrides` are fields of
-        Thresholds, such as confidence=0.3; `classes` are names or numbers, one or several. Raises
-        UserError for a file that cannot be read, TypeError or ValueError for what is no image.
+        `image` is a path, the bytes of a file, a PIL image, or a uint8 array of grey (H, W) or RGB
+        (H, W, 3 or 4), with `bgr` in OpenCV's order. `overrides` are fields of Thresholds, such as
+        confidence=0.3; `classes` are names or numbers, one or several. Raises UserError for a file
+        that cannot be read, TypeError or ValueError for what is no image.
         """
         return self.detect_batch([image], bgr=bgr, **overrides)[0]
 

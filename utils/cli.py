@@ -86,11 +86,6 @@ def typeable(path: str | os.PathLike) -> str:
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def printable(text: str) -> str:
-    """Return a text whose control characters, which would steer a terminal, are escaped."""
-    return re.sub(r"[^\n -~\xa0-\U0010ffff]", lambda match: repr(match[0])[1:-1], text)
-
-
 def make_folder(path: str | os.PathLike) -> Path:
     """Create folder `path` and its parents, or UserError; return it as an absolute Path."""
     folder = resolve(path)
@@ -188,9 +183,6 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
         return main(settings)
     except KeyboardInterrupt:
         text, status = "\nstopped.", 130
-    except BrokenPipeError:  # as of `| head`
-        sys.stdout = open(os.devnull, "w")
-        text, status = "stopped: nothing reads the output any more.", 1
     except UserError as error:
         text, status = f"error: {error}", 2
     except (MemoryError, RuntimeError) as error:
@@ -198,5 +190,5 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
             raise
         workers = "" if "CUDA" in repr(error) else "num_workers, "
         text, status = f"error: out of memory; lower batch_size, {workers}or input_shape.", 2
-    print(printable(text), file=sys.stderr)
+    print(text, file=sys.stderr)
     sys.exit(status)
