@@ -82,7 +82,8 @@ class SSDSettings(WeightsSettings):
 class SSD:
     """A detector of SSDSettings, or of a file: SSD("best.pth", confidence=0.3).
 
-    In place of a file, an SSDNet in memory with its class names runs as it is, and keeps its modes.
+    In place of a file, an SSDNet in memory with its class names runs as it is and where it is, and
+    keeps its modes.
     Raises UserError for weights that cannot be read and for settings out of range.
     """
 
@@ -95,8 +96,8 @@ class SSD:
             changes["classes"] = class_texts(changes["classes"])
         self.settings = settings = replace(settings, **changes)
         check_fields(settings)
-        self.runtime = _open(settings) if network is None else borrow_network(
-            network, class_names, device=settings.device, precision=settings.precision)
+        self.runtime = (_open(settings) if network is None else
+                        borrow_network(network, class_names, precision=settings.precision))
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
         self.thresholds = SCORING

@@ -26,7 +26,6 @@ from nets.runtimes.torch import folded_copy
 from nets.ssd import SSDNet
 from utils.cli import UserError
 from utils.multibox.postprocess import Thresholds, decode_outputs
-from utils.multibox.spec import SSDSpec
 
 QUANTISED = ["Conv", "MaxPool", "Relu"]  # L2Norm, softmax, decoding and NMS stay float
 
@@ -45,8 +44,9 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
     spec, limits = network.spec, {name: getattr(thresholds, name) for name in (
         "confidence", "nms_iou", "max_per_class", "max_per_image")}
     model = _Exported(folded_copy(network).cpu(), outputs, limits)
+    dtype = torch.float32 if spec.resize.endswith("float32") else torch.uint8  # of `prepare`
     # A batch of 1 would be taken for a batch that is always 1.
-    example = torch.zeros(2, spec.size, spec.size, 3, dtype=input_dtype(spec))
+    example = torch.zeros(2, spec.size, spec.size, 3, dtype=dtype)
     with warnings.catch_warnings():  # of PyTorch's exporter about itself
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -60,11 +60,6 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
     program.model.metadata_props.update(
         {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()})
     program.save(path, external_data=False)
-
-
-def input_dtype(spec: SSDSpec) -> torch.dtype:
-    """Return the dtype of the pixel values that `prepare` gives."""
-    return torch.float32 if spec.resize.endswith("float32") else torch.uint8
 
 
 class _Exported(nn.Module):

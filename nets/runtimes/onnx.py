@@ -1,6 +1,5 @@
 """Runs exported .onnx files by ONNX Runtime or OpenVINO."""
 
-import functools
 import importlib.util
 import json
 import os
@@ -107,17 +106,11 @@ def _open_onnxruntime(ort, path, device, precision) -> tuple[Mapping[str, str], 
             lambda images: session.run(names, {"images": images}))
 
 
-@functools.cache
-def _openvino_core(ov):
-    """Return the one Core of this process: when a second one is deleted, Ctrl-C breaks."""
-    return ov.Core()
-
-
 def _open_openvino(ov, path, device, precision) -> tuple[Mapping[str, str], Run]:
     """Open a file on a processor."""
     if device not in ("auto", "cpu"):
         raise UserError(f'{shorten(path)}: OpenVINO runs on device "cpu", got {device!r}.')
-    core = _openvino_core(ov)
+    core = ov.Core()
     model = core.read_model(path)
     info = model.get_rt_info()["framework"]  # where it puts the metadata
     metadata = {name: str(value.value) for name, value in info.items()}

@@ -62,15 +62,13 @@ class TorchRuntime:
                 return decode_outputs(*self.network(images), self.network.coder)
 
 
-def borrow_network(network: SSDNet, class_names: Sequence[str] | None, *, device: str,
-                   precision: str) -> TorchRuntime:
-    """Return the Runtime of a caller's network; ValueError for another device or other classes."""
-    actual, count = network.coder.priors.device, network.num_classes - 1
-    if device not in ("auto", actual.type, str(actual)):
-        raise ValueError(f"the network is on {actual}, the settings say {device!r}")
+def borrow_network(network: SSDNet, class_names: Sequence[str] | None, *, precision: str
+                   ) -> TorchRuntime:
+    """Return the Runtime of a caller's network, where it is; ValueError for other classes."""
+    count = network.num_classes - 1
     if len(class_names or ()) != count:
         raise ValueError(f"the network has {count} classes, class_names are {class_names}")
-    precision = set_precision(precision, actual)
+    precision = set_precision(precision, network.coder.priors.device)
     return TorchRuntime(network, class_names, precision=precision, owned=False)
 
 

@@ -14,15 +14,13 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from utils.cli import UserError, typed_path
 from utils.image import FORMATS, IMAGE_SUFFIXES
 
 # Content tells what a file is. These name what a broken or unknown one was meant to be.
 IMAGES = (*IMAGE_SUFFIXES, ".gif", ".avif", ".heic", ".heif", ".jp2")
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
-          ".mts", ".m2ts", ".3gp", ".asf", ".dav", ".h264", ".h265")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 RATES = 1, 120  # frames a second that a video may say; webm files of browsers say 1000
 DEFAULT_RATE = 30.0  # where it says another one
 
@@ -107,9 +105,6 @@ def _kind_of(path):
     """Return "image" or "video", by the content of a file or what it was meant to be; else ""."""
     with contextlib.suppress(Exception), Image.open(path) as image:  # of any kind, as load_image
         if image.format in FORMATS:
-            pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if pages > 1:
-                tqdm.write(f"note: {path}: the first of {pages} pages is taken")
             return "image"
     with contextlib.suppress(OSError), path.open("rb") as file:
         # Text is no video, although FFmpeg can show it.
