@@ -9,6 +9,9 @@ import pytest
 import torch
 from conftest_training import assert_same_run, history_of
 
+from utils.cli import UserError
+from utils.distributed import process_group
+
 TRAIN = Path(__file__).with_name("tiny_train.py")
 SLOW = os.environ.get("SLOW_TESTS") == "1"  # 20 restarts instead of one
 
@@ -76,3 +79,9 @@ def test_lists_that_differ_between_ranks_are_refused(tmp_path):
                     "--nproc_per_node=2", script], check=True, capture_output=True, timeout=120)
     for rank in (0, 1):
         assert "rank 1 has another train list than rank 0" in (tmp_path / f"{rank}.txt").read_text()
+
+
+def test_processes_that_torchrun_did_not_start_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as srun does: each would train alone
+    with pytest.raises(UserError, match="several processes must be started by torchrun"):
+        process_group().__enter__()

@@ -83,8 +83,9 @@ class Run:
                 steps_left = (num_epochs - self.epoch) * len(loader) - self.step_in_epoch
                 seconds_left = steps_left * self.seconds / self.step_in_epoch
                 progress.update()
+                images = self.sums.get("images", 0)
                 progress.set_postfix_str(f"loss {self._mean('loss'):.3f}, "
-                                         f"{self.sums.get('images', 0) / self.seconds:.1f} images/s, "
+                                         f"{images / self.seconds:.1f} images/s, "
                                          f"left {timedelta(seconds=round(seconds_left))}")
 
     def log(self, result: StepResult) -> None:
