@@ -31,7 +31,7 @@ class MapSettings(WeightsSettings):
     iou: tuple[float, ...] = (0.5,)
     # Images a pass; lower it when memory runs out.
     batch_size: int = 8
-    # Scored in place of a network's detections: COCO results, or a folder of them or comp4 files.
+    # Scored in place of a network's detections: COCO results, or a folder of get_map.py.
     detections: str = ""
     # COCO annotation file whose ids they have; "" takes ground_truth.json beside them, or names.
     detections_ids: str = ""
