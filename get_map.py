@@ -6,11 +6,10 @@ from pathlib import Path
 
 from nets.weights.families import names_without_gaps, without_gaps
 from ssd import SSD, SSDSettings, WeightsSettings
-from utils.cli import UserError, make_folder, run, shorten, writing
+from utils.cli import check_fields, make_folder, run, shorten, writing
 from utils.data.annotations import Record, check_images, check_same_classes, read_list
 from utils.device import keep_freed_memory
-from utils.distributed import (check_device, check_same_on_all_ranks, on_rank0, process_group, rank,
-                               rank0_first)
+from utils.distributed import check_device, on_rank0, process_group, rank, rank0_first
 from utils.evaluation.assignment import FlatDetections, flatten_detections
 from utils.evaluation.compare import compare_folders
 from utils.evaluation.detection_files import image_names, read_detections, write_detections
@@ -45,10 +44,7 @@ def main(settings: MapSettings) -> None:
         if settings.compare:
             on_rank0(lambda: print(compare_folders(settings.compare)))
             return
-        if settings.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
-        if not settings.iou or not all(0 < iou <= 1 for iou in settings.iou):
-            raise UserError(f"iou must be numbers above 0, up to 1, got {settings.iou}.")
+        check_fields(settings, {"batch_size": (1, 10 ** 6), "iou": (0.01, 1)})
         records, class_names = read_list(settings.test_list)
         image_names(records)  # refuses a list with an image twice
         folder = on_rank0(lambda: make_folder(settings.map_out_path))
@@ -72,8 +68,6 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
     check_device(detector.device, settings.device)
     check_same_classes(names_without_gaps(detector.class_names), "the weights", class_names,
                        settings.test_list)
-    check_same_on_all_ranks({"images": len(records), "batch_size": settings.batch_size,
-                             "precision": detector.precision, "classes": detector.class_names})
     detections = detector.detect_records(records, batch_size=settings.batch_size)
     return flatten_detections([without_gaps(image) for image in detections])
 
