@@ -52,8 +52,9 @@ IMAGES_PER_PASS = 16  # of detect_batch: a pass of 200 through VGG takes tens of
 class WeightsSettings(Settings):
     """Which detector, and where it runs. Classes, sizes and colours come with the weights."""
 
-    # A best.pth, an exported .onnx, or a published file (see the README); "coco" downloads
-    # torchvision's model of 80 everyday classes; "" takes the newest best.pth under save_dir.
+    # A best.pth, an exported .onnx, or a published file (see the README); "coco" and the faster
+    # "coco-light" download torchvision's models of 80 everyday classes; "" takes the newest
+    # best.pth under save_dir.
     model_path: str = ""
     save_dir: str = "logs"  # where train.py leaves its results
     # Only for published files of other classes than VOC's or COCO's: the list of their classes.

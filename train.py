@@ -51,7 +51,8 @@ class TrainSettings(Settings):
     classes_path: str = ""
 
     # ---- Network ----
-    # vgg is the paper's and the most accurate; mobilenetv2 is several times faster and small.
+    # vgg is the paper's and the most accurate; mobilenetv2 and mobilenetv3 are small and several
+    # times faster. mobilenetv3 is torchvision's SSDLite, made for input_shape (320, 320).
     backbone: Literal[tuple(BACKBONES)] = "vgg"
     # Height and width, the same. The paper has (300, 300) and (512, 512), which finds smaller
     # objects and has 2.9 times the pixels to compute.
@@ -70,9 +71,9 @@ class TrainSettings(Settings):
     letterbox_image: bool = False
 
     # ---- What the weights start from ----
-    # A detector: a checkpoint of this project, a published file, or "coco" (see the README). Its
-    # input size, priors and colours win over the settings above. Other classes than yours are no
-    # obstacle: what they have in common is kept. "" starts from the backbone alone.
+    # A detector: a checkpoint of this project, a published file, "coco" or "coco-light" (see the
+    # README). Its input size, priors and colours win over the settings above. Other classes than
+    # yours are no obstacle: what they have in common is kept. "" starts from the backbone alone.
     model_path: str = ""
     weights_family: Literal[("auto", *FAMILIES)] = "auto"  # of a published file; see predict.py
     # The class list of a published file of other classes than VOC's or COCO's.
@@ -125,7 +126,7 @@ class TrainSettings(Settings):
     device: str = "auto"  # an NVIDIA GPU if there is one; or "cpu", "cuda", "cuda:1", "mps"
     # "auto" is bf16 where the hardware has it, which is faster, fp16 on older NVIDIA GPUs, or fp32.
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    # Batch norm over all GPUs: slower; for mobilenetv2 and resnet50 with 4 or fewer images a GPU.
+    # Batch norm over all GPUs: slower; for all but vgg with 4 or fewer images a GPU.
     sync_batch_norm: bool = False
     # Processes that read, augment and match images, at most one a core. 0: the main process does.
     num_workers: int = 8

@@ -48,7 +48,10 @@ def measure(settings: BenchSettings) -> list[Row]:
 
 
 def small_networks():
-    """Return {name: call that counts boxes} of two networks in which the background always wins."""
+    """Return {name: call that counts boxes} of networks in which the background always wins.
+
+    SSDLite320 has torchvision's weights.
+    """
     lite = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=21).eval()
     own = SSDNet(21, build_spec("mobilenetv2", 300)).eval()
     for heads in (lite.head.classification_head.module_list, own.conf):
@@ -69,9 +72,12 @@ def small_networks():
 
     tasks = {"torchvision SSDLite320 fp32": torchvision}
     with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/small.pth"
-        save_checkpoint(path, Checkpoint(own.spec, names, own.state_dict(), {}, {}))
+        paths = {"SSDLite320": f"{folder}/lite.pth", "MobileNetV2 300": f"{folder}/small.pth"}
+        torch.save(lite.state_dict(), paths["SSDLite320"])
+        save_checkpoint(paths["MobileNetV2 300"],
+                        Checkpoint(own.spec, names, own.state_dict(), {}, {}))
         for precision in ("fp32", "bf16"):
-            detector = SSD(path, device="cpu", precision=precision)
-            tasks[f"MobileNetV2 300, {precision}"] = partial(project, detector)
+            for name, path in paths.items():
+                detector = SSD(path, device="cpu", precision=precision)
+                tasks[f"{name}, {precision}"] = partial(project, detector)
     return tasks

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nets.backbones import BACKBONES
 from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec, nest_extras
 from nets.weights.transfer import load_backbone, transfer
@@ -29,6 +30,7 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
     weights = read_backbone(backbone_weights, backbone) if backbone_weights else None
     if weights:
         changes |= {"mean": weights.mean, "std": weights.std}
+        changes |= BACKBONES[backbone].describe(weights.state_dict)
     try:
         spec = build_spec(backbone, size, letterbox=letterbox, tile=tile, **changes)
         if aspect_ratios:

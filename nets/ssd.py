@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nets.backbones import BACKBONES, Backbone
+from nets.backbones import BACKBONES, NETWORK_FIELDS, Backbone
 from utils.multibox.coder import BoxCoder
 from utils.multibox.spec import VOC_SCALES, SSDSpec
 
@@ -45,8 +45,9 @@ class L2Norm(nn.Module):
 class SSDNet(nn.Module):
     """SSD for a spec; `num_classes` is C, background included.
 
-    State-dict names: `vgg.N` (or `mobilenet.*`, `resnet.*`), `L2Norm.weight`, `extras.K.*`,
-    `loc.k`, `conf.k`. Raises ValueError where the grids of the spec are not the network's.
+    State-dict names: `vgg.N` (or the prefix of another backbone), `L2Norm.weight`, `extras.K.*`,
+    `loc.k`, `conf.k` (in SSDLite `loc.k.0.*` and `loc.k.1`). Raises ValueError where the grids of
+    the spec are not the network's.
     """
 
     family = "this project"  # whose weights it has
@@ -56,18 +57,19 @@ class SSDNet(nn.Module):
         backbone = BACKBONES[spec.backbone]
         self.num_classes, self.spec = num_classes, spec
         self.normalise = Normalise(spec.mean, spec.std)
-        layers = backbone.make_layers(spec.resnet_pool_padding)
-        extras = nn.ModuleList(backbone.make_extras(spec.size))
+        layers = backbone.make_layers(spec)
+        extras = nn.ModuleList(backbone.make_extras(spec))
         sources = dummy_maps(layers, backbone.taps, extras, spec.size)
         grids = tuple(source.shape[-1] for source in sources)
         if grids != spec.grids:
             raise ValueError(f"the feature maps are {grids}, the spec says {spec.grids}")
         self.add_module(backbone.prefix, layers)
-        self.L2Norm = L2Norm(sources[0].shape[1], spec.l2_eps)
+        self.L2Norm = (L2Norm(sources[0].shape[1], spec.l2_eps) if backbone.has_l2norm
+                       else nn.Identity())
         self.extras = extras
         heads = [(source.shape[1], priors) for source, priors in zip(sources, spec.priors_per_cell)]
-        self.loc = nn.ModuleList(nn.Conv2d(c, a * 4, 3, padding=1) for c, a in heads)
-        self.conf = nn.ModuleList(nn.Conv2d(c, a * num_classes, 3, padding=1) for c, a in heads)
+        self.loc = nn.ModuleList(backbone.make_head(c, a * 4) for c, a in heads)
+        self.conf = nn.ModuleList(backbone.make_head(c, a * num_classes) for c, a in heads)
         self.coder = BoxCoder(spec)
         for module in self.modules():
             _initialise(module)
@@ -138,23 +140,28 @@ def dummy_maps(layers: nn.Sequential, taps: Sequence[int], extras: nn.ModuleList
 
 def build_spec(backbone: str, size: int, *, scales: Mapping = VOC_SCALES, **changes: Any
                ) -> SSDSpec:
-    """Return the paper's spec for any square input, with grids taken from the network itself.
+    """Return the spec of a backbone for any square input, with grids from the network itself.
 
-    SSD512's extra layers come from 512 pixels on. `changes` are fields of SSDSpec. Raises
-    ValueError for an unknown backbone or a size that leaves a layer without input.
+    SSD512's extra layers come from 512 pixels on. `scales` are those of priors where the backbone
+    has none of its own, by number of maps; `changes` are fields of SSDSpec. Raises ValueError for
+    an unknown backbone or a size that leaves a layer without input.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone must be one of {tuple(BACKBONES)}, got {backbone!r}")
     entry, grids = BACKBONES[backbone], ()
+    changes = {**entry.spec, **changes}
+    draft = SSDSpec(backbone, (size, size), **{name: changes[name] for name in NETWORK_FIELDS
+                                               if name in changes})
     with torch.random.fork_rng(devices=[]):  # the weights of this network are not used
-        layers = entry.make_layers(changes.get("resnet_pool_padding", 1))
-        extras = nn.ModuleList(entry.make_extras(size))
+        layers = entry.make_layers(draft)
+        extras = nn.ModuleList(entry.make_extras(draft))
     with suppress(RuntimeError):  # a kernel is larger than its input
         grids = tuple(x.shape[-1] for x in dummy_maps(layers, entry.taps, extras, size))
     if not grids or len(set(grids)) < len(grids):
         raise ValueError(f"input_shape ({size}, {size}) is too small for {backbone}: the last "
                          "feature maps vanish or repeat; 300 always works")
-    values = {"anchors_size": tuple(round(scale * size, 2) for scale in scales[len(grids)]),
+    scales = (entry.scales or scales)[len(grids)]
+    values = {"anchors_size": tuple(round(scale * size, 2) for scale in scales),
               "aspect_ratios": entry.aspect_ratios(len(grids)), "steps": entry.steps.get(size)}
     return SSDSpec(backbone, (size, size), grids, **(values | changes))
 

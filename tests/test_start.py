@@ -6,10 +6,11 @@ import sys
 import torch
 import torchvision
 from tiny_detector import photo
-from torchvision.models import MobileNet_V2_Weights, ResNet50_Weights, VGG16_Weights, detection
+from torchvision.models import (MobileNet_V2_Weights, MobileNet_V3_Large_Weights, ResNet50_Weights,
+                                VGG16_Weights, detection)
 
 from nets.backbones import BACKBONES
-from nets.weights.families import COCO_DETECTOR, PUBLISHED_NAMES
+from nets.weights.families import COCO_DETECTORS, PUBLISHED_NAMES
 from nets.ssd import SSDNet, build_spec
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT
@@ -49,10 +50,13 @@ def test_nms_is_that_of_torchvision():
 
 def test_what_is_written_here_of_torchvision_is_what_it_says():
     files = {"vgg": VGG16_Weights.IMAGENET1K_FEATURES, "resnet50": ResNet50_Weights.IMAGENET1K_V1,
-             "mobilenetv2": MobileNet_V2_Weights.IMAGENET1K_V1}
+             "mobilenetv2": MobileNet_V2_Weights.IMAGENET1K_V1,
+             "mobilenetv3": MobileNet_V3_Large_Weights.IMAGENET1K_V1}
     assert {name: BACKBONES[name].imagenet for name in files} == {
         name: weights.url for name, weights in files.items()}
     coco = detection.SSD300_VGG16_Weights.COCO_V1
-    assert COCO_DETECTOR == coco.url
+    assert COCO_DETECTORS == {
+        "coco": coco.url,
+        "coco-light": detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1.url}
     assert [name.partition(" ")[0] if name.startswith("N/A") else name for name in
             PUBLISHED_NAMES[90]] == coco.meta["categories"][1:]

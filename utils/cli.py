@@ -23,7 +23,7 @@ TYPES = {float: (Real, "a number"), int: (Integral, "an integer"),
 OUT_OF_MEMORY = ("MemoryError|out of memory|allocate memory|enough memory|DataLoader worker|"
                  "can't start new thread|could not create a primitive")
 PATHS = ("path", "dir", "list", "folder", "weights")  # how names of settings that are paths end
-WORDS = ("", "coco", "imagenet")  # values of such settings that are no paths
+WORDS = ("", "coco", "coco-light", "imagenet")  # values of such settings that are no paths
 
 
 class UserError(Exception):

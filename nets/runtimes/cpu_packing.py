@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 # The operator's name, arguments and algorithm.
-ACTIVATIONS = {nn.ReLU: ("relu", [], ""), nn.ReLU6: ("hardtanh", [0.0, 6.0], "")}
+ACTIVATIONS = {nn.ReLU: ("relu", [], ""), nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
+               nn.Hardswish: ("hardswish", [], "")}
 
 
 class PackedConv(nn.Module):

@@ -17,8 +17,10 @@ VGG_LAYERS = {"conv1_1": 0, "conv1_2": 2, "conv2_1": 5, "conv2_2": 7, "conv3_1":
 # The layers with heads in Caffe; SSD300 has no conv10_2.
 CAFFE_MAPS = ("conv4_3_norm", "fc7", "conv6_2", "conv7_2", "conv8_2", "conv9_2", "conv10_2")
 
-# What model_path = "coco" downloads: torchvision's SSD300_VGG16_Weights.COCO_V1.
-COCO_DETECTOR = f"{TORCHVISION_FILES}/ssd300_vgg16_coco-b556d3b4.pth"
+# What these values of model_path download: torchvision's COCO_V1 of both networks.
+COCO_DETECTORS = {
+    "coco": f"{TORCHVISION_FILES}/ssd300_vgg16_coco-b556d3b4.pth",
+    "coco-light": f"{TORCHVISION_FILES}/ssdlite320_mobilenet_v3_large_coco-a79551df.pth"}
 _COCO = (
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
     "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
@@ -73,13 +75,15 @@ LUFFICC = ((r"backbone\.((?:vgg|extras)\..*)", r"\1"),
            (r"box_head\.predictor\.cls_headers\.(.*)", r"conf.\1"),
            (r"box_head\.predictor\.reg_headers\.(.*)", r"loc.\1"), ("(.*)", r"\1"))
 
-# conv5, fc6 and fc7 are the first block of its extra layers.
-TORCHVISION = ((r"backbone\.features\.(.*)", r"vgg.\1"),
+# conv5, fc6 and fc7 are the first block of SSD300's extra layers. SSDLite's come last.
+TORCHVISION = ((r"backbone\.features\.(\d+\.\w+)", r"vgg.\1"),
                (r"backbone\.scale_weight", "L2Norm.weight"),
                *((rf"backbone\.extra\.0\.{block}\.(\w+)", rf"vgg.{layer}.\1") for block, layer in
                  ((1, 24), (3, 26), (5, 28), (r"7\.1", 31), (r"7\.3", 33))),
                *((rf"backbone\.extra\.{k // 2 + 1}\.{k % 2 * 2}\.(\w+)", rf"extras.{k}.\1")
                  for k in range(8)),
+               (r"backbone\.features\.(.*)", r"mobilenetv3.\1"),
+               (r"backbone\.extra\.(.*)", r"extras.\1"),
                (r"head\.classification_head\.module_list\.(.*)", r"conf.\1"),
                (r"head\.regression_head\.module_list\.(.*)", r"loc.\1"), ("(.*)", r"\1"))
 
@@ -136,9 +140,10 @@ FAMILIES = {
         # Their configuration file says 537.65 where 1.05 x 512 is 537.6.
         sizes={(512, False): (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.65)}),
     "torchvision": Family(
-        r"head\.classification_head\.module_list\.0\.weight", partial(rename, rules=TORCHVISION),
+        r"head\.classification_head\.module_list\.0\.(1\.)?weight",
+        partial(rename, rules=TORCHVISION),
         {"prior_clip": "size", "box_clip": "before_nms", "resize": "cv2_linear_float32",
-         "l2_eps": 1e-12, "mean": (0.48235 * 255, 0.45882 * 255, 0.40784 * 255)},
+         "l2_eps": 1e-12},  # its mean differs from Caffe's by less than 0.001
         uses_coco_sizes=lambda classes: True),
     "ssd_keras": Family(
         r"conv4_3_norm_mbox_conf\w*/.*", read_ssd_keras, CAFFE | {"l2_eps": 1e-12}),

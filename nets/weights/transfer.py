@@ -1,5 +1,7 @@
 """Weights put into a network: of a backbone alone, or of a detector with other classes."""
 
+import re
+
 import torch
 
 from nets.ssd import SSDNet
@@ -41,7 +43,7 @@ def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
             rows[row] = old_row
     random, filled = network.state_dict(), dict(state_dict)
     for name in filled:
-        if name.startswith("conf."):
+        if re.fullmatch(r"conf\.\d+\.(1\.)?(weight|bias)", name):  # SSDLite's rows are in "1."
             old = filled[name].unflatten(0, (-1, len(old_names) + 1))  # (A, C_old, ...)
             new = random[name].unflatten(0, (-1, len(class_names) + 1)).clone()
             new[:, list(rows)] = old[:, list(rows.values())].to(new)

@@ -11,7 +11,7 @@ import torch
 
 from nets.backbones import BACKBONES, rename
 from nets.ssd import build_spec
-from nets.weights.families import COCO_DETECTOR, FAMILIES, PUBLISHED_NAMES
+from nets.weights.families import COCO_DETECTORS, FAMILIES, PUBLISHED_NAMES
 from utils.checkpoint import Checkpoint, parse_checkpoint, read_torch_file
 from utils.cli import UserError, check_file, first_line, make_folder, resolve, shorten
 from utils.multibox.spec import (CAFFE_MEAN, CAFFE_STD, COCO_SCALES, IMAGENET_MEAN, IMAGENET_STD,
@@ -81,13 +81,13 @@ def read_detector(path: str | Path, *, family: str = "auto",
                   class_names: tuple[str, ...] | None = None) -> tuple[Checkpoint, str]:
     """Read a detector, of this project or published; return (Checkpoint, family).
 
-    `path` is a file, or "coco" for torchvision's SSD300 trained on COCO, downloaded once. `family`
-    is a name in FAMILIES; "auto" recognises it by the names of the tensors. `class_names` are for
-    published files with other classes than VOC's 20 or COCO's. The family of our own checkpoints is
-    "this project". The tensors are not yet compared with a network. Raises UserError for an
-    unreadable, unknown or unsafe file, or class names that do not fit it.
+    `path` is a file, or a key of COCO_DETECTORS, downloaded once. `family` is a name in FAMILIES;
+    "auto" recognises it by the names of the tensors. `class_names` are for published files with
+    other classes than VOC's 20 or COCO's. The family of our own checkpoints is "this project". The
+    tensors are not yet compared with a network. Raises UserError for an unreadable, unknown or
+    unsafe file, or class names that do not fit it.
     """
-    path = download(COCO_DETECTOR) if path == "coco" else resolve(path)
+    path = download(COCO_DETECTORS[path]) if path in COCO_DETECTORS else resolve(path)
     values = read_tensor_file(path)
     if checkpoint := parse_checkpoint(values, path):
         return checkpoint, "this project"
@@ -142,13 +142,16 @@ def _recognise(tensors, path, family):
 def _describe(state, family):
     """Return (SSDSpec, number of classes without background) of a family's tensors."""
     prefixes = {name.split(".")[0] for name in state}
-    backbone = next((name for name, entry in BACKBONES.items() if entry.prefix in prefixes), "none")
-    num_classes, rest = divmod(4 * len(state["conf.0.weight"]), len(state["loc.0.weight"]))
+    backbone = next((name for name, entry in BACKBONES.items() if entry.prefix in prefixes),
+                    "unknown backbone")
+    heads = rename(state, [(r"(loc|conf)\.0\.(?:1\.)?weight", r"\1.0.weight")])  # SSDLite's "1."
+    num_classes, rest = divmod(4 * len(heads["conf.0.weight"]), len(heads["loc.0.weight"]))
     if rest or num_classes < 2:
         raise ValueError("its heads do not fit together")
     num_classes -= 1
-    entry, size = FAMILIES[family], 512 if "conf.6.weight" in state else 300
-    coco, changes = entry.uses_coco_sizes(num_classes), dict(entry.preset)
+    entry, network = FAMILIES[family], BACKBONES[backbone]
+    size = 512 if "conf.6.weight" in state else network.size
+    coco, changes = entry.uses_coco_sizes(num_classes), entry.preset | network.describe(state)
     if (size, coco) in entry.sizes:
         changes["anchors_size"] = entry.sizes[size, coco]
     scales = COCO_SCALES if coco else VOC_SCALES

@@ -12,7 +12,8 @@ UNLIKE_DEFAULT = SSDSpec(
     anchors_size=(20.5, 51.2, 133.12, 215.04), aspect_ratios=((2,), (2, 3), ()),
     prior_clip="centre_size", variances=(0.2, 0.3), log_size_clamp=None, box_clip="before_nms",
     mean=IMAGENET_MEAN, std=IMAGENET_STD, resize="pil_bicubic_uint8",
-    letterbox=True, letterbox_fill=0, tile=600, l2_eps=1e-6, resnet_pool_padding=0)
+    letterbox=True, letterbox_fill=0, tile=600, l2_eps=1e-6, reduced_tail=False,
+    resnet_pool_padding=0)
 SPECS = [SSDSpec(), SSDSpec(grids=(19, 10, 5, 3, 2, 1), steps=None), UNLIKE_DEFAULT]
 
 

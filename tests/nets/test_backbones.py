@@ -23,12 +23,16 @@ GRIDS_512 = (64, 32, 16, 8, 4, 2, 1)
     ("vgg", 512, GRIDS_512, (8, 16, 32, 64, 128, 256, 512), (4, 6, 6, 6, 6, 4, 4)),
     ("resnet50", 512, GRIDS_512, (8, 16, 32, 64, 128, 256, 512), (4, 6, 6, 6, 6, 4, 4)),
     ("vgg", 320, (40, 20, 10, 5, 3, 1), None, (4, 6, 6, 6, 4, 4)),
+    ("mobilenetv3", 320, (20, 10, 5, 3, 2, 1), None, (6,) * 6),
+    ("mobilenetv3", 300, MOBILE_GRIDS, None, (6,) * 6),
+    ("mobilenetv3", 512, (32, 16, 8, 4, 2, 1), None, (6,) * 6),
 ])
 def test_spec_per_backbone_and_size(backbone, size, grids, steps, per_cell):
     spec = build_spec(backbone, size)
     assert (spec.backbone, spec.size, spec.grids, spec.steps) == (backbone, size, grids, steps)
     assert spec.priors_per_cell == per_cell
-    assert (spec.mean, spec.prior_clip) == (CAFFE_MEAN, "none")
+    assert (spec.mean, spec.prior_clip) == (((127.5,) * 3, "size") if backbone == "mobilenetv3"
+                                            else (CAFFE_MEAN, "none"))
 
 
 def test_the_papers_spec_is_the_default():
@@ -50,7 +54,7 @@ def test_one_entry_is_all_that_a_new_backbone_takes(monkeypatch, tmp_path):
     from nets.build import new_network, read_network
     from utils.checkpoint import Checkpoint, save_checkpoint
 
-    def layers(pool_padding):
+    def layers(spec):
         net = resnet18(weights=None)
         return nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool, net.layer1, net.layer2,
                              net.layer3)

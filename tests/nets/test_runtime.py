@@ -36,7 +36,8 @@ def plain_outputs(network, images):
         return decode_outputs(*network(batch), network.coder)
 
 
-@pytest.mark.parametrize("backbone, size", [("vgg", 300), ("mobilenetv2", 260), ("resnet50", 260)])
+@pytest.mark.parametrize("backbone, size", [("vgg", 300), ("mobilenetv2", 260),
+                                            ("mobilenetv3", 260), ("resnet50", 260)])
 def test_the_copy_gives_the_networks_outputs(backbone, size):
     network = make_network(backbone, size)
     before = {name: value.clone() for name, value in network.state_dict().items()}

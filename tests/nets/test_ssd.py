@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torchvision.models import mobilenet_v2, resnet50, vgg
+from torchvision.models import mobilenet_v2, mobilenet_v3_large, resnet50, vgg
 
 from nets.backbones import BACKBONES
+from nets.build import new_network
 from nets.ssd import L2Norm, SSDNet, build_spec
 from nets.vgg import decimate_classifier
 from nets.weights.transfer import load_backbone
@@ -14,7 +15,7 @@ from utils.cli import UserError
 
 
 @pytest.mark.parametrize("backbone, priors", [("vgg", 8732), ("mobilenetv2", 3000),
-                                              ("resnet50", 8732)])
+                                              ("mobilenetv3", 3000), ("resnet50", 8732)])
 def test_outputs_have_one_row_a_prior_in_train_and_eval(backbone, priors):
     net = SSDNet(4, build_spec(backbone, 300))
     for mode in (True, False):
@@ -71,11 +72,12 @@ def test_torchvision_files_fill_the_backbone(backbone, tmp_path):
         net = nn.Module()
         net.features = vgg.make_layers(vgg.cfgs["D"])
     else:
-        net = {"mobilenetv2": mobilenet_v2, "resnet50": resnet50}[backbone](weights=None)
+        net = {"mobilenetv2": mobilenet_v2, "mobilenetv3": mobilenet_v3_large,
+               "resnet50": resnet50}[backbone](weights=None)
     state = {k: v for k, v in net.state_dict().items() if not k.startswith("classifier")}
     torch.save(state, tmp_path / "weights.pth")
     weights = read_backbone(tmp_path / "weights.pth", backbone)
-    ours = SSDNet(3, build_spec(backbone, 300, mean=weights.mean, std=weights.std))
+    ours = new_network(backbone, 300, 2, backbone_weights=str(tmp_path / "weights.pth"))
     assert load_backbone(ours, weights) == len(weights.state_dict) or backbone == "resnet50"
     x = torch.randn(1, 3, 300, 300)
     ours.eval(), net.eval()
@@ -84,8 +86,8 @@ def test_torchvision_files_fill_the_backbone(backbone, tmp_path):
             theirs = net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
         else:
             # pool3 rounds up in SSD: only what comes before it is the same in VGG16.
-            theirs = net.features[:16 if backbone == "vgg" else 14](x)
-        depth = {"vgg": 16, "mobilenetv2": 14, "resnet50": 6}[backbone]
+            theirs = net.features[:{"vgg": 16, "mobilenetv2": 14, "mobilenetv3": 17}[backbone]](x)
+        depth = {"vgg": 16, "mobilenetv2": 14, "mobilenetv3": 2, "resnet50": 6}[backbone]
         torch.testing.assert_close(ours.backbone[:depth](x), theirs)
 
 

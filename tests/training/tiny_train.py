@@ -21,7 +21,7 @@ from utils.distributed import rank  # noqa: E402
 SIZE = 128  # pixels; six maps with sides 32, 16, .. 1
 
 
-def make_layers(pool_padding):
+def make_layers(spec):
     is_group = os.environ.get("TINY_NORM") == "group"
     layers = []
     for channels, out in ((3, 8), (8, 16), (16, 24)):
@@ -30,7 +30,7 @@ def make_layers(pool_padding):
     return nn.Sequential(*layers)
 
 
-def make_extras(size):
+def make_extras(spec):
     return [nn.Sequential(nn.Conv2d(24, 24, 3, 2, 1), nn.ReLU()) for _ in range(4)]
 
 

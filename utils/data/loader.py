@@ -115,7 +115,8 @@ class Loader:
                  ranks: int = 1, pin_memory: bool = False):
         self.num_images, self.seed, self.rank, self.ranks = len(dataset), seed, rank, ranks
         self.batch_size, self.accumulate = min(batch_size, self.num_images), accumulate
-        workers = min(num_workers, max(1, (os.cpu_count() or 1) // ranks))
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # of torchrun
+        workers = min(num_workers, max(1, cores))
         self._keys = []  # (epoch, index) of each image of each Batch to come
         self._data_loader = DataLoader(
             dataset, batch_sampler=self._keys, num_workers=workers,

@@ -55,6 +55,7 @@ class SSDSpec:
 
     # Network.
     l2_eps: float = 1e-10
+    reduced_tail: bool = True  # mobilenetv3's last blocks have half their channels
     resnet_pool_padding: int = 1  # 0: the ceil-mode max pooling of some Caffe-style ResNets
 
     def __post_init__(self):
