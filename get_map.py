@@ -12,10 +12,9 @@ from utils.device import keep_freed_memory
 from utils.distributed import check_device, on_rank0, process_group, rank, rank0_first
 from utils.evaluation.assignment import FlatDetections, flatten_detections
 from utils.evaluation.compare import compare_folders
-from utils.evaluation.detection_files import image_names, read_detections, write_detections
+from utils.evaluation.detection_files import read_detections, write_detections
 from utils.evaluation.measurement import Measurement, as_values, format_measurement, measure
-from utils.evaluation.report import plot_confusion, plot_curves, write_report
-from utils.page import save_figure
+from utils.evaluation.report import write_report
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class MapSettings(WeightsSettings):
 
     # A list that voc_annotation.py wrote.
     test_list: str = "2007_test.txt"
-    # Folder for report.html, results.txt and .json, plots, and detections for other tools.
+    # Folder for report.html, results.txt and .json, and detections for other tools.
     map_out_path: str = "map_out"
     # Least IoU of a right detection by VOC's rule, its MINOVERLAP; more values give more mAPs.
     iou: tuple[float, ...] = (0.5,)
@@ -46,7 +45,6 @@ def main(settings: MapSettings) -> None:
             return
         check_fields(settings, {"batch_size": (1, 10 ** 6), "iou": (0.01, 1)})
         records, class_names = read_list(settings.test_list)
-        image_names(records)  # refuses a list with an image twice
         folder = on_rank0(lambda: make_folder(settings.map_out_path))
         if settings.detections:
             detections = read_detections(settings.detections, records, class_names,
@@ -83,10 +81,6 @@ def report(settings: MapSettings, measurement: Measurement, folder: Path) -> Non
         part.write_text(f"{text}\n", encoding="utf-8")
     with writing(folder / "results.json") as part:
         part.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-    for name, figure in (("precision_recall.png", plot_curves(measurement)),
-                         ("confusion.png", plot_confusion(values))):
-        with writing(folder / name) as part:
-            save_figure(figure, part)
     origin = f"The detections: {settings.detections or 'all above a confidence of 0.01'}."
     write_report(folder / "report.html", f"mAP on {title}", measurement, values, origin)
     print(f"details in {folder}, images of the errors in its report.html")

@@ -82,20 +82,13 @@ def check_tensors(expected: dict, state_dict: dict, path: str | Path) -> None:
             fault = None if name.endswith(COUNTER) else "is missing"
         elif not torch.is_tensor(value) or value.shape != expected[name].shape:
             fault = f"does not have the shape {tuple(expected[name].shape)}"
+        elif value.float().isfinite().all():  # float64 may exceed the range of float32
+            fault = None
         else:
-            fault = tensor_fault(name, value)
+            fault = "holds nan or infinite numbers"
         if fault:
             raise UserError(f"{shorten(path)}: {first_line(name)} {fault}; the file is damaged or "
                             "of another network.")
-
-
-def tensor_fault(name: str, value: torch.Tensor) -> str | None:
-    """Return what keeps a tensor from being weights, or None."""
-    if not name.endswith(COUNTER) and not value.is_floating_point():
-        return f"is {value.dtype}, not floating point"
-    if not value.float().isfinite().all():  # float64 may exceed the range of float32
-        return "holds nan or infinite numbers"
-    return None
 
 
 def newest_checkpoint(logs_dir: str | Path, name: str = "best.pth") -> Path | None:

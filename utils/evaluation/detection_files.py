@@ -16,15 +16,11 @@ DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 
 
 def image_names(records: Sequence[Record]) -> list[str]:
-    """Return unique names: of files without suffix, else paths; UserError for an image twice."""
+    """Return the names of files without suffix where these are unique, else their paths."""
     stems = [record.path.stem for record in records]
     if len(set(stems)) == len(stems):
         return stems
-    names = [shorten(record.path) for record in records]
-    for previous, name in zip(sorted(names), sorted(names)[1:]):
-        if name == previous:
-            raise UserError(f"{name} is duplicated in the list of images; remove one of the lines.")
-    return names
+    return [shorten(record.path) for record in records]
 
 
 def image_ids(records: Sequence[Record]) -> list[int]:
