@@ -1,7 +1,7 @@
 """Find objects in images, videos and cameras; or look into a detector.
 
     python predict.py a.jpg photos clip.mp4      # images, folders, videos
-    python predict.py rtsp://camera/stream       # a stream; also a web address of an image
+    python predict.py rtsp://camera/stream       # a stream
     python predict.py                            # asks for images until you type q
     python predict.py --mode video               # the first camera, until you type q
 """
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from nets.runtimes.inspect import heat_map, measure_speed, summarise
 from ssd import SSD, SSDSettings
-from utils.cli import UserError, check_fields, make_folder, printable, resolve, run
+from utils.cli import UserError, check_fields, make_folder, resolve, run
 from utils.detections import Detections
 from utils.device import keep_freed_memory
 from utils.distributed import check_device, on_rank0, process_group, rank, rank0_first, world_size
@@ -66,8 +66,7 @@ class PredictSettings(SSDSettings):
     export_precision: Literal["fp32", "int8"] = "fp32"
     train_list: str = "2007_train.txt"  # int8 is calibrated on images of this list
     val_list: str = "2007_val.txt"  # and scored on this one
-    max_loss: float = 1.0  # points of mAP@0.5 that int8 may lose; above, only force writes it
-    force: bool = False
+    max_loss: float = 1.0  # points of mAP@0.5 that int8 may lose, else it is not written
 
 
 def main(settings: PredictSettings) -> None:
@@ -154,7 +153,7 @@ def print_detections(source: Source, image: np.ndarray, detections: Detections,
     if detector and not counts:
         best = detector.detect(image, confidence=0.0, max_per_image=1)
         details = [f"  the best box has a lower score:{box}" for box in repr(best).split("\n")[1:]]
-    tqdm.write(printable("\n".join(lines + details if detector else lines)))
+    tqdm.write("\n".join(lines + details if detector else lines))
 
 
 def look_into(detector: SSD, outputs: Outputs, settings: PredictSettings) -> None:
@@ -175,8 +174,7 @@ def look_into(detector: SSD, outputs: Outputs, settings: PredictSettings) -> Non
         detector.export(
             resolve(settings.export_path), outputs=settings.export_outputs,
             precision=settings.export_precision, train_list=resolve(settings.train_list),
-            val_list=resolve(settings.val_list),
-            max_loss=math.inf if settings.force else settings.max_loss)
+            val_list=resolve(settings.val_list), max_loss=settings.max_loss)
     else:
         path = named_sources(settings, outputs)[0].path
         print(measure_speed(detector.runtime, path, settings.batch_sizes, detector.thresholds))

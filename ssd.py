@@ -82,7 +82,8 @@ class SSDSettings(WeightsSettings):
 class SSD:
     """A detector of SSDSettings, or of a file: SSD("best.pth", confidence=0.3).
 
-    In place of a file, an SSDNet in memory with its class names runs as it is, and keeps its modes.
+    In place of a file, an SSDNet in memory with its class names runs as it is and where it is, and
+    keeps its modes.
     Raises UserError for weights that cannot be read and for settings out of range.
     """
 
@@ -95,8 +96,8 @@ class SSD:
             changes["classes"] = class_texts(changes["classes"])
         self.settings = settings = replace(settings, **changes)
         check_fields(settings)
-        self.runtime = _open(settings) if network is None else borrow_network(
-            network, class_names, device=settings.device, precision=settings.precision)
+        self.runtime = (_open(settings) if network is None else
+                        borrow_network(network, class_names, precision=settings.precision))
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
         self.thresholds = SCORING
@@ -115,10 +116,10 @@ class SSD:
     def detect(self, image: ImageInput, *, bgr: bool = False, **overrides: Any) -> Detections:
         """Find objects in one image, best first, with boxes in pixels of the image.
 
-        `image` is a path, an http(s) address, the bytes of a file, a PIL image, or a uint8 array of
-        grey (H, W) or RGB (H, W, 3 or 4), with `bgr` in OpenCV's order. `overrides` are fields of
-        Thresholds, such as confidence=0.3; `classes` are names or numbers, one or several. Raises
-        UserError for a file that cannot be read, TypeError or ValueError for what is no image.
+        `image` is a path, the bytes of a file, a PIL image, or a uint8 array of grey (H, W) or RGB
+        (H, W, 3 or 4), with `bgr` in OpenCV's order. `overrides` are fields of Thresholds, such as
+        confidence=0.3; `classes` are names or numbers, one or several. Raises UserError for a file
+        that cannot be read, TypeError or ValueError for what is no image.
         """
         return self.detect_batch([image], bgr=bgr, **overrides)[0]
 

@@ -1,49 +1,39 @@
-"""An exported detector with onnxruntime, NumPy and Pillow alone: onnx_only.py x.onnx a.jpg"""
+"""An exported detector with onnxruntime, OpenCV and Pillow alone: onnx_only.py x.onnx a.jpg"""
 
 import json
 import sys
 
+import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 
 def load(path, spec):
     """Return the network input, (1, S, S, 3), of an image file, and its (width, height)."""
     if spec["tile"] or spec["letterbox"]:
         raise SystemExit("this detector uses tiles or letterbox: run it by predict.py")
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    (width, height), (size, _), rule = image.size, spec["input_shape"], spec["resize"]
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)  # turned as its EXIF says
+    (height, width, _), (size, _), rule = image.shape, spec["input_shape"], spec["resize"]
     if rule == "pil_bicubic_uint8":
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))[None], image.size
-    y, x = (max(1, height // size), max(1, width // size)) if rule.startswith("area") else (1, 1)
-    if min(y, x) >= 4:
-        y, x = y // 2 * 2, x // 2 * 2
-    # Means of y by x pixels, rounded as OpenCV does, then linear between their centres.
-    pixels = np.pad(np.asarray(image), ((0, -height % y), (0, -width % x), (0, 0)), "edge")
-    sums = pixels.reshape(-(-height // y), y, -1, x, 3).sum((1, 3), dtype=np.float32)
-    pixels = sums * np.float32(1 / (x * y))
-    pixels = (np.floor(pixels + 0.5) if max(x, y) == 2 else np.rint(pixels)).astype(int)
-    in_integers = rule.endswith("uint8") and height % y == width % x == 0
-    pixels = interpolate(pixels, 1, width / x, size, in_integers)
-    pixels = interpolate(pixels, 0, height / y, size, in_integers)[None]
-    if rule.endswith("float32"):
-        return pixels.astype(np.float32), image.size
-    return np.rint(pixels).astype(np.uint8), image.size
-
-
-def interpolate(pixels, axis, length, size, in_integers):
-    """Interpolate linearly along an axis; in integers as OpenCV, with 11 bits behind the point."""
-    position = ((np.arange(size) + 0.5) * length / size - 0.5).astype(np.float32)
-    low = np.floor(position).astype(int)
-    first, second = (pixels.take(index.clip(0, pixels.shape[axis] - 1), axis)
-                     for index in (low, low + 1))
-    share = np.expand_dims(position - low, (1 - axis, 2))
-    if not in_integers:
-        return first * (1 - share) + second * share
-    share = np.rint(2048 * share).astype(int)
-    if axis == 1:
-        return first * (2048 - share) + second * share
-    return (((first >> 4) * (2048 - share) >> 16) + ((second >> 4) * share >> 16) + 2) >> 2
+        pixels = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
+        return np.asarray(pixels)[None], (width, height)
+    if rule == "cv2_linear_float32":
+        image = image.astype(np.float32)
+    # Means of x by y pixels, then linear between their centres.
+    x, y = (max(1, width // size), max(1, height // size)) if rule.startswith("area") else (1, 1)
+    if min(x, y) >= 4:
+        x, y = x // 2 * 2, y // 2 * 2
+    image = cv2.copyMakeBorder(image, 0, -height % y, 0, -width % x, cv2.BORDER_REPLICATE)
+    if max(x, y) > 1:
+        image = cv2.resize(image, (image.shape[1] // x, image.shape[0] // y), interpolation=(
+            cv2.INTER_LINEAR if max(x, y) == 2 else cv2.INTER_AREA))
+    if height % y == width % x == 0:
+        return cv2.resize(image, (size, size))[None], (width, height)
+    scale_x, scale_y = width / x / size, height / y / size
+    matrix = np.array([[scale_x, 0, scale_x / 2 - 0.5], [0, scale_y, scale_y / 2 - 0.5]])
+    pixels = cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE,
+                            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    return pixels[None], (width, height)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from nets.runtimes.export import input_dtype
 from nets.ssd import Normalise
 from utils.multibox.coder import BoxCoder
 from utils.multibox.spec import SSDSpec
@@ -41,7 +40,7 @@ def images(count, spec, seed=0):
     """Return (B, S, S, 3) blurred noise as `prepare` would give it."""
     rng, size = np.random.default_rng(seed), (spec.size, spec.size)
     made = [cv2.resize(rng.uniform(0, 255, (12, 12, 3)), size) for _ in range(count)]
-    return np.stack(made).astype(str(input_dtype(spec)).removeprefix("torch."))
+    return np.stack(made).astype("float32" if spec.resize.endswith("float32") else "uint8")
 
 
 @torch.no_grad()

@@ -1,8 +1,6 @@
 """The detector's public calls: what they take and refuse, streams, threads, networks in memory."""
 
-import copy
 import itertools
-import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -38,8 +36,7 @@ def no_objects(path):
     (torch.zeros(3, 8, 8), TypeError), ([1, 2], TypeError), (None, TypeError), (3, TypeError),
     (np.zeros((0, 4, 3), np.uint8), ValueError), (np.zeros((4, 4, 2), np.uint8), ValueError),
     (np.zeros((4, 4, 3), np.float32), ValueError), (np.zeros((4, 4), np.uint16), ValueError),
-    ("nowhere.png", UserError), (".", UserError), (b"no image", UserError),
-    ("http://127.0.0.1:9/a.png", UserError)])
+    ("nowhere.png", UserError), (".", UserError), (b"no image", UserError)])
 def test_what_is_no_image(detector, image, error):
     for call in (detector.detect, detector.detect_image):
         with pytest.raises(error):
@@ -116,17 +113,8 @@ def test_a_long_list_goes_in_parts(detector, monkeypatch):
     assert len(detector.detect_batch(iter(images))) == 20 and sizes == [16, 4]
 
 
-def test_drawing_or_not_gives_the_same_bits(detector, tmp_path):
-    """A large JPEG, which decoders could read smaller."""
-    path = photo(tmp_path / "a.jpg", size=(1600, 1100))
-    (_, image, drawn), (*_, plain) = (next(detector.detect_stream([path], keep_images=keep))
-                                      for keep in (True, False))
-    assert same(drawn, plain) and same(drawn, detector.detect(image))
-    assert same(drawn, detector.detect(path))
-
-
-def test_outputs_that_are_no_numbers(detector):
-    broken = copy.deepcopy(detector)
+def test_outputs_that_are_no_numbers():
+    broken = tiny_detector()
     with torch.no_grad():
         broken.network.conf[0].bias[0] = torch.nan
     with pytest.raises(UserError, match="not finite"):
@@ -206,14 +194,6 @@ def test_six_threads_detect_what_one_detects(tmp_path):
         assert all(module.training for module in detector.network.modules())
 
 
-def test_a_detector_is_pickled_and_copied(detector, tmp_path):
-    detector.save(tmp_path / "best.pth")
-    for one in (detector, SSD(tmp_path / "best.pth", confidence=0.3, device="cpu")):
-        for other in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
-            assert same(one.detect(random_image()), other.detect(random_image()))
-            assert other.runtime.network is not one.runtime.network
-
-
 def test_paths_start_at_the_current_directory(detector, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     detector.save("my.pth")
@@ -259,9 +239,6 @@ def test_detections_follow_the_weights(tmp_path):
 def test_a_network_that_does_not_fit(detector):
     with pytest.raises(ValueError, match="has 2 classes, class_names are"):
         SSD(network=detector.network, class_names=("a",), device="cpu")
-    network = SSDNet(3, build_spec("mobilenetv2", 260)).to("meta")
-    with pytest.raises(ValueError, match="on meta, the settings say 'cpu'"):
-        SSD(network=network, class_names=NAMES, device="cpu")
 
 
 def test_nothing_is_found_in_an_image_that_cannot_be_read(detector, tmp_path, capsys):

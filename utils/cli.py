@@ -86,11 +86,6 @@ def typeable(path: str | os.PathLike) -> str:
     return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
-def printable(text: str) -> str:
-    """Return a text whose control characters, which would steer a terminal, are escaped."""
-    return re.sub(r"[^\n -~\xa0-\U0010ffff]", lambda match: repr(match[0])[1:-1], text)
-
-
 def make_folder(path: str | os.PathLike) -> Path:
     """Create folder `path` and its parents, or UserError; return it as an absolute Path."""
     folder = resolve(path)
@@ -104,8 +99,6 @@ def make_folder(path: str | os.PathLike) -> Path:
 def read_text(path: str | os.PathLike, *, remedy: str) -> str:
     """Return the text of a UTF-8 file; UserError with the `remedy` where it cannot be read."""
     path = resolve(path)
-    if path.is_fifo() or path.is_char_device():  # would never end
-        raise UserError(f"{path}: not a regular file. {remedy}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -140,26 +133,23 @@ def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None
     """
     for name, hint in get_type_hints(type(settings)).items():
         value, kinds = getattr(settings, name), get_args(hint)
-        low, high = (limits or {}).get(name, (0, math.inf))
         if get_origin(hint) is Literal:
             if value not in kinds:
                 raise UserError(f"{name} must be one of {kinds}, got {value!r}.")
-        elif get_origin(hint) is tuple:
+            continue
+        if get_origin(hint) is tuple:
             if not isinstance(value, tuple) or ... not in kinds and len(value) != len(kinds):
                 example = type(settings).__dataclass_fields__[name].default
                 raise UserError(f"{name} must be a tuple such as {example}, got {value!r}.")
-            for part in value:
-                _check_value(name, part, kinds[0], low, high)
         else:
-            _check_value(name, value, hint, low, high)
-
-
-def _check_value(name, value, hint, low, high):
-    kind, words = TYPES[hint]
-    if not isinstance(value, kind) or isinstance(value, bool) and hint is not bool:
-        raise UserError(f"{name} must be {words}, got {value!r}.")
-    if hint in (int, float) and (not low <= value <= high or value == math.inf):
-        raise UserError(f"{name} must lie in {low:g}..{high:g}, got {value}.")
+            value, kinds = (value,), (hint,)
+        kind, words = TYPES[kinds[0]]
+        low, high = (limits or {}).get(name, (0, math.inf))
+        for part in value:
+            if not isinstance(part, kind) or isinstance(part, bool) and kind is not bool:
+                raise UserError(f"{name} must be {words}, got {part!r}.")
+            if kind in (Integral, Real) and (not low <= part <= high or part == math.inf):
+                raise UserError(f"{name} must lie in {low:g}..{high:g}, got {part}.")
 
 
 def first_line(error: object) -> str:
@@ -188,9 +178,6 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
         return main(settings)
     except KeyboardInterrupt:
         text, status = "\nstopped.", 130
-    except BrokenPipeError:  # as of `| head`
-        sys.stdout = open(os.devnull, "w")
-        text, status = "stopped: nothing reads the output any more.", 1
     except UserError as error:
         text, status = f"error: {error}", 2
     except (MemoryError, RuntimeError) as error:
@@ -198,5 +185,5 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
             raise
         workers = "" if "CUDA" in repr(error) else "num_workers, "
         text, status = f"error: out of memory; lower batch_size, {workers}or input_shape.", 2
-    print(printable(text), file=sys.stderr)
+    print(text, file=sys.stderr)
     sys.exit(status)

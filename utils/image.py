@@ -11,14 +11,13 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from utils.cli import UserError, check_file, first_line, given_path
+from utils.cli import UserError, check_file, given_path
 from utils.multibox.spec import SSDSpec
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ImageInput = str | os.PathLike | bytes | Image.Image | np.ndarray  # what `SSD.detect` takes
 OPENCV_FORMATS = ("JPEG", "MPO", "PNG", "BMP")  # read by OpenCV, which is faster
 FORMATS = (*OPENCV_FORMATS, "TIFF", "WEBP", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM")
-ADDRESSES = ("http://", "https://")
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])  # the region that is the image
 
 
@@ -46,17 +45,6 @@ def _decode(data, name):
         return _apply_orientation(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), orientation)
     except Exception as error:  # decoders raise all kinds for broken files
         raise _unreadable(name, error) from None
-
-
-def fetch_image(address: str) -> bytes:
-    """Return the file of an http(s) address, b"" if it is no image; UserError where that fails."""
-    from urllib.request import Request, urlopen  # not needed by most
-    request = Request(address, headers={"User-Agent": "Mozilla/5.0"})
-    try:
-        with urlopen(request, timeout=30) as page:
-            return page.read() if page.headers.get_content_maintype() == "image" else b""
-    except (OSError, ValueError) as error:
-        raise UserError(f"{address}: cannot be fetched ({first_line(error)}).") from None
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -99,14 +87,12 @@ def as_rgb_array(image: ImageInput, *, bgr: bool = False) -> np.ndarray:
     """
     if isinstance(image, (bytes, bytearray)):
         return _decode(image, f"{len(image)} bytes")
-    if isinstance(image, str) and image.startswith(ADDRESSES):
-        return _decode(fetch_image(image), image)
     if isinstance(image, (str, os.PathLike)):
         return load_image(check_file(given_path(image)))
     if isinstance(image, Image.Image):
         return _pil_to_array(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError("expected a path, an address, bytes, a PIL image or a NumPy array, got "
+        raise TypeError("expected a path, bytes, a PIL image or a NumPy array, got "
                         f"{type(image).__name__}")
     channels = (*image.shape, 1)[2] if image.ndim in (2, 3) else 0
     if image.dtype != np.uint8 or channels not in (1, 3, 4) or not image.size:

@@ -2,8 +2,7 @@
 
 The file (opset 18, any batch, weights inside) takes `images`: (B, S, S, 3) RGB pixel values,
 resized and no more, uint8; float32 where the spec resizes in float32. Its metadata, as JSON, are
-spec, class names, thresholds, and a digest that tells of damage. It gives, boxes being xyxy in
-fractions of the input:
+spec, class names and thresholds. It gives, boxes being xyxy in fractions of the input:
 
 raw         loc (B, P, 4) and conf (B, P, C), float32: the network's own
 boxes       boxes (B, P, 4) and scores (B, P, K), float32: those of `decode_outputs`
@@ -14,7 +13,6 @@ detections  boxes (N, 4), scores (N,), labels (N,) int64 from 0, image_index (N,
 
 import functools
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,12 +21,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from nets.runtimes.onnx import NO_DIGEST, OUTPUT_NAMES, Outputs, file_digest, optional
+from nets.runtimes.onnx import OUTPUT_NAMES, Outputs, optional
 from nets.runtimes.torch import folded_copy
 from nets.ssd import SSDNet
 from utils.cli import UserError
 from utils.multibox.postprocess import Thresholds, decode_outputs
-from utils.multibox.spec import SSDSpec
 
 QUANTISED = ["Conv", "MaxPool", "Relu"]  # L2Norm, softmax, decoding and NMS stay float
 
@@ -47,8 +44,9 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
     spec, limits = network.spec, {name: getattr(thresholds, name) for name in (
         "confidence", "nms_iou", "max_per_class", "max_per_image")}
     model = _Exported(folded_copy(network).cpu(), outputs, limits)
+    dtype = torch.float32 if spec.resize.endswith("float32") else torch.uint8  # of `prepare`
     # A batch of 1 would be taken for a batch that is always 1.
-    example = torch.zeros(2, spec.size, spec.size, 3, dtype=input_dtype(spec))
+    example = torch.zeros(2, spec.size, spec.size, 3, dtype=dtype)
     with warnings.catch_warnings():  # of PyTorch's exporter about itself
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -58,22 +56,10 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
     for node in program.model.graph:  # the exporter's notes name the files of this computer
         node.metadata_props.clear()
     values = {"spec": spec.to_dict(), "class_names": list(class_names), "outputs": outputs,
-              "thresholds": limits, "family": network.family, "precision": "fp32",
-              "digest": NO_DIGEST}
+              "thresholds": limits, "family": network.family, "precision": "fp32"}
     program.model.metadata_props.update(
         {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()})
     program.save(path, external_data=False)
-    _write_digest(path)
-
-
-def _write_digest(path):
-    data = path.read_bytes()
-    path.write_bytes(data.replace(NO_DIGEST.encode(), file_digest(data).encode(), 1))
-
-
-def input_dtype(spec: SSDSpec) -> torch.dtype:
-    """Return the dtype of the pixel values that `prepare` gives."""
-    return torch.float32 if spec.resize.endswith("float32") else torch.uint8
 
 
 class _Exported(nn.Module):
@@ -169,13 +155,12 @@ def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[
         op_types_to_quantize=QUANTISED)
     model = onnx.load(int8_file)
     entries = {entry.key: entry for entry in model.metadata_props}
-    entries["precision"].value, entries["digest"].value = map(json.dumps, ("int8", NO_DIGEST))
+    entries["precision"].value = json.dumps("int8")
     onnx.save(model, int8_file)
-    _write_digest(int8_file)
     before, after = 100 * score(fp32_file), 100 * score(int8_file)
     loss = before - after
     print(f"mAP@0.5 on the val list: fp32 {before:.2f}, int8 {after:.2f}, {loss:.2f} points lost")
-    if not loss <= max_loss and max_loss < math.inf:  # nan where val has no objects
+    if not loss <= max_loss:  # nan where val has no objects
         raise UserError(f"int8 loses {loss:.2f} points of mAP, max_loss is {max_loss:g}; nothing "
-                        "was written. force writes it all the same.")
+                        "was written.")
     return int8_file

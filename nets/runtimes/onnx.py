@@ -1,7 +1,5 @@
 """Runs exported .onnx files by ONNX Runtime or OpenVINO."""
 
-import functools
-import hashlib
 import importlib.util
 import json
 import os
@@ -26,7 +24,6 @@ OUTPUT_NAMES = {"raw": ("loc", "conf"), "boxes": ("boxes", "scores"),
                                "all_scores")}
 RuntimeName = Literal["auto", "onnxruntime", "openvino"]
 Run = Callable[[np.ndarray], list[np.ndarray]]  # network inputs -> the last two outputs
-NO_DIGEST = "0" * 64  # stands in a file in the place of its digest while that is computed
 
 
 def optional(name: str, remedy: str) -> Any:
@@ -35,11 +32,6 @@ def optional(name: str, remedy: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(f"{remedy} ({error})") from None
-
-
-def file_digest(data: bytes, digest: str = NO_DIGEST) -> str:
-    """Return the digest of an exported file in which `digest` stands."""
-    return hashlib.sha256(data.replace(digest.encode(), NO_DIGEST.encode(), 1)).hexdigest()
 
 
 class OnnxRuntime:
@@ -55,7 +47,6 @@ class OnnxRuntime:
     def __init__(self, path: str | Path, *, device: str = "auto", precision: str = "fp32",
                  runtime: RuntimeName = "auto"):
         self.path, file = check_file(path), shorten(path)
-        self._arguments = {"device": device, "precision": precision, "runtime": runtime}
         if runtime == "auto":
             has_openvino = importlib.util.find_spec("openvino") and not device.startswith("cuda")
             runtime = "openvino" if has_openvino else "onnxruntime"
@@ -68,25 +59,18 @@ class OnnxRuntime:
         try:
             metadata, self._run = open_file(library, self.path, device, precision)
             values = {name: json.loads(metadata[name]) for name in
-                      ("spec", "class_names", "outputs", "precision", "digest")}
+                      ("spec", "class_names", "outputs", "precision")}
             self.spec = SSDSpec.from_dict(values["spec"])
         except UserError:
             raise
         except Exception:  # ONNX Runtime's errors have no class in common but this
             raise UserError(f"{file}: {self.name} cannot open it; it is damaged, not exported by "
                             "predict.py --mode export, or needs a newer version.") from None
-        if file_digest(self.path.read_bytes(), values["digest"]) != values["digest"]:
-            raise UserError(f"{file}: not as it was exported: it is damaged, or another program "
-                            "(a simplifier, a converter) has rewritten it; export it again.")
         self.class_names = tuple(values["class_names"])
         self._coder = BoxCoder(self.spec) if values["outputs"] == "raw" else None
         self.precision = "int8" if values["precision"] == "int8" else precision
         print(f"weights: {file}: {self.name}, {self.precision}, {self.spec.summary()}, "
               f"{len(self.class_names)} classes")
-
-    def __reduce__(self):
-        """Pickle and copy what opens the file again."""
-        return functools.partial(OnnxRuntime, **self._arguments), (self.path,)
 
     @property
     def network(self) -> SSDNet:
@@ -122,17 +106,11 @@ def _open_onnxruntime(ort, path, device, precision) -> tuple[Mapping[str, str], 
             lambda images: session.run(names, {"images": images}))
 
 
-@functools.cache
-def _openvino_core(ov):
-    """Return the one Core of this process: when a second one is deleted, Ctrl-C breaks."""
-    return ov.Core()
-
-
 def _open_openvino(ov, path, device, precision) -> tuple[Mapping[str, str], Run]:
     """Open a file on a processor."""
     if device not in ("auto", "cpu"):
         raise UserError(f'{shorten(path)}: OpenVINO runs on device "cpu", got {device!r}.')
-    core = _openvino_core(ov)
+    core = ov.Core()
     model = core.read_model(path)
     info = model.get_rt_info()["framework"]  # where it puts the metadata
     metadata = {name: str(value.value) for name, value in info.items()}

@@ -3,7 +3,6 @@
 import copy
 import threading
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -52,11 +51,6 @@ class TorchRuntime:
         self.copy = inference_copy(network, precision) if owned else None
         self._lock = threading.Lock()  # while the caller's network is in eval mode
 
-    def __reduce__(self):
-        """Pickle and copy the network alone: neither packed weights nor locks can be pickled."""
-        make = partial(TorchRuntime, precision=self.precision, owned=self.copy is not None)
-        return make, (self.network, self.class_names)
-
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As Runtime."""
@@ -68,15 +62,13 @@ class TorchRuntime:
                 return decode_outputs(*self.network(images), self.network.coder)
 
 
-def borrow_network(network: SSDNet, class_names: Sequence[str] | None, *, device: str,
-                   precision: str) -> TorchRuntime:
-    """Return the Runtime of a caller's network; ValueError for another device or other classes."""
-    actual, count = network.coder.priors.device, network.num_classes - 1
-    if device not in ("auto", actual.type, str(actual)):
-        raise ValueError(f"the network is on {actual}, the settings say {device!r}")
+def borrow_network(network: SSDNet, class_names: Sequence[str] | None, *, precision: str
+                   ) -> TorchRuntime:
+    """Return the Runtime of a caller's network, where it is; ValueError for other classes."""
+    count = network.num_classes - 1
     if len(class_names or ()) != count:
         raise ValueError(f"the network has {count} classes, class_names are {class_names}")
-    precision = set_precision(precision, actual)
+    precision = set_precision(precision, network.coder.priors.device)
     return TorchRuntime(network, class_names, precision=precision, owned=False)
 
 

@@ -210,21 +210,14 @@ def test_what_cannot_be_exported(path, settings, message, tmp_path):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind, message", [
     ("empty", "cannot open it"), ("text", "cannot open it"), ("cut short", "cannot open it"),
-    ("no metadata", "not exported by"), ("one bit", "not as it was exported"),
-    ("rewritten", "not as it was exported")])
+    ("no metadata", "not exported by")])
 def test_damaged_and_foreign_files(files, kind, message, runtime, tmp_path):
     path, data = tmp_path / "a.onnx", files["boxes"].read_bytes()
     path.write_bytes({"empty": b"", "text": b"hello, this is no model" * 9,
                       "cut short": data[:len(data) // 2]}.get(kind, data))
-    if kind in ("no metadata", "one bit", "rewritten"):
+    if kind == "no metadata":
         model = onnx.load(path)
-        weight = next(one for one in model.graph.initializer if len(one.dims) == 4)
-        if kind == "no metadata":
-            del model.metadata_props[:]
-        elif kind == "one bit":
-            weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
-        else:
-            model.graph.node[0].name = "another"
+        del model.metadata_props[:]
         onnx.save(model, path)
     with pytest.raises(UserError, match=message) as error:
         SSD(path, runtime=runtime)
@@ -254,9 +247,7 @@ def test_packages_that_are_missing(files, missing, tmp_path, monkeypatch):
 
 # ---- Without this project ----
 
-OPENCV = int(cv2.__version__.partition(".")[0])
-EXAMPLES = ROOT / "examples"
-EXAMPLE = runpy.run_path(str(EXAMPLES / "onnx_only.py"))
+EXAMPLE = ROOT / "examples" / "onnx_only.py"
 
 
 def photograph(path, size):
@@ -273,23 +264,19 @@ def photograph(path, size):
 @pytest.mark.parametrize("name, size", [
     ("a.jpg", (2400, 1600)), ("b.jpg", (1999, 1207)), ("c.png", (640, 480)), ("d.png", (899, 601)),
     ("e.png", (200, 150))])
-def test_the_examples_make_the_projects_input(tmp_path, name, size, resize):
+def test_the_example_makes_the_projects_input(tmp_path, name, size, resize):
     path, spec = photograph(tmp_path / name, size), SSDSpec(resize=resize)
-    inputs, loaded_size = EXAMPLE["load"](path, json.loads(json.dumps(spec.to_dict())))
+    inputs, loaded_size = runpy.run_path(str(EXAMPLE))["load"](path, spec.to_dict())
     expected, _ = prepare(path, spec)
     assert loaded_size == size and inputs.dtype == expected.dtype
-    # To the bit but for ties of warpAffine, which OpenCV 4 weighs in 1/32 pixels.
-    is_exact = OPENCV >= 5 or size not in ((1999, 1207), (899, 601))
-    assert np.abs(inputs[0] - expected.astype(float)).mean() < (0.001 if is_exact else 0.75)
+    assert np.array_equal(inputs[0], expected)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_the_examples_find_what_the_project_finds(files, runtime, tmp_path):
+def test_the_example_finds_what_the_project_finds(files, tmp_path):
     path = photograph(tmp_path / "a.jpg", (640, 480))
-    script = EXAMPLES / f"{runtime.replace('runtime', '')}_only.py"
-    done = subprocess.run([sys.executable, script, files["detections"], path], text=True,
+    done = subprocess.run([sys.executable, EXAMPLE, files["detections"], path], text=True,
                           capture_output=True, check=True, cwd=tmp_path)
-    expected = run(files["detections"], runtime, prepare(path, tiny().spec)[0][None])
+    expected = run(files["detections"], "onnxruntime", prepare(path, tiny().spec)[0][None])
     assert done.stdout.splitlines() == [
         f"{NAMES[label]} {score:.4f} at {(box * (640, 480, 640, 480)).round().astype(int)}"
         for box, score, label in zip(*(expected[name] for name in ("boxes", "scores", "labels")))]

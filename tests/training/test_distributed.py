@@ -10,7 +10,7 @@ import torch
 from conftest_training import assert_same_run, history_of
 
 from utils.cli import UserError
-from utils.distributed import check_same_on_all_ranks
+from utils.distributed import check_same_on_all_ranks, process_group
 
 TRAIN = Path(__file__).with_name("tiny_train.py")
 SLOW = os.environ.get("SLOW_TESTS") == "1"  # 20 restarts instead of one
@@ -69,3 +69,9 @@ def test_lists_that_differ_between_ranks_are_refused(monkeypatch):
     monkeypatch.setattr("utils.distributed.gather", lambda values: [{"train list": 1}, values])
     with pytest.raises(UserError, match="rank 1 has another train list than rank 0"):
         check_same_on_all_ranks({"train list": 2})
+
+
+def test_processes_that_torchrun_did_not_start_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")  # as srun does: each would train alone
+    with pytest.raises(UserError, match="several processes must be started by torchrun"):
+        process_group().__enter__()

@@ -1,10 +1,7 @@
-"""What users get of an image: unpacking, picking, tables, notebooks, other libraries."""
+"""What users get of an image: unpacking, picking, tables."""
 
 import numpy as np
-import pytest
-from tiny_detector import NAMES, photo, tiny_detector
 
-from ssd import SSD
 from utils.detections import Detections
 
 BOXES = np.array([[1, 2, 30.126, 40], [5, 6, 70, 80], [0, 0, 9, 9]], np.float32)
@@ -31,28 +28,3 @@ def test_tables():
     assert repr(NONE) == "0 found"
     many = Detections(*(np.repeat(part, 10, 0) for part in FOUND), FOUND.class_names)
     assert repr(many).endswith("and 18 more") and len(repr(many).splitlines()) == 14
-
-
-@pytest.mark.parametrize("found", [FOUND, NONE], ids=["some", "none"])
-def test_supervision_takes_the_fields(found):
-    sv = pytest.importorskip("supervision")
-    taken = sv.Detections(found.boxes, confidence=found.scores, class_id=found.labels,
-                          data={"class_name": np.array(found.names)})
-    assert len(taken) == len(found)
-    if len(found):
-        np.testing.assert_allclose(taken.area[1], 65 * 74)
-        drawn = sv.BoxAnnotator().annotate(np.zeros((99, 99, 3), np.uint8), taken)
-        assert drawn.any() and len(taken[taken.class_id == 1]) == 2
-
-
-def test_one_line_in_a_notebook(tmp_path, monkeypatch):
-    tiny_detector().save(tmp_path / "best.pth")
-    photo(tmp_path / "a.png")
-    monkeypatch.chdir(tmp_path)
-    detector = SSD("best.pth", confidence=0.3, device="cpu")
-    assert detector.settings.confidence == 0.3 and detector.class_names == NAMES
-    detections = detector.detect("a.png")
-    assert len(detections) and set(detections.names) <= set(NAMES)
-    for part, dtype in zip(detections, (np.float32, np.float32, np.int64)):
-        assert type(part) is np.ndarray and part.dtype == dtype
-    assert detector.detect_image("a.png").size == (96, 64)

@@ -14,15 +14,13 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from utils.cli import UserError, printable, typed_path
-from utils.image import ADDRESSES, FORMATS, IMAGE_SUFFIXES, fetch_image
+from utils.cli import UserError, typed_path
+from utils.image import FORMATS, IMAGE_SUFFIXES
 
 # Content tells what a file is. These name what a broken or unknown one was meant to be.
 IMAGES = (*IMAGE_SUFFIXES, ".gif", ".avif", ".heic", ".heif", ".jp2")
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
-          ".mts", ".m2ts", ".3gp", ".asf", ".dav", ".h264", ".h265")
+VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
 RATES = 1, 120  # frames a second that a video may say; webm files of browsers say 1000
 DEFAULT_RATE = 30.0  # where it says another one
 
@@ -79,9 +77,8 @@ def _find(text, output_folder):
     if "://" in plain:
         address = urlsplit(plain)  # whose password is nobody's business
         name = re.sub(r"[^\w.-]+", "_", f"{address.hostname}{address.path}").strip("_")
-        return [(plain, name, not (plain.startswith(ADDRESSES) and fetch_image(plain)))]
-    readings = text, plain, re.sub(r"\\(.)", r"\1", plain)
-    plain = next(filter(os.path.lexists, readings), plain)
+        return [(plain, name, True)]
+    plain = next(filter(os.path.lexists, (plain, plain.replace("\\ ", " "))), plain)
     if glob.has_magic(plain) and not os.path.lexists(plain):
         paths = sorted(glob.glob(os.path.expanduser(plain), recursive=True))
         if not paths:
@@ -92,30 +89,22 @@ def _find(text, output_folder):
         raise UserError(f"{path}: lies in the folder of the outputs; choose another dir_save_path.")
     if not path.is_dir():
         return [(path, path.name, _kind_of(path) == "video")]
-    files = [(file, _kind_of(file)) for file in _files_below(path, output_folder)]
+    files = [file for file in _files_below(path) if output_folder not in file.resolve().parents]
     return [(file, file.relative_to(path).as_posix(), kind == "video")
-            for file, kind in files if kind]
+            for file in files if (kind := _kind_of(file))]
 
 
-def _files_below(folder, output_folder):
+def _files_below(folder):
     """Yield the files in a folder and its sub-folders, through links, but hidden ones."""
-    seen = {output_folder}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        resolved = Path(parent).resolve()
-        is_new = resolved not in seen
-        seen.add(resolved)
-        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names)
-                    if is_new and not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
 def _kind_of(path):
     """Return "image" or "video", by the content of a file or what it was meant to be; else ""."""
     with contextlib.suppress(Exception), Image.open(path) as image:  # of any kind, as load_image
         if image.format in FORMATS:
-            pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if pages > 1:
-                tqdm.write(printable(f"note: {path}: the first of {pages} pages is taken"))
             return "image"
     with contextlib.suppress(OSError), path.open("rb") as file:
         # Text is no video, although FFmpeg can show it.

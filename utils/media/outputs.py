@@ -12,14 +12,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from utils.cli import UserError, make_folder, printable, writing
+from utils.cli import UserError, make_folder, writing
 from utils.coco_ids import coco_results, numbers_of
 from utils.detections import COLUMNS, Detections
 from utils.distributed import gather, rank
 from utils.media.frames import Frame, Source
-from utils.media.video import AvWriter, open_writer
 
 ImageFormat = Literal["jpg", "png"]
+# What browsers play: H.264, which OpenCV writes on Windows and macOS alone; then VP8.
+CODECS = (("avc1", ".mp4"), ("VP80", ".webm"))
 
 
 @dataclass
@@ -41,13 +42,13 @@ class Outputs:
     results: dict[tuple[str, int | None, float | None], Detections] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # by name: what went wrong
     _video: Source | None = None  # that is being written
-    _writer: AvWriter | cv2.VideoWriter | None = None
+    _writer: cv2.VideoWriter | None = None
 
     def report(self, name: str, error: UserError) -> None:
         """Print what cannot be read or written, once for each source; the rest goes on."""
         if name not in self.failures:
             self.failures[name] = str(error)
-            tqdm.write(printable(f"error: {error}"))
+            tqdm.write(f"error: {error}")
 
     def write(self, frame: Frame, detections: Detections, drawn: np.ndarray | None) -> None:
         """Write the files of a frame and of its image `drawn`, (H, W, 3) uint8 RGB."""
@@ -63,7 +64,7 @@ class Outputs:
         if number is None and self.save_json:
             height, width = frame.image.shape[:2]
             self._try(source.name, self._write_json, source.output, {
-                "image": _origin(source), "width": width, "height": height,
+                "image": str(source.path), "width": width, "height": height,
                 "objects": detections.rows()})
 
     def _try(self, name, write, *arguments):
@@ -72,8 +73,6 @@ class Outputs:
             write(*arguments)
         except UserError as error:
             self.report(name, error)
-        except OSError as error:  # of PyAV
-            self.report(name, UserError(f"{name}: cannot be written ({error})."))
 
     def write_image(self, name: str, image: np.ndarray) -> None:
         """Write (H, W, 3) uint8 RGB below the folder, the format added to its name."""
@@ -101,11 +100,8 @@ class Outputs:
             self._close_video()
             self._video, self._written = frame.source, 0
             if self.draw:
-                path = self.folder / frame.source.output
-                make_folder(path.parent)
                 size = tuple(side + side % 2 for side in drawn.shape[1::-1])
-                self._writer, suffix, codec = open_writer(str(path), frame.rate, size)
-                tqdm.write(printable(f"{path}{suffix}: {codec}, without sound"))
+                self._open_video(self.folder / frame.source.output, frame.rate, size)
         last = round(frame.seconds * frame.rate)
         if self._writer and self._written <= last:
             below, beside = (side % 2 for side in drawn.shape[:2])
@@ -114,16 +110,28 @@ class Outputs:
                 self._writer.write(drawn[..., ::-1])
                 self._written += 1
 
+    def _open_video(self, path, rate, size):
+        make_folder(path.parent)
+        for codec, suffix in CODECS:
+            code = cv2.VideoWriter_fourcc(*codec)
+            self._writer = cv2.VideoWriter(f"{path}{suffix}", code, rate, size)
+            if self._writer.isOpened():
+                return
+        self._writer = None
+        raise UserError(f"{path}{suffix}: cannot be written.")
+
     def _close_video(self):
         video, writer, self._video, self._writer = self._video, self._writer, None, None
         if writer:
-            self._try(video.name, writer.release)
+            writer.release()
         if video and self.save_json:
             frames = [{"frame": number, "seconds": seconds, "objects": detections.rows()}
                       for (name, number, seconds), detections in self.results.items()
                       if name == video.name]
             self._try(video.name, self._write_json, video.output,
-                      {"video": _origin(video), "frames": frames})
+                      {
+                "video": str(video.path) if isinstance(video.path, Path) else video.name,
+                "frames": frames})
 
     def _write_json(self, name, values):
         path = self.folder / f"{name}.json"
@@ -146,8 +154,8 @@ class Outputs:
             boxes, scores, labels = detections
             image_ids = [ids[name] if number is None else f"{name}/{number}"] * len(boxes)
             results += coco_results(image_ids, labels, boxes, scores, class_names, decimals=2)
-            rows += [{**row, "image": _cell(name), "class": _cell(row["class"]), "frame": number,
-                      "seconds": seconds} for row in detections.rows()]
+            rows += [{**row, "image": name, "frame": number, "seconds": seconds}
+                     for row in detections.rows()]
         if self.save_json:
             self._try("coco_results.json", self._write_json, "coco_results", results)
         if self.save_csv:
@@ -167,17 +175,7 @@ class Outputs:
         if self.count:
             counts = Counter(name for frame in self.results.values() for name in frame.names)
             texts = [f"{name} {number}" for name, number in counts.most_common()]
-            print(printable(f"in all: {', '.join(texts)}"))
+            print(f"in all: {', '.join(texts)}")
         if self.failures:
             failed = ", ".join(list(self.failures)[:20])
             raise UserError(f"{len(self.failures)} of {total} failed: {failed}")
-
-
-def _origin(source):
-    """Return where a source lies; an address without its password."""
-    return str(source.path) if isinstance(source.path, Path) else source.name
-
-
-def _cell(text):
-    """Return a name for a table in which a spreadsheet sees no formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
