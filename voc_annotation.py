@@ -20,10 +20,10 @@ from utils.data.augment import AUGMENTATIONS
 from utils.data.box_formats import BOX_FORMATS
 from utils.data.dataset_report import Specs, examine, format_section
 from utils.data.doctor import Doctor, ImageFacts, inspect_images
-from utils.data.groups import find_candidates
 from utils.data.layouts import SUFFIXES, read_source
 from utils.data.sources import Annotation, Problem
-from utils.data.splits import RECORD, SPLITS, Splits, fill_splits, split_files, voc_splits
+from utils.data.splits import (RECORD, SPLITS, Splits, fill_splits, find_candidates, split_files,
+                               voc_splits)
 from utils.page import write_page
 
 
@@ -31,13 +31,13 @@ from utils.page import write_page
 class AnnotationSettings(Settings):
     """Where the data is and how it is split."""
 
-    # ---- The one line to edit ----
+    # ---- Data: the two lines to edit ----
+    # A text file with your class names, one a line, as in the annotations; "" takes theirs.
+    classes_path: str = ""
     # The folder of your images and annotations, or a COCO .json, or a .csv file (docs/data.md).
     annotation_path: str = ""
 
-    # ---- Data ----
-    # A text file with your class names, one a line, as in the annotations; "" takes theirs.
-    classes_path: str = ""
+    # ---- More about the data ----
     # Without annotation_path: the folder that holds VOC2007.
     VOCdevkit_path: str = "VOCdevkit"
     # VOC07+12 as in the papers: ("2007", "2012"), train_on = "trainval", val_share = 0.

@@ -179,26 +179,6 @@ def test_a_list_to_measure_on_holds_what_cocos_tools_read(voc):
     np.testing.assert_allclose(record.boxes_px, [[40.07, 30.33, 50, 40], [5, 5, 14.01, 14]])
 
 
-def test_other_sources_are_drawn_from(voc):
-    source = voc.path / "source"
-
-    def run(count):
-        """Write a CSV file of images with one cat each, and make the lists of it."""
-        for k in range(count):
-            save_image(source / f"p {k}.jpg")
-        rows = [f"p {k}.jpg,cat,10,10,30,30\n" for k in range(count)]
-        (source / "a.csv").write_text("filename,class,xmin,ymin,xmax,ymax\n" + "".join(rows))
-        voc.run(annotation_path=str(source))
-        return [voc.list(name) for name in SPLITS]
-
-    lists = run(20)
-    assert [len(records) for records in lists] == [16, 2, 2]
-    for record in sum(lists, []):
-        assert record.boxes_px.tolist() == [[10, 10, 30, 30]] and record.path.is_file()
-    for old, new in zip(lists, run(40)):
-        assert {record.path for record in old} < {record.path for record in new}
-
-
 def test_one_path_is_enough(voc, capsys):
     for name in ("Dog", "cat", "__ignore__"):
         voc.xml(f"sub/{name}", (name, 1, 1, 9, 9))

@@ -1,13 +1,12 @@
 """The training augmentation, measured on its images and on the statistics of its draws."""
 
-import colorsys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from utils.data.augment import (AUGMENTATIONS, Augmentation, apply_geometry, change_colours,
-                                choose_crop, choose_geometry)
+from utils.data.augment import (AUGMENTATIONS, Augmentation, apply_geometry, choose_crop,
+                                choose_geometry)
 from utils.multibox.spec import SSDSpec
 
 PAPER = AUGMENTATIONS["paper"]
@@ -165,22 +164,6 @@ def test_paper_crops_are_caffes():
     drawn, expected = np.array(shares)
     # Six standard deviations of 600 draws, less for what both have in common.
     assert np.abs(drawn - expected).max() < 0.08 and drawn[0] > 0.03
-
-
-def only_colour(name, value):
-    """Return an Augmentation with certain colour changes, all neutral but one."""
-    neutral = {"brightness": 0, "contrast": (1, 1), "saturation": (1, 1), "hue": 0}
-    return Augmentation(colour_probability=1, **(neutral | {name: value}))
-
-
-def test_hue_turns_by_at_most_36_degrees():
-    red = np.full((1, 1, 3), (200, 40, 40), np.uint8)
-    turns = []
-    for seed in range(300):
-        pixel = change_colours(red, only_colour("hue", 18), np.random.default_rng(seed))[0, 0]
-        degrees = 360 * colorsys.rgb_to_hsv(*(pixel / 255))[0]
-        turns.append((degrees + 180) % 360 - 180)
-    assert -38 <= min(turns) <= -33 and 33 <= max(turns) <= 38
 
 
 def test_expansion_is_filled_with_the_mean_whatever_the_colours():

@@ -128,7 +128,7 @@ def test_boxes_of_a_resized_image_are_scaled(examine, size, scale, words):
 def test_unusable_images_and_annotations_have_no_record(tmp_path):
     paths = {name: save_image(tmp_path / f"{name}.jpg") for name in ("cut", "text")}
     paths["cut"].write_bytes(paths["cut"].read_bytes()[:-200])
-    paths["text"].write_text("no image")
+    paths["text"].write_text("<html>404</html>")
     doctor = Doctor(CLASSES, {path: inspect_image(path) for path in paths.values()}, SSDSpec())
     for name in ("cut", "text", "gone"):
         assert doctor.record(Annotation(name, f"{name}.xml", paths.get(name), [], None)) is None
@@ -162,7 +162,6 @@ def encoded(kind, mode="RGB", **options):
 
 SOUND = {"JPEG": encoded("jpeg"), "progressive": encoded("jpeg", progressive=True),
          "grey": encoded("jpeg", "L"), "CMYK": encoded("jpeg", "CMYK"), "PNG": encoded("png"),
-         "more behind the end": encoded("jpeg") + b"\0\xff\xda" * 2000,
          "palette": encoded("png", "P"), "transparent": encoded("png", "RGBA"),
          "16 bits": encoded("png", "I;16"), "BMP": encoded("bmp"), "TIFF": encoded("tiff"),
          "WebP": encoded("webp")}
@@ -175,26 +174,6 @@ def test_image_files_whole_and_cut(tmp_path, name):
     facts = inspect_image(path)
     assert (facts.size, facts.orientation) == ((160, 120), 1) and len(facts.digest) == 16
     assert load_image(path).shape == (120, 160, 3)
-    if name != "more behind the end":
-        path.write_bytes(SOUND[name][:len(SOUND[name]) * 9 // 10])
-        facts = inspect_image(path)
-        assert facts.size is None and facts.reason and facts.kind != "image missing"
-
-
-@pytest.mark.parametrize("name", ["JPEG", "progressive", "grey", "CMYK"])
-def test_a_jpeg_whose_second_half_is_zeros_is_truncated(tmp_path, name):
-    data, path = SOUND[name], tmp_path / "a.jpg"
-    half = len(data) // 2
-    path.write_bytes(data[:half] + bytes(len(data) - half - 2) + data[-2:])
-    assert inspect_image(path).kind == "image truncated"
-    Image.new("RGB", (640, 480), "white").save(path, optimize=True)  # zeros as well
-    assert inspect_image(path).size == (640, 480)
-
-
-@pytest.mark.parametrize("data", [
-    b"", b"text\n" * 50, b"\xff\xd8", b"<html>404</html>", SOUND["JPEG"][:100],
-    SOUND["PNG"][:16] + (60000).to_bytes(4, "big") * 2 + SOUND["PNG"][24:]])  # a huge image
-def test_files_without_an_image_are_unreadable(tmp_path, data):
-    (tmp_path / "a.jpg").write_bytes(data)
-    facts = inspect_image(tmp_path / "a.jpg")
+    path.write_bytes(SOUND[name][:len(SOUND[name]) * 9 // 10])
+    facts = inspect_image(path)
     assert facts.size is None and facts.reason and facts.kind != "image missing"

@@ -68,14 +68,6 @@ def test_fitted_priors_never_cover_less_and_are_found_again(seed, smallest, larg
     assert len(fitted.anchors_size) == 7 and fit(boxes, fitted, seed) == fitted
 
 
-def test_a_large_data_set_is_searched_on_a_sample(monkeypatch):
-    monkeypatch.setattr("utils.data.prior_fit.MAX_OBJECTS", 10)
-    boxes = random_boxes(40, 5, 0.02, 0.1)
-    fitted = fit(boxes, SMALL, seed=1)
-    assert fitted == fit(boxes, SMALL, seed=1)
-    assert naive_coverage(boxes, fitted) > naive_coverage(boxes, SMALL)
-
-
 @pytest.mark.parametrize("changes", [{}, {"letterbox": True}, {"tile": 80}])
 def test_augmented_boxes_are_those_of_training(tmp_path, changes):
     """Their sizes are distributed as those of the loader."""

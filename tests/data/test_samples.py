@@ -55,14 +55,6 @@ def test_ground_truth_is_left_and_detections_right(tmp_path, scores, drawn):
         assert not has_outline(sheet, 0, box, label)
 
 
-def test_images_that_cannot_be_read_are_left_out(tmp_path):
-    records = [make_record(tmp_path / f"{k}.png", [(9, 9, 60, 60)], [0]) for k in range(3)]
-    whole = draw_samples(records[1:], Detector([]), "epoch 1")
-    records[0].path.write_bytes(b"broken")
-    assert draw_samples(records, Detector([]), "epoch 1").tobytes() == whole.tobytes()
-    assert draw_samples(records[:1], Detector([]), "epoch 1") is None
-
-
 def test_small_objects_of_a_large_photo_are_shown_large():
     boxes = np.array([[100, 100, 110, 110], [3000, 2000, 3010, 2010], [3040, 2040, 3050, 2050]])
     x1, y1, x2, y2 = choose_window(boxes, 4000, 3000)

@@ -1,16 +1,29 @@
-"""Splits that grow with the data, and split files that came with the data, which are kept."""
+"""Draws that part no group and starve no class, splits that grow with the data, and given ones."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from utils.data.splits import SPLITS, draw_splits, fill_splits, voc_splits
+from utils.data.doctor import inspect_images
+from utils.data.sources import Annotation, SourceObject
+from utils.data.splits import (SPLITS, Candidate, draw_splits, fill_splits, find_candidates,
+                               voc_splits)
 
 SHARES = {"val": 0.1, "test": 0.2}
+TENTHS = {"val": 0.1, "test": 0.1}
 
 
 def names(start, stop):
     return [f"{k:04d}" for k in range(start, stop)]
+
+
+def singles(keys):
+    """Return candidates of which each is a group of its own."""
+    return {key: Candidate(key, frozenset()) for key in keys}
 
 
 class Main:
@@ -20,7 +33,7 @@ class Main:
         self.folder = folder
 
     def run(self, keys, shares=SHARES, seed=0, **changes):
-        splits = voc_splits(self.folder, keys, shares, seed, **changes)
+        splits = voc_splits(self.folder, keys, shares, seed, singles(keys), **changes)
         for path, text in splits.files.items():
             path.write_text(text)
         return splits
@@ -63,7 +76,8 @@ def test_images_never_move_and_shares_are_reached(growth, shares):
     for more in growth:
         before = {key: name for name, keys in members.items() for key in keys}
         count += more
-        members = draw_splits(members, names(0, count), shares, 0)
+        keys = names(0, count)
+        members = draw_splits(members, keys, shares, 0, singles(keys))
         after = {key: name for name, keys in members.items() for key in keys}
         assert before.items() <= after.items() and len(after) == count and members["train"]
         for name, share in shares.items():
@@ -113,14 +127,9 @@ def test_overwrite_draws_all_anew_and_puts_other_files_aside(main):
     assert not main.run(names(0, 20), overwrite=True, seed=3).retired  # drawn here
 
 
-def test_names_with_spaces_and_numbers(main):
-    main.put(train=["a 1 ", "", "plain  1"], val=["b -1"])
-    members = main.run(["a 1", "b -1", "plain"]).members
-    assert members["train"] == ["a 1", "plain"] and members["val"] == ["b -1"]
-
-
 @pytest.mark.parametrize("line", [
-    "{0}.jpg", "{0}.xml", "JPEGImages/{0}.jpg Annotations/{0}.xml", "{0}.PNG 1", "C:\\x\\{0}.jpg"])
+    "{0} ", "{0} -1", "{0}.jpg", "{0}.xml", "JPEGImages/{0}.jpg Annotations/{0}.xml", "{0}.PNG 1",
+    "C:\\x\\{0}.jpg"])
 @pytest.mark.parametrize("names", [("train", "val"), ("Train", "Validation"),
                                    ("cat_train", "cat_val")])
 def test_lines_and_names_of_tools(main, line, names):
@@ -135,7 +144,8 @@ def test_other_sources_are_as_stable(tmp_path, test):
     record = tmp_path / "a_drawn_splits.json"
 
     def run(keys, test=test, **changes):
-        splits = fill_splits({"train": keys, "val": [], "test": test}, record, SHARES, 0, **changes)
+        splits = fill_splits({"train": keys, "val": [], "test": test}, record, SHARES, 0,
+                             singles(keys), **changes)
         record.write_text(splits.files[record])
         return splits.members
 
@@ -147,4 +157,107 @@ def test_other_sources_are_as_stable(tmp_path, test):
     freed = run(names(0, 50), test=["x"])
     assert freed["test"] == ["x"] and sorted(freed["train"] + freed["val"]) == names(0, 50)
     given = {"train": ["a"], "val": ["b"], "test": []}
-    assert fill_splits(given, record, SHARES, 0) == (given, {}, [], [])
+    assert fill_splits(given, record, SHARES, 0, {}) == (given, {}, [], [])
+
+
+def scene(seed, shift=0, size=(64, 48)):
+    """Return a picture of soft noise that no other seed has, moved by pixels."""
+    rough = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    image = Image.fromarray(rough).resize((size[0] * 2, size[1] * 2), Image.Resampling.BICUBIC)
+    return image.crop((shift, 0, shift + size[0], size[1]))
+
+
+def groups_of(folder, images):
+    """Save {file name: image}; return the sets of names that stay together."""
+    items = {}
+    for name, image in images.items():
+        image.save(folder / name)
+        items[name] = Annotation(name, name, folder / name, [], None)
+    groups = {}
+    for name, candidate in find_candidates(items, inspect_images(items.values())).items():
+        groups.setdefault(candidate.group, set()).add(name)
+    return sorted(groups.values(), key=min)
+
+
+@pytest.mark.parametrize("images, together", [
+    ({"a.png": scene(0), "b.png": scene(0), "c.png": scene(1)}, [{"a.png", "b.png"}]),
+    ({f"{name}_jpg.rf.{k}aF.png": scene(10 * ord(name) + k) for name in "xyz" for k in range(3)},
+     [{f"{name}_jpg.rf.{k}aF.png" for k in range(3)} for name in "xyz"]),
+    ({f"v{video}_{k:03d}.png": scene(video, k) for video in range(6) for k in range(7)},
+     [{f"v{video}_{k:03d}.png" for k in range(7)} for video in range(6)]),
+    ({f"film{video}_mp4-{k}_jpg.rf.{k}b.png": scene(video, k) for video in range(5)
+      for k in range(6)},
+     [{f"film{video}_mp4-{k}_jpg.rf.{k}b.png" for k in range(6)} for video in range(5)]),
+    ({f"IMG_{k:04d}.png": scene(k) for k in range(30)}, []),  # photos, not frames
+    ({f"{k}.png": Image.new("L", (64, 48), k) for k in range(30)}, [])])  # flat
+def test_copies_and_frames_stay_together(tmp_path, images, together):
+    groups = groups_of(tmp_path, images)
+    assert [group for group in groups if len(group) > 1] == together
+
+
+def test_one_long_video_is_cut_into_pieces(tmp_path):
+    groups = groups_of(tmp_path, {f"f{k}.png": scene(0, k) for k in range(40)})
+    assert sorted(map(len, groups)) == [4] * 10
+    numbers = [sorted(int(name[1:-4]) for name in group) for group in groups]
+    assert all(piece[-1] - piece[0] == 3 for piece in numbers)
+
+
+def test_what_cannot_be_read_is_no_candidate(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    scene(0).save(tmp_path / "a.png")
+    items = {"bad": Annotation("bad", "", tmp_path / "bad.png", [], None),
+             "no xml": Annotation("no xml", "", tmp_path / "a.png", None, None),
+             "gone": Annotation("gone", "", None, [], None),
+             "a": Annotation("a", "", tmp_path / "a.png",
+                             [SourceObject("cat", (), False, "")], None)}
+    candidates = find_candidates(items, inspect_images(items.values()))
+    assert {key: candidate.labels for key, candidate in candidates.items()} == {"a": {"cat"}}
+    drawn = draw_splits({}, [*items, *"bcdef"], {"val": 0.5}, 0, candidates | singles("bcdef"))
+    assert {"bad", "no xml", "gone"} <= set(drawn["train"]) and len(drawn["val"]) == 3
+
+
+def random_pool(seed):
+    """Return candidates in groups of 1 to 4 images, with up to 3 of 8 classes, some rare."""
+    rng, pool = np.random.default_rng(seed), {}
+    for group in range(120):
+        labels = [label for label, share in zip("abcdefgh", np.geomspace(0.6, 0.02, 8))
+                  if rng.random() < share]
+        for k in range(rng.integers(1, 5)):
+            pool[f"{group}.{k}"] = Candidate(group, frozenset(labels[:3]))
+    return pool
+
+
+def one_class(number, positives):
+    """Return candidates of which some have objects of one class."""
+    return {f"{k:03d}": Candidate(k, frozenset("a" if k < positives else ""))
+            for k in range(number)}
+
+
+@pytest.mark.parametrize("pool", [
+    one_class(200, 10), one_class(100, 4), one_class(100, 3), one_class(60, 5),
+    *map(random_pool, range(4))])
+def test_no_draw_parts_a_group_or_starves_a_class(pool):
+    groups = Counter(label for group in {c.group: c for c in pool.values()}.values()
+                     for label in group.labels)
+    for seed in range(50):
+        drawn = draw_splits({}, [*pool], TENTHS, seed, pool)
+        assert sorted(sum(drawn.values(), [])) == sorted(pool)
+        homes = {(pool[key].group, name) for name in SPLITS for key in drawn[name]}
+        assert len(homes) == len({candidate.group for candidate in pool.values()})
+        for name in SPLITS:
+            labels = Counter(label for key in drawn[name] for label in pool[key].labels)
+            assert all(labels[label] for label, count in groups.items() if count >= 3)
+            if name != "train":
+                assert abs(len(drawn[name]) - 0.1 * len(pool)) <= 3
+                for label in "abc":  # the frequent ones
+                    total = sum(label in candidate.labels for candidate in pool.values())
+                    assert total / 30 <= labels[label] <= total / 4 or total < 40
+
+
+def test_new_copies_join_the_split_of_the_old_ones():
+    pool = one_class(40, 12)
+    drawn = draw_splits({}, [*pool], TENTHS, 0, pool)
+    copies = {f"{key} copy": candidate for key, candidate in pool.items()}
+    later = draw_splits(drawn, [*pool, *copies], TENTHS, 1, pool | copies)
+    for name in SPLITS:
+        assert later[name] == sorted(drawn[name] + [f"{key} copy" for key in drawn[name]])

@@ -1,5 +1,6 @@
 """Devices and precisions: good and bad names, TF32 off, modes put back."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -42,6 +43,9 @@ def test_auto_follows_the_generation_of_gpus(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert set_precision("auto", torch.device("cuda")) == expected
     assert set_precision("fp16", torch.device("cuda")) == "fp16"
+    with contextlib.nullcontext() if capability >= (8, 0) else pytest.raises(
+            UserError, match='"bf16" is emulated on this GPU, and slow; take "auto"'):
+        set_precision("bf16", torch.device("cuda"))
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])

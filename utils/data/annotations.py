@@ -20,7 +20,6 @@ HEADER = "# classes:"  # begins the first line of a list; the class names follow
 NO_CLASSES = {"background", "_background_", "__background__", "__ignore__",
               "class without a name"}
 CVAT_COLOUR = re.compile(r":\d+,\d+,\d+:.*")  # in the labelmap.txt of its VOC export
-MAX_PX = 1e8  # larger numbers are not written
 # A list line: `path [WIDTHxHEIGHT] x1,y1,x2,y2,class[,difficult[,area]] ...`: a path, perhaps with
 # spaces, the size of the image, and its objects: edges in pixels, 0 or 1, COCO's area in pixels.
 NUMBER = r"-?\d{1,9}(?:\.\d+)?"
@@ -52,9 +51,9 @@ def read_class_names(path: str | os.PathLike) -> tuple[str, ...]:
     text = read_text(path, remedy="classes_path must name a text file with one class per line.")
     names = [plain_name(CVAT_COLOUR.sub("", line)) for line in text.split("\n")]
     names = [name for name in names if name and name[0] != "#" and name.lower() not in NO_CLASSES]
-    fault = next((f"{name!r} is duplicated" for name in names if names.count(name) > 1), "")
-    if fault or not names:
-        raise UserError(f"{path}: {fault or 'no class names'}; write each on a line of its own.")
+    if not names or len({*names}) < len(names):
+        fault = f"{max(names, key=names.count)!r} is duplicated" if names else "no class names"
+        raise UserError(f"{path}: {fault}; write each on a line of its own.")
     return tuple(names)
 
 
@@ -66,7 +65,7 @@ def format_record(record: Record) -> str:
                                            record.difficult, areas):
         edges = [f"{edge:.6f}".rstrip("0").rstrip(".") for edge in box]
         flags = ["1"] if difficult else []
-        if 0 <= area < MAX_PX:  # not NaN
+        if not np.isnan(area):
             flags = [str(int(difficult)), np.format_float_positional(area, trim="-")]
         words.append(",".join([*edges, str(label), *flags]))
     return " ".join(words)

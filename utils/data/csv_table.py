@@ -9,7 +9,8 @@ from utils.data.annotations import plain_name
 from utils.data.sources import (Annotation, Problem, SourceObject, four_numbers, gather_rows,
                                 int_size)
 
-HEADER = "filename,class,xmin,ymin,xmax,ymax"  # what a table must have
+EDGES = ("xmin", "ymin", "xmax", "ymax")
+NEEDED = ("filename", "class", *EDGES)
 # Our name of a column, then those of other tools; the first that is there counts.
 COLUMNS = {"filename": ("file", "file_name", "image", "image_path", "image_id", "path", "img"),
            "class": ("label", "name", "class_name", "category"),
@@ -33,26 +34,20 @@ def read_csv(path: Path) -> tuple[list[Annotation], list[Problem]]:
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     columns = {name: header.index(word) for name, others in COLUMNS.items()
                for word in (*others[::-1], name) if word in header}
-    missing = [name for name in HEADER.split(",") if name not in columns]
+    missing = [name for name in NEEDED if name not in columns]
     if missing:
         raise UserError(f"{shorten(path)}: the first row lacks the columns {', '.join(missing)}; "
-                        f"write the names of the columns above the data, such as {HEADER}.")
+                        f"write names of columns above the data, such as {','.join(NEEDED)}.")
     table, problems = [], []
     for number, row in enumerate(rows[1:], start=2):
         if any(row) and len(row) == len(header):
             cells = {name: row[k].strip() for name, k in columns.items()}
             size = int_size(cells.get("width"), cells.get("height"))
-            table.append((cells["filename"], size, _read_objects(cells, f"line {number}")))
+            name, edges = plain_name(cells["class"]), [cells[edge] for edge in EDGES]
+            difficult = cells.get("difficult", "").lower() in ("1", "true")
+            thing = SourceObject(name, four_numbers(edges), difficult, f"line {number}")
+            table.append((cells["filename"], size, [thing] if name or any(edges) else []))
         elif any(row):
             problems.append(Problem("bad object", f"{shorten(path)}, line {number}",
                                     f"{len(row)} cells, the first row has {len(header)}"))
     return gather_rows(table, path.name), problems
-
-
-def _read_objects(cells, position):
-    """Return [object] of a row, [] for an image without."""
-    name, edges = plain_name(cells["class"]), [cells[edge] for edge in HEADER.split(",")[2:]]
-    if not name and not any(edges):
-        return []
-    difficult = cells.get("difficult", "").lower() in ("1", "true")
-    return [SourceObject(name, four_numbers(edges), difficult, position)]

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm.contrib.concurrent import thread_map
 
 from utils.cli import shorten
-from utils.data.annotations import MAX_PX, Record
+from utils.data.annotations import Record
 from utils.data.sources import Annotation, Problem
 from utils.image import image_size, input_rect, orientation_of
 from utils.multibox.spec import SSDSpec
@@ -39,14 +39,9 @@ def inspect_image(path: Path) -> ImageFacts:
     try:
         with Image.open(path) as image:
             orientation = orientation_of(image)
-            is_jpeg, start = image.format in ("JPEG", "MPO"), image.fp.tell()  # of its pixels
             image.load()  # raises where the end of the file is missing
-            fingerprint, data = _fingerprint(image), path.read_bytes()
-            # Zeros decode without an error. A flat image has not as many.
-            zeros = bytes(64 + image.width * image.height // 80)
-            if is_jpeg and zeros in data[start:data.find(b"\xff\xd9", start)]:
-                raise ValueError(f"truncated: {len(zeros)} bytes of its pixels are zeros")
-        digest = hashlib.blake2b(data, digest_size=16).digest()
+            fingerprint = _fingerprint(image)
+        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
         return ImageFacts(image_size(path), orientation, digest, fingerprint)
     except Exception as error:  # decoders raise all kinds for broken files
         kind = "image truncated" if "truncated" in str(error) else "image unreadable"
@@ -105,11 +100,11 @@ class Doctor:
             key = item.name, *box.round(3)
             if key in known:
                 self._note("duplicate", where, "the class and box of an object before")
-            if measured or key not in known:
-                label = self.class_names.index(item.name)
-                area = item.area if annotation.size in (None, facts.size) else math.nan
-                rows.append((*box, label, item.difficult, area))
+                if not measured:
+                    continue
             known.add(key)
+            area = item.area if annotation.size in (None, facts.size) else math.nan
+            rows.append((*box, self.class_names.index(item.name), item.difficult, area))
         if annotation.objects and not rows:
             return self._note("no usable object", annotation.origin,
                               f"{len(annotation.objects)} objects, all left out")
@@ -159,7 +154,7 @@ class Doctor:
         # One pixel over the edge comes from counting from 0 or 1 and is no mistake.
         if np.abs(clipped - whole).max() > 1:
             self._note("outside the image", where, what)
-        return whole.clip(-MAX_PX, MAX_PX) if measured else clipped
+        return whole if measured else clipped
 
     def check_lists(self, lists: Mapping[str, Sequence[Record]]) -> None:
         """List the images of {split: records} that come up twice, or look so in two splits."""
@@ -181,10 +176,10 @@ class Doctor:
 
 
 def _turn(box, size, orientation):
-    """Turn or mirror a box, xyxy in pixels of a (width, height) image, as EXIF's 1 to 8 say."""
+    """Turn a box, xyxy in pixels of a (width, height) image, on its side, as EXIF's 5 to 8 say."""
     (x1, y1, x2, y2), (width, height) = box, size
-    if orientation in (2, 3, 7, 8):
+    if orientation in (7, 8):
         x1, x2 = width - x2, width - x1
-    if orientation in (3, 4, 6, 7):
+    if orientation in (6, 7):
         y1, y2 = height - y2, height - y1
-    return (y1, x1, y2, x2) if orientation >= 5 else (x1, y1, x2, y2)
+    return y1, x1, y2, x2

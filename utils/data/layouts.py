@@ -3,7 +3,6 @@
 import gc
 import os
 import re
-from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +44,7 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
         raise UserError(f"{path}: no such file or folder; set annotation_path to your data, or "
                         "VOCdevkit_path to the folder that holds VOC2007.")
     folder = path if path.is_dir() else path.parent
+    gc.freeze()  # the collector would walk again and again through all that is loaded
     images = ImageIndex(images_path or folder)
     form, files, messages = _find_files(path, form, images)
     rows, problems = _read_files(form, files, folder)
@@ -99,10 +99,9 @@ def _find_files(path, form, images):
              for name, suffix in SUFFIXES.items()}
     form, *others = [name for name in SUFFIXES if found[name]] or [""]
     if not form:
-        endings = Counter(os.path.splitext(key)[1] for key in files)
-        raise UserError(f"{path}: no annotations: no XML of Pascal VOC, COCO JSON, CSV, or YOLO "
-                        f"text named as its image; {len(images.paths)} images and {dict(endings)} "
-                        "are there; docs/data.md names converters.")
+        raise UserError(f"{path}: no annotations beside {len(images.paths)} images: no XML of "
+                        "Pascal VOC, COCO JSON, CSV, or YOLO text named as its image; "
+                        "docs/data.md names converters.")
     messages = [f"{len(found[name])} {SUFFIXES[name]} files are not read; annotation_format = "
                 f"{name!r} would read them" for name in others]
     tables = _choose_tables(found[form]) if form in TABLES else found[form]
@@ -126,11 +125,11 @@ def _choose_tables(files):
     """Return the files of a split each, by their names or folders, or else the only file."""
     instances = [key for key in files if os.path.basename(key).startswith("instances_")]
     splits = {key: split_of(os.path.splitext(key)[0])[0] for key in instances or files}
-    splits = {key: split for key, split in splits.items() if split} or splits
-    if len({*splits.values()}) < len(splits):
-        raise UserError(f"{', '.join(splits)}: several files for one split; put train, val or test "
+    keys = [*filter(splits.get, splits)] or [*splits]
+    if len({splits[key] for key in keys}) < len(keys):
+        raise UserError(f"{', '.join(keys)}: several files for one split; put train, val or test "
                         "into their names, or name one in annotation_path.")
-    return {key: files[key] for key in splits}
+    return {key: files[key] for key in keys}
 
 
 def _read_files(form, files, folder):
@@ -139,19 +138,18 @@ def _read_files(form, files, folder):
     if form == "yolo":
         read = partial(read_yolo, names=yolo_names(folder), has_keypoints=any(
             "kpt_shape" in load_yaml(file) for file in folder.glob("*.y*ml")))
-    gc.disable()  # the collector would walk again and again through all that was read so far
-    try:
-        for key, file in files.items():
-            split, word = split_of(os.path.splitext(key)[0] if form in TABLES
-                                   else os.path.dirname(key))
-            items, faults = TABLES[form](file) if form in TABLES else read(file, key)
-            if form in TABLES:  # an image of this name may be in the folders of several splits
-                parents = f"{os.path.dirname(key)}/{word}"
-                items = [item._replace(key=f"{parents}/{item.key}") for item in items]
-            rows += [(split, item) for item in items]
-            problems += faults
-    finally:
-        gc.enable()
+    for key, file in files.items():
+        if form in TABLES:
+            split, word = split_of(os.path.splitext(key)[0])
+            items, faults = TABLES[form](file)
+            # An image of this name may be in the folders of several splits.
+            parents = f"{os.path.dirname(key)}/{word}"
+            items = [item._replace(key=f"{parents}/{item.key}") for item in items]
+        else:
+            split, _ = split_of(os.path.dirname(key))
+            items, faults = read(file, key)
+        rows += [(split, item) for item in items]
+        problems += faults
     if rows and all(item.objects is None for _, item in rows):
         raise UserError(f"{problems[0].where}: {problems[0].what}.")
     return rows, problems

@@ -1,6 +1,5 @@
 """A few images of a list with their objects drawn on, alone or beside what a detector finds."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.draw import draw_boxes, write_line
 from utils.image import load_image
@@ -67,16 +65,15 @@ def draw_samples(records: Sequence[Record], detector: Any, title: str) -> Image.
     """Return a sheet of images with ground truth left, an SSD's detections right, or None."""
     names, confidence, tiles = detector.class_names, detector.settings.confidence, []
     for record in records:
-        with contextlib.suppress(UserError):  # an image that is gone since the start, perhaps
-            image = load_image(record.path)
-            window = choose_window(record.boxes_px, image.shape[1], image.shape[0])
-            detections = detector.detect_batch([image], confidence=0.01)[0]
-            number = int((detections.scores > confidence).sum())
-            boxes, scores, labels = detections[:min(number, MAX_DRAWN) or NUM_BEST][::-1]
-            texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores)]
-            tile = draw_window(image, window, boxes, labels, texts, len(names))
-            tiles += [(record.path.name, draw_record(record, image, names)),
-                      (f"{number} detections", tile)]
+        image = load_image(record.path)
+        window = choose_window(record.boxes_px, image.shape[1], image.shape[0])
+        detections = detector.detect_batch([image], confidence=0.01)[0]
+        number = int((detections.scores > confidence).sum())
+        boxes, scores, labels = detections[:min(number, MAX_DRAWN) or NUM_BEST][::-1]
+        texts = [f"{names[label]} {score:.2f}" for label, score in zip(labels, scores)]
+        tile = draw_window(image, window, boxes, labels, texts, len(names))
+        tiles += [(record.path.name, draw_record(record, image, names)),
+                  (f"{number} detections", tile)]
     width, height, rows = TILE + GAP, LINE + TILE + GAP, (len(tiles) + 3) // 4
     sheet = Image.new("RGB", (4 * width, LINE + rows * height), "white")
     title = f"{title}; right: scores above {confidence:g}, else the best {NUM_BEST} detections"

@@ -73,10 +73,10 @@ class Annotation(NamedTuple):
 def four_numbers(values: Iterable[object] | None) -> tuple[float, float, float, float]:
     """Return the numbers of a box; decimal commas are points; all NaN unless there are four."""
     try:
-        first, second, third, fourth = (float(str(value).replace(",", ".")) for value in values)
+        numbers = tuple([float(str(value).replace(",", ".")) for value in values])
     except (TypeError, ValueError):
-        return (math.nan,) * 4
-    return first, second, third, fourth
+        numbers = ()
+    return numbers if len(numbers) == 4 else (math.nan,) * 4
 
 
 def turning_margins(width: float, height: float, degrees: float) -> tuple[float, float]:
@@ -93,8 +93,9 @@ def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     files = {}
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        prefix = "" if parent == str(folder) else f"{Path(parent).relative_to(folder).as_posix()}/"
-        files |= {prefix + name: Path(parent, name) for name in sorted(names)
+        parent = Path(parent)  # once: it takes longer than to join a name to it
+        prefix = "" if parent == folder else f"{parent.relative_to(folder).as_posix()}/"
+        files |= {prefix + name: parent / name for name in sorted(names)
                   if name.lower().endswith(suffixes) and not name.startswith(".")}
     return files
 
@@ -118,9 +119,9 @@ class PathIndex:
     def find(self, path: str, file_name: str = "") -> str | None:
         """Return this path, whatever its ending, else the only one that ends alike, or None."""
         stem, name = ENDING.sub("", path), ENDING.sub("", file_name.lower())
-        ending = os.path.splitext(file_name.lower())[1]
-        if self.has(stem):
-            paths = self._by_stem[ROLE.sub("", stem)]
+        ending = file_name.lower()[len(name):]
+        paths = self._by_stem.get(ROLE.sub("", stem))
+        if paths:
             return next((path for path in paths if path.lower().endswith(ending)), paths[0])
         for tail in [*tails(plain_name(name)), *tails(plain_name(stem).lower())]:
             paths = self._by_tail.get(tail, [])

@@ -1,10 +1,12 @@
 """Which images train, which choose the best epoch (val), and which test.
 
+A draw parts no copies, Roboflow's versions of a photo, or frames of a video, and starves no class.
 What is drawn here is recorded in drawn_splits.json, and later runs keep it. Split files that differ
 from the record came with the data or were edited by hand: they are kept as they are.
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -14,15 +16,62 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.cli import read_text, shorten
-from utils.data.groups import Candidate
-from utils.data.sources import PathIndex
+from utils.data.doctor import ImageFacts
+from utils.data.sources import Annotation, PathIndex
 
 SPLITS = ("train", "val", "test")
 RECORD = "drawn_splits.json"
 # What tools call the splits.
 SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val",
             "validation": "val", "test": "test", "testing": "test", "trainval": "train"}
+ROBOFLOW = re.compile(r"(.+)[._-](?:jpe?g|png|bmp|webp|tiff?)\.rf\.\w+", re.I)  # name_jpg.rf.<hash>
+SAME_SCENE = 0.5  # likeness of neighbours by number; of unlike images it is below 0.45
+# A video of more than WHOLE of all images is cut into PIECES, else little would be left to draw.
+WHOLE, PIECES = 0.25, 0.1
 Members = dict[str, list[str]]  # split -> keys of its images
+
+
+class Candidate(NamedTuple):
+    """An image that may be drawn."""
+
+    group: int  # images of one group stay together
+    labels: frozenset[str]  # class names of its objects, without difficult ones
+
+
+def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, ImageFacts]
+                    ) -> dict[str, Candidate]:
+    """Return {key: Candidate} of the annotations that can be read, and their images too."""
+    images = {key: facts[item.image] for key, item in annotations.items()
+              if item.image and item.objects is not None and facts[item.image].size}
+    names, first = {}, {}  # first: content -> name of the first image with it
+    for key, image in images.items():
+        path = annotations[key].image
+        # Roboflow's versions of an image share a name, others have their own path.
+        match = ROBOFLOW.fullmatch(path.stem)
+        name = match[1] if match else path.with_suffix("").as_posix()
+        names[key] = first.setdefault(image.digest, name)
+    runs = _find_runs({names[key]: image for key, image in images.items()})
+    groups = {name: group for group, run in enumerate(runs) for name in run}
+    return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects
+                                                   if not item.difficult))
+            for key, name in names.items()}
+
+
+def _find_runs(images):
+    """Return the names of {name: ImageFacts} in groups, of frames of one video or one name."""
+    order = sorted(images, key=lambda name: [int(part) if k % 2 else part for k, part
+                                             in enumerate(re.split(r"(\d+)", name))])
+    rows = np.array([images[name].fingerprint for name in order])
+    runs = [order[:1]]
+    for previous, name, likeness in zip(order, order[1:], (rows[1:] * rows[:-1]).sum(1)):
+        if likeness >= SAME_SCENE and re.sub(r"\d+", "", previous) == re.sub(r"\d+", "", name):
+            runs[-1].append(name)
+        else:
+            runs.append([name])
+    steps = [max(1, round(PIECES * len(order))) if len(run) > WHOLE * len(order) else len(run)
+             for run in runs]
+    return [run[start:start + step] for run, step in zip(runs, steps)
+            for start in range(0, len(run), step or 1)]
 
 
 class Splits(NamedTuple):
@@ -35,15 +84,12 @@ class Splits(NamedTuple):
 
 
 def draw_splits(old: Members, keys: Sequence[str], shares: Mapping[str, float], seed: int,
-                candidates: Mapping[str, Candidate] | None = None) -> Members:
+                candidates: Mapping[str, Candidate]) -> Members:
     """Return the `old` splits without images that are gone and with the new ones, sorted.
 
     val and test are filled up to their `shares` of the images, with a like part of the images of
-    every class. Images of one group come into one split. Those that are no `candidates` stay in
-    train; without `candidates` each image is a group of its own.
+    every class. Images of one group come into one split, those that are no `candidates` into train.
     """
-    if candidates is None:
-        candidates = {key: Candidate(key, frozenset()) for key in keys}
     known = set(keys)
     splits = {name: [key for key in old.get(name, ()) if key in known] for name in SPLITS}
     placed = set().union(*splits.values())
@@ -111,8 +157,7 @@ def _count_labels(keys, candidates):
 
 
 def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
-                candidates: Mapping[str, Candidate] | None = None, *, overwrite: bool = False
-                ) -> Splits:
+                candidates: Mapping[str, Candidate], *, overwrite: bool = False) -> Splits:
     """Draw val, and test if the source has neither, from the train images of `given`."""
     if given["val"]:
         return Splits(given, {}, [], [])
@@ -125,7 +170,7 @@ def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed:
 
 
 def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int,
-               candidates: Mapping[str, Candidate] | None = None, *, overwrite: bool = False,
+               candidates: Mapping[str, Candidate], *, overwrite: bool = False,
                train_on_val: bool = False) -> Splits:
     """Read the split files of a VOC folder, ImageSets/Main, and draw what they leave open.
 
@@ -137,8 +182,9 @@ def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], s
     record = json.loads((folder / RECORD).read_bytes()) if (folder / RECORD).exists() else {}
     given = {name: members for name, members in files.items()
              if set(members) != set(record.get(name, ()))}
-    retired = [path for name in given for path in paths[name]] if overwrite else []
+    retired = []
     if overwrite:
+        retired = [path for name in given for path in paths[name]]
         given, record = {}, {}
     messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
     fixed = {name: given[name] for name in SPLITS if name in given}
@@ -174,12 +220,11 @@ def _describe(old, new):
 
 def split_files(folder: Path) -> dict[str, list[Path]]:
     """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val."""
-    paths = sorted(folder.glob("*.txt"))
-    words = {path: path.stem.lower() for path in paths}
+    words = {path: path.stem.lower() for path in sorted(folder.glob("*.txt"))}
     if not set(words.values()) & set(SPLIT_OF):
         words = {path: word.rpartition("_")[2] for path, word in words.items()}
-    names = {word: word if word == "trainval" else split for word, split in SPLIT_OF.items()}
-    files = {name: [path for path in paths if names.get(words[path]) == name]
+    names = SPLIT_OF | {"trainval": "trainval"}
+    files = {name: [path for path in words if names.get(words[path]) == name]
              for name in (*SPLITS, "trainval")}
     return {name: members for name, members in files.items() if members}
 

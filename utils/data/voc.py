@@ -32,13 +32,13 @@ def read_voc(path: Path, relative: str) -> tuple[list[Annotation], list[Problem]
     try:
         root = ElementTree.parse(path).getroot()
         objects = [_read_object(node, number) for number, node in enumerate(root.iter("object"), 1)]
-        if root.tag != "annotation" or not objects and any(
-                root.find(f".//{tag}") is not None for tag in ("bndbox", "box", "polygon")):
+        if root.tag != "annotation" or not objects and root.find("box") is not None:
             raise ValueError(f"<{root.tag}> is no annotation of Pascal VOC; export it as that")
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as error:
         problem = Problem("unreadable annotation", shorten(path), str(error))
         return [Annotation(key, relative, None, None, None)], [problem]
-    size = int_size(root.findtext("size/width"), root.findtext("size/height"))
+    size = root.find("size")  # a path, size/width, would take as long as an object
+    size = size if size is None else int_size(size.findtext("width"), size.findtext("height"))
     return [Annotation(key, relative, None, objects, size, root.findtext("filename") or "")], []
 
 
@@ -47,7 +47,7 @@ def _read_object(node, number):
     box = node.find("bndbox")
     edges = ("xmin", "ymin", "xmax", "ymax")
     x1, y1, x2, y2 = four_numbers(None if box is None else map(box.findtext, edges))
-    for attribute in node.find("attributes") or ():
+    for attribute in node.iter("attribute"):
         if attribute.findtext("name") == "rotation":
             degrees = float(attribute.findtext("value") or 0)
             dx, dy = turning_margins(x2 - x1 + 1, y2 - y1 + 1, degrees)

@@ -21,14 +21,14 @@ def read_yolo(path: Path, relative: str, names: Mapping[str, str], has_keypoints
 
     A line per object: `class cx cy width height` as fractions, or `class x1 y1 x2 y2 x3 y3 ..`.
     """
-    objects, problems = None, []
+    item = Annotation(relative[:-len(".txt")], shorten(path), None, None, None)
     try:
         lines = read_text(path, remedy="").splitlines()
-        objects = [_read_line(line.split(), names, has_keypoints, f"line {number}")
-                   for number, line in enumerate(lines, start=1) if line.strip()]
     except UserError as error:
-        problems.append(Problem("unreadable annotation", shorten(path), str(error)))
-    return [Annotation(relative[:-len(".txt")], shorten(path), None, objects, None)], problems
+        return [item], [Problem("unreadable annotation", item.origin, str(error))]
+    objects = [_read_line(line.split(), names, has_keypoints, f"line {number}")
+               for number, line in enumerate(lines, start=1) if line.strip()]
+    return [item._replace(objects=objects)], []
 
 
 def _read_line(words, names, has_keypoints, position):
@@ -64,8 +64,6 @@ def _names_in(file):
     elif file.name in ("classes.txt", "_darknet.labels") or file.suffix == ".names":
         names = read_text(file, remedy="").splitlines()
     names = names if isinstance(names, dict) else dict(enumerate(names))
-    if not all(isinstance(name, (str, int, float)) for name in names.values()):
-        raise UserError(f"{shorten(file)}: names must be a list of class names.")
     return {str(number): plain_name(str(name)) for number, name in names.items() if str(name)}
 
 

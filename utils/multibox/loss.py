@@ -47,9 +47,14 @@ class MultiBoxLoss(nn.Module):
 
     def make_targets(self, boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Tensor
                      ) -> Targets:
-        """Return the Targets of a padded batch; arguments of `make_targets`."""
-        return make_targets(boxes, labels, difficult, self.coder, match_iou=self.match_iou,
-                            train_on_difficult=self.train_on_difficult)
+        """Return the Targets of a padded batch; arguments of `make_targets`.
+
+        Image by image, which takes less memory than all at once, and less time on a CPU.
+        """
+        parts = [make_targets(*rows, self.coder, match_iou=self.match_iou,
+                              train_on_difficult=self.train_on_difficult)
+                 for rows in zip(boxes.split(1), labels.split(1), difficult.split(1))]
+        return Targets(*map(torch.cat, zip(*parts)))
 
     def count(self, targets: Targets) -> float:
         """Return what a batch adds to N, the number of positives (eq. 1).
@@ -86,14 +91,9 @@ class MultiBoxLoss(nn.Module):
         return Losses(loc_loss / normaliser, conf_loss / normaliser)
 
     def mine_hard_negatives(self, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Choose the negatives with the highest loss, image by image (section 2.2).
+        """Return the (B, P) bool mask of each image's negatives of highest loss (section 2.2).
 
-        Args:
-            losses: (B, P) confidence losses.
-            labels: (B, P) as in Targets.
-
-        Returns:
-            (B, P) bool mask of the chosen negatives.
+        `losses` are the (B, P) confidence losses, `labels` (B, P) as in Targets.
         """
         candidate = labels == 0
         hardest_first = losses.masked_fill(~candidate, -torch.inf).argsort(
