@@ -6,17 +6,15 @@ from pathlib import Path
 
 from nets.weights.families import names_without_gaps, without_gaps
 from ssd import SSD, SSDSettings, WeightsSettings
-from utils.cli import UserError, make_folder, run, shorten, writing
+from utils.cli import check_fields, make_folder, run, shorten, writing
 from utils.data.annotations import Record, check_images, check_same_classes, read_list
 from utils.device import keep_freed_memory
-from utils.distributed import (check_device, check_same_on_all_ranks, on_rank0, process_group, rank,
-                               rank0_first)
+from utils.distributed import check_device, on_rank0, process_group, rank, rank0_first
 from utils.evaluation.assignment import FlatDetections, flatten_detections
 from utils.evaluation.compare import compare_folders
-from utils.evaluation.detection_files import image_names, read_detections, write_detections
+from utils.evaluation.detection_files import read_detections, write_detections
 from utils.evaluation.measurement import Measurement, as_values, format_measurement, measure
-from utils.evaluation.report import plot_confusion, plot_curves, write_report
-from utils.page import save_figure
+from utils.evaluation.report import write_report
 
 
 @dataclass(frozen=True)
@@ -25,13 +23,13 @@ class MapSettings(WeightsSettings):
 
     # A list that voc_annotation.py wrote.
     test_list: str = "2007_test.txt"
-    # Folder for report.html, results.txt and .json, plots, and detections for other tools.
+    # Folder for report.html, results.txt and .json, and detections for other tools.
     map_out_path: str = "map_out"
     # Least IoU of a right detection by VOC's rule, its MINOVERLAP; more values give more mAPs.
     iou: tuple[float, ...] = (0.5,)
     # Images a pass; lower it when memory runs out.
     batch_size: int = 8
-    # Scored in place of a network's detections: COCO results, or a folder of them or comp4 files.
+    # Scored in place of a network's detections: COCO results, or a folder of get_map.py.
     detections: str = ""
     # COCO annotation file whose ids they have; "" takes ground_truth.json beside them, or names.
     detections_ids: str = ""
@@ -45,12 +43,8 @@ def main(settings: MapSettings) -> None:
         if settings.compare:
             on_rank0(lambda: print(compare_folders(settings.compare)))
             return
-        if settings.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {settings.batch_size}.")
-        if not settings.iou or not all(0 < iou <= 1 for iou in settings.iou):
-            raise UserError(f"iou must be numbers above 0, up to 1, got {settings.iou}.")
+        check_fields(settings, {"batch_size": (1, 10 ** 6), "iou": (0.01, 1)})
         records, class_names = read_list(settings.test_list)
-        image_names(records)  # refuses a list with an image twice
         folder = on_rank0(lambda: make_folder(settings.map_out_path))
         if settings.detections:
             detections = read_detections(settings.detections, records, class_names,
@@ -72,8 +66,6 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
     check_device(detector.device, settings.device)
     check_same_classes(names_without_gaps(detector.class_names), "the weights", class_names,
                        settings.test_list)
-    check_same_on_all_ranks({"images": len(records), "batch_size": settings.batch_size,
-                             "precision": detector.precision, "classes": detector.class_names})
     detections = detector.detect_records(records, batch_size=settings.batch_size)
     return flatten_detections([without_gaps(image) for image in detections])
 
@@ -89,10 +81,6 @@ def report(settings: MapSettings, measurement: Measurement, folder: Path) -> Non
         part.write_text(f"{text}\n", encoding="utf-8")
     with writing(folder / "results.json") as part:
         part.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-    for name, figure in (("precision_recall.png", plot_curves(measurement)),
-                         ("confusion.png", plot_confusion(values))):
-        with writing(folder / name) as part:
-            save_figure(figure, part)
     origin = f"The detections: {settings.detections or 'all above a confidence of 0.01'}."
     write_report(folder / "report.html", f"mAP on {title}", measurement, values, origin)
     print(f"details in {folder}, images of the errors in its report.html")

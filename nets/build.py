@@ -61,10 +61,7 @@ def read_network(path: str | Path, *, family: str = "auto",
 def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
     """Return the network of what `read_detector` returned; UserError for a file not whole."""
     spec, names = checkpoint.spec, checkpoint.class_names
-    try:
-        network = SSDNet(len(names) + 1, spec)
-    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{path}: {error}; the file is damaged.") from None
+    network = SSDNet(len(names) + 1, spec)
     state_dict = nest_extras(checkpoint.state_dict)
     check_tensors(network.state_dict(), state_dict, path)
     network.load_state_dict(state_dict)  # a plain dict may lack the counters of batch norm

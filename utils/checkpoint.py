@@ -1,7 +1,6 @@
 """Checkpoints: weights with everything needed to use them, as plain types."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,20 +29,12 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     path = resolve(path)
     values = checkpoint._asdict() | {"format": FORMAT, "spec": checkpoint.spec.to_dict(),
                                      "class_names": list(checkpoint.class_names)}
-    values = _on_cpu(values)  # else plain torch.load would want the GPU again
-    values["state_dict"] = {name: tensor.contiguous()
-                            for name, tensor in values["state_dict"].items()}
+    values["state_dict"] = {name: tensor.cpu().contiguous()
+                            for name, tensor in checkpoint.state_dict.items()}
     with writing(path) as part, open(part, "wb") as file:
         torch.save(values, file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _on_cpu(value):
-    """Return a value with the tensors in its dicts on the CPU."""
-    if isinstance(value, dict):
-        return {name: _on_cpu(part) for name, part in value.items()}
-    return value.detach().cpu() if torch.is_tensor(value) else value
 
 
 def read_torch_file(path: str | Path) -> object:
@@ -55,13 +46,10 @@ def read_torch_file(path: str | Path) -> object:
     path = check_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"{shorten(path)}: cannot be read as plain tensors: it is no weights file "
-                        "(a web page instead of the download?), or holds code, which is not run; "
-                        "get it again, or ask for a plain state dict.") from None
     except Exception as error:  # on damaged bytes PyTorch raises exceptions of many types
-        raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); the file is "
-                        "empty, damaged, incomplete, or of another kind.") from None
+        raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); it is empty or "
+                        "damaged, no weights file (a web page instead of the download?), or holds "
+                        "code, which is not run; get it again.") from None
 
 
 def parse_checkpoint(values: object, path: str | Path) -> Checkpoint | None:
@@ -94,20 +82,13 @@ def check_tensors(expected: dict, state_dict: dict, path: str | Path) -> None:
             fault = None if name.endswith(COUNTER) else "is missing"
         elif not torch.is_tensor(value) or value.shape != expected[name].shape:
             fault = f"does not have the shape {tuple(expected[name].shape)}"
+        elif value.float().isfinite().all():  # float64 may exceed the range of float32
+            fault = None
         else:
-            fault = tensor_fault(name, value)
+            fault = "holds nan or infinite numbers"
         if fault:
             raise UserError(f"{shorten(path)}: {first_line(name)} {fault}; the file is damaged or "
                             "of another network.")
-
-
-def tensor_fault(name: str, value: torch.Tensor) -> str | None:
-    """Return what keeps a tensor from being weights, or None."""
-    if not name.endswith(COUNTER) and not value.is_floating_point():
-        return f"is {value.dtype}, not floating point"
-    if not value.float().isfinite().all():  # float64 may exceed the range of float32
-        return "holds nan or infinite numbers"
-    return None
 
 
 def newest_checkpoint(logs_dir: str | Path, name: str = "best.pth") -> Path | None:

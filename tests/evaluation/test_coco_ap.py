@@ -8,8 +8,8 @@ from coco_sets import flatten, pycocotools, random_set
 from PIL import Image
 
 from utils.data.annotations import list_text, read_list
-from utils.data.coco import read_coco
-from utils.data.doctor import Doctor, inspect_image
+from utils.data.doctor import Doctor, inspect_images
+from utils.data.layouts import read_source
 from utils.evaluation import assignment
 from utils.evaluation.assignment import flatten_records
 from utils.evaluation.coco_ap import evaluate_coco
@@ -82,8 +82,8 @@ def test_a_list_of_a_coco_file_has_the_figures_of_that_file(tmp_path):
     for name, values in (("truth", {"images": images, "categories": categories,
                                     "annotations": truth}), ("results", results)):
         (tmp_path / f"{name}.json").write_text(json.dumps(values), encoding="utf-8")
-    annotations, _ = read_coco(tmp_path / "truth.json", tmp_path)
-    doctor = Doctor(names, {one.image: inspect_image(one.image) for one in annotations}, SSDSpec())
+    annotations = read_source(tmp_path / "truth.json", box_format="xywh").annotations
+    doctor = Doctor(names, inspect_images(annotations), SSDSpec())
     records = [doctor.record(one, measured=True) for one in annotations]
     (tmp_path / "list.txt").write_text(list_text(records, names), encoding="utf-8")
     records, _ = read_list(tmp_path / "list.txt")

@@ -59,7 +59,7 @@ def records(tmp_path):
     return make_records(tmp_path, [f"image {k}.jpg" for k in range(12)])
 
 
-@pytest.mark.parametrize("form", [".", "detections.json", "comp4"])
+@pytest.mark.parametrize("form", [".", "detections.json"])
 def test_detections_that_are_read_back_have_the_same_figures(form, records, tmp_path):
     detections = guess(records)
     write_detections(tmp_path, detections, records, CLASSES)
@@ -166,38 +166,20 @@ def test_ids_of_another_annotation_file(records, tmp_path):
     assert (detections.image.tolist(), detections.labels.tolist()) == ([2], [1])
 
 
-@pytest.mark.parametrize("name", ["comp4_det_test_cat.txt", "comp3_det_val_cat.txt",
-                                  "comp4_8f2c-11_det_test_cat.txt"])
-def test_comp4_files_of_others(name, records, tmp_path):
-    (tmp_path / name).write_text("image 3 0.25 1 1 10 20\r\nimage 0 1e-3 2.5 3 4 5 \n\n")
-    (tmp_path / "comp4_det_test_bird.txt").write_text("of no class of the list")
-    detections = read_detections(tmp_path, records, ("dog", "cat"))
-    assert (detections.image.tolist(), detections.labels.tolist()) == ([3, 0], [1, 1])
-    assert detections.boxes.tolist() == [[0, 0, 10, 20], [1.5, 2, 4, 5]]
-    assert detections.area.tolist() == [200, 7.5]
-
-
-RESULTS, COMP4 = "r.json", "comp4_det_test_red cell.txt"
-
-
 @pytest.mark.parametrize("name, content, message", [
-    (RESULTS, json.dumps(ROWS)[:-9], "not JSON, or cut short"),
-    (RESULTS, {"annotations": ROWS}, "not a list"),
-    (RESULTS, [*ROWS, 3], "row 3: needs .* got 3"),
-    (RESULTS, [ROWS[0] | {"image_id": [1]}], "row 1: needs image_id"),
-    (RESULTS, [ROWS[0] | {"bbox": 3}], "row 1: needs image_id"),
-    (RESULTS, [ROWS[0] | {"bbox": [1, 2, 3]}], "row 1: .* bbox of 4"),
-    (RESULTS, [*ROWS, ROWS[0] | {"image_id": 99}], r"99 is not one of the images, .*, 11, 12\]"),
-    (RESULTS, [ROWS[0] | {"image_id": "other"}], r"'other' is not one of the images, .*image 0"),
-    (RESULTS, [ROWS[0] | {"category_id": 4}], r"4 is not one of the classes, .*, 2, 3\]"),
-    (RESULTS, [ROWS[1] | {"category_id": 0}, ROWS[1]], "3 is not one of the classes"),
-    (RESULTS, [ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is not .*\['red cell', "),
-    (RESULTS, [*ROWS, ROWS[0] | {"score": float("nan")}], "nan.* is not .* finite score"),
-    (RESULTS, [ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "is not .* a finite box"),
-    (RESULTS, [ROWS[0] | {"bbox": [5, 5, 3, -1]}], "height not negative"),
-    (COMP4, "1 0.5 1 1 9", "red cell.txt: .* is not an image"),
-    (COMP4, "image 99 0.5 1 1 9 9", "'image 99' is not one of the images"),
-    ("comp4_det_test_dog.txt", "image 1 0.5 1 1 9 9", "no comp4_det_test_<class>"),
+    ("r.json", json.dumps(ROWS)[:-9], "not JSON, or cut short"),
+    ("r.json", {"annotations": ROWS}, "not a list"),
+    ("r.json", [*ROWS, 3], "row 3: needs .* got 3"),
+    ("r.json", [ROWS[0] | {"bbox": 3}], "row 1: needs image_id"),
+    ("r.json", [ROWS[0] | {"bbox": [1, 2, 3]}], "row 1: .* bbox of 4"),
+    ("r.json", [*ROWS, ROWS[0] | {"image_id": 99}], r"99 is not one of the images, .*, 11, 12\]"),
+    ("r.json", [ROWS[0] | {"image_id": "other"}], r"'other' is not one of the images, .*image 0"),
+    ("r.json", [ROWS[0] | {"category_id": 4}], r"4 is not one of the classes, .*, 2, 3\]"),
+    ("r.json", [ROWS[1] | {"category_id": 0}, ROWS[1]], "3 is not one of the classes"),
+    ("r.json", [ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is not .*\['red cell', "),
+    ("r.json", [*ROWS, ROWS[0] | {"score": float("nan")}], "nan.* is not .* finite score"),
+    ("r.json", [ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "is not .* a finite box"),
+    ("r.json", [ROWS[0] | {"bbox": [5, 5, 3, -1]}], "height not negative"),
     ("ids.json", {"images": []}, "not a COCO annotation file"),
     ("ids.json", {"images": [3], "categories": []}, "not a COCO annotation file")])
 def test_files_that_cannot_be_scored(name, content, message, records, tmp_path):
@@ -207,6 +189,5 @@ def test_files_that_cannot_be_scored(name, content, message, records, tmp_path):
         if name == "ids.json":
             read(tmp_path, ROWS, records, ids_path=tmp_path / name)
         else:
-            read_detections(tmp_path if name.startswith("comp4") else tmp_path / name, records,
-                            CLASSES)
+            read_detections(tmp_path / name, records, CLASSES)
     assert len(str(error.value).splitlines()) <= 2

@@ -118,8 +118,6 @@ def test_settings_that_cannot_work_are_one_line(numbers):
 
 
 @pytest.mark.parametrize("spec", [
-    {"backbone": "alexnet"}, {"backbone": "vgg"}, {"unknown": 1}, {"aspect_ratios": [[0]] * 6},
-    {"grids": [38, 19, 10, 5, 3, 1]}, {"grids": []}, {"anchors_size": [3, 2, 1]},
-    {"input_shape": [300, 200]}, {"resize": "nearest"}])
-def test_specs_that_are_damaged_end_in_one_line(write, network, spec):
-    refused(write(spec=network.spec.to_dict() | spec), "incomplete|is damaged|does not belong|is missing")
+    {"unknown": 1}, {"anchors_size": [3, 2, 1]}, {"resize": "nearest"}])
+def test_specs_of_other_versions_end_in_one_line(write, network, spec):
+    refused(write(spec=network.spec.to_dict() | spec), "incomplete")

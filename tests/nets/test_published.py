@@ -16,13 +16,11 @@ from utils.image import resize_to_input
 from utils.multibox.boxes import to_xyxy
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
-SHARED = Path(__file__).parents[3] / "shared" / "fixtures"
-FAMILIES = {"amdegroot": "auto", "bubbliiiing-vgg": "auto",
-            "bubbliiiing-mobilenetv2": "auto", "bubbliiiing-resnet50": "auto",
-            "lufficc-300": "auto", "lufficc-512": "auto", "torchvision": "auto"}
+NAMES = ["amdegroot", "bubbliiiing-vgg", "bubbliiiing-mobilenetv2", "bubbliiiing-resnet50",
+         "lufficc-300", "lufficc-512", "torchvision"]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=NAMES)
 def case(request, tmp_path_factory):
     """(fixture archive, detector read from a file with that implementation's own names)."""
     fixture = np.load(FOLDER / f"{request.param}.npz")
@@ -30,8 +28,7 @@ def case(request, tmp_path_factory):
     state = fill_state_dict(fixture_keys(fixture), int(fixture["seed"]))
     torch.save({"model": state} if request.param == "lufficc-512" else state, path)
     settings = SSDSettings(device="cpu", precision="fp32", confidence=float(fixture["confidence"]),
-                           nms_iou=float(fixture["nms_iou"]), model_path=str(path),
-                           weights_family=FAMILIES[request.param])
+                           nms_iou=float(fixture["nms_iou"]), model_path=str(path))
     yield fixture, SSD(settings)
     path.unlink()
 
@@ -77,11 +74,3 @@ def test_detections(case):
         assert distance[nearest] <= 0.1 + 2e-4 * longer
         assert abs(expected[nearest, 4] - score) <= 1e-4
     assert not unmatched
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="the whole fixtures are not here")
-@pytest.mark.parametrize("name", FAMILIES)
-def test_samples_are_those_of_the_whole_fixtures(name):
-    whole, sampled = np.load(SHARED / f"{name}.npz"), np.load(FOLDER / f"{name}.npz")
-    np.testing.assert_array_equal(whole["loc"][sampled["rows"]], sampled["loc"])
-    np.testing.assert_array_equal(whole["x"].reshape(-1)[sampled["pixels"]], sampled["x"])

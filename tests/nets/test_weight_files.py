@@ -11,7 +11,6 @@ import torch
 
 from nets.build import read_network
 from nets.ssd import SSDNet, build_spec, nest_extras
-from nets.weights import weight_files
 from nets.weights.families import PUBLISHED_NAMES, VGG_LAYERS
 from nets.weights.transfer import transfer
 from nets.weights.weight_files import read_detector
@@ -230,13 +229,3 @@ def test_transfer_keeps_everything_but_unknown_classes():
     assert torch.equal(new[[0, 1, 3]], old[[0, 3, 2]])
     assert torch.equal(new[2], random["conf.1.weight"][4:8][2])
     assert "tvmonitor (from tv)" in text and "fresh: unicorn" in text
-
-
-def test_a_download_that_fails_says_where_to_put_the_file(tmp_path, monkeypatch):
-    def fetch(url, target, hash_prefix):
-        raise OSError("no internet")
-
-    monkeypatch.setattr(weight_files, "make_folder", lambda name: tmp_path)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    with pytest.raises(UserError, match="could not be downloaded.*\n.*put it at .*ssd.pth"):
-        weight_files.download("https://example.org/ssd.pth")

@@ -129,8 +129,7 @@ def test_incomplete_checkpoint(tmp_path, changes):
     ({"bias": torch.zeros(5)}, r"bias does not have the shape \(2,\)"),
     ({"bias": [1.0, 2.0]}, "bias does not have the shape"),
     ({"bias": torch.tensor([1, math.nan])}, "bias holds nan or infinite"),
-    ({"bias": torch.tensor([1, 1e300], dtype=torch.float64)}, "bias holds nan or infinite"),
-    ({"bias": torch.tensor([1, 2])}, "bias is torch.int64, not floating point")])
+    ({"bias": torch.tensor([1, 1e300], dtype=torch.float64)}, "bias holds nan or infinite")])
 def test_tensors_that_do_not_fit_the_network_are_refused_by_name(changes, words):
     with torch.device("meta"):
         expected = torch.nn.Linear(3, 2).state_dict()

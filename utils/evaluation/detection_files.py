@@ -1,7 +1,6 @@
 """Detections as files that other tools read: COCO's results JSON, VOC's comp4_det_test_*.txt."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,14 @@ from utils.data.annotations import Record
 from utils.evaluation.assignment import FlatDetections, flatten_records
 
 DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
-VOC_FILE = re.compile(r"comp\d(?:_[^_]+)?_det_[^_]+_(.+)\.txt")  # the group is the class
 
 
 def image_names(records: Sequence[Record]) -> list[str]:
-    """Return unique names: of files without suffix, else paths; UserError for an image twice."""
+    """Return the names of files without suffix where these are unique, else their paths."""
     stems = [record.path.stem for record in records]
     if len(set(stems)) == len(stems):
         return stems
-    names = [shorten(record.path) for record in records]
-    for previous, name in zip(sorted(names), sorted(names)[1:]):
-        if name == previous:
-            raise UserError(f"{name} is duplicated in the list of images; remove one of the lines.")
-    return names
+    return [shorten(record.path) for record in records]
 
 
 def image_ids(records: Sequence[Record]) -> list[int]:
@@ -74,25 +68,20 @@ def coco_ground_truth(records: Sequence[Record], class_names: Sequence[str]) -> 
 
 def read_detections(path: str | Path, records: Sequence[Record], class_names: Sequence[str],
                     *, ids_path: str | Path = "") -> FlatDetections:
-    """Read detections of the records' images from COCO's JSON, or a folder of it or comp4 files.
+    """Read detections of the records' images from COCO's JSON, or the folder of a detections.json.
 
     Images are told by file_name or image_id: a name, or an id of the COCO file `ids_path` or
     ground_truth.json beside it; without these, an integer name or else a line of the list.
     """
     path = typed_path(path)
-    if (path / DETECTIONS).is_file():
-        path = path / DETECTIONS
+    path = check_file(path / DETECTIONS if path.is_dir() else path)
+    rows, beside = _read_results(path), path.with_name(GROUND_TRUTH)
     images, classes = _image_table(records), {name: k for k, name in enumerate(class_names)}
-    if path.is_dir():
-        rows = _read_comp4(path, class_names)
+    if ids_path or beside.is_file():
+        image_table, class_table = _read_ids(typed_path(ids_path or beside), images, classes)
     else:
-        rows = _read_results(check_file(path))
-        beside = path.with_name(GROUND_TRUTH)
-        if ids_path or beside.is_file():
-            image_table, class_table = _read_ids(typed_path(ids_path or beside), images, classes)
-        else:
-            image_table, class_table = _ids_without_file(rows, records, class_names, path)
-        images, classes = images | image_table, classes | class_table
+        image_table, class_table = _ids_without_file(rows, records, class_names, path)
+    images, classes = images | image_table, classes | class_table
     numbers = np.array([row[2:] for row in rows], np.float64).reshape(-1, 6)
     bad = ~np.isfinite(numbers).all(1) | (numbers[:, 3:5] < numbers[:, 1:3]).any(1)
     if bad.any():
@@ -120,34 +109,11 @@ def _read_results(path):
         try:
             x, y, width, height = map(float, value["bbox"])
             image, label = value.get("file_name") or value["image_id"], value["category_id"]
-            hash((image, label))  # TypeError for a list
             rows.append((image, label, float(value["score"]), x, y, x + width, y + height,
                          width * height))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{shorten(path)}, row {number}: needs image_id, category_id, score "
                             f"and bbox of 4 numbers, got {value!r:.80}.") from None
-    return rows
-
-
-def _read_comp4(folder, class_names):
-    """Return such rows of the comp4 files in a folder; files of other classes are left out."""
-    names = {name.replace("/", "%2F"): name for name in class_names}
-    matches = [VOC_FILE.fullmatch(path.name) for path in sorted(folder.iterdir())]
-    files = {match[0]: names[match[1]] for match in matches if match and match[1] in names}
-    if not files:
-        raise UserError(f"{shorten(folder)}: no {DETECTIONS}, and no comp4_det_test_<class>.txt of "
-                        f"the classes {', '.join(class_names):.80}.")
-    rows = []
-    for file, name in files.items():
-        for line in filter(str.strip, read_text(folder / file, remedy="").splitlines()):
-            try:
-                image, *words = line.rsplit(None, 5)
-                score, x1, y1, x2, y2 = map(float, words)
-            except ValueError:
-                raise UserError(f"{shorten(folder / file)}: {line!r:.60} is not an image, a score, "
-                                "and a box of xmin ymin xmax ymax.") from None
-            x1, y1 = x1 - 1, y1 - 1
-            rows.append((image, name, score, x1, y1, x2, y2, (x2 - x1) * (y2 - y1)))
     return rows
 
 

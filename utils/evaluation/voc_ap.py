@@ -55,8 +55,11 @@ def _result(assignment, order, num_objects):
     """Return the ClassResult of some detections, best score first, and a number of objects."""
     kept = order[~assignment.ignored[order]]
     precision, recall = precision_recall(assignment.matched[kept] >= 0, num_objects)
-    area = area_under_curve(precision, recall) if num_objects else float("nan")
-    points = mean_precision(precision, recall, RECALLS_11) if num_objects else float("nan")
+    area = points = float("nan")
+    if num_objects:
+        highest = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or a higher one
+        area = float(np.sum(np.diff(recall, prepend=0.0) * highest))
+        points = mean_precision(precision, recall, RECALLS_11)
     return ClassResult(area, points, num_objects, len(order), assignment.detections.scores[kept],
                        precision, recall)
 
@@ -105,12 +108,6 @@ def precision_recall(right: np.ndarray, num_objects: int) -> tuple[np.ndarray, n
     """Return (precision, recall), each (D,), after each of D detections, best score first."""
     hits = np.cumsum(right)
     return hits / np.arange(1, len(hits) + 1), hits / max(num_objects, 1)
-
-
-def area_under_curve(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Return the area under the curve made monotone from the right; 0 for no detections."""
-    highest = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * highest))
 
 
 def mean_precision(precision: np.ndarray, recall: np.ndarray, levels: np.ndarray) -> float:

@@ -40,14 +40,9 @@ def pairwise_intersection(a: Boxes, b: Boxes) -> Boxes:
 
 
 def pairwise_iou(a: Boxes, b: Boxes) -> Boxes:
-    """Return the intersection over union of every pair of xyxy boxes.
+    """Return the (..., N, M) IoU of each of (..., N, 4) and each of (..., M, 4) xyxy boxes.
 
-    Args:
-        a: (..., N, 4) floats, any unit.
-        b: (..., M, 4) floats, the same unit.
-
-    Returns:
-        (..., N, M) in [0, 1]; 0 where the union is empty.
+    In [0, 1], 0 where the union is empty; the boxes are floats in any unit, the same for both.
     """
     common = pairwise_intersection(a, b)
     union = area(a)[..., :, None] + area(b)[..., None, :] - common

@@ -27,12 +27,9 @@ class BoxCoder(nn.Module):
     def encode(self, boxes: torch.Tensor) -> torch.Tensor:
         """Return the loc targets (dx, dy, dw, dh) of one box per prior (Caffe `EncodeBBox`).
 
-        Args:
-            boxes: (..., P, 4) float, xyxy in [0, 1], positive width and height.
-
-        Returns:
-            (..., P, 4), the centre's offset in prior sizes and the log of the size's ratio, each
-            divided by its variance.
+        `boxes` are (..., P, 4) float, xyxy in [0, 1], with positive width and height. The targets,
+        (..., P, 4), are the centre's offset in prior sizes and the log of the size's ratio, each
+        divided by its variance.
         """
         centre, size = to_cxcywh(boxes).split(2, -1)
         prior_centre, prior_size = self.priors.split(2, -1)

@@ -91,14 +91,9 @@ class MultiBoxLoss(nn.Module):
         return Losses(loc_loss / normaliser, conf_loss / normaliser)
 
     def mine_hard_negatives(self, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Choose the negatives with the highest loss, image by image (section 2.2).
+        """Return the (B, P) bool mask of each image's negatives of highest loss (section 2.2).
 
-        Args:
-            losses: (B, P) confidence losses.
-            labels: (B, P) as in Targets.
-
-        Returns:
-            (B, P) bool mask of the chosen negatives.
+        `losses` are the (B, P) confidence losses, `labels` (B, P) as in Targets.
         """
         candidate = labels == 0
         hardest_first = losses.masked_fill(~candidate, -torch.inf).argsort(

@@ -60,14 +60,8 @@ def match(boxes: torch.Tensor, valid: torch.Tensor, priors_cxcywh: torch.Tensor,
     First the greedy bipartite matching gives every object a prior of its own. Then every other
     prior takes the object with which its IoU is highest, where that is at least `match_iou`.
 
-    Args:
-        boxes: (B, G, 4) xyxy, G >= 1.
-        valid: (B, G) bool, False for padding.
-        priors_cxcywh: (P, 4), in the unit of the boxes.
-        match_iou: the threshold of the second step.
-
-    Returns:
-        (B, P) int64 index of the object, -1 for none.
+    `boxes` are (B, G, 4) xyxy, G >= 1, `valid` (B, G) bool, False for padding, `priors_cxcywh`
+    (P, 4) in the unit of the boxes. Returns the (B, P) int64 index of the object, -1 for none.
     """
     iou = pairwise_iou(boxes, to_xyxy(priors_cxcywh))  # (B, G, P)
     iou = iou.masked_fill(~valid[..., None], -1)
@@ -84,11 +78,8 @@ def bipartite_match(iou: torch.Tensor) -> torch.Tensor:
     so until the loop reaches it, so here a round takes all such pairs of a batch at once; two to
     five rounds do. Ties go to the lower object, then to the lower prior.
 
-    Args:
-        iou: (B, G, P); the rows of padding hold -1.
-
-    Returns:
-        (B, P) int64 index of the object matched with each prior, -1 for none.
+    `iou` is (B, G, P), the rows of padding hold -1. Returns the (B, P) int64 index of the object
+    matched with each prior, -1 for none.
     """
     num_images, num_objects, num_priors = iou.shape
     free_iou = iou.clone()

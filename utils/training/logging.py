@@ -66,19 +66,12 @@ def plot_history(history: list[dict[str, Any]], folder: Path) -> None:
     figure, axes = new_figure("Training loss", "epoch", "loss")
     for name in ("loss", *Losses._fields):
         _plot(axes, history, name)
-    losses = [row["loss"] for row in history]
-    if 0 < 10 * min(losses) < max(losses):  # else the first epoch flattens the others
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0)
     _save(figure, axes, folder / "loss.png")
     measured = [row for row in history if row["val_map"] is not None]
     if measured:
         figure, axes = new_figure("Validation mAP@0.5 (area)", "epoch", "mAP")
         _plot(axes, measured, "val_map")
-        best = max(measured, key=lambda row: (row["val_map"], row["epoch"]))
-        axes.plot(best["epoch"], best["val_map"], "o", color="tab:orange", clip_on=False,
-                  label=f"best: {best['val_map']:.3f}, epoch {best['epoch']}")
         axes.set_ylim(0, 1)
         _save(figure, axes, folder / "map.png")
 

@@ -83,9 +83,7 @@ class Run:
                 steps_left = (num_epochs - self.epoch) * len(loader) - self.step_in_epoch
                 seconds_left = steps_left * self.seconds / self.step_in_epoch
                 progress.update()
-                images = self.sums.get("images", 0)
                 progress.set_postfix_str(f"loss {self._mean('loss'):.3f}, "
-                                         f"{images / self.seconds:.1f} images/s, "
                                          f"left {timedelta(seconds=round(seconds_left))}")
 
     def log(self, result: StepResult) -> None:
@@ -266,9 +264,6 @@ def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[
 
     A setting is asked for where it is not its default. Raises UserError for others that differ.
     """
-    unknown = saved.keys() - given.keys()
-    if unknown:
-        raise UserError(f"this train.py lacks settings of the run: {', '.join(unknown)}.")
     saved = defaults | saved
     asked = {name: value for name, value in given.items() if value != defaults[name]}
     clashes = [f"{name} {saved[name]!r} (now {value!r})" for name, value in asked.items()
