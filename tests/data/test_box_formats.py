@@ -31,6 +31,9 @@ def write_as(edges, box_format):
 
 def read(numbers, declared, box_format="auto"):
     """Return (the edges of all boxes, message) of images with one box each."""
+    if declared == VOC:  # as its reader has them
+        x1, y1, x2, y2 = np.transpose(numbers)
+        numbers = np.stack([x1 - (x1 <= x2), y1 - (y1 <= y2), x2 - (x1 > x2), y2 - (y1 > y2)], 1)
     items = [Annotation(str(k), f"{k}.xml", None, [SourceObject("cat", row, False, "object 1")],
                         SIZE) for k, row in enumerate(numbers)]
     items, message = read_boxes(items, declared, box_format)

@@ -6,12 +6,12 @@ import numpy as np
 
 from utils.cli import UserError
 from utils.data.sources import Annotation, SourceObject
-from utils.data.voc import pixels_to_edges
+from utils.data.voc import edges_to_pixels
 from utils.image import image_size
 
 # x1, y1, x2, y2; x1, y1, width, height; centre, width, height: in pixels or fractions of the image.
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh", "xyxy_fractions", "xywh_fractions", "cxcywh_fractions")
-VOC = "voc"  # xyxy in VOC's pixels
+VOC = "voc"  # xyxy in VOC's pixels, which its reader has turned into edges
 MIN_BOXES, MIN_FAILING = 10, 3  # fewer do not show what a source means
 FEW, MANY, ALL = 0.02, 0.25, 0.99  # shares of the boxes
 
@@ -28,12 +28,15 @@ def read_boxes(annotations: Sequence[Annotation], declared: str, box_format: str
     rows = [(item, thing, size) for item, size in zip(annotations, sizes) if size
             for thing in item.objects or ()]
     numbers = np.array([thing.box_px for _, thing, _ in rows], np.float64).reshape(-1, 4)
+    numbers = edges_to_pixels(numbers) if declared == VOC else numbers
     all_sizes = np.array([size for *_, size in rows], np.float64).reshape(-1, 2)
     message = ""
     if box_format == "auto":
         box_format, message = _recognise(numbers, all_sizes, declared, rows)
     elif declared == VOC and box_format == "xyxy":
         box_format = VOC
+    if box_format == VOC:
+        return [*annotations], message
     boxes = map(tuple, to_edges(numbers, all_sizes, box_format).tolist())
     return [item._replace(objects=[SourceObject(name, next(boxes), *more)
                                    for name, _, *more in item.objects])
@@ -42,8 +45,6 @@ def read_boxes(annotations: Sequence[Annotation], declared: str, box_format: str
 
 def to_edges(numbers: np.ndarray, sizes: np.ndarray, box_format: str) -> np.ndarray:
     """Return the (N, 4) xyxy edges in pixels of boxes in images of (N, 2) width, height."""
-    if box_format == VOC:
-        return pixels_to_edges(numbers)
     form, _, unit = box_format.partition("_")
     low, high = numbers[:, :2], numbers[:, 2:]
     if form == "cxcywh":
@@ -74,9 +75,10 @@ def _recognise(numbers, sizes, declared, rows):
     others = [form for form in others if form.split("_")[0] == name.split("_")[0]] or others
     is_much = len(failing) >= MANY * is_whole.sum()
     item, thing, size = rows[failing[0]]
+    numbers = ", ".join(f"{number:g}" for number in numbers[failing[0]])
     what = (f"{len(failing)} of {is_whole.sum()} boxes do not fit into their images as {name}, "
             f"such as {item.origin}, {thing.position} ({thing.name}): "
-            f"{', '.join(f'{number:g}' for number in thing.box_px)} in {size[0]}x{size[1]} pixels")
+            f"{numbers} in {size[0]}x{size[1]} pixels")
     if is_much and len(others) == 1:
         return others[0], f"boxes are read as {others[0]}, which all fit: {what}"
     if others or is_much:

@@ -15,15 +15,11 @@ from utils.data.sources import (Annotation, Problem, SourceObject, four_numbers,
                                 turning_margins)
 
 
-def pixels_to_edges(pixels: np.ndarray) -> np.ndarray:
-    """Return the (N, 4) edges of boxes xmin, ymin, xmax, ymax in VOC's pixels.
-
-    1 is taken off the lower corner only: the pixels xmin..xmax then lie between the edges xmin - 1
-    and xmax, and overlap in edges is the devkit's overlap in pixels. Swapped corners stay swapped.
-    """
-    first, second = pixels[:, :2], pixels[:, 2:]
+def edges_to_pixels(edges: np.ndarray) -> np.ndarray:
+    """Return the numbers xmin, ymin, xmax, ymax that VOC files have for (N, 4) edges."""
+    first, second = edges[:, :2], edges[:, 2:]
     is_swapped = first > second
-    return np.concatenate([first - ~is_swapped, second - is_swapped], axis=1)
+    return np.concatenate([first + ~is_swapped, second + is_swapped], axis=1)
 
 
 def read_voc(path: Path, relative: str) -> tuple[list[Annotation], list[Problem]]:
@@ -43,7 +39,11 @@ def read_voc(path: Path, relative: str) -> tuple[list[Annotation], list[Problem]
 
 
 def _read_object(node, number):
-    """Return an object; boxes of its <part>s are none. CVAT keeps a rotation beside the box."""
+    """Return an object; boxes of its <part>s are none. CVAT keeps a rotation beside the box.
+
+    1 is taken off the lower corner only: the pixels xmin..xmax then lie between the edges xmin - 1
+    and xmax, and overlap in edges is the devkit's overlap in pixels. Swapped corners stay swapped.
+    """
     box = node.find("bndbox")
     edges = ("xmin", "ymin", "xmax", "ymax")
     x1, y1, x2, y2 = four_numbers(None if box is None else map(box.findtext, edges))
@@ -52,6 +52,8 @@ def _read_object(node, number):
             degrees = float(attribute.findtext("value") or 0)
             dx, dy = turning_margins(x2 - x1 + 1, y2 - y1 + 1, degrees)
             x1, y1, x2, y2 = x1 - dx, y1 - dy, x2 + dx, y2 + dy
+    x1, x2 = (x1, x2 - 1) if x1 > x2 else (x1 - 1, x2)
+    y1, y2 = (y1, y2 - 1) if y1 > y2 else (y1 - 1, y2)
     difficult = (node.findtext("difficult") or "").strip() in ("1", "true")
     return SourceObject(plain_name(node.findtext("name") or ""), (x1, y1, x2, y2), difficult,
                         f"object {number}")
