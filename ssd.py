@@ -26,7 +26,7 @@ from tqdm import tqdm
 from nets.build import read_network
 from nets.runtimes.export import export_onnx, quantise
 from nets.runtimes.onnx import OnnxRuntime, Outputs, RuntimeName
-from nets.runtimes.torch import TorchRuntime, borrow_network
+from nets.runtimes.torch import TorchRuntime
 from nets.ssd import SSDNet
 from nets.weights.families import FAMILIES
 from utils.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
@@ -88,7 +88,7 @@ class SSD:
     """
 
     def __init__(self, settings: SSDSettings | str | os.PathLike = SSDSettings(), *,
-                 network: SSDNet | None = None, class_names: Sequence[str] | None = None,
+                 network: SSDNet | None = None, class_names: Sequence[str] = (),
                  **changes: Any):
         if isinstance(settings, (str, os.PathLike)):
             settings = SSDSettings(model_path=os.fspath(settings))
@@ -96,8 +96,11 @@ class SSD:
             changes["classes"] = class_texts(changes["classes"])
         self.settings = settings = replace(settings, **changes)
         check_fields(settings)
-        self.runtime = (_open(settings) if network is None else
-                        borrow_network(network, class_names, precision=settings.precision))
+        if network is None:
+            self.runtime = _open(settings)
+        else:
+            precision = set_precision(settings.precision, network.coder.priors.device)
+            self.runtime = TorchRuntime(network, class_names, precision=precision, owned=False)
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
         self.thresholds = SCORING

@@ -124,7 +124,7 @@ def test_outputs_that_are_no_numbers():
 def test_weights_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="nowhere.pth"):
         SSD(tmp_path / "nowhere.pth")
-    with pytest.raises(UserError, match="no best.pth under"):
+    with pytest.raises(UserError, match=f"no best.pth under {tmp_path}"):
         SSD(save_dir=str(tmp_path))
 
 
@@ -199,8 +199,6 @@ def test_paths_start_at_the_current_directory(detector, tmp_path, monkeypatch):
     detector.save("my.pth")
     again = SSD(SSDSettings(model_path="my.pth", save_dir="logs", classes_path=""), device="cpu")
     assert (tmp_path / "my.pth").exists() and again.class_names == NAMES
-    with pytest.raises(UserError, match=str(tmp_path / "none")):
-        SSD(save_dir="none")
     with pytest.raises(UserError, match=str(tmp_path / "list.txt")):
         detector.evaluate("list.txt")
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from nets.runtimes.torch import Runtime
+from nets.runtimes.onnx import OnnxRuntime
+from nets.runtimes.torch import TorchRuntime
 from nets.ssd import SSDNet
 from utils.cli import UserError
 from utils.device import evaluating
@@ -17,6 +18,7 @@ from utils.multibox.postprocess import Thresholds, select
 from utils.tiling import sample_inputs
 
 FPS_IMAGES = 32  # for each batch size
+Runtime = TorchRuntime | OnnxRuntime
 
 
 def summarise(network: SSDNet) -> str:

@@ -35,7 +35,7 @@ def optional(name: str, remedy: str) -> Any:
 
 
 class OnnxRuntime:
-    """Runs a file of nets/runtimes/export.py; a Runtime.
+    """Runs a file of nets/runtimes/export.py as TorchRuntime runs a network.
 
     `runtime` "auto" is OpenVINO where it is installed, else ONNX Runtime. Only OpenVINO computes in
     bf16, only ONNX Runtime on "cuda" (with onnxruntime-gpu). Raises UserError for a file of another
@@ -79,7 +79,7 @@ class OnnxRuntime:
                         "itself, take the checkpoint that it was exported from.")
 
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """As Runtime."""
+        """As TorchRuntime."""
         first, second = map(torch.from_numpy, self._run(np.ascontiguousarray(images)))
         return decode_outputs(first, second, self._coder) if self._coder else (first, second)
 

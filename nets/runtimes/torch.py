@@ -4,7 +4,6 @@ import copy
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,39 +12,25 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from nets.runtimes.cpu_packing import can_pack, pack_convolutions
 from nets.ssd import SSDNet
-from utils.device import Precision, evaluating, run_in, set_precision
+from utils.device import Precision, evaluating, run_in
 from utils.multibox.postprocess import decode_outputs
-from utils.multibox.spec import SSDSpec
-
-
-class Runtime(Protocol):
-    """A network ready to run, from several threads too."""
-
-    spec: SSDSpec
-    class_names: tuple[str, ...]  # without background
-    device: torch.device  # of the outputs
-    precision: str  # "fp32", "bf16", "fp16" or "int8"
-    name: str  # "PyTorch", "ONNX Runtime" or "OpenVINO"
-    network: SSDNet  # UserError where there is none
-
-    def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_outputs` makes them.
-
-        `images` are (B, S, S, 3) RGB pixel values, of the dtype that `resize_to_input` gives.
-        """
 
 
 class TorchRuntime:
-    """Runs an SSDNet by PyTorch; a Runtime.
+    """Runs an SSDNet by PyTorch, from several threads too.
 
     With `owned` a faster `copy` of the network runs, as long as nobody changes the network and sets
-    `copy` to None. Otherwise the network itself runs, and is left as it is.
+    `copy` to None. Otherwise the network itself runs, and is left as it is. `class_names` have no
+    background; ValueError where their number is not the network's.
     """
 
     name = "PyTorch"
 
     def __init__(self, network: SSDNet, class_names: Sequence[str], *, precision: Precision,
                  owned: bool):
+        if len(class_names) != network.num_classes - 1:
+            raise ValueError(f"the network has {network.num_classes - 1} classes, class_names are "
+                             f"{class_names}")
         self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
         self.device, self.precision = network.coder.priors.device, precision
         self.copy = inference_copy(network, precision) if owned else None
@@ -53,23 +38,16 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """As Runtime."""
+        """Return boxes (B, P, 4) and scores (B, P, K), float32, as `decode_outputs` makes them.
+
+        `images` are (B, S, S, 3) RGB pixel values, of the dtype that `resize_to_input` gives.
+        """
         images = torch.as_tensor(images).to(self.device).permute(0, 3, 1, 2)  # channels last
         with run_in(self.precision, self.device):
             if (faster := self.copy) is not None:
                 return decode_outputs(*faster(images), self.network.coder)
             with self._lock, evaluating(self.network):
                 return decode_outputs(*self.network(images), self.network.coder)
-
-
-def borrow_network(network: SSDNet, class_names: Sequence[str] | None, *, precision: str
-                   ) -> TorchRuntime:
-    """Return the Runtime of a caller's network, where it is; ValueError for other classes."""
-    count = network.num_classes - 1
-    if len(class_names or ()) != count:
-        raise ValueError(f"the network has {count} classes, class_names are {class_names}")
-    precision = set_precision(precision, network.coder.priors.device)
-    return TorchRuntime(network, class_names, precision=precision, owned=False)
 
 
 def folded_copy(network: SSDNet) -> SSDNet:
