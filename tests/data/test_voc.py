@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from source_files import kinds, read_by_key
+from source_files import read_by_key
 from voc_folder import Folder, xml_object
 
 from utils.cli import UserError
@@ -90,14 +90,3 @@ def test_one_file_of_another_format_says_what_it_is(tmp_path):
     (folder.root / "Annotations" / "annotations.xml").write_text("<annotations/>")
     with pytest.raises(UserError, match="annotations.xml: <annotations> is no .* Pascal VOC"):
         read_by_key(folder.root)
-
-
-def test_background_and_images_without_annotation(tmp_path):
-    folder = Folder(tmp_path)
-    folder.fill(["a", "lonely"])
-    (folder.root / "Annotations" / "lonely.xml").unlink()
-    for name in ("a", "gone"):
-        folder.xml(name)
-    items, problems = read_by_key(folder.root)
-    assert items["a"].objects == [] and items["gone"].image is None
-    assert kinds(problems) == ["no annotation"] and problems[0].where.endswith("lonely.jpg")

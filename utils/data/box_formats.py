@@ -35,8 +35,8 @@ def read_boxes(annotations: Sequence[Annotation], declared: str, box_format: str
     elif declared == VOC and box_format == "xyxy":
         box_format = VOC
     boxes = map(tuple, to_edges(numbers, all_sizes, box_format).tolist())
-    return [item._replace(objects=[SourceObject(thing.name, next(boxes), *thing[2:])
-                                   for thing in item.objects])
+    return [item._replace(objects=[SourceObject(name, next(boxes), *more)
+                                   for name, _, *more in item.objects])
             if size and item.objects else item for item, size in zip(annotations, sizes)], message
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,17 @@ class Source(NamedTuple):
     messages: list[str]
 
 
+@contextmanager
+def _no_collector():
+    """Keep the garbage collector from walking again and again through all that is read."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@_no_collector()
 def read_source(path: Path, form: str = "auto", *, images_path: Path | None = None,
                 box_format: str = "auto", unlabelled: str = "auto") -> Source:
     """Read a folder, or one annotation file; UserError where there is nothing to be read.
@@ -44,7 +56,6 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
         raise UserError(f"{path}: no such file or folder; set annotation_path to your data, or "
                         "VOCdevkit_path to the folder that holds VOC2007.")
     folder = path if path.is_dir() else path.parent
-    gc.freeze()  # the collector would walk again and again through all that is loaded
     images = ImageIndex(images_path or folder)
     form, files, messages = _find_files(path, form, images)
     rows, problems = _read_files(form, files, folder)
@@ -93,7 +104,7 @@ def _find_files(path, form, images):
         if form not in TABLES:
             raise UserError(f"{path}: no folder, .json of COCO or .csv; name the data's folder.")
         return form, {path.name: path}, []
-    files = walk_files(path, (*SUFFIXES.values(),))
+    files = images.files if path == images.folder else walk_files(path)
     found = {name: {key: file for key, file in files.items() if key.lower().endswith(suffix)
                     and form in ("auto", name) and _looks_like(name, key, file, images)}
              for name, suffix in SUFFIXES.items()}

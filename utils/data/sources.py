@@ -85,7 +85,7 @@ def turning_margins(width: float, height: float, degrees: float) -> tuple[float,
     return (width * cos + height * sin - width) / 2, (width * sin + height * cos - height) / 2
 
 
-def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def walk_files(folder: Path) -> dict[str, Path]:
     """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed.
 
     Hidden files and folders are left out, such as the `._a.xml` that macOS adds to archives.
@@ -95,8 +95,7 @@ def walk_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parent = Path(parent)  # once: it takes longer than to join a name to it
         prefix = "" if parent == folder else f"{parent.relative_to(folder).as_posix()}/"
-        files |= {prefix + name: parent / name for name in sorted(names)
-                  if name.lower().endswith(suffixes) and not name.startswith(".")}
+        files |= {prefix + name: parent / name for name in sorted(names) if name[0] != "."}
     return files
 
 
@@ -141,9 +140,9 @@ class ImageIndex(PathIndex):
     def __init__(self, folder: Path):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; put the images there, or set images_path.")
-        self.folder = folder
-        paths = walk_files(folder, IMAGE_SUFFIXES)
-        self.paths = {name: path for name, path in paths.items() if not MASKS.search(name)}
+        self.folder, self.files = folder, walk_files(folder)
+        self.paths = {name: path for name, path in self.files.items()
+                      if name.lower().endswith(IMAGE_SUFFIXES) and not MASKS.search(name)}
         super().__init__(self.paths)
 
     def match(self, annotations: Sequence[Annotation]) -> list[str | None]:

@@ -45,8 +45,8 @@ def _read_line(words, names, has_keypoints, position):
 
 def yolo_names(folder: Path) -> dict[str, str]:
     """Return {number, or name: class name}; UserError where no file has them or two disagree."""
-    below = walk_files(folder, (*YAML, ".names", ".labels", "classes.txt")).values()
-    for files in ([*folder.glob("*"), *folder.glob("labels/*")], below, folder.parent.glob("*")):
+    for files in ([*folder.glob("*"), *folder.glob("labels/*")], walk_files(folder).values(),
+                  folder.parent.glob("*")):
         named = {shorten(file): names for file in sorted(files) if (names := _names_in(file))}
         for names in named.values():
             if any(names != others for others in named.values()):
