@@ -147,10 +147,8 @@ class SSD:
         Yields (image as it was given, (H, W, 3) uint8 RGB array or None without `keep_images`,
         Detections or the UserError of an image that cannot be read), in order.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._override(overrides)
-        batch_size = 1 if self.spec.tile else batch_size  # the tiles of one image fill a batch
+        batch_size = 1 if self.spec.tile else max(1, batch_size)  # tiles of an image fill a batch
         read = partial(self._read, keep_image=keep_images, bgr=bgr)
         return self._stream(iter(images), batch_size, read, overrides)
 

@@ -172,11 +172,6 @@ def test_a_stream_may_have_no_end_and_be_left(detector):
                 and thread not in before]
 
 
-def test_a_stream_of_batches_without_images_is_refused(detector):
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        detector.detect_stream([random_image()], batch_size=0)
-
-
 def test_six_threads_detect_what_one_detects(tmp_path):
     """Of a network in training too, which each of them takes to eval mode and back."""
     tiny_detector().save(tmp_path / "best.pth")

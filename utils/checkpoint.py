@@ -29,12 +29,20 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     path = resolve(path)
     values = checkpoint._asdict() | {"format": FORMAT, "spec": checkpoint.spec.to_dict(),
                                      "class_names": list(checkpoint.class_names)}
-    values["state_dict"] = {name: tensor.cpu().contiguous()
-                            for name, tensor in checkpoint.state_dict.items()}
+    values = _on_cpu(values)  # else plain torch.load would want the GPU again
+    values["state_dict"] = {name: tensor.contiguous()
+                            for name, tensor in values["state_dict"].items()}
     with writing(path) as part, open(part, "wb") as file:
         torch.save(values, file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _on_cpu(value):
+    """Return a value with the tensors in its dicts on the CPU."""
+    if isinstance(value, dict):
+        return {name: _on_cpu(part) for name, part in value.items()}
+    return value.detach().cpu() if torch.is_tensor(value) else value
 
 
 def read_torch_file(path: str | Path) -> object:
