@@ -1,6 +1,8 @@
 """The detector's public calls: what they take and refuse, streams, threads, networks in memory."""
 
+import copy
 import itertools
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -253,3 +255,11 @@ def test_a_limit_that_a_call_names_is_that_of_the_whole_tiled_image():
         assert len(detections) == limit
     ((_, _, detections),) = detector.detect_stream([random_image()], max_per_image=5)
     assert len(detections) == 5
+
+
+def test_a_detector_is_pickled_and_copied(detector, tmp_path):
+    detector.save(tmp_path / "best.pth")
+    for one in (detector, SSD(tmp_path / "best.pth", confidence=0.3, device="cpu")):
+        for other in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
+            assert same(one.detect(random_image()), other.detect(random_image()))
+            assert other.runtime.network is not one.runtime.network

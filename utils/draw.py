@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.detections import Detections
+from utils.multibox.boxes import area, pairwise_intersection
 
 # Ships with matplotlib, whose import would take longer than all the drawing.
 FONT = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
@@ -61,23 +62,37 @@ def draw_boxes(image: np.ndarray, boxes_px: np.ndarray, labels: Sequence[int],
     pen = ImageDraw.Draw(canvas)
     height = max(11, round(sum(canvas.size) / 90))  # of a line of text
     line_width, margin = math.ceil(sum(canvas.size) / 400), max(2, round(height / 8))
-    plates = []
-    for (x1, y1, x2, y2), label, text in zip(np.asarray(boxes_px, float).tolist(), labels, texts):
+    shown, sizes = [], []
+    for box, label, text in zip(np.asarray(boxes_px, float).tolist(), labels, texts):
+        x1, y1, x2, y2 = box
         if x2 - x1 < 1 or y2 - y1 < 1:
             continue
         colour = class_colour(int(label), num_classes)
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=line_width)
         if text:
-            plates.append((x1, y1, colour, text))
-    for x1, y1, colour, text in plates:  # over all boxes, each above its own where there is room
-        font = _fitting_font(text, height, canvas.width - 2 * margin)
-        width = math.ceil(font.getlength(text)) + 2 * margin
-        x = round(max(0, min(x1, canvas.width - width)))
-        y = round(max(0, y1 - height - margin))
-        pen.rectangle((x, y, x + width - 1, y + height + margin - 1), fill=colour)
+            font = _fitting_font(text, height, canvas.width - 2 * margin)
+            shown.append((box, colour, text, font))
+            sizes.append((math.ceil(font.getlength(text)) + 2 * margin, height + margin))
+    plates = place_plates([box for box, *_ in shown], sizes, canvas.size)
+    for (_, colour, text, font), (x1, y1, x2, y2) in zip(shown, plates):  # above all boxes
         fill = "black" if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else "white"
-        pen.text((x + width / 2, y + (height + margin) / 2), text, fill, font, "mm")
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=colour)
+        pen.text(((x1 + x2) / 2, (y1 + y2) / 2), text, fill, font, "mm")
     return canvas
+
+
+def place_plates(boxes: list, sizes: list, image_size: tuple[int, int]) -> list[list[float]]:
+    """Return the xyxy plate of each text, near its box, where it hides least of the others."""
+    plates, areas = [], area(np.array(boxes).reshape(-1, 4))
+    for (x1, y1, x2, y2), (width, height) in zip(boxes[::-1], sizes[::-1]):
+        corners = [(x, y) for x in (x1, x2 - width) for y in (y1 - height, y2, y1, y2 - height)]
+        room = np.maximum(np.subtract(image_size, (width, height)), 0)
+        corners = np.array(corners).clip(0, room).round()
+        options = np.concatenate([corners, corners + (width, height)], 1)
+        hidden = pairwise_intersection(options, np.array(plates).reshape(-1, 4)) / (width * height)
+        shares = pairwise_intersection(options, np.array(boxes)) / areas  # of small boxes more
+        plates.append(options[(hidden.sum(1) + shares.sum(1)).argmin()].tolist())
+    return plates[::-1]
 
 
 def write_line(canvas: Image.Image, text: str, position: tuple[int, int], *, height: int,

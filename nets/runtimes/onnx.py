@@ -1,5 +1,6 @@
 """Runs exported .onnx files by ONNX Runtime or OpenVINO."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -47,6 +48,7 @@ class OnnxRuntime:
     def __init__(self, path: str | Path, *, device: str = "auto", precision: str = "fp32",
                  runtime: RuntimeName = "auto"):
         self.path, file = check_file(path), shorten(path)
+        self._arguments = {"device": device, "precision": precision, "runtime": runtime}
         if runtime == "auto":
             has_openvino = importlib.util.find_spec("openvino") and not device.startswith("cuda")
             runtime = "openvino" if has_openvino else "onnxruntime"
@@ -71,6 +73,10 @@ class OnnxRuntime:
         self.precision = "int8" if values["precision"] == "int8" else precision
         print(f"weights: {file}: {self.name}, {self.precision}, {self.spec.summary()}, "
               f"{len(self.class_names)} classes")
+
+    def __reduce__(self):
+        """Pickle and copy what opens the file again."""
+        return functools.partial(OnnxRuntime, **self._arguments), (self.path,)
 
     @property
     def network(self) -> SSDNet:
@@ -106,11 +112,17 @@ def _open_onnxruntime(ort, path, device, precision) -> tuple[Mapping[str, str], 
             lambda images: session.run(names, {"images": images}))
 
 
+@functools.cache
+def _openvino_core(ov):
+    """Return the one Core of this process: when a second one is deleted, Ctrl-C breaks."""
+    return ov.Core()
+
+
 def _open_openvino(ov, path, device, precision) -> tuple[Mapping[str, str], Run]:
     """Open a file on a processor."""
     if device not in ("auto", "cpu"):
         raise UserError(f'{shorten(path)}: OpenVINO runs on device "cpu", got {device!r}.')
-    core = ov.Core()
+    core = _openvino_core(ov)
     model = core.read_model(path)
     info = model.get_rt_info()["framework"]  # where it puts the metadata
     metadata = {name: str(value.value) for name, value in info.items()}

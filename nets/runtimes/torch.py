@@ -3,6 +3,7 @@
 import copy
 import threading
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +36,11 @@ class TorchRuntime:
         self.device, self.precision = network.coder.priors.device, precision
         self.copy = inference_copy(network, precision) if owned else None
         self._lock = threading.Lock()  # while the caller's network is in eval mode
+
+    def __reduce__(self):
+        """Pickle and copy the network alone: neither packed weights nor locks can be pickled."""
+        make = partial(TorchRuntime, precision=self.precision, owned=self.copy is not None)
+        return make, (self.network, self.class_names)
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from utils.detections import Detections
-from utils.draw import FONT, class_colour, draw_boxes, draw_detections, draw_heat, find_font
+from utils.draw import (FONT, class_colour, draw_boxes, draw_detections, draw_heat, find_font,
+                        place_plates)
 
 NAMES = ("cat", "traffic light", "Ампель ö")
 GREY = np.full((200, 300, 3), 100, np.uint8)
@@ -61,6 +62,18 @@ def test_no_edge_runs_through_a_text():
     text = (alone != GREY).any(2)
     text[80:] = False
     assert text.sum() > 500 and np.array_equal(alone[text], among[text])
+
+
+@pytest.mark.parametrize("size", [(640, 480), (4000, 3000), (100, 80)])
+def test_texts_stay_inside_and_apart(size):
+    rng = np.random.default_rng(0)
+    low = np.array([(x, y) for y in (0, 0.65) for x in (0, 0.33, 0.66)]) * size
+    boxes = np.concatenate([low, low + rng.uniform(0.1, 0.3, (6, 2)) * size], 1)
+    plates = place_plates(boxes.tolist(), [(size[0] * 0.25, size[1] * 0.05)] * 6, size)
+    for k, (x1, y1, x2, y2) in enumerate(plates):
+        assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
+        assert not any(min(x2, b[2]) > max(x1, b[0]) and min(y2, b[3]) > max(y1, b[1])
+                       for b in plates[:k])
 
 
 def test_a_text_wider_than_the_image_is_written_smaller():

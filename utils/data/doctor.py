@@ -39,9 +39,14 @@ def inspect_image(path: Path) -> ImageFacts:
     try:
         with Image.open(path) as image:
             orientation = orientation_of(image)
+            is_jpeg, start = image.format in ("JPEG", "MPO"), image.fp.tell()  # of its pixels
             image.load()  # raises where the end of the file is missing
-            fingerprint = _fingerprint(image)
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+            fingerprint, data = _fingerprint(image), path.read_bytes()
+            # Zeros decode without an error. A flat image has not as many.
+            zeros = bytes(64 + image.width * image.height // 80)
+            if is_jpeg and zeros in data[start:data.find(b"\xff\xd9", start)]:
+                raise ValueError(f"truncated: {len(zeros)} bytes of its pixels are zeros")
+        digest = hashlib.blake2b(data, digest_size=16).digest()
         return ImageFacts(image_size(path), orientation, digest, fingerprint)
     except Exception as error:  # decoders raise all kinds for broken files
         kind = "image truncated" if "truncated" in str(error) else "image unreadable"
