@@ -164,7 +164,7 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(settings):
     cli.tyro.cli = lambda *_, **__: train.TrainSettings(**settings)
     with contextlib.redirect_stderr(io.StringIO()) as errors, pytest.raises(SystemExit):
         cli.run(train.main, train.TrainSettings)
-    assert errors.getvalue() == "error: out of memory; lower batch_size, or input_shape.\n"
+    assert errors.getvalue() == "error: out of memory; lower batch_size or input_shape.\n"
 
 
 @pretended_alone

@@ -183,6 +183,7 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     except (MemoryError, RuntimeError) as error:
         if not re.search(OUT_OF_MEMORY, repr(error)):
             raise
-        text, status = "error: out of memory; lower batch_size, num_workers or input_shape.", 2
+        workers = "" if "CUDA" in repr(error) else ", num_workers"
+        text, status = f"error: out of memory; lower batch_size{workers} or input_shape.", 2
     print(text, file=sys.stderr)
     sys.exit(status)
