@@ -12,7 +12,7 @@ from utils.data import demo_data
 from utils.data.annotations import read_list
 from utils.image import prepare
 
-NAMES = ("inference", "runtimes", "startup", "loader", "step", "map")
+NAMES = ("inference", "runtimes", "startup", "loader", "step", "map", "annotations")
 GAIN = 8  # spread of the random detector's scores: its best ones are clear
 CANDIDATES = 120  # scores above 0.01 in an image: a detector of playing cards has 118 (median)
 
@@ -35,6 +35,8 @@ class BenchSettings:
     turns: int = 3
     # Steps of a turn of training.
     steps: int = 6
+    # Annotation files to read.
+    files: int = 20000
     # "cuda" for what takes a GPU: inference and step.
     device: str = "cpu"
 

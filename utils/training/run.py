@@ -264,6 +264,10 @@ def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[
 
     A setting is asked for where it is not its default. Raises UserError for others that differ.
     """
+    unknown = saved.keys() - given.keys()
+    if unknown:
+        raise UserError(f"this train.py lacks settings of the run: {', '.join(unknown)}; begin a "
+                        "new run from it with --model_path.")
     saved = defaults | saved
     asked = {name: value for name, value in given.items() if value != defaults[name]}
     clashes = [f"{name} {saved[name]!r} (now {value!r})" for name, value in asked.items()
