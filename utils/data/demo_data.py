@@ -39,8 +39,10 @@ def main(settings: DemoSettings) -> None:
             rows = [f"<object><name>{name}</name><difficult>{difficult:d}</difficult><bndbox>"
                     f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
                     "</bndbox></object>\n" for name, (x1, y1, x2, y2), difficult in objects]
+            height, width, _ = image.shape
+            size = f"<size><width>{width}</width><height>{height}</height></size>\n"
             path = make_folder(root / "Annotations") / f"{number:06d}.xml"
-            path.write_text("".join(["<annotation>\n", *rows, "</annotation>\n"]))
+            path.write_text("".join(["<annotation>\n", size, *rows, "</annotation>\n"]))
     print(f"drew {settings.images} images of {len(CLASS_NAMES)} shapes in {shorten(root)}")
 
 
