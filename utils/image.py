@@ -139,7 +139,8 @@ def resize_to_input(image: np.ndarray, spec: SSDSpec, region: np.ndarray = WHOLE
     else:
         fill = None if (region >= 0).all() and (region <= 1).all() else spec.mean
         cell = _cell_size(sides, target, spec.resize)
-        inner = _resample(image, region[:2] * size, region[2:] * size, target, cell, fill, flip)
+        inner = _resample(image, region[:2] * size, region[2:] * size, target, cell,
+                          fill=fill, flip=flip)
     return cv2.copyMakeBorder(inner, y0, spec.size - y1, x0, spec.size - x1, cv2.BORDER_CONSTANT,
                               value=[spec.letterbox_fill] * 3)
 
@@ -166,7 +167,7 @@ def _cell_size(size, target, rule):
     return (x // 2 * 2, y // 2 * 2) if min(x, y) >= 4 else (x, y)
 
 
-def _resample(image, low, high, target, cell, fill=None, flip=False):
+def _resample(image, low, high, target, cell, *, fill=None, flip=False):
     """Resize the region between two corners, in pixels; beyond the image is `fill`, or its edge.
 
     Cells of the region are averaged, with one more around it for the linear part. A region may lie
