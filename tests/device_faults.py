@@ -17,7 +17,7 @@ FAULTS = [  # (file, what stands there, what a mistake makes of it, the test tha
      "smooth_l1[positive].sum()", TRAINING),
     ("utils/data/loader.py", "non_blocking=True", "non_blocking=False", TRAINING),
     ("utils/device.py", "self._event.synchronize()", "pass", TRAINING),
-    ("utils/checkpoint.py", "values = on_cpu(values)", "values = dict(values)", TRAINING),
+    ("utils/training/run.py", "Checkpoint(**on_cpu(checkpoint._asdict()))", "checkpoint", TRAINING),
     ("train.py", "torch.stack(parts).detach()", "sum(parts).item()", TRAINING),
     ("train.py", "MultiBoxLoss(BoxCoder(network.spec)", "MultiBoxLoss(network.coder", TRAINING)]
 
