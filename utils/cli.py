@@ -96,6 +96,20 @@ def make_folder(path: str | os.PathLike) -> Path:
     return folder
 
 
+def walk_files(folder: Path) -> dict[str, Path]:
+    """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed.
+
+    Hidden files and folders are left out, such as the `._a.xml` that macOS adds to archives.
+    """
+    files = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parent = Path(parent)  # once: it takes longer than to join a name to it
+        prefix = "" if parent == folder else f"{parent.relative_to(folder).as_posix()}/"
+        files |= {prefix + name: parent / name for name in sorted(names) if name[0] != "."}
+    return files
+
+
 def read_text(path: str | os.PathLike, *, remedy: str) -> str:
     """Return the text of a UTF-8 file; UserError with the `remedy` where it cannot be read."""
     path = resolve(path)

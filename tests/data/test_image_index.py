@@ -2,8 +2,8 @@
 
 import pytest
 
-from utils.cli import UserError
-from utils.data.sources import Annotation, ImageIndex, int_size, tails, walk_files
+from utils.cli import UserError, walk_files
+from utils.data.sources import Annotation, ImageIndex, int_size, tails
 
 
 def match(folder, files, wanted):

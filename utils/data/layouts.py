@@ -8,12 +8,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import UserError, read_text, shorten
+from utils.cli import UserError, read_text, shorten, walk_files
 from utils.data.box_formats import VOC, read_boxes
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
-from utils.data.sources import ROLE, Annotation, ImageIndex, Problem, tails, walk_files
-from utils.data.splits import RECORD, SPLIT_OF, SPLITS, given_files
+from utils.data.sources import LINE_END, ROLE, Annotation, ImageIndex, Problem, tails
+from utils.data.splits import RECORD, SPLIT_OF, SPLITS
 from utils.data.voc import read_voc
 from utils.data.yolo import YAML, load_yaml, read_yolo, yolo_names
 
@@ -188,21 +188,20 @@ def _read_split_files(folder, images):
 
     Those are what data.yaml or darknet's .data names, or else train.txt, val.txt and the like.
     """
-    values, root = {}, ""
+    values = {}
     for file in sorted(folder.glob("*")):
-        if file.suffix in YAML:
+        if file.suffix in (*YAML, ".data"):
             values |= load_yaml(file)
-            root = values["path"] if isinstance(values.get("path"), str) else ""
-        elif file.suffix == ".data":
-            lines = [line.partition("=") for line in read_text(file, remedy="").splitlines()]
-            values |= {key.strip(): text.strip() for key, _, text in lines}
     if not any(values.get(key) for key in SPLIT_OF):
-        values, root = {file.stem.lower().removesuffix("_list"): [file.name]
-                        for file in folder.glob("*.txt")}, ""
+        values = {file.stem.lower().removesuffix("_list"): [file.name]
+                  for file in folder.glob("*.txt")}
         for sets in folder.glob("**/ImageSets/Main"):  # of VOC and its years
-            for name, files in given_files(sets).items():
-                paths = [file.relative_to(folder).as_posix() for file in files]
-                values[name] = [*values.get(name, []), *paths]
+            words = {file: file.stem.lower() for file in sorted(sets.glob("*.txt"))}
+            if not SPLIT_OF.keys() & words.values():  # VoTT has those of classes alone: cat_val
+                words = {file: word.rpartition("_")[2] for file, word in words.items()}
+            for file, word in words.items():
+                values.setdefault(word, []).append(file.relative_to(folder).as_posix())
+    root = values["path"] if isinstance(values.get("path"), str) else ""
     splits, messages = {}, []
     for key in SPLIT_OF:
         texts = values.get(key) or []
@@ -231,4 +230,4 @@ def _listed_images(text, folder, images):
     if paths[0].is_dir():
         return [image for image, path in images.paths.items() if path.is_relative_to(paths[0])]
     lines = read_text(paths[0], remedy="").splitlines()
-    return [images.find_line(line) for line in lines if line.strip()]
+    return [images.find(LINE_END.sub("", line.strip())) for line in lines if line.strip()]
