@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from utils.cli import UserError, check_file, given_path
+from utils.cli import UserError, given_path
 from utils.multibox.spec import SSDSpec
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -21,21 +21,14 @@ FORMATS = (*OPENCV_FORMATS, "TIFF", "WEBP", "GIF", "AVIF", "HEIF", "JPEG2000", "
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])  # the region that is the image
 
 
-def load_image(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB, turned as its EXIF or XMP says.
+def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
+    """Read an image file, by path or its bytes, as (H, W, 3) uint8 RGB, turned as EXIF or XMP say.
 
     16 bits become 8, transparency is dropped. UserError for a file that is missing or broken.
     """
+    is_path = isinstance(source, (str, os.PathLike))
     try:
-        data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    return _decode(data, path)
-
-
-def _decode(data, name):
-    """Return the image that a file of these bytes holds; UserError names it."""
-    try:
+        data = Path(source).read_bytes() if is_path else source
         with Image.open(io.BytesIO(data)) as header:
             if header.format not in OPENCV_FORMATS:
                 return _pil_to_array(header)
@@ -44,7 +37,7 @@ def _decode(data, name):
                              cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         return _apply_orientation(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), orientation)
     except Exception as error:  # decoders raise all kinds for broken files
-        raise _unreadable(name, error) from None
+        raise _unreadable(source if is_path else f"{len(source)} bytes", error) from None
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -86,9 +79,9 @@ def as_rgb_array(image: ImageInput, *, bgr: bool = False) -> np.ndarray:
     `bgr` tells that an array has OpenCV's order.
     """
     if isinstance(image, (bytes, bytearray)):
-        return _decode(image, f"{len(image)} bytes")
+        return load_image(image)
     if isinstance(image, (str, os.PathLike)):
-        return load_image(check_file(given_path(image)))
+        return load_image(given_path(image))
     if isinstance(image, Image.Image):
         return _pil_to_array(image)
     if not isinstance(image, np.ndarray):

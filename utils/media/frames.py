@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from utils.cli import UserError, given_path, walk_files
+from utils.cli import UserError, typed_path, walk_files
 from utils.image import FORMATS, IMAGE_SUFFIXES
 
 # Content tells what a file is. These name what a broken or unknown one was meant to be.
@@ -84,9 +84,7 @@ def _find(text, output_folder):
         if not paths:
             raise UserError(f"{plain}: no file has such a name; check the pattern.")
         return [source for path in paths for source in _find(path, output_folder)]
-    path = given_path(plain)
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder; check the path.")
+    path = typed_path(plain)
     if output_folder in (path.resolve(), *path.resolve().parents):
         raise UserError(f"{path}: lies in the folder of the outputs; choose another dir_save_path.")
     files = walk_files(path) if path.is_dir() else {path.name: path}

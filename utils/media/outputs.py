@@ -51,28 +51,27 @@ class Outputs:
             tqdm.write(f"error: {error}")
 
     def write(self, frame: Frame, detections: Detections, drawn: np.ndarray | None) -> None:
-        """Write the files of a frame and of its image `drawn`, (H, W, 3) uint8 RGB."""
+        """Write the files of a frame and of its image `drawn`, (H, W, 3) uint8 RGB.
+
+        What cannot be written is reported.
+        """
         source, number = frame.source, frame.number
         if self.save_json or self.save_csv or self.count:  # else a camera may run for days
             self.results[source.name, number, frame.seconds] = detections
-        if number is not None:
-            self._try(source.name, self._write_to_video, frame, drawn)
-        elif self.draw:
-            self._try(source.name, self.write_image, source.output, drawn)
-        if self.crop:
-            self._try(source.name, self._write_crops, frame, detections)
-        if number is None and self.save_json:
-            height, width = frame.image.shape[:2]
-            self._try(source.name, self._write_json, source.output, {
-                "image": str(source.path), "width": width, "height": height,
-                "objects": detections.rows()})
-
-    def _try(self, name, write, *arguments):
-        """Write something; report what cannot be written."""
         try:
-            write(*arguments)
+            if self.crop:
+                self._write_crops(frame, detections)
+            if number is None and self.save_json:
+                height, width = frame.image.shape[:2]
+                self._write_json(source.output, {
+                    "image": str(source.path), "width": width, "height": height,
+                    "objects": detections.rows()})
+            if number is not None:
+                self._write_to_video(frame, drawn)
+            elif self.draw:
+                self.write_image(source.output, drawn)
         except UserError as error:
-            self.report(name, error)
+            self.report(source.name, error)
 
     def write_image(self, name: str, image: np.ndarray) -> None:
         """Write (H, W, 3) uint8 RGB below the folder, the format added to its name."""
@@ -128,10 +127,8 @@ class Outputs:
             frames = [{"frame": number, "seconds": seconds, "objects": detections.rows()}
                       for (name, number, seconds), detections in self.results.items()
                       if name == video.name]
-            self._try(video.name, self._write_json, video.output,
-                      {
-                "video": str(video.path) if isinstance(video.path, Path) else video.name,
-                "frames": frames})
+            path = str(video.path) if isinstance(video.path, Path) else video.name
+            self._write_json(video.output, {"video": path, "frames": frames})
 
     def _write_json(self, name, values):
         path = self.folder / f"{name}.json"
@@ -157,16 +154,13 @@ class Outputs:
             rows += [{**row, "image": name, "frame": number, "seconds": seconds}
                      for row in detections.rows()]
         if self.save_json:
-            self._try("coco_results.json", self._write_json, "coco_results", results)
+            self._write_json("coco_results", results)
         if self.save_csv:
-            self._try("detections.csv", self._write_csv, rows)
-
-    def _write_csv(self, rows):
-        with writing(self.folder / "detections.csv") as part, part.open(
-                "w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, ("image", "frame", "seconds", *COLUMNS))
-            table.writeheader()
-            table.writerows(rows)
+            with writing(self.folder / "detections.csv") as part, part.open(
+                    "w", encoding="utf-8", newline="") as file:
+                table = csv.DictWriter(file, ("image", "frame", "seconds", *COLUMNS))
+                table.writeheader()
+                table.writerows(rows)
 
     def sum_up(self, sources: list[Source]) -> None:
         """Print what was done; UserError where something failed."""
