@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -104,15 +105,12 @@ def main(settings: AnnotationSettings) -> None:
 def specs_to_examine(settings: AnnotationSettings) -> Specs:
     """Return the spec that train.py would train, and others that it might."""
     try:
-        paper, large = (replace(build_spec(settings.backbone, size), tile=settings.tile,
-                                letterbox=settings.letterbox_image)
-                        for size in (settings.input_shape[0], 512))
-        spec = paper = replace(paper, input_shape=settings.input_shape)
-        if settings.anchors_size:
-            spec = replace(spec, anchors_size=settings.anchors_size)
-        if settings.aspect_ratios:
-            spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(paper.grids))
-        return spec, paper, large
+        build = partial(build_spec, settings.backbone, tile=settings.tile,
+                        letterbox=settings.letterbox_image)
+        spec = build(settings.input_shape[0], anchors_size=settings.anchors_size,
+                     aspect_ratios=settings.aspect_ratios)
+        return (replace(spec, input_shape=settings.input_shape), build(settings.input_shape[0]),
+                build(512))
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
 

@@ -35,8 +35,6 @@ def scale_new_layers(network: SSDNet, images: Sequence[tuple[str | Path, np.ndar
     """
     step = max(1, len(images) // NUM_IMAGES)
     inputs = list(sample_inputs(images[::step][:NUM_IMAGES], network.spec))
-    if len(inputs) == 1:  # batch norm takes no image alone
-        inputs = [inputs[0], inputs[0]]
     factors, measured = {}, copy.deepcopy(network)
 
     def measure(layer, layer_inputs, output):
