@@ -184,10 +184,7 @@ def _find_unlabelled(form, rows, images, unlabelled):
 
 
 def _read_split_files(folder, images):
-    """Return ({relative path of an image: split}, messages) of the split files in a folder.
-
-    Those are what data.yaml or darknet's .data names, or else train.txt, val.txt and the like.
-    """
+    """Return ({relative path of an image: split}, messages) of data.yaml, .data, or train.txt .."""
     values = {}
     for file in sorted(folder.glob("*")):
         if file.suffix in (*YAML, ".data"):
@@ -220,10 +217,8 @@ def _read_split_files(folder, images):
 
 
 def _listed_images(text, folder, images):
-    """Return the images in a folder, or those (None: unknown) that a text file names.
-
-    Paths may be those of another machine.
-    """
+    """Return the images in a folder, or those (None: unknown) that a text file names."""
+    # The path may be that of another machine.
     paths = [folder / tail for tail in tails(text) if (folder / tail).exists()]
     if not paths:
         return []
