@@ -4,6 +4,7 @@ Reads the folder that annotation_path names; writes 2007_train.txt, 2007_val.txt
 dataset_report.html. When you run it again with more images, old ones keep their split.
 """
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -188,4 +189,5 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
 
 
 if __name__ == "__main__":
+    gc.disable()  # it would walk again and again through all that is read
     run(main, AnnotationSettings)

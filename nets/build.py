@@ -43,7 +43,6 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
         names = dict(network.backbone.named_parameters(network.backbone_entry.prefix))
         if not names.keys() <= weights.state_dict.keys():
             text += f", but random {network.backbone_entry.unfilled}"
-        text += f"; pixel values minus {spec.mean}, divided by {spec.std}"
     print(f"weights: {backbone} from {text}")
     if images:
         scale_new_layers(network, images, weights.state_dict if weights else ())

@@ -159,8 +159,7 @@ def build_spec(backbone: str, size: int, *, scales: Mapping = VOC_SCALES,
     with suppress(RuntimeError):  # a kernel is larger than its input
         grids = tuple(x.shape[-1] for x in dummy_maps(layers, entry.taps, extras, size))
     if not grids or len(set(grids)) < len(grids):
-        raise ValueError(f"input_shape ({size}, {size}) is too small for {backbone}: the last "
-                         "feature maps vanish or repeat; 300 always works")
+        raise ValueError(f"input_shape {size} is too small for {backbone}; 300 always works")
     scales = (entry.scales or scales)[len(grids)]
     ratios = (tuple(aspect_ratios),) * len(grids) if aspect_ratios else entry.aspect_ratios(
         len(grids))

@@ -153,8 +153,7 @@ def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None
             continue
         if get_origin(hint) is tuple:
             if not isinstance(value, tuple) or ... not in kinds and len(value) != len(kinds):
-                example = type(settings).__dataclass_fields__[name].default
-                raise UserError(f"{name} must be a tuple such as {example}, got {value!r}.")
+                raise UserError(f"{name} must be a {hint}, got {value!r}.")
         else:
             value, kinds = (value,), (hint,)
         kind, words = TYPES[kinds[0]]

@@ -85,8 +85,7 @@ def as_rgb_array(image: ImageInput, *, bgr: bool = False) -> np.ndarray:
     if isinstance(image, Image.Image):
         return _pil_to_array(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError("expected a path, bytes, a PIL image or a NumPy array, got "
-                        f"{type(image).__name__}")
+        raise TypeError(f"expected a path, bytes, PIL image or NumPy array, got {type(image)}")
     channels = (*image.shape, 1)[2] if image.ndim in (2, 3) else 0
     if image.dtype != np.uint8 or channels not in (1, 3, 4) or not image.size:
         raise ValueError(

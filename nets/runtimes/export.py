@@ -154,6 +154,5 @@ def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[
     loss = before - after
     print(f"mAP@0.5 on the val list: fp32 {before:.2f}, int8 {after:.2f}, {loss:.2f} points lost")
     if not loss <= max_loss:  # nan where val has no objects
-        raise UserError(f"int8 loses {loss:.2f} points of mAP, max_loss is {max_loss:g}; nothing "
-                        "was written.")
+        raise UserError(f"int8 loses {loss:.2f} points of mAP, more than max_loss {max_loss:g}.")
     return int8_file

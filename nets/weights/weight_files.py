@@ -62,8 +62,7 @@ def read_tensor_file(path: str | Path) -> object:
     except ImportError:
         raise UserError(f"{shorten(path)}: Keras files need h5py; run: pip install h5py") from None
     except Exception as error:  # h5py, zipfile and NumPy raise many types on damaged bytes
-        raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); the file is "
-                        "damaged, incomplete, or of another kind.") from None
+        raise UserError(f"{shorten(path)}: damaged ({first_line(error)}); get it again.") from None
 
 
 def _read_h5(path):
@@ -169,8 +168,7 @@ def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
     values = _unwrap(read_tensor_file(path), path)
     renamed = rename(values, entry.names)
     if not renamed:
-        raise UserError(f"{shorten(path)}: no tensors of {backbone} in it; check backbone and the "
-                        "file. A detector goes into model_path.")
+        raise UserError(f"{shorten(path)}: not a {backbone}. A detector goes into model_path.")
     # A VGG16 of torchvision's own training has a classifier; in Caffe's it is missing or NaN.
     classifier = values.get("classifier.0.weight")
     if entry.is_caffe and (classifier is None or not classifier.isfinite().all()):

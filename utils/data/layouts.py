@@ -1,9 +1,7 @@
 """What a path of data holds: its format, the images of its annotations, and its own split."""
 
-import gc
 import os
 import re
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,17 +30,6 @@ class Source(NamedTuple):
     messages: list[str]
 
 
-@contextmanager
-def _no_collector():
-    """Keep the garbage collector from walking again and again through all that is read."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@_no_collector()
 def read_source(path: Path, form: str = "auto", *, images_path: Path | None = None,
                 box_format: str = "auto", unlabelled: str = "auto") -> Source:
     """Read a folder, or one annotation file; UserError where there is nothing to be read.
@@ -53,8 +40,7 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
     path = Path(os.path.abspath(path))
     path = path.parent if path.suffix in YAML else path
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; set annotation_path to your data, or "
-                        "VOCdevkit_path to the folder that holds VOC2007.")
+        raise UserError(f"{path}: no such file or folder; set annotation_path to your data.")
     folder = path if path.is_dir() else path.parent
     images = ImageIndex(images_path or folder)
     form, files, messages = _find_files(path, form, images)
@@ -110,9 +96,8 @@ def _find_files(path, form, images):
              for name, suffix in SUFFIXES.items()}
     form, *others = [name for name in SUFFIXES if found[name]] or [""]
     if not form:
-        raise UserError(f"{path}: no annotations beside {len(images.paths)} images: no XML of "
-                        "Pascal VOC, COCO JSON, CSV, or YOLO text named as its image; "
-                        "docs/data.md names converters.")
+        raise UserError(f"{path}: no annotations beside {len(images.paths)} images; docs/data.md "
+                        "has the formats that are read, and converters.")
     messages = [f"{len(found[name])} {SUFFIXES[name]} files are not read; annotation_format = "
                 f"{name!r} would read them" for name in others]
     tables = _choose_tables(found[form]) if form in TABLES else found[form]

@@ -129,9 +129,8 @@ class ImageIndex:
         found = [path if claims[path] == 1 or is_exact else None
                  for path, is_exact in zip(found, exact)]
         if annotations and not any(found):
-            raise UserError(f"{self.folder}: none of the {len(annotations)} annotated images is in "
-                            f"it, such as {annotations[0].file_name or annotations[0].key!r}; put "
-                            "them there, or set images_path.")
+            name = annotations[0].file_name or annotations[0].key
+            raise UserError(f"{self.folder}: no annotated image such as {name!r}; set images_path.")
         return found
 
 

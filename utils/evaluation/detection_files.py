@@ -110,9 +110,8 @@ def _read_results(path):
                 raise ValueError
             rows.append((image, label, score, x, y, x + width, y + height, width * height))
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{shorten(path)}, row {number}: needs image_id, category_id, score and bbox of 4 "
-                f"finite numbers, width and height not negative, got {value!r:.80}.") from None
+            raise UserError(f"{shorten(path)}, row {number}: needs image_id, category_id, score, "
+                            f"bbox of 4 finite numbers, got {value!r:.80}.") from None
     return rows
 
 
@@ -133,8 +132,7 @@ def _ids_without_file(rows, records, class_names, path):
             images[number] = None if number in images else index
     if rows and 0 < len(images) < len(records) and not any(isinstance(row[0], str) for row in rows):
         raise UserError(f"{shorten(path)}: its image ids may be names, such as {min(images)}, or "
-                        "lines of the list; set detections_ids to the COCO annotation file of "
-                        "these ids.")
+                        "lines of the list; set detections_ids to the COCO file of these ids.")
     if any(row[1] == 0 for row in rows):  # as YOLOv5 counts
         classes = range(len(class_names))
     return (images or {k + 1: k for k in range(len(records))},
@@ -158,6 +156,5 @@ def _look_up(keys, table, path, kind):
     if None in indices:
         raise UserError(
             f"{shorten(path)}: {keys[indices.index(None)]!r:.60} is not one of the {kind}, such as "
-            f"{[*table][:2] + [*table][-2:]}.\nSet test_list to the one that was detected on, or "
-            "detections_ids to the COCO annotation file of these ids.")
+            f"{[*table][:2] + [*table][-2:]}; set test_list, or detections_ids to their COCO file.")
     return np.array(indices, np.int64)
