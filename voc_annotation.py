@@ -164,11 +164,8 @@ def check_objects(classes_path: str, lists: Mapping[str, list[Record]], doctor: 
                             f"{name!r}, which has {count}? Correct it; no lists were written.")
     for split, records in lists.items():
         if (records or split == "train") and not any(len(record.labels) for record in records):
-            reason = (f"{doctor.unknown.total()} objects are of classes that are not in "
-                      f"{classes_path or 'the data'}" if doctor.unknown else
-                      "see the problems above, or try another seed")
-            raise UserError(f"the {split} split has no usable object: {reason}. No list was "
-                            "written.")
+            raise UserError(f"the {split} split has no usable object ({doctor.unknown.total()} are "
+                            "of unknown classes): see the problems above. No list was written.")
 
 
 def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],

@@ -74,10 +74,7 @@ def _apply_orientation(image, orientation):
 
 
 def as_rgb_array(image: ImageInput, *, bgr: bool = False) -> np.ndarray:
-    """Return what `SSD.detect` takes as an (H, W, 3) uint8 RGB array; its errors too.
-
-    `bgr` tells that an array has OpenCV's order.
-    """
+    """Return what `SSD.detect` takes, `bgr` too, as an (H, W, 3) uint8 RGB array; same errors."""
     if isinstance(image, (bytes, bytearray)):
         return load_image(image)
     if isinstance(image, (str, os.PathLike)):

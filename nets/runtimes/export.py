@@ -125,10 +125,8 @@ def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[
              max_loss: float) -> Path:
     """Write a file of `export_onnx` with int8 convolutions beside it; return it, measured.
 
-    Args:
-        inputs: (S, S, 3) network inputs like those to come, for the range of activations.
-        score: gives the mAP of a file, in 0..1.
-        max_loss: points of 100 that int8 may lose; UserError where it loses more.
+    `inputs`, (S, S, 3), show the range of activations; `score` gives the mAP of a file in 0..1.
+    UserError where int8 loses more than `max_loss` points of 100.
     """
     tools = optional("onnxruntime.quantization", "int8 needs onnxruntime; pip install onnxruntime")
     import onnx

@@ -82,9 +82,8 @@ def read_detector(path: str | Path, *, family: str = "auto",
 
     `path` is a file, or a key of COCO_DETECTORS, downloaded once. `family` is a name in FAMILIES;
     "auto" recognises it by the names of the tensors. `class_names` are for published files with
-    other classes than VOC's 20 or COCO's. The family of our own checkpoints is "this project". The
-    tensors are not yet compared with a network. Raises UserError for an unreadable, unknown or
-    unsafe file, or class names that do not fit it.
+    other classes than VOC's 20 or COCO's. UserError for an unreadable, unknown or unsafe file, or
+    class names that do not fit it; the tensors are not yet compared with a network.
     """
     path = download(COCO_DETECTORS[path]) if path in COCO_DETECTORS else resolve(path)
     values = read_tensor_file(path)

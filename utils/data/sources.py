@@ -85,10 +85,7 @@ def turning_margins(width: float, height: float, degrees: float) -> tuple[float,
 
 
 class ImageIndex:
-    """The images under a folder, sub-folders included, and which of them an annotation means.
-
-    They are found by paths of another machine, folder, ending or letter case too.
-    """
+    """The images under a folder, found by paths of another machine, ending or letter case too."""
 
     def __init__(self, folder: Path):
         if not folder.is_dir():

@@ -51,10 +51,7 @@ class Outputs:
             tqdm.write(f"error: {error}")
 
     def write(self, frame: Frame, detections: Detections, drawn: np.ndarray | None) -> None:
-        """Write the files of a frame and of its image `drawn`, (H, W, 3) uint8 RGB.
-
-        What cannot be written is reported.
-        """
+        """Write the files of a frame and its image `drawn`, (H, W, 3) uint8 RGB; report faults."""
         source, number = frame.source, frame.number
         if self.save_json or self.save_csv or self.count:  # else a camera may run for days
             self.results[source.name, number, frame.seconds] = detections
