@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nets.backbones import BACKBONES
 from nets.first_scale import scale_new_layers
 from nets.ssd import SSDNet, build_spec
 from nets.weights.transfer import load_backbone, transfer
@@ -26,11 +25,7 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
     New layers are rescaled on `images`, (path, (G, 4) boxes in pixels). UserError for numbers that
     do not fit together.
     """
-    weights, changes = None, {}
-    if backbone_weights:
-        weights = read_backbone(backbone_weights, backbone)
-        changes = {"mean": weights.mean, "std": weights.std,
-                   **BACKBONES[backbone].describe(weights.state_dict)}
+    state, changes = read_backbone(backbone_weights, backbone) if backbone_weights else ({}, {})
     try:
         spec = build_spec(backbone, size, anchors_size=anchors_size, aspect_ratios=aspect_ratios,
                           letterbox=letterbox, tile=tile, **changes)
@@ -38,14 +33,14 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
     text = "random numbers"
-    if weights:
-        text = f"{load_backbone(network, weights)} tensors of {backbone_weights}"
+    if state:
+        text = f"{load_backbone(network, state)} tensors of {backbone_weights}"
         names = dict(network.backbone.named_parameters(network.backbone_entry.prefix))
-        if not names.keys() <= weights.state_dict.keys():
+        if not names.keys() <= state.keys():
             text += f", but random {network.backbone_entry.unfilled}"
     print(f"weights: {backbone} from {text}")
     if images:
-        scale_new_layers(network, images, weights.state_dict if weights else ())
+        scale_new_layers(network, images, state)
     return network
 
 

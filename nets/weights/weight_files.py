@@ -3,7 +3,6 @@
 import re
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlparse
 
 import numpy as np
@@ -22,14 +21,6 @@ from utils.multibox.spec import (CAFFE_MEAN, CAFFE_STD, COCO_SCALES, IMAGENET_ME
 WRAPPERS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "model", "net", "network",
             "module", "model_state_dict", "state_dict", "weights")
 PREFIXES = re.compile(r"^(?:(?:module|model|net|_orig_mod)\.)+|\b_orig_mod\.")
-
-
-class BackboneWeights(NamedTuple):
-    """Classification weights under this project's names, and the input they expect."""
-
-    state_dict: dict  # name in SSDNet -> tensor
-    mean: tuple[float, float, float]  # RGB pixel values
-    std: tuple[float, float, float]
 
 
 def download(url: str) -> Path:
@@ -156,11 +147,12 @@ def _describe(state, family):
     return build_spec(backbone, size, scales=scales, **changes), num_classes
 
 
-def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
+def read_backbone(source: str | Path, backbone: str) -> tuple[dict, dict]:
     """Read classification weights for a backbone, a name in BACKBONES.
 
     `source` is a file with torchvision's names, or "imagenet" for torchvision's own, downloaded
-    once. Raises UserError without internet, for an unreadable file, and for one of another network.
+    once. Returns {name in SSDNet: tensor} and the fields of SSDSpec that they decide. Raises
+    UserError without internet, for an unreadable file, and for one of another network.
     """
     entry = BACKBONES[backbone]
     path = download(entry.imagenet) if source == "imagenet" else resolve(source)
@@ -170,8 +162,7 @@ def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
         raise UserError(f"{shorten(path)}: not a {backbone}. A detector goes into model_path.")
     # A VGG16 of torchvision's own training has a classifier; in Caffe's it is missing or NaN.
     classifier = values.get("classifier.0.weight")
-    if entry.is_caffe and (classifier is None or not classifier.isfinite().all()):
-        mean, std = CAFFE_MEAN, CAFFE_STD
-    else:
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    return BackboneWeights(renamed | entry.convert(values), mean, std)
+    is_caffe = entry.is_caffe and (classifier is None or not classifier.isfinite().all())
+    mean, std = (CAFFE_MEAN, CAFFE_STD) if is_caffe else (IMAGENET_MEAN, IMAGENET_STD)
+    state = renamed | entry.convert(values)
+    return state, {"mean": mean, "std": std, **entry.describe(state)}
