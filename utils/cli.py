@@ -66,11 +66,10 @@ def typed_path(text: str | os.PathLike) -> Path:
 
 
 def check_file(path: str | os.PathLike) -> Path:
-    """Return `path` as an absolute Path, or UserError for a missing file or a folder."""
+    """Return `path` as an absolute Path, or UserError where it is no file."""
     path = resolve(path)
     if not os.path.isfile(path):
-        kind = "a folder, not a file" if os.path.isdir(path) else "No such file"
-        raise UserError(f"{path}: {kind}; check the path.")
+        raise UserError(f"{path}: no such file; check the path.")
     return path
 
 

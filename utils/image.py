@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from utils.cli import UserError, given_path
+from utils.cli import UserError
 from utils.multibox.spec import SSDSpec
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -28,7 +28,7 @@ def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
     """
     is_path = isinstance(source, (str, os.PathLike))
     try:
-        data = Path(source).read_bytes() if is_path else source
+        data = Path(source).expanduser().read_bytes() if is_path else source
         with Image.open(io.BytesIO(data)) as header:
             if header.format not in OPENCV_FORMATS:
                 return _pil_to_array(header)
@@ -75,20 +75,17 @@ def _apply_orientation(image, orientation):
 
 def as_rgb_array(image: ImageInput, *, bgr: bool = False) -> np.ndarray:
     """Return what `SSD.detect` takes, `bgr` too, as an (H, W, 3) uint8 RGB array; same errors."""
-    if isinstance(image, (bytes, bytearray)):
+    if isinstance(image, (bytes, bytearray, str, os.PathLike)):
         return load_image(image)
-    if isinstance(image, (str, os.PathLike)):
-        return load_image(given_path(image))
     if isinstance(image, Image.Image):
         return _pil_to_array(image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f"expected a path, bytes, PIL image or NumPy array, got {type(image)}")
     channels = (*image.shape, 1)[2] if image.ndim in (2, 3) else 0
     if image.dtype != np.uint8 or channels not in (1, 3, 4) or not image.size:
-        raise ValueError(
-            "expected pixel values 0 to 255 in uint8, (H, W), (H, W, 3) or (H, W, 4), got "
-            f"{image.shape} {image.dtype}; make them of 16 bits by (image >> 8).astype(np.uint8), "
-            "of floats up to 1 by (255 * image).astype(np.uint8)")
+        raise ValueError(f"expected uint8, (H, W) or (H, W, 3 or 4), got {image.shape} "
+                         f"{image.dtype}; convert 16 bits by (image >> 8).astype(np.uint8), "
+                         "floats up to 1 by (255 * image).astype(np.uint8)")
     if channels == 3 and not bgr:
         return image
     conversions = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB,
@@ -157,11 +154,8 @@ def _cell_size(size, target, rule):
 
 
 def _resample(image, low, high, target, cell, *, fill=None, flip=False):
-    """Resize the region between two corners, in pixels; beyond the image is `fill`, or its edge.
-
-    Cells of the region are averaged, with one more around it for the linear part. A region may lie
-    beside the image: then a pixel that it does not touch stands for the image.
-    """
+    """Resize the region between two corners, in pixels; beyond the image is `fill`, or its edge."""
+    # With a cell more around it for the linear part. A region beside the image gets a pixel of it.
     last = np.array(image.shape[1::-1]) - 1
     x0, y0 = start = np.minimum((np.floor(low).astype(int) - cell).clip(0), last)
     x1, y1 = np.maximum(np.ceil(high).astype(int) + cell, start + 1)

@@ -48,8 +48,7 @@ def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
             new[:, list(rows)] = old[:, list(rows.values())].to(new)
             filled[name] = new.flatten(0, 1)
     network.load_state_dict(filled)
-    pairs = [(class_names[row - 1], old_names[old_row - 1]) for row, old_row in rows.items() if row]
-    kept = [new if new == old else f"{new} (from {old})" for new, old in pairs]
+    kept = [class_names[row - 1] for row in rows if row]
     fresh = [name for row, name in enumerate(class_names, start=1) if row not in rows]
     return (f"classes with weights: {', '.join(kept) or 'none'}\n"
             f"classes that start fresh: {', '.join(fresh) or 'none'}")

@@ -124,8 +124,8 @@ def test_wrong_paths_give_one_line(tmp_path):
     (tmp_path / "latin.txt").write_bytes("Köln".encode("latin-1"))
     for call, path, words in (
             (typed_path, "nowhere", "nowhere: no such file or folder"),
-            (check_file, tmp_path / "none", "none: No such file"),
-            (check_file, tmp_path, "a folder, not a file"),
+            (check_file, tmp_path / "none", "none: no such file"),
+            (check_file, tmp_path, "no such file"),
             (make_folder, tmp_path / "file" / "inner", "inner: cannot be made"),
             (lambda path: read_text(path, remedy="Do this."), tmp_path / "none", "none.*Do this"),
             (lambda path: read_text(path, remedy=""), tmp_path / "latin.txt", "latin.txt.*UTF-8")):

@@ -19,9 +19,8 @@ DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 def image_names(records: Sequence[Record]) -> list[str]:
     """Return the names of files without suffix where these are unique, else their paths."""
     stems = [record.path.stem for record in records]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [shorten(record.path) for record in records]
+    is_unique = len(set(stems)) == len(stems)
+    return stems if is_unique else [shorten(record.path) for record in records]
 
 
 def image_ids(records: Sequence[Record]) -> list[int]:

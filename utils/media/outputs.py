@@ -97,7 +97,7 @@ class Outputs:
             self._video, self._written = frame.source, 0
             if self.draw:
                 size = tuple(side + side % 2 for side in drawn.shape[1::-1])
-                self._open_video(self.folder / frame.source.output, frame.rate, size)
+                self._writer = self._open_video(frame.source.output, frame.rate, size)
         last = round(frame.seconds * frame.rate)
         if self._writer and self._written <= last:
             below, beside = (side % 2 for side in drawn.shape[:2])
@@ -106,14 +106,13 @@ class Outputs:
                 self._writer.write(drawn[..., ::-1])
                 self._written += 1
 
-    def _open_video(self, path, rate, size):
-        make_folder(path.parent)
+    def _open_video(self, name, rate, size):
+        path = make_folder((self.folder / name).parent) / Path(name).name
         for codec, suffix in CODECS:
             code = cv2.VideoWriter_fourcc(*codec)
-            self._writer = cv2.VideoWriter(f"{path}{suffix}", code, rate, size)
-            if self._writer.isOpened():
-                return
-        self._writer = None
+            writer = cv2.VideoWriter(f"{path}{suffix}", code, rate, size)
+            if writer.isOpened():
+                return writer
         raise UserError(f"{path}{suffix}: cannot be written.")
 
     def _close_video(self):
@@ -147,7 +146,7 @@ class Outputs:
         for (name, number, seconds), detections in sorted(self.results.items()):
             boxes, scores, labels = detections
             image_ids = [ids[name] if number is None else f"{name}/{number}"] * len(boxes)
-            results += coco_results(image_ids, labels, boxes, scores, class_names, decimals=2)
+            results += coco_results(image_ids, labels, boxes, scores, class_names)
             rows += [{**row, "image": name, "frame": number, "seconds": seconds}
                      for row in detections.rows()]
         if self.save_json:
