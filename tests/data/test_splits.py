@@ -171,6 +171,7 @@ def groups_of(folder, images):
     """Save {file name: image}; return the sets of names that stay together."""
     items = {}
     for name, image in images.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         image.save(folder / name)
         items[name] = Annotation(name, name, folder / name, [], None)
     groups = {}
@@ -188,6 +189,8 @@ def groups_of(folder, images):
     ({f"film{video}_mp4-{k}_jpg.rf.{k}b.png": scene(video, k) for video in range(5)
       for k in range(6)},
      [{f"film{video}_mp4-{k}_jpg.rf.{k}b.png" for k in range(6)} for video in range(5)]),
+    ({"a_1.png": scene(0), "a_1_aug1.png": scene(1), "a_1-flip.png": scene(2), "a_2.png": scene(3),
+      "a.png": scene(4), "a_b/c.png": scene(5)}, [{"a_1.png", "a_1_aug1.png", "a_1-flip.png"}]),
     ({f"IMG_{k:04d}.png": scene(k) for k in range(30)}, []),  # photos, not frames
     ({f"{k}.png": Image.new("L", (64, 48), k) for k in range(30)}, [])])  # flat
 def test_copies_and_frames_stay_together(tmp_path, images, together):
@@ -214,6 +217,10 @@ def test_what_cannot_be_read_is_no_candidate(tmp_path):
     assert {key: candidate.labels for key, candidate in candidates.items()} == {"a": {"cat"}}
     drawn = draw_splits({}, [*items, *"bcdef"], {"val": 0.5}, 0, candidates | singles("bcdef"))
     assert {"bad", "no xml", "gone"} <= set(drawn["train"]) and len(drawn["val"]) == 3
+    given = dict.fromkeys(SPLITS, []) | {"train": [*items]}
+    for splits in (voc_splits(tmp_path, [*items], TENTHS, 0, candidates),
+                   fill_splits(given, tmp_path / "record", TENTHS, 0, candidates)):
+        assert not any(key in text for text in splits.files.values() for key in ("bad", "gone"))
 
 
 def random_pool(seed):

@@ -138,8 +138,8 @@ def _choose_tables(files):
     splits = {key: split_of(os.path.splitext(key)[0])[0] for key in instances or files}
     keys = [*filter(splits.get, splits)] or [*splits]
     if len({splits[key] for key in keys}) < len(keys):
-        raise UserError(f"{', '.join(keys)}: several files for one split; put train, val or test "
-                        "into their names, or name one in annotation_path.")
+        raise UserError(f"{', '.join(keys)}: several files for one split; put one of "
+                        "each into a folder, or name one in annotation_path.")
     return {key: files[key] for key in keys}
 
 
