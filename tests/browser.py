@@ -8,68 +8,63 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-                None)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+COMPLAINTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
 
 
 class Browser:
-    """One tab; `messages` collects what the page writes to the console, errors above all."""
+    """One tab; `messages` collects what appears in its console."""
 
     def __init__(self):
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        for_it, self._send = os.pipe()
-        receive, from_it = os.pipe()
-        # Chromium reads commands from 3 and writes answers to 4.
-        self._process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{for_it} 4>&{from_it}', "-", CHROMIUM, "--headless=new",
-             "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe",
-             f"--user-data-dir={self._profile.name}"],
-            pass_fds=(for_it, from_it), stderr=subprocess.DEVNULL)
-        os.close(for_it)
-        os.close(from_it)
-        self._answers = os.fdopen(receive, "rb")
-        self._numbers, self._rest = itertools.count(1), b""
-        self._session, self.messages, self._events = None, [], []
+        (commands, self._commands), (self._answers, answers) = os.pipe(), os.pipe()
+        self._process = subprocess.Popen(  # it reads commands from 3 and writes answers to 4
+            ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "-", CHROMIUM, "--no-sandbox",
+             "--headless=new", "--disable-gpu", "--disable-dev-shm-usage",
+             "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}"],
+            pass_fds=(commands, answers), stderr=subprocess.DEVNULL)
+        os.close(commands)
+        os.close(answers)
+        self._numbers, self._rest, self._session, self.messages = itertools.count(1), b"", {}, []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target,
-                                  flatten=True)["sessionId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
     def call(self, method, **params):
         """Return the result of a method of the protocol."""
-        number = next(self._numbers)
-        message = {"id": number, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._send, json.dumps(message).encode() + b"\0")
+        number = self._send(method, params)
         return self._wait(lambda answer: answer.get("id") == number)["result"]
 
+    def _send(self, method, params):
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": params} | self._session
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        return number
+
     def _wait(self, is_wanted):
-        """Return the next wanted message; keep those of the console and errors on the way."""
+        """Return the next message that is wanted."""
         while True:
             while b"\0" not in self._rest:
-                chunk = self._answers.raw.read(1 << 20)
+                chunk = os.read(self._answers, 1 << 20)
                 assert chunk, "the browser ended"
                 self._rest += chunk
             text, _, self._rest = self._rest.partition(b"\0")
             answer = json.loads(text)
-            if answer.get("method") in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown",
-                                        "Log.entryAdded"):
+            if answer.get("method") in COMPLAINTS:
                 self.messages.append(answer["params"])
             if is_wanted(answer):
                 return answer
 
-    def open(self, path: Path, *, width=1200, height=900, dark=False, media=""):
-        """Load a file at the width of a window."""
+    def open(self, path: Path, *, width=1200, height=900, dark=False):
+        """Load a file into a window of some size."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
                   deviceScaleFactor=1, mobile=width < 600)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
-        number = next(self._numbers)
-        message = {"id": number, "method": "Page.navigate", "params": {"url": path.as_uri()},
-                   "sessionId": self._session}
-        os.write(self._send, json.dumps(message).encode() + b"\0")
+        self.call("Emulation.setEmulatedMedia", features=[
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self._send("Page.navigate", {"url": path.as_uri()})
         self._wait(lambda answer: answer.get("method") == "Page.loadEventFired")
 
     def run(self, script):
@@ -81,6 +76,6 @@ class Browser:
     def close(self):
         self._process.kill()
         self._process.wait()
-        os.close(self._send)
-        self._answers.close()
+        os.close(self._commands)
+        os.close(self._answers)
         self._profile.cleanup()

@@ -29,23 +29,6 @@ class Card(NamedTuple):
     tone: str = ""  # "good", "warn" or "bad", shown as a colour
 
 
-class Panel(NamedTuple):
-    """One of the diagrams in which the curves of a section are drawn; both axes go from 0 to 1."""
-
-    title: str
-    xlabel: str
-    ylabel: str
-    mark: float | None = None  # x of a vertical line
-
-
-class Curve(NamedTuple):
-    """A curve that a reader switches on and off, in all panels at once."""
-
-    name: str
-    shown: bool  # at first
-    points: Sequence[Sequence[tuple[float, float]]]  # of each panel
-
-
 class Section(NamedTuple):
     """A heading of a page and what is under it; each part may be empty."""
 
@@ -57,8 +40,10 @@ class Section(NamedTuple):
     details: Sequence["Section"] = ()
     groups: Sequence[tuple[str, int]] = ()  # headings above the header, and columns under each
     shaded: bool = False  # numbers are shaded by their shares of a row
-    curves: Sequence[Curve] = ()
-    panels: Sequence[Panel] = ()
+    # Diagrams of axes from 0 to 1: title, labels of x and y, x of a vertical line; and curves that
+    # a reader switches in all of them at once: name, whether shown at first, points in each panel.
+    panels: Sequence[tuple[str, str, str, float | None]] = ()
+    curves: Sequence[tuple[str, bool, Sequence[Sequence[tuple[float, float]]]]] = ()
     folded: bool = False
 
 
@@ -78,7 +63,7 @@ def write_page(path: Path, title: str, about: str, cards: Sequence[Card],
 
 
 def image_uri(image: Image.Image) -> str:
-    """Return a PIL image as the data URI of a JPEG."""
+    """Return an image as the data URI of a JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, "jpeg", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

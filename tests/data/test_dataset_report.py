@@ -10,9 +10,10 @@ from PIL import Image
 
 from nets.ssd import build_spec
 from utils.data.annotations import Record
-from utils.data.dataset_report import (SIZE_GROUPS, Choice, advise, choice_section, count_table,
-                                       coverage_table, draw_problems, examine, find_choices, find_faults,
-                                       find_rare_classes, format_section, problem_section)
+from utils.data.dataset_report import (SIZE_GROUPS, Choice, choice_section, count_table,
+                                       coverage_table, draw_problems, examine, find_choices,
+                                       find_faults, find_rare_classes, format_section,
+                                       problem_section)
 from utils.data.doctor import Doctor, inspect_image
 from utils.data.prior_fit import boxes_at_input
 from utils.data.sources import DECISIONS, Problem
@@ -104,7 +105,7 @@ def test_choices_for_small_objects_in_large_images(monkeypatch):
     assert tiles.passes == len(window_grid(4000, 3000, tiles.spec.tile)[0])
     tiled = boxes_at_input([(boxes, (4000, 3000))], tiles.spec)
     np.testing.assert_allclose(tiled[:, 2:] - tiled[:, :2], 40 / tiles.spec.tile, rtol=1e-3)
-    assert f"tile = {tiles.spec.tile}\n" in choice_section([present, tiles], tiles, "none").code
+    assert f"tile = {tiles.spec.tile}\n" in choice_section([present, tiles], "none")[1].code
     # No tile where images are no larger.
     assert len(find_choices([(boxes % 260, (300, 300))], specs, "paper", 0)) == 3
 
@@ -117,10 +118,9 @@ def test_the_cheapest_of_the_good_choices_is_advised(shares, advised):
     names = ("as set", "fitted", "large", "tiles")
     choices = [Choice(name, SMALL, share, passes)
                for name, share, passes in zip(names, shares, (1, 1, 2.9, 12))]
-    choice = advise(choices)
-    text = choice_section(choices, choice, "light").text
-    assert choice.name == (advised or "as set")
-    assert f"Take {advised}, in train.py" in text if advised else "Leave the settings" in text
+    card, section = choice_section(choices, "light")
+    assert card.answer == (advised or "leave them")
+    assert (f"Take {advised}, in train.py" if advised else "Leave the settings") in section.text
 
 
 @pytest.mark.parametrize("faults, unknown, words", [
@@ -204,7 +204,7 @@ def test_problems_are_shown_the_smallest_boxes_first_where_an_image_can_be_read(
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
         red = (pixels[..., 0] > 180) & (pixels[..., 1] < 90)
         assert 20 < red.sum() < 8000, "the box, which is in the part that is shown"
-    assert [caption for caption, _ in draw_problems(problems[3:])] == ["0.png", "0.png"]
+    assert [caption for caption, _ in draw_problems(problems[3:])] == ["0.png", "object 3"]
     pair = Problem("look-alikes in two splits", "0.png", "as 1.png", paths[:2])
     assert [caption for caption, _ in draw_problems([pair])] == ["0.png", "1.png"]
     assert not draw_problems([Problem("bad object", "x.xml", "why")])

@@ -132,7 +132,7 @@ def test_unusable_images_and_annotations_have_no_record(tmp_path):
     doctor = Doctor(CLASSES, {path: inspect_image(path) for path in paths.values()}, SSDSpec())
     for name in ("cut", "text", "gone"):
         assert doctor.record(Annotation(name, f"{name}.xml", paths.get(name), [], None)) is None
-    assert [(kind, where.rpartition("/")[2]) for kind, where, _ in doctor.problems] == [
+    assert [(kind, where.rpartition("/")[2]) for kind, where, *_ in doctor.problems] == [
         ("image truncated", "cut.jpg"), ("image unreadable", "text.jpg"),
         ("image missing", "gone.xml")]
     assert doctor.record(Annotation("a", "a.xml", paths["cut"], None, None)) is None

@@ -88,8 +88,8 @@ def test_the_page_and_the_json_have_the_same_figures(report):
         assert ("-" if value is None else f"{value:.3f}") in shown
     working = measurement.working_errors
     for kind in KINDS:
-        assert f"{values['errors'][kind]['cost']:.3f}" in shown
-        assert f"{kind.capitalize()}: {len(working.rows_of(kind))} " in shown
+        cost, number = values["errors"][kind]["cost"], len(working.rows_of(kind))
+        assert f"{kind}, {cost:.3f} AP: {number} {KINDS[kind]}" in shown
     assert (working.assignment.detections.scores > measurement.confidence).all()
 
 
@@ -99,7 +99,7 @@ def test_the_cards_answer_from_counts(report):
     values = as_values(measurement, 0.5)
     shown = " ".join("".join(Reader(text).texts).split())
     assigned = assign_voc(*measurement.errors.assignment[:2])
-    above = (assigned.detections.scores > 0.5) & ~assigned.ignored
+    above = (assigned.detections.scores > measurement.confidence) & ~assigned.ignored
     found = (assigned.matched[above] >= 0).sum()
     assert f"mAP {values['map_area']:.3f}" in shown
     assert (f"{found} of {assigned.counted.sum()} objects are found, and {above.sum() - found} of "

@@ -14,7 +14,7 @@ from utils.data.annotations import Record
 from utils.data.augment import AUGMENTATIONS
 from utils.data.doctor import Doctor
 from utils.data.prior_fit import Objects, augmented_boxes, boxes_at_input, covered, fit_priors
-from utils.data.samples import choose_samples, choose_window, draw_record, draw_window
+from utils.data.samples import DETECTED, choose_samples, draw_marked, draw_record
 from utils.data.sources import DECISIONS, Problem
 from utils.image import load_image
 from utils.multibox.boxes import area
@@ -57,9 +57,7 @@ def examine(lists: Mapping[str, Sequence[Record]], doctor: Doctor,
     lacking, few = find_rare_classes(lists, names)
     faults = [*find_faults(lists, doctor), *lacking]
     verdict, *notes = faults or ["Ready for train.py"]
-    cards = [Card("Are the data ready?", "look first" if faults else "yes", verdict,
-                  "warn" if faults else "good"),
-             *count_cards(lists, names), problem_card(doctor.problems)]
+    cards = answer(lists, names, faults, doctor.problems)
     images = [(record.path.name, image_uri(draw_record(record, load_image(record.path), names)))
               for record in choose_samples(records, SAMPLES, seed=seed)]
     sections = [Section(verdict, text="\n".join([*notes, *few, *about]), folded=not [*notes, *few]),
@@ -70,32 +68,29 @@ def examine(lists: Mapping[str, Sequence[Record]], doctor: Doctor,
         labels = np.concatenate([record.labels for record in records])
         table = coverage_table(boxes_at_input(objects, specs[0]), labels, names, specs[0])
         choices = find_choices(objects, specs, augmentation, seed)
-        advised = advise(choices)
-        cards.append(choice_card(choices[0], advised))
-        sections += [choice_section(choices, advised, augmentation),
-                     Section("Priors", table, folded=True)]
+        card, section = choice_section(choices, augmentation)
+        cards.append(card)
+        sections += [section, Section("Priors", table, folded=True)]
     return cards, [*sections, Section("Samples", images=images)]
 
 
-def count_cards(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str]) -> list[Card]:
-    """Return how many images there are, and which class has the fewest objects."""
-    counts = {split: np.bincount(np.concatenate([np.zeros(0, int), *(
-        record.labels for record in records)]), minlength=len(class_names))
-        for split, records in lists.items()}
+def answer(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str],
+           faults: Sequence[str], problems: Sequence[Problem]) -> list[Card]:
+    """Return the cards on the state of the data."""
+    counts = {split: np.bincount([label for record in records for label in record.labels],
+                                 minlength=len(class_names)) for split, records in lists.items()}
     rare = min(range(len(class_names)), key=lambda label: [row[label] for row in counts.values()])
     images = ", ".join(f"{len(records)} in {split}" for split, records in lists.items())
     objects = ", ".join(f"{row[rare]} of {row.sum()} objects in {split}"
                         for split, row in counts.items())
-    return [Card("How many images?", str(sum(map(len, lists.values()))), f"{images}."),
-            Card("Which class is rarest?", class_names[rare], f"{objects}.")]
-
-
-def problem_card(problems: Sequence[Problem]) -> Card:
-    """Return which kind of problem is most frequent."""
-    question = "Which problem is most frequent?"
-    for kind, count in Counter(problem.kind for problem in problems).most_common(1):
-        return Card(question, f"{count} x {kind}", f"{DECISIONS[kind].capitalize()}.", "warn")
-    return Card(question, "none", "All annotations fit their images.", "good")
+    kinds = Counter(problem.kind for problem in problems).most_common(1) or [("", 0)]
+    (kind, count), tone = kinds[0], "warn" if problems else "good"
+    return [Card("Are the data ready?", *(("look first", faults[0], "warn") if faults else
+                                          ("yes", "Run train.py.", "good"))),
+            Card("How many images?", str(sum(map(len, lists.values()))), f"{images}."),
+            Card("Which class is rarest?", class_names[rare], f"{objects}."),
+            Card("Which problem is most frequent?", f"{count} x {kind}" if count else "none",
+                 DECISIONS.get(kind, "all annotations fit their images").capitalize(), tone)]
 
 
 def format_section(section: Section) -> str:
@@ -160,20 +155,17 @@ def problem_section(problems: Sequence[Problem]) -> Section:
 
 def draw_problems(problems: Sequence[Problem]) -> list[tuple[str, str]]:
     """Return (caption, data URI) of problems that images show, the smallest boxes first."""
-    images = []
-    areas = area(np.array([problem.box_px or (0, 0, 0, 0) for problem in problems]))
-    for k in np.argsort(areas, kind="stable")[:EXAMPLES]:
-        for path in problems[k].images:
+    images, shown = [], [problem for problem in problems if problem.images]
+    areas = area(np.array([problem.box_px or (0, 0, 0, 0) for problem in shown]).reshape(-1, 4))
+    for problem in [shown[k] for k in np.argsort(areas, kind="stable")[:EXAMPLES]]:
+        for path in problem.images:
             with contextlib.suppress(UserError):  # without this image the list has all problems
-                pixels = load_image(path)
-                size = pixels.shape[1::-1]
-                boxes, window = np.zeros((0, 4)), (0, 0, *size)
-                if problems[k].box_px and np.isfinite(problems[k].box_px).all():
-                    corners = np.sort(np.reshape(problems[k].box_px, (2, 2)), axis=0)
-                    boxes = np.concatenate([corners[0] - 1, corners[1] + 1])[None]  # around it
-                    window = choose_window(boxes.clip(0, size * 2), *size, zoom=6)
-                image = draw_window(pixels, window, boxes, [0] * len(boxes), [""] * len(boxes), 1)
-                images.append((problems[k].where if len(boxes) else path.name, image_uri(image)))
+                image, caption = load_image(path), problem.where if problem.box_px else path.name
+                whole = (0, 0, image.shape[1], image.shape[0])
+                low, high = np.sort(np.reshape(problem.box_px or whole, (2, 2)), axis=0)
+                box = np.nan_to_num([[*low - 1, *high + 1]])  # around the object
+                drawn = draw_marked(image, box, [DETECTED], np.zeros((0, 4)))
+                images.append((caption, image_uri(drawn)))
     return images
 
 
@@ -232,37 +224,26 @@ def find_choices(objects: Objects, specs: Specs, augmentation: str, seed: int) -
     return choices + [option for option in tiled if option.covered >= best - CLOSE][:1]
 
 
-def advise(choices: Sequence[Choice]) -> Choice:
-    """Return the cheapest of the good choices, the first one where none is worth its work."""
+def choice_section(choices: Sequence[Choice], augmentation: str) -> tuple[Card, Section]:
+    """Return which choice is advised, and the table of choices with its settings."""
     best = max(choice.covered for choice in choices)
-    advised = min((choice for choice in choices if choice.covered >= best - CLOSE),
-                  key=lambda choice: (round(choice.passes, 3), -choice.covered))
-    return advised if advised.covered >= choices[0].covered + WORTH else choices[0]
-
-
-def choice_card(present: Choice, advised: Choice) -> Card:
-    """Return which settings to take."""
-    if advised is present:
-        return Card("Which settings?", "leave them", f"{present.covered:.1%} of the objects have a "
-                    "prior that fits, and no other choice is worth its work.", "good")
-    return Card("Which settings?", advised.name, f"{advised.covered:.1%} of the objects then have a "
-                f"prior that fits, now {present.covered:.1%}: copy the lines below into train.py.",
-                "warn")
-
-
-def choice_section(choices: Sequence[Choice], advised: Choice, augmentation: str) -> Section:
-    """Return the table of choices, and the settings of the one that is advised."""
-    present = choices[0]
+    present, advised = choices[0], min(
+        (choice for choice in choices if choice.covered >= best - CLOSE),
+        key=lambda choice: (round(choice.passes, 3), -choice.covered))
     rows = [["setting", "objects covered", "passes of the network"]]
     rows += [[name, f"{share:.1%}", f"{passes:.1f}"] for name, _, share, passes in choices]
-    text = ("Half of these objects are as in the images, half as training would show them "
-            f"(augmentation {augmentation}).\n")
-    if advised is present:
-        return Section("Settings", rows, f"{text}Leave the settings: no other is worth its work.")
+    text = ("Covered objects have a prior that fits. Half of them are as in the images, half as "
+            f"training would show them (augmentation {augmentation}).\n")
+    if advised.covered < present.covered + WORTH:
+        advice = "Leave the settings: no other is worth its work."
+        return (Card("Which settings?", "leave them", advice, "good"),
+                Section("Settings", rows, f"{text}{advice}"))
     ratios = set(advised.spec.aspect_ratios)
     values = {"input_shape": advised.spec.input_shape, "tile": advised.spec.tile,
               "anchors_size": advised.spec.anchors_size,
               "aspect_ratios": ratios.pop() if len(ratios) == 1 else ()}
     lines = [f"{name} = {value}" for name, value in values.items()
              if name not in ("input_shape", "tile") or value != getattr(present.spec, name)]
-    return Section("Settings", rows, f"{text}Take {advised.name}, in train.py:", "\n".join(lines))
+    return (Card("Which settings?", advised.name, f"They cover {advised.covered:.1%} of the "
+                 f"objects, the present ones {present.covered:.1%}; copy them from below.", "warn"),
+            Section("Settings", rows, f"{text}Take {advised.name}, in train.py:", "\n".join(lines)))
