@@ -24,7 +24,7 @@ ROLE = re.compile(r"(?:(?<=/)|^)(?:images?|jpegimages|imgs?|labels?|annotations?
 
 # What can be wrong with a data set, by the decision that is then taken.
 KINDS_BY_DECISION = {
-    "left out": ("unreadable annotation", "bad object", "split names nothing"),
+    "left out": ("unreadable annotation", "bad object"),
     "image left out": ("image missing", "image unreadable", "image truncated"),
     "image not used": ("no annotation", "in no split", "no usable object"),
     "taken as background": ("no label file",),

@@ -1,8 +1,8 @@
 """Which images train, which choose the best epoch (val), and which test.
 
 A draw parts no copies, Roboflow's versions of a photo, or frames of a video, and starves no class.
-What is drawn here is recorded in drawn_splits.json, and later runs keep it. Split files that differ
-from the record came with the data or were edited by hand: they are kept as they are.
+What is drawn here is recorded in drawn_splits.json, and later runs keep it. Nothing is drawn over a
+split that came with the data.
 """
 
 import json
@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.cli import read_text, shorten
 from utils.data.doctor import ImageFacts
-from utils.data.sources import Annotation, PathIndex
+from utils.data.sources import Annotation
 
 SPLITS = ("train", "val", "test")
 RECORD = "drawn_splits.json"
@@ -85,9 +84,8 @@ def _find_runs(images):
 class Splits(NamedTuple):
     """How the images of a source are split."""
 
-    members: Members  # every key of the split files, known or not
-    files: dict[Path, str]  # to be written together with the lists
-    retired: list[Path]  # split files to get .old appended to their names
+    members: Members
+    files: dict[Path, str]  # records of draws, to be written together with the lists
     messages: list[str]  # lines to print
 
 
@@ -164,91 +162,51 @@ def _count_labels(keys, candidates):
                    for label in candidates[key].labels or ("",))
 
 
-def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
-                candidates: Mapping[str, Candidate], *, overwrite: bool = False) -> Splits:
-    """Draw val, and test if the source has neither, from the train images of `given`."""
-    if given["val"]:
-        return Splits(given, {}, [], [])
-    old = json.loads(record.read_bytes()) if record.exists() and not overwrite else {}
-    if given["test"]:
-        shares, old = {"val": shares["val"]}, old | {"test": []}
-    drawn = draw_splits(old, given["train"], shares, seed, candidates)
-    files = {record: json.dumps(_settled(drawn, old, candidates), indent=0)}
-    return Splits(drawn | {"test": given["test"] or drawn["test"]}, files, [],
-                  [_describe(old, drawn)])
+def record_path(root: Path) -> Path:
+    """Return where the draws from a source are recorded: a folder, or a file of annotations."""
+    earlier = root / "ImageSets/Main" / RECORD  # of an earlier version
+    if root.is_file():
+        return root.with_name(f"{root.stem}_{RECORD}")
+    return earlier if earlier.exists() else root / RECORD
 
 
-def _settled(drawn, old, candidates):
-    """Return the drawn splits to be remembered: new images that cannot be read yet have none."""
-    known = candidates.keys() | set().union(*old.values())
-    return {name: [key for key in members if key in known] for name, members in drawn.items()}
+def make_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
+                candidates: Mapping[str, Candidate], *, overwrite: bool = False,
+                train_on_val: bool = False) -> Splits:
+    """Draw what the data leaves open: val, and test if it has neither, from the train images.
 
-
-def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int,
-               candidates: Mapping[str, Candidate], *, overwrite: bool = False,
-               train_on_val: bool = False) -> Splits:
-    """Read the split files of a VOC folder, ImageSets/Main, and draw what they leave open.
-
-    A given trainval.txt is divided into train and val. test is not drawn beside it, or beside given
-    train.txt and val.txt. `overwrite` draws all; `train_on_val` trains on given val images too.
+    What `record` holds of earlier draws is kept, unless `overwrite`. `train_on_val` trains on given
+    val images too; val is then drawn from both.
     """
-    paths = split_files(folder)
-    files = {name: read_split(paths[name], keys) for name in paths}
-    record = json.loads((folder / RECORD).read_bytes()) if (folder / RECORD).exists() else {}
-    given = {name: members for name, members in files.items()
-             if set(members) != set(record.get(name, ()))}
-    retired = []
-    if overwrite:
-        retired = [path for name in given for path in paths[name]]
-        given, record = {}, {}
-    messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
-    fixed = {name: given[name] for name in SPLITS if name in given}
-    placed = set().union(*fixed.values())
-    open_keys = placed.union(given.get("trainval", keys))
-    old = {name: [key for key in record.get(name, ()) if key not in placed] for name in SPLITS}
-    open_shares = {name: share for name, share in shares.items() if name not in given}
-    if "trainval" in given or {"train", "val"} <= set(given):
-        open_shares.pop("test", None)
-    pool = [key for key in keys if key in open_keys]
-    members = draw_splits(old | fixed, pool, open_shares, seed, candidates) | fixed
-    drawn = {name: members[name] for name in SPLITS
-             if name not in given and (members[name] or name in files)}
-    texts = {}
-    if drawn:
-        messages.append(_describe(old, drawn))
-        if "trainval" not in given:
-            drawn["trainval"] = sorted({*members["train"], *members["val"]})
-        drawn = _settled(drawn, record, candidates)
-        texts = {folder / f"{name}.txt": "\n".join([*drawn[name], ""]) for name in drawn}
-        texts[folder / RECORD] = json.dumps(drawn, indent=0)
-    if train_on_val and "val" in given:
-        both = sorted({*members["train"], *members["val"]})
-        val = draw_splits({}, both, {"val": shares["val"]}, seed, candidates)
-        members |= val | {"test": members["test"]}
-    return Splits(members, texts, retired, messages)
+    if given["val"] and not train_on_val:
+        counts = ", ".join(f"{name} {len(given[name])}" for name in SPLITS)
+        return Splits(given, {}, [f"the split is that of the data: {counts} images"])
+    old = json.loads(record.read_bytes()) if record.exists() and not overwrite else {}
+    if given["val"] or given["test"]:
+        shares, old = {"val": shares["val"]}, old | {"test": []}
+    drawn = draw_splits(old, sorted(given["train"] + given["val"]), shares, seed, candidates)
+    before, after = (set().union(*splits.values()) for splits in (old, drawn))
+    # New images that cannot be read yet are not remembered: they will be drawn when mended.
+    lasting = {name: [key for key in members if key in before or key in candidates]
+               for name, members in drawn.items()}
+    return Splits(drawn | {"test": given["test"] or drawn["test"]},
+                  {record: json.dumps(lasting, indent=0)},
+                  [f"drawn splits: {len(after & before)} images kept, {len(after - before)} new"])
 
 
-def _describe(old, new):
-    """Return a line on how many images have a split already, and how many get one."""
-    before, after = (set().union(*splits.values()) for splits in (old, new))
-    return f"drawn splits: {len(after & before)} images kept, {len(after - before)} new"
+def given_files(folder: Path) -> dict[str, list[Path]]:
+    """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val.
 
-
-def split_files(folder: Path) -> dict[str, list[Path]]:
-    """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val."""
+    Without those that an earlier version of this project wrote beside its record.
+    """
     words = {path: path.stem.lower() for path in sorted(folder.glob("*.txt"))}
     if not set(words.values()) & set(SPLIT_OF):
         words = {path: word.rpartition("_")[2] for path, word in words.items()}
-    names = SPLIT_OF | {"trainval": "trainval"}
+    names, record = SPLIT_OF | {"trainval": "trainval"}, folder / RECORD
+    drawn = json.loads(record.read_bytes()) if record.exists() else {}
+    if any(path.stem in drawn and path.read_text("utf-8").splitlines() != drawn[path.stem]
+           for path in words):  # edited since
+        drawn = {}
     files = {name: [path for path in words if names.get(words[path]) == name]
-             for name in (*SPLITS, "trainval")}
+             for name in (*SPLITS, "trainval") if name not in drawn}
     return {name: members for name, members in files.items() if members}
-
-
-def read_split(paths: Sequence[Path], keys: Sequence[str]) -> list[str]:
-    """Return the keys in split files, whose lines may have endings, folders, or VOC's 1, 0, -1."""
-    index, known = PathIndex(keys), set(keys)
-    lines = [line.strip() for path in paths
-             for line in read_text(path, remedy="Check the split file.").splitlines()]
-    found = (line if line in known else index.find_line(line) or line for line in lines if line)
-    return list(dict.fromkeys(found))
