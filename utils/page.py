@@ -49,10 +49,7 @@ class Section(NamedTuple):
 
 def write_page(path: Path, title: str, about: str, cards: Sequence[Card],
                sections: Sequence[Section]) -> None:
-    """Write one HTML file that needs no other file and no network.
-
-    It runs the one script of the template, known by its hash, and no other.
-    """
+    """Write one HTML file that needs no other file and runs the script of the template alone."""
     environment = Environment(autoescape=True, trim_blocks=True)
     environment.filters["sha256"] = lambda text: base64.b64encode(
         hashlib.sha256(text.encode()).digest()).decode()

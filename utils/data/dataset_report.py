@@ -76,20 +76,23 @@ def examine(lists: Mapping[str, Sequence[Record]], doctor: Doctor,
 def answer(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str],
            faults: Sequence[str], problems: Sequence[Problem]) -> list[Card]:
     """Return the cards on the state of the data."""
-    counts = {split: np.bincount([label for record in records for label in record.labels],
-                                 minlength=len(class_names)) for split, records in lists.items()}
+    counts = {split: np.bincount(np.concatenate([record.labels for record in records]),
+                                 minlength=len(class_names))
+              for split, records in lists.items() if records}
     rare = min(range(len(class_names)), key=lambda label: [row[label] for row in counts.values()])
     images = ", ".join(f"{len(records)} in {split}" for split, records in lists.items())
     objects = ", ".join(f"{row[rare]} of {row.sum()} objects in {split}"
                         for split, row in counts.items())
-    kinds = Counter(problem.kind for problem in problems).most_common(1) or [("", 0)]
-    (kind, count), tone = kinds[0], "warn" if problems else "good"
-    return [Card("Are the data ready?", *(("look first", faults[0], "warn") if faults else
-                                          ("yes", "Run train.py.", "good"))),
-            Card("How many images?", str(sum(map(len, lists.values()))), f"{images}."),
-            Card("Which class is rarest?", class_names[rare], f"{objects}."),
-            Card("Which problem is most frequent?", f"{count} x {kind}" if count else "none",
-                 DECISIONS.get(kind, "all annotations fit their images").capitalize(), tone)]
+    cards = [Card("Are the data ready?", "yes", "Run train.py.", "good"),
+             Card("How many images?", str(sum(map(len, lists.values()))), f"{images}."),
+             Card("Which class is rarest?", class_names[rare], f"{objects}."),
+             Card("Which problem is most frequent?", "none", "All boxes fit their images.", "good")]
+    if faults:
+        cards[0] = cards[0]._replace(answer="look first", sentence=faults[0], tone="warn")
+    for kind, count in Counter(problem.kind for problem in problems).most_common(1):
+        cards[3] = cards[3]._replace(answer=f"{count} x {kind}", tone="warn",
+                                     sentence=f"{DECISIONS[kind].capitalize()}.")
+    return cards
 
 
 def format_section(section: Section) -> str:
@@ -152,8 +155,8 @@ def problem_section(problems: Sequence[Problem]) -> Section:
 def draw_problems(problems: Sequence[Problem]) -> list[tuple[str, str]]:
     """Return (caption, data URI) of problems that images show, the smallest boxes first."""
     images, shown = [], [problem for problem in problems if problem.images]
-    areas = area(np.array([problem.box_px or (0, 0, 0, 0) for problem in shown]).reshape(-1, 4))
-    for problem in [shown[k] for k in np.argsort(areas, kind="stable")[:EXAMPLES]]:
+    shown.sort(key=lambda problem: area(np.array(problem.box_px or (0, 0, 0, 0))))
+    for problem in shown[:EXAMPLES]:
         for path in problem.images:
             with contextlib.suppress(UserError):  # without this image the list has all problems
                 image, caption = load_image(path), problem.where if problem.box_px else path.name

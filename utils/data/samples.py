@@ -55,16 +55,14 @@ def draw_window(image: np.ndarray, window: tuple[int, int, int, int], boxes_px: 
 
 def draw_marked(image: np.ndarray, boxes_px: np.ndarray, colours: Sequence[int],
                 others_px: np.ndarray) -> Image.Image:
-    """Return the part of an image around all of some boxes, those drawn in the colours above.
-
-    Without a text, which could hide what is small; other objects are drawn as TRUE ones.
-    """
+    """Return the part of an image around some boxes, drawn above others, which are TRUE ones."""
     size = np.array([image.shape[1], image.shape[0]] * 2)
     inside = boxes_px.clip(0, size)
     extent = np.concatenate([inside[:, :2].min(0), inside[:, 2:].max(0)])[None]
-    boxes = np.concatenate([others_px, boxes_px])  # later ones are above
+    boxes = np.concatenate([others_px, boxes_px])
+    texts = [""] * len(boxes)  # they would hide what is small
     return draw_window(image, choose_window(extent, *size[:2].tolist(), zoom=2.2), boxes,
-                       [TRUE] * len(others_px) + [*colours], [""] * len(boxes), NUM_COLOURS)
+                       [TRUE] * len(others_px) + [*colours], texts, NUM_COLOURS)
 
 
 def draw_record(record: Record, image: np.ndarray, class_names: Sequence[str]) -> Image.Image:

@@ -34,7 +34,6 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
     """Write the page, with `as_values` of the measurement and the origin of the detections."""
     confidence = f"{values['all_classes']['at_confidence']['confidence']:g}"
     kinds = sorted(KINDS, key=measurement.costs.get, reverse=True)
-    details = [_error_examples(measurement, kind, folded=kind != kinds[0]) for kind in kinds]
     write_page(path, title, origin, _cards(measurement, values), [
         Section("Classes", _class_rows(values), "Small are objects of up to 32 x 32 pixels of the "
                 "image, medium up to 96 x 96. The best F1 is on these images.",
@@ -46,7 +45,7 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
         Section("Errors", text="By TIDE's kinds, with what COCO's AP at IoU 0.5 would rise by if "
                 f"one alone were corrected. Numbers and images are of boxes above confidence "
                 f"{measurement.confidence:g}: red is detected, cyan true, yellow missed.",
-                details=details),
+                details=[_error_examples(measurement, kind, kind != kinds[0]) for kind in kinds]),
         _confusion_section(values),
         Section("All figures", code=format_measurement(measurement), folded=True)])
 
@@ -62,10 +61,11 @@ def _cards(measurement, values):
         cards.append(Card("Which class is weakest?", f"{name}: AP {_text(result.ap_area)}",
                           _found_text(result, confidence)))
     kind = max(costs, key=costs.get)
-    number, step = len(measurement.working_errors.rows_of(kind)), NEXT_STEPS[kind]
+    step = ("Try it on new images", "No kind of error costs AP on these.")
     if costs[kind] > 0:
+        step = NEXT_STEPS[kind]
         cards.append(Card("Which error costs most?", f"{kind}: {_text(costs[kind])} AP",
-                          f"{number} {KINDS[kind]}."))
+                          f"{len(measurement.working_errors.rows_of(kind))} {KINDS[kind]}."))
     if not map_area or map_area < 0.05:
         step = ("Train longer", "mAP is near 0. If boxes fit and classes do not, the order of the "
                 "class names differs.")
@@ -91,11 +91,10 @@ def _confidence_card(values):
     if not best:
         return Card(question, "-", "No box is right at any confidence.", "bad")
     used = values["all_classes"]["at_confidence"]
-    if used["f1"] < CLOSE_F1 * best["f1"]:
-        return Card(question, str(best["confidence"]), f"F1 is {_text(best['f1'])} there, and "
-                    f"{_text(used['f1'])} at {used['confidence']:g}, the one in use.", "warn")
-    return Card(question, f"{used['confidence']:g}", f"F1 is {_text(used['f1'])} at this one, the "
-                f"one in use; the best here is {_text(best['f1'])} at {best['confidence']}.")
+    advised, tone = (used, "") if used["f1"] >= CLOSE_F1 * best["f1"] else (best, "warn")
+    return Card(question, f"{advised['confidence']:g}", f"F1 is {_text(used['f1'])} at "
+                f"{used['confidence']:g}, the one in use; the best on these images is "
+                f"{_text(best['f1'])}, at {best['confidence']:g}.", tone)
 
 
 def _class_rows(values):
@@ -161,15 +160,13 @@ def _draw_example(measurement, row, target):
     detections, objects = measurement.working_errors.assignment[:2]
     names, marked = measurement.class_names, []
     image = detections.image[row] if row >= 0 else objects.image[target]
-    others = objects.image == image
     if target >= 0:
         word, colour = ("true", TRUE) if row >= 0 else ("missed", MISSED)
         marked.append((f"{word} {names[objects.labels[target]]}", objects.boxes[target], colour))
-        others[target] = False
     if row >= 0:
         marked.append((f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}",
                        detections.boxes[row], DETECTED))
     words, boxes, colours = zip(*marked)
     path = measurement.records[image].path
     return f"{', '.join(words)}\n{path.name}", image_uri(draw_marked(
-        load_image(path), np.array(boxes), colours, objects.boxes[others]))
+        load_image(path), np.array(boxes), colours, objects.boxes[objects.image == image]))
