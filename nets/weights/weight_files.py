@@ -53,7 +53,8 @@ def read_tensor_file(path: str | Path) -> object:
     except ImportError:
         raise UserError(f"{shorten(path)}: Keras files need h5py; run: pip install h5py") from None
     except Exception as error:  # h5py, zipfile and NumPy raise many types on damaged bytes
-        raise UserError(f"{shorten(path)}: damaged ({first_line(error)}); get it again.") from None
+        raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); get it again."
+                        ) from None
 
 
 def _read_h5(path):
