@@ -4,10 +4,12 @@ Reads the folder that annotation_path names; writes 2007_train.txt, 2007_val.txt
 dataset_report.html. When you run it again with more images, old ones keep their split.
 """
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +24,7 @@ from utils.data.dataset_report import Specs, examine, format_section
 from utils.data.doctor import Doctor, ImageFacts, inspect_images
 from utils.data.layouts import SUFFIXES, read_source
 from utils.data.sources import Annotation, Problem
-from utils.data.splits import (RECORD, SPLITS, Splits, fill_splits, find_candidates, split_files,
-                               voc_splits)
+from utils.data.splits import SPLITS, Splits, find_candidates, make_splits, record_path
 from utils.page import write_page
 
 
@@ -59,11 +60,9 @@ class AnnotationSettings(Settings):
     # trainval trains on the val images of VOC's split files too, but for val_share of both.
     train_on: Literal["train", "trainval"] = "train"
     seed: int = 0  # the same seed gives the same split of the same images
-    # False keeps existing split files, and images in the split of earlier runs. True draws all
-    # anew; split files that were not drawn here get .old behind their names.
+    # False keeps images in the split of earlier runs. True draws anew what did not come with the
+    # data.
     overwrite_splits: bool = False
-    # True stops on any problem instead of clipping boxes and leaving hopeless ones out.
-    strict: bool = False
 
     # ---- The network that the report assumes; the values of train.py ----
     input_shape: tuple[int, int] = (300, 300)
@@ -82,8 +81,7 @@ def main(settings: AnnotationSettings) -> None:
     annotations, splits, problems, facts = read_data(settings)
     class_names = (read_class_names(settings.classes_path) if settings.classes_path
                    else names_from_data(annotations))
-    members = {split: [annotations[key] for key in keys if key in annotations]
-               for split, keys in splits.members.items()}
+    members = {split: [annotations[key] for key in keys] for split, keys in splits.members.items()}
     doctor = Doctor(class_names, facts, specs[0])
     doctor.problems += problems
     lists = {split: [record for item in items
@@ -93,32 +91,27 @@ def main(settings: AnnotationSettings) -> None:
     source = settings.annotation_path or settings.VOCdevkit_path
     about = [f"data: {resolve(source)}, read on {time.strftime('%Y-%m-%d %H:%M')}",
              f"classes: {', '.join(class_names)}", *splits.messages]
-    verdict, *sections = examine(lists, doctor, specs, augmentation=settings.augmentation,
+    cards, (verdict, *sections) = examine(lists, doctor, specs, augmentation=settings.augmentation,
                                  about=about, seed=settings.seed)
     print("\n".join(format_section(section) for section in sections if not section.images))
     try:
-        if settings.strict and doctor.problems:
-            raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
         check_objects(settings.classes_path, lists, doctor)
         write_lists(settings, lists, class_names, splits)
     finally:  # after the lists, which matter more on a full disk
         path = make_folder(settings.lists_dir) / "dataset_report.html"
-        write_page(path, "Dataset report", [verdict, *sections])
+        write_page(path, "Dataset report", about[0], cards, [verdict, *sections])
         print(f"{format_section(verdict)}\nreport: {path}")
 
 
 def specs_to_examine(settings: AnnotationSettings) -> Specs:
     """Return the spec that train.py would train, and others that it might."""
     try:
-        paper, large = (replace(build_spec(settings.backbone, size), tile=settings.tile,
-                                letterbox=settings.letterbox_image)
-                        for size in (settings.input_shape[0], 512))
-        spec = paper = replace(paper, input_shape=settings.input_shape)
-        if settings.anchors_size:
-            spec = replace(spec, anchors_size=settings.anchors_size)
-        if settings.aspect_ratios:
-            spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(paper.grids))
-        return spec, paper, large
+        build = partial(build_spec, settings.backbone, tile=settings.tile,
+                        letterbox=settings.letterbox_image)
+        spec = build(settings.input_shape[0], anchors_size=settings.anchors_size,
+                     aspect_ratios=settings.aspect_ratios)
+        return (replace(spec, input_shape=settings.input_shape), build(settings.input_shape[0]),
+                build(512))
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
 
@@ -133,34 +126,20 @@ def read_data(settings: AnnotationSettings
     images_path = resolve(settings.images_path) if settings.images_path else None
     shares = {"val": settings.val_share, "test": settings.test_share}
     annotations, problems, facts = {}, [], {}
-    joined = Splits({split: [] for split in SPLITS}, {}, [], [])
+    joined = Splits({split: [] for split in SPLITS}, {}, [])
     for root in roots:
         source = read_source(root, settings.annotation_format, images_path=images_path,
                              box_format=settings.box_format, unlabelled=settings.unlabelled)
         by_key = {item.key: item for item in source.annotations}
         facts |= inspect_images(source.annotations)
         problems += source.problems
-        image_sets, candidates = root / "ImageSets/Main", find_candidates(by_key, facts)
-        is_divided = source.members["val"] or source.members["test"]
-        if split_files(image_sets) or not settings.annotation_path and not is_divided:
-            splits = voc_splits(image_sets, [*by_key], shares, settings.seed, candidates,
-                                overwrite=settings.overwrite_splits,
-                                train_on_val=settings.train_on == "trainval")
-            listed = set().union(*splits.members.values())
-            problems += [Problem("split names nothing", f"{shorten(image_sets)}: {key}",
-                                 "no such annotation") for key in sorted(listed - set(by_key))]
-            problems += [Problem("in no split", by_key[key].origin,
-                                 "to use it, add it to train.txt")
-                         for key in sorted(set(by_key) - listed)]
-        else:
-            record = root / RECORD if root.is_dir() else root.with_name(f"{root.stem}_{RECORD}")
-            splits = fill_splits(source.members, record, shares, settings.seed, candidates,
-                                 overwrite=settings.overwrite_splits)
+        splits = make_splits(source.members, record_path(root), shares, settings.seed,
+                             find_candidates(by_key, facts), overwrite=settings.overwrite_splits,
+                             train_on_val=settings.train_on == "trainval")
         for split, members in splits.members.items():
             joined.members[split].extend(f"{root}/{key}" for key in members)
         annotations |= {f"{root}/{key}": item for key, item in by_key.items()}
         joined.files.update(splits.files)
-        joined.retired.extend(splits.retired)
         joined.messages.extend([*source.messages, *splits.messages])
     return annotations, joined, problems, facts
 
@@ -185,11 +164,8 @@ def check_objects(classes_path: str, lists: Mapping[str, list[Record]], doctor: 
                             f"{name!r}, which has {count}? Correct it; no lists were written.")
     for split, records in lists.items():
         if (records or split == "train") and not any(len(record.labels) for record in records):
-            reason = (f"{doctor.unknown.total()} objects are of classes that are not in "
-                      f"{classes_path or 'the data'}" if doctor.unknown else
-                      "see the problems above, or try another seed")
-            raise UserError(f"the {split} split has no usable object: {reason}. No list was "
-                            "written.")
+            raise UserError(f"the {split} split has no usable object ({doctor.unknown.total()} are "
+                            "of unknown classes): see the problems above. No list was written.")
 
 
 def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
@@ -199,11 +175,9 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
     folder = make_folder(settings.lists_dir)
     paths = {split: folder / f"{year}_{split}.txt" for split in lists}
     texts = {paths[split]: list_text(lists[split], class_names) for split in lists if lists[split]}
-    old = splits.retired + [path for path in paths.values() if path not in texts and path.exists()]
+    old = [path for path in paths.values() if path not in texts and path.exists()]
     if not settings.classes_path:
         texts[folder / f"{year}_classes.txt"] = "\n".join([*class_names, ""])
-    for path in splits.files:
-        make_folder(path.parent)
     write_together(texts | splits.files, old)
     for split, path in paths.items():
         print(f"{shorten(path)}: {len(lists[split])} of {len(splits.members[split])} images usable")
@@ -212,4 +186,5 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
 
 
 if __name__ == "__main__":
+    gc.disable()  # it would walk again and again through all that is read
     run(main, AnnotationSettings)
