@@ -25,7 +25,7 @@ NEXT_STEPS = {
     "localisation": ("Check how tight boxes are", "If they are, fit the priors to your objects."),
     "both": ("Label more of these", "Neither class nor box is right; see the images below."),
     "duplicate": ("Lower nms_iou", "One object has several boxes; predict.py drops more with it."),
-    "background": ("Look for missing labels", "If the images below miss none, add backgrounds."),
+    "background": ("Look for missing labels", "If none is missing, add images without objects."),
     "missed": ("Label more of these", "If they are small, enlarge input_shape or set tile.")}
 
 
