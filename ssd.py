@@ -255,7 +255,7 @@ class SSD:
                val_list: str | os.PathLike = ROOT / "2007_val.txt", max_loss: float = 1.0) -> None:
         """Write the detector as an .onnx file, which `model_path` takes; print what it is.
 
-        `outputs` are those of nets/runtimes/export.py. "int8" is calibrated on `train_list`, and
+        `outputs` are those of docs/inference.md. "int8" is calibrated on `train_list`, and
         refused where it loses more than `max_loss` points of mAP@0.5 on `val_list`.
         """
         path = given_path(path)
