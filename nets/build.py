@@ -65,7 +65,7 @@ def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
     state_dict = nest_extras(checkpoint.state_dict)
     check_tensors(network.state_dict(), state_dict, path)
     network.load_state_dict(state_dict)  # a plain dict may lack the counters of batch norm
-    network.family = family
+    network.family, network.about = family, checkpoint.progress
     print(f"weights: {path}: {family}, {spec.summary()}, {len(names)} classes")
     return network
 

@@ -1,8 +1,8 @@
 """Writes a network as an ONNX file that runs without PyTorch and without this project.
 
 The file (opset 18, any batch, weights inside) takes `images`: (B, S, S, 3) RGB pixel values,
-resized and no more, uint8; float32 where the spec resizes in float32. Its metadata, as JSON, are
-spec, class names and thresholds. It gives, boxes being xyxy in fractions of the input:
+resized and no more, uint8; float32 where the spec resizes in float32. docs/inference.md lists its
+metadata. It gives, boxes being xyxy in fractions of the input:
 
 raw         loc (B, P, 4) and conf (B, P, C), float32: the network's own
 boxes       boxes (B, P, 4) and scores (B, P, K), float32: those of `decode_outputs`
@@ -15,7 +15,9 @@ import functools
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +26,19 @@ from torch import nn
 from nets.runtimes.onnx import OUTPUT_NAMES, Outputs, optional
 from nets.runtimes.torch import folded_copy
 from nets.ssd import SSDNet
-from utils.cli import UserError
+from utils.cli import VERSION, UserError
 from utils.multibox.postprocess import Thresholds, decode_outputs
 
 QUANTISED = ["Conv", "MaxPool", "Relu"]  # L2Norm, softmax, decoding and NMS stay float
 
 
 def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outputs: Outputs,
-                thresholds: Thresholds) -> None:
+                thresholds: Thresholds, about: dict[str, Any] | None = None) -> None:
     """Write an SSDNet, which is left as it is, as an ONNX file in fp32.
 
     `outputs` are those at the top of this file; "detections" are of all classes, suppressed by
-    class. Raises UserError where PyTorch is too old or a package is missing.
+    class. `about` is what is known of the weights, in plain types. Raises UserError where PyTorch
+    is too old or a package is missing.
     """
     if [int(part) for part in torch.__version__.split(".")[:2]] < [2, 9]:
         raise UserError("exporting needs PyTorch 2.9 or newer; pip install -U torch torchvision")
@@ -56,7 +59,8 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
     for node in program.model.graph:  # the exporter's notes name the files of this computer
         node.metadata_props.clear()
     values = {"spec": spec.to_dict(), "class_names": list(class_names), "outputs": outputs,
-              "thresholds": limits, "family": network.family, "precision": "fp32"}
+              "thresholds": limits, "family": network.family, "precision": "fp32",
+              "about": about or {}, "version": VERSION, "date": str(date.today())}
     program.model.metadata_props.update(
         {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()})
     program.save(path, external_data=False)

@@ -33,7 +33,7 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def measure_images(folder, detections, objects, names, images=IMAGES):
+def measure_images(folder, detections, objects, names, images=IMAGES, confidence=None):
     """Write an image for each number; return the Measurement of detections on them."""
     records = []
     for k in range(images):
@@ -42,12 +42,12 @@ def measure_images(folder, detections, objects, names, images=IMAGES):
         rows = objects.image == k
         records.append(Record(path, objects.boxes[rows].astype(np.float32), objects.labels[rows],
                               objects.difficult[rows]))
-    return measure(detections, records, names)
+    return measure(detections, records, names, confidence=confidence)
 
 
 def page_of(folder, measurement):
-    write_report(folder / "report.html", "mAP on <list>", measurement, as_values(measurement, 0.5),
-                 "Above 0.01.")
+    write_report(folder / "report.html", "mAP on <list>", measurement, as_values(measurement),
+                 "model <a>")
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def page_of(folder, measurement):
 def report(tmp_path_factory):
     """A Measurement and the text of its page."""
     folder = tmp_path_factory.mktemp("page")
-    measurement = measure_images(folder, *random_set(0), NAMES)
+    measurement = measure_images(folder, *random_set(0), NAMES, confidence=0.37)
     return measurement, page_of(folder, measurement)
 
 
@@ -73,7 +73,7 @@ def test_the_page_needs_no_other_file_and_no_script(report):
 
 def test_the_page_and_the_json_have_the_same_figures(report):
     measurement, text = report
-    values = as_values(measurement, 0.5)
+    values = as_values(measurement)
     shown = " ".join("".join(Reader(text).texts).split())
     for value in (values["map_area"], values["map_11_point"], *values["coco"].values(),
                   values["best_f1"]["f1"], *(values["classes"][name]["ap_area"] for name in NAMES),
@@ -84,7 +84,7 @@ def test_the_page_and_the_json_have_the_same_figures(report):
         assert f"{row['cost']:.4f}" in shown
         working = measurement.working_errors
         assert f"{kind.capitalize()}: {len(working.rows_of(kind))};" in shown
-        assert (working.assignment.detections.scores > measurement.confidence).all()
+        assert (working.assignment.detections.scores > 0.37).all()
 
 
 @pytest.mark.parametrize("detections, objects, classes", [
@@ -94,7 +94,7 @@ def test_the_page_and_the_json_have_the_same_figures(report):
 def test_small_sets(tmp_path, detections, objects, classes):
     names = [f"c{k}" for k in range(classes)]
     measurement = measure_images(tmp_path, as_detections(detections), as_objects(objects), names, 2)
-    errors = json.loads(json.dumps(as_values(measurement, 0.5), allow_nan=False))["errors"]
+    errors = json.loads(json.dumps(as_values(measurement), allow_nan=False))["errors"]
     if objects and not detections:
         assert (errors["ap50"], errors["missed"]) == (0, {"count": 1, "cost": 1})
     shown = "".join(Reader(page_of(tmp_path, measurement)).texts)
@@ -108,5 +108,5 @@ def test_text_of_good_and_of_low_figures(tmp_path):
     good, bad = (format_measurement(measure_images(
         tmp_path, as_detections([(k, label, 0.5, box) for k in range(20)]), objects,
         ("cat", "dog"), 20)) for label in (0, 1))
-    assert "--confidence 0.499" in good and "classes without objects, not in the mean: dog" in good
-    assert "mAP is near 0" in bad and "mAP is near 0" not in good and "--confidence" not in bad
+    assert "confidence 0.499: F1 1.0000" in good and "objects, not in the mean: dog" in good
+    assert "mAP is near 0" in bad and "mAP is near 0" not in good and "confidence" not in bad

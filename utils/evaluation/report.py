@@ -76,14 +76,11 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
 
 
 def _summary_rows(values):
-    best = values["best_f1"] or {}
     rows = {"figure": "value"}
     for iou, row in values["by_iou"].items():
         rows[f"mAP at IoU {iou}, area under the curve (VOC 2010 and later)"] = row["map_area"]
         rows[f"mAP at IoU {iou}, 11 points (VOC 2007)"] = row["map_11_point"]
     rows |= {f"COCO's {name}": value for name, value in values["coco"].items()}
-    rows |= {"best F1 of all classes as one": best.get("f1"),
-             "confidence with the best F1, for predict.py": str(best.get("confidence", "-"))}
     return [[name, figure_text(value)] for name, value in rows.items()]
 
 

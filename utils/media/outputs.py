@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -38,6 +38,7 @@ class Outputs:
     save_csv: bool = False
     count: bool = False
     image_format: ImageFormat = "jpg"
+    about: dict[str, Any] = field(default_factory=dict)  # the detector, for the .json files
     # By (name of the image or video, number and seconds of the frame or None).
     results: dict[tuple[str, int | None, float | None], Detections] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # by name: what went wrong
@@ -65,7 +66,7 @@ class Outputs:
             height, width = frame.image.shape[:2]
             self._try(source.name, self._write_json, source.output, {
                 "image": str(source.path), "width": width, "height": height,
-                "objects": detections.rows()})
+                "detector": self.about, "objects": detections.rows()})
 
     def _try(self, name, write, *arguments):
         """Write something; report what cannot be written."""
@@ -128,10 +129,9 @@ class Outputs:
             frames = [{"frame": number, "seconds": seconds, "objects": detections.rows()}
                       for (name, number, seconds), detections in self.results.items()
                       if name == video.name]
-            self._try(video.name, self._write_json, video.output,
-                      {
+            self._try(video.name, self._write_json, video.output, {
                 "video": str(video.path) if isinstance(video.path, Path) else video.name,
-                "frames": frames})
+                "detector": self.about, "frames": frames})
 
     def _write_json(self, name, values):
         path = self.folder / f"{name}.json"
