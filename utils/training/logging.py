@@ -31,7 +31,7 @@ def describe_start(folder: Path, where: str, total_steps: int, steps_an_epoch: i
     """Return where a run computes, how long it is, and where its settings and results go."""
     text = f"running on {where}, {total_steps:,} steps; settings.txt and results in {folder}"
     if total_steps < ENOUGH_STEPS:
-        text += (f"\nWARNING: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
+        text += (f"\nnote: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
                  f"better: epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} or more.")
     return text
 
