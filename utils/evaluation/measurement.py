@@ -59,8 +59,7 @@ def measure(detections: FlatDetections, records: Sequence[Record], class_names: 
 def val_figures(results: Sequence[ClassResult], class_names: Sequence[str]) -> dict[str, Any]:
     """Return what train.py stores with the weights that had these results on val, in plain types.
 
-    There is no confidence where nothing was found. Detection takes the one of all classes: the NMS
-    of ONNX has one threshold.
+    Detection takes the confidence of all classes, since ONNX's NMS has one threshold.
     """
     figures, confidence = {"val_map": mean_ap(results)}, best_confidence(pooled_result(results))
     if confidence is not None:
