@@ -34,7 +34,7 @@ from utils.cli import (ROOT, Settings, UserError, check_fields, given_path, make
                        writing)
 from utils.data.annotations import Record, read_class_names, read_records
 from utils.detections import Detections, class_indices, class_texts
-from utils.device import pick_device, set_precision
+from utils.device import HostCopy, pick_device, set_precision
 from utils.distributed import share_out
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
@@ -207,10 +207,11 @@ class SSD:
     def _detect_pass(self, inputs, sizes, thresholds):
         """Return the Detections of one pass, in pixels of images of these (width, height) sizes."""
         outputs = self.runtime(np.stack(inputs))
-        if any(output.isnan().any() for output in outputs):
+        damaged = HostCopy(sum(output.isnan().any() for output in outputs))
+        kept = select(*outputs, thresholds, clip=self.spec.box_clip == "after_nms")
+        if damaged.tolist():  # `select` has waited for a GPU
             raise UserError("the network's outputs are not finite: its weights are damaged, or "
                             f"{self.precision} is too narrow for them.")
-        kept = select(*outputs, thresholds, clip=self.spec.box_clip == "after_nms")
         return [Detections(boxes_to_pixels(boxes, *size, self.spec), scores.numpy(),
                            labels.numpy(), self.class_names)
                 for (boxes, scores, labels), size in zip(kept, sizes)]
@@ -265,7 +266,7 @@ class SSD:
                val_list: str | os.PathLike = ROOT / "2007_val.txt", max_loss: float = 1.0) -> None:
         """Write the detector as an .onnx file, which `model_path` takes; print what it is.
 
-        `outputs` are those of nets/runtimes/export.py. "int8" is calibrated on `train_list`, and
+        `outputs` are those of docs/inference.md. "int8" is calibrated on `train_list`, and
         refused where it loses more than `max_loss` points of mAP@0.5 on `val_list`.
         """
         path = given_path(path)

@@ -73,7 +73,7 @@ def test_settings_that_cannot_work_are_refused(twenty, changes, words):
 
 def test_lists_without_objects_are_refused(twenty):
     (twenty[0].path / "classes.txt").write_text("horse\ncow\n")
-    with pytest.raises(UserError, match="train split has no usable object: 20 objects are of"):
+    with pytest.raises(UserError, match="train split has no usable object .20 are of"):
         twenty[0].run()
     assert not list(twenty[0].path.glob("2007_*.txt"))
 
@@ -204,5 +204,5 @@ def test_the_class_list_is_not_blamed_for_boxes(twenty):
     voc, keys = twenty
     for key in keys:
         voc.xml(key, ("cat", 30, 30, 9, "x"))
-    with pytest.raises(UserError, match="train split has no usable object: see the problems"):
+    with pytest.raises(UserError, match="train split has no usable object .*see the problems"):
         voc.run()

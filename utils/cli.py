@@ -67,11 +67,10 @@ def typed_path(text: str | os.PathLike) -> Path:
 
 
 def check_file(path: str | os.PathLike) -> Path:
-    """Return `path` as an absolute Path, or UserError for a missing file or a folder."""
+    """Return `path` as an absolute Path, or UserError where it is no file."""
     path = resolve(path)
     if not os.path.isfile(path):
-        kind = "a folder, not a file" if os.path.isdir(path) else "No such file"
-        raise UserError(f"{path}: {kind}; check the path.")
+        raise UserError(f"{path}: no such file; check the path.")
     return path
 
 
@@ -95,6 +94,20 @@ def make_folder(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another.") from None
     return folder
+
+
+def walk_files(folder: Path) -> dict[str, Path]:
+    """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed.
+
+    Hidden files and folders are left out, such as the `._a.xml` that macOS adds to archives.
+    """
+    files = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parent = Path(parent)  # once: it takes longer than to join a name to it
+        prefix = "" if parent == folder else f"{parent.relative_to(folder).as_posix()}/"
+        files |= {prefix + name: parent / name for name in sorted(names) if name[0] != "."}
+    return files
 
 
 def read_text(path: str | os.PathLike, *, remedy: str) -> str:
@@ -140,8 +153,7 @@ def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None
             continue
         if get_origin(hint) is tuple:
             if not isinstance(value, tuple) or ... not in kinds and len(value) != len(kinds):
-                example = type(settings).__dataclass_fields__[name].default
-                raise UserError(f"{name} must be a tuple such as {example}, got {value!r}.")
+                raise UserError(f"{name} must be a {hint}, got {value!r}.")
         else:
             value, kinds = (value,), (hint,)
         kind, words = TYPES[kinds[0]]

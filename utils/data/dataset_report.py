@@ -146,9 +146,9 @@ def problem_section(problems: Sequence[Problem]) -> Section:
         rows = [[problem.where, problem.what] for problem in problems if problem.kind == kind]
         if rows:
             heading = f"{len(rows)} x {kind} ({decision})"
-            details.append(Section(heading, [["where", "what"], *rows],
-                                   images=draw_problems([problem for problem in problems
-                                                         if problem.kind == kind])))
+            images = draw_problems([problem for problem in problems if problem.kind == kind])
+            details.append(Section(heading, [["where", "what"], *rows], images=images,
+                                   folded=decision not in SERIOUS))
     return Section("Problems", text="" if details else "no problems found", details=details)
 
 

@@ -84,11 +84,8 @@ def _draw_background(width, height, rng):
 
 def _make_outline(name, rng):
     """Return an (N, 2) polygon of radius about 1 around the origin, turned at random."""
-    corners, start = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name], 0.0
-    if name == "square":
-        start = np.pi / 4 + rng.uniform(-0.25, 0.25)
-    elif name != "circle":
-        start = rng.uniform(0, 2 * np.pi)
+    corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name]
+    start = np.pi / 4 + rng.uniform(-0.25, 0.25) if name == "square" else rng.uniform(0, 2 * np.pi)
     angles = start + 2 * np.pi * np.arange(corners) / corners
     outline = np.stack([np.cos(angles), np.sin(angles)], 1)
     outline[1::2] *= 0.42 if name == "star" else 1

@@ -164,10 +164,7 @@ def _count_labels(keys, candidates):
 
 def record_path(root: Path) -> Path:
     """Return where the draws from a source are recorded: a folder, or a file of annotations."""
-    earlier = root / "ImageSets/Main" / RECORD  # of an earlier version
-    if root.is_file():
-        return root.with_name(f"{root.stem}_{RECORD}")
-    return earlier if earlier.exists() else root / RECORD
+    return root.with_name(f"{root.stem}_{RECORD}") if root.is_file() else root / RECORD
 
 
 def make_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
@@ -192,21 +189,3 @@ def make_splits(given: Members, record: Path, shares: Mapping[str, float], seed:
     return Splits(drawn | {"test": given["test"] or drawn["test"]},
                   {record: json.dumps(lasting, indent=0)},
                   [f"drawn splits: {len(after & before)} images kept, {len(after - before)} new"])
-
-
-def given_files(folder: Path) -> dict[str, list[Path]]:
-    """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val.
-
-    Without those that an earlier version of this project wrote beside its record.
-    """
-    words = {path: path.stem.lower() for path in sorted(folder.glob("*.txt"))}
-    if not set(words.values()) & set(SPLIT_OF):
-        words = {path: word.rpartition("_")[2] for path, word in words.items()}
-    names, record = SPLIT_OF | {"trainval": "trainval"}, folder / RECORD
-    drawn = json.loads(record.read_bytes()) if record.exists() else {}
-    if any(path.stem in drawn and path.read_text("utf-8").splitlines() != drawn[path.stem]
-           for path in words):  # edited since
-        drawn = {}
-    files = {name: [path for path in words if names.get(words[path]) == name]
-             for name in (*SPLITS, "trainval") if name not in drawn}
-    return {name: members for name, members in files.items() if members}

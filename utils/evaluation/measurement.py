@@ -127,12 +127,6 @@ def format_results(results: Sequence[ClassResult], class_names: Sequence[str],
                      for name, row in zip(names, rows))
 
 
-def _point_text(point):
-    confidence, f1, precision, recall = point.values()
-    return (f"at confidence {confidence:g}: F1 {figure_text(f1)} (precision "
-            f"{figure_text(precision)}, recall {figure_text(recall)})")
-
-
 def format_measurement(measurement: Measurement) -> str:
     """Return the figures as text: the table by class, COCO's twelve, and what to make of them."""
     results, class_names = measurement.results, measurement.class_names
@@ -147,10 +141,10 @@ def format_measurement(measurement: Measurement) -> str:
     if absent:
         lines.append(f"classes without objects, not in the mean: {', '.join(absent):.200}")
     best = best_f1(measurement.pooled)
-    if best:
-        used = at_confidence(measurement.pooled, measurement.confidence)
-        lines += [f"all classes together, {_point_text(used)}",
-                  f"{'the best F1':>20}, {_point_text(best)}"]
+    used = at_confidence(measurement.pooled, measurement.confidence)
+    for name, point in (("F1", used), ("best F1", best)) if best else ():
+        lines.append(f"all classes together, at confidence {point['confidence']:g}: {name} "
+                     "{1} (precision {2}, recall {3})".format(*map(figure_text, point.values())))
     if not mean_ap(results) > 0.05:
         lines.append("mAP is near 0: train longer, and look at report.html; if boxes fit there and "
                      "classes\n  do not, the order of the class names differs.")

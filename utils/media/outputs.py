@@ -52,28 +52,24 @@ class Outputs:
             tqdm.write(f"error: {error}")
 
     def write(self, frame: Frame, detections: Detections, drawn: np.ndarray | None) -> None:
-        """Write the files of a frame and of its image `drawn`, (H, W, 3) uint8 RGB."""
+        """Write the files of a frame and its image `drawn`, (H, W, 3) uint8 RGB; report faults."""
         source, number = frame.source, frame.number
         if self.save_json or self.save_csv or self.count:  # else a camera may run for days
             self.results[source.name, number, frame.seconds] = detections
-        if number is not None:
-            self._try(source.name, self._write_to_video, frame, drawn)
-        elif self.draw:
-            self._try(source.name, self.write_image, source.output, drawn)
-        if self.crop:
-            self._try(source.name, self._write_crops, frame, detections)
-        if number is None and self.save_json:
-            height, width = frame.image.shape[:2]
-            self._try(source.name, self._write_json, source.output, {
-                "image": str(source.path), "width": width, "height": height,
-                "detector": self.about, "objects": detections.rows()})
-
-    def _try(self, name, write, *arguments):
-        """Write something; report what cannot be written."""
         try:
-            write(*arguments)
+            if self.crop:
+                self._write_crops(frame, detections)
+            if number is None and self.save_json:
+                height, width = frame.image.shape[:2]
+                self._write_json(source.output, {
+                    "image": str(source.path), "width": width, "height": height,
+                    "detector": self.about, "objects": detections.rows()})
+            if number is not None:
+                self._write_to_video(frame, drawn)
+            elif self.draw:
+                self.write_image(source.output, drawn)
         except UserError as error:
-            self.report(name, error)
+            self.report(source.name, error)
 
     def write_image(self, name: str, image: np.ndarray) -> None:
         """Write (H, W, 3) uint8 RGB below the folder, the format added to its name."""
@@ -102,7 +98,7 @@ class Outputs:
             self._video, self._written = frame.source, 0
             if self.draw:
                 size = tuple(side + side % 2 for side in drawn.shape[1::-1])
-                self._open_video(self.folder / frame.source.output, frame.rate, size)
+                self._writer = self._open_video(frame.source.output, frame.rate, size)
         last = round(frame.seconds * frame.rate)
         if self._writer and self._written <= last:
             below, beside = (side % 2 for side in drawn.shape[:2])
@@ -111,14 +107,13 @@ class Outputs:
                 self._writer.write(drawn[..., ::-1])
                 self._written += 1
 
-    def _open_video(self, path, rate, size):
-        make_folder(path.parent)
+    def _open_video(self, name, rate, size):
+        path = make_folder((self.folder / name).parent) / Path(name).name
         for codec, suffix in CODECS:
             code = cv2.VideoWriter_fourcc(*codec)
-            self._writer = cv2.VideoWriter(f"{path}{suffix}", code, rate, size)
-            if self._writer.isOpened():
-                return
-        self._writer = None
+            writer = cv2.VideoWriter(f"{path}{suffix}", code, rate, size)
+            if writer.isOpened():
+                return writer
         raise UserError(f"{path}{suffix}: cannot be written.")
 
     def _close_video(self):
@@ -129,9 +124,9 @@ class Outputs:
             frames = [{"frame": number, "seconds": seconds, "objects": detections.rows()}
                       for (name, number, seconds), detections in self.results.items()
                       if name == video.name]
-            self._try(video.name, self._write_json, video.output, {
-                "video": str(video.path) if isinstance(video.path, Path) else video.name,
-                "detector": self.about, "frames": frames})
+            path = str(video.path) if isinstance(video.path, Path) else video.name
+            self._write_json(video.output, {"video": path, "detector": self.about,
+                                            "frames": frames})
 
     def _write_json(self, name, values):
         path = self.folder / f"{name}.json"
@@ -153,20 +148,17 @@ class Outputs:
         for (name, number, seconds), detections in sorted(self.results.items()):
             boxes, scores, labels = detections
             image_ids = [ids[name] if number is None else f"{name}/{number}"] * len(boxes)
-            results += coco_results(image_ids, labels, boxes, scores, class_names, decimals=2)
+            results += coco_results(image_ids, labels, boxes, scores, class_names)
             rows += [{**row, "image": name, "frame": number, "seconds": seconds}
                      for row in detections.rows()]
         if self.save_json:
-            self._try("coco_results.json", self._write_json, "coco_results", results)
+            self._write_json("coco_results", results)
         if self.save_csv:
-            self._try("detections.csv", self._write_csv, rows)
-
-    def _write_csv(self, rows):
-        with writing(self.folder / "detections.csv") as part, part.open(
-                "w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, ("image", "frame", "seconds", *COLUMNS))
-            table.writeheader()
-            table.writerows(rows)
+            with writing(self.folder / "detections.csv") as part, part.open(
+                    "w", encoding="utf-8", newline="") as file:
+                table = csv.DictWriter(file, ("image", "frame", "seconds", *COLUMNS))
+                table.writeheader()
+                table.writerows(rows)
 
     def sum_up(self, sources: list[Source]) -> None:
         """Print what was done; UserError where something failed."""
