@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -75,6 +77,23 @@ def test_named_images_and_folders(run, folder, tmp_path):
     assert (folder / "in" / "a.png").read_bytes() == before
     drawn = np.asarray(Image.open(tmp_path / "out" / "a.jpg"), int)
     assert np.abs(drawn - np.asarray(Image.open(folder / "in" / "a.png"), int)).max() > 60
+
+
+def test_xml_beside_each_image_but_over_none_of_a_person(run, folder, tmp_path):
+    shutil.copytree(folder / "in", tmp_path / "photos")
+    person = tmp_path / "photos/sub/b.xml"
+    person.write_text("<annotation/>")
+    texts = []
+    for confidence in (0.3, 0.9):
+        run(str(tmp_path / "photos"), save_xml=True, confidence=confidence)
+        texts.append((tmp_path / "photos/a.xml").read_text())
+    assert person.read_text() == "<annotation/>" and texts[0] != texts[1]
+    assert not list((tmp_path / "photos").glob("c.*ml"))
+    scores = [float(node.text) for node in ElementTree.fromstring(texts[1]).iter("score")]
+    assert scores and min(scores) >= 0.9 and "best.pth</database>" in texts[1]
+    run(str(tmp_path / "photos"), rank=True)
+    page = (tmp_path / "out/to_label.html").read_text()
+    assert "a.png" in page and "b.png" not in page
 
 
 def test_a_folder_and_a_video(run, tmp_path):
