@@ -78,8 +78,7 @@ class SSDSettings(WeightsSettings):
     # train.py stored with the weights, that of the best F1 on val, or 0.5 where there is none.
     confidence: float = 0.0
     nms_iou: float = 0.45  # of two boxes that overlap more (IoU), the weaker one is dropped
-    # Within each "class"; or "agnostic", across classes; "soft" lowers scores instead, for crowds.
-    nms: NmsRule = "class"
+    nms: NmsRule = "class"  # or "agnostic": across classes, so that an object gets one box
     classes: tuple[str, ...] = ()  # to look for, names or numbers from 0; without any, all of them
 
 
@@ -220,9 +219,6 @@ class SSD:
         """Return the detector's thresholds with changes, whose classes are names or numbers."""
         if "classes" in changes:
             changes = changes | {"classes": class_indices(changes["classes"], self.class_names)}
-        if self.spec.tile and changes.get("nms") == "soft":
-            raise UserError('nms = "soft" does not work with tiled inference (the weights have '
-                            f'tile = {self.spec.tile}); take "class".')
         try:
             return replace(self.thresholds, **changes)
         except ValueError as error:

@@ -97,7 +97,7 @@ def test_xml_beside_each_image_but_over_none_of_a_person(run, folder, tmp_path):
 
 
 def test_a_folder_and_a_video(run, tmp_path):
-    assert "3 of 3 files done" in run(mode="dir_predict", nms="soft")
+    assert "3 of 3 files done" in run(mode="dir_predict", nms="agnostic")
     assert written(tmp_path) == ["a.jpg", "c.mp4", "sub/b.jpg"]
     assert "1 of 1 files done" in run(mode="video", classes=("dog",), save_json=True)
     video = cv2.VideoCapture(str(next((tmp_path / "out").glob("c.*m*"))))

@@ -26,7 +26,7 @@ from utils.data.annotations import (Record, check_images, check_same_classes, re
                                     read_list, read_records)
 from utils.data.loader import Batch, Loader
 from utils.device import HostCopy
-from utils.distributed import check_same_on_all_ranks, launcher, rank, sum_over_ranks, world_size
+from utils.distributed import check_same_on_all_ranks, rank, sum_over_ranks, world_size
 from utils.multibox.loss import Losses
 from utils.training.logging import Board, plot_history, write_history
 
@@ -216,7 +216,7 @@ class Run:
         if error is not None and self.saved and rank() == 0:
             last = typeable(self.folder / "last.pth")
             print(f"{last} holds the run up to step {self.saved[1]} of epoch {self.saved[0] + 1}; "
-                  f"to go on:\n{launcher()} train.py --resume {last}", file=sys.stderr)
+                  f"to go on:\npython train.py --resume {last}", file=sys.stderr)
 
 
 class StopFlag:
