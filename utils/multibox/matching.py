@@ -71,7 +71,7 @@ def bipartite_match(iou: torch.Tensor) -> torch.Tensor:
     index of the object matched with each prior, -1 for none.
     """
     iou = iou.clone()  # of the pairs left; others are -1
-    matched = torch.full((iou.shape[1],), -1)
+    matched = torch.full((iou.shape[1],), -1, device=iou.device)
     best_iou, best_prior = iou.max(1)  # (G,)
     while best_iou.max() > MIN_FORCED_IOU:
         k = best_iou.argmax()
