@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -77,8 +79,25 @@ def test_named_images_and_folders(run, folder, tmp_path):
     assert np.abs(drawn - np.asarray(Image.open(folder / "in" / "a.png"), int)).max() > 60
 
 
+def test_xml_beside_each_image_but_over_none_of_a_person(run, folder, tmp_path):
+    shutil.copytree(folder / "in", tmp_path / "photos")
+    person = tmp_path / "photos/sub/b.xml"
+    person.write_text("<annotation/>")
+    texts = []
+    for confidence in (0.3, 0.9):
+        run(str(tmp_path / "photos"), save_xml=True, confidence=confidence)
+        texts.append((tmp_path / "photos/a.xml").read_text())
+    assert person.read_text() == "<annotation/>" and texts[0] != texts[1]
+    assert not list((tmp_path / "photos").glob("c.*ml"))
+    scores = [float(node.text) for node in ElementTree.fromstring(texts[1]).iter("score")]
+    assert scores and min(scores) >= 0.9 and "best.pth</database>" in texts[1]
+    run(str(tmp_path / "photos"), rank=True)
+    page = (tmp_path / "out/to_label.html").read_text()
+    assert "a.png" in page and "b.png" not in page
+
+
 def test_a_folder_and_a_video(run, tmp_path):
-    assert "3 of 3 files done" in run(mode="dir_predict", nms="soft")
+    assert "3 of 3 files done" in run(mode="dir_predict", nms="agnostic")
     assert written(tmp_path) == ["a.jpg", "c.mp4", "sub/b.jpg"]
     assert "1 of 1 files done" in run(mode="video", classes=("dog",), save_json=True)
     video = cv2.VideoCapture(str(next((tmp_path / "out").glob("c.*m*"))))
@@ -88,9 +107,17 @@ def test_a_folder_and_a_video(run, tmp_path):
     run(mode="dir_predict", dir_origin_path=str(tmp_path), fails="no images or videos there")
 
 
-def test_when_nothing_is_found_the_best_score_is_printed(run):
-    out = run("in/a.png", confidence=1.0)
-    assert "nothing found" in out and "the best box has a lower score" in out
+def test_when_nothing_is_found_print_and_drawing_say_above_what(run, folder, tmp_path):
+    out = run("in/a.png", "in/sub/b.png", confidence=1.0, save_json=True)
+    assert out.startswith("weights") and "\nconfidence 1, as set\n" in out
+    assert out.count("nothing found") == 2 and out.count("the best box has a lower score") == 1
+    values = json.loads((tmp_path / "out" / "a.json").read_text())["detector"]
+    assert values == {"model": f"{folder.name}/best.pth", "confidence": 1.0,
+                      "confidence_from": "as set"}
+    drawn, original = (np.asarray(Image.open(path), int) for path in (
+        tmp_path / "out" / "a.jpg", folder / "in" / "a.png"))
+    changed = np.abs(drawn - original).max(2) > 200  # the words that say so, in the first line
+    assert changed[:20].mean() > 5 * changed[20:].mean()
 
 
 def test_dark_images(run, tmp_path):

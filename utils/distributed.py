@@ -158,10 +158,3 @@ def check_device(device: torch.device, name: str) -> None:
     if device.type != "cuda" or ":" in name or local > count:
         raise UserError(f"device {name!r} and {count} GPUs are not enough for {local} processes; "
                         f'take device "auto" and --nproc_per_node={count}, or device "cpu".')
-
-
-def launcher() -> str:
-    """Return what stands before a script's name in the command that started this process."""
-    if world_size() == 1:
-        return "python"
-    return f"torchrun --nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"

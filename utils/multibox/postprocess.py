@@ -5,12 +5,10 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from utils.multibox.boxes import pairwise_iou
 from utils.multibox.coder import BoxCoder
 from utils.multibox.nms import nms
 
-# NMS within each class (the paper), across all, or linear soft-NMS within (Bodla et al. 2017).
-NmsRule = Literal["class", "agnostic", "soft"]
+NmsRule = Literal["class", "agnostic"]  # NMS within each class (the paper), or across all
 CANDIDATES_PER_KEPT = 4  # priors whose candidates are tried first, for each detection to keep
 
 
@@ -72,7 +70,7 @@ def select(boxes: torch.Tensor, scores: torch.Tensor, thresholds: Thresholds, *,
     # The best candidates first, for speed alone. Only better boxes suppress a box: where
     # max_per_image of the best survive, NMS of all candidates would give the same.
     examined = CANDIDATES_PER_KEPT * thresholds.max_per_image
-    if examined >= scores.shape[1] or thresholds.nms == "soft":
+    if examined >= scores.shape[1]:
         examined = 0
     results = []
     for k, best in enumerate(_candidates(boxes, scores, _limits(scores, thresholds, examined))):
@@ -122,12 +120,7 @@ def _suppress(boxes, scores, labels, thresholds):
     boxes, scores, labels = boxes[order], scores[order], labels[order]
     kept, start = [], 0
     for group, group_scores in zip(boxes.split(sizes), scores.split(sizes)):
-        if thresholds.nms == "soft":
-            group_scores[:] = _soften(group, group_scores, thresholds)
-            survivors = (group_scores > thresholds.confidence).nonzero()[:, 0]
-        else:
-            survivors = nms(group, group_scores, thresholds.nms_iou)
-        kept.append(survivors + start)
+        kept.append(nms(group, group_scores, thresholds.nms_iou) + start)
         start += len(group)
     kept = torch.cat(kept).sort().values
     best_first = scores[kept].argsort(descending=True, stable=True)
@@ -141,13 +134,3 @@ def _best_of_each_class(scores, labels, max_per_class):
     by_class = best_first[labels[best_first].argsort(stable=True)]
     counts = labels.bincount().tolist()
     return [indices[:max_per_class or None] for indices in by_class.split(counts) if len(indices)]
-
-
-def _soften(boxes, scores, thresholds):
-    """Return the scores of one class by soft-NMS; 0 for what falls to the confidence."""
-    iou, left, final = pairwise_iou(boxes, boxes), scores.clone(), torch.zeros_like(scores)
-    while left.max() > thresholds.confidence:
-        best = int(left.argmax())
-        final[best], left[best] = left[best], 0
-        left *= torch.where(iou[best] > thresholds.nms_iou, 1 - iou[best], 1)
-    return final
