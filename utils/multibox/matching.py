@@ -37,7 +37,7 @@ def make_targets(boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Ten
     """
     priors = to_xyxy(coder.priors)
     if len(boxes) == 0:
-        return Targets(torch.zeros(len(priors), dtype=torch.int64), torch.zeros_like(priors))
+        return Targets(labels.new_zeros(len(priors)), torch.zeros_like(priors))
     matched = match(boxes, priors, match_iou)
     indices = matched.clamp(min=0)
     target_labels = torch.where(matched >= 0, labels[indices] + 1, 0)
