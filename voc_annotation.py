@@ -22,8 +22,7 @@ from utils.data.dataset_report import Specs, examine, format_section
 from utils.data.doctor import Doctor, ImageFacts, inspect_images
 from utils.data.layouts import SUFFIXES, read_source
 from utils.data.sources import Annotation, Problem
-from utils.data.splits import (RECORD, SPLITS, Splits, fill_splits, find_candidates, split_files,
-                               voc_splits)
+from utils.data.splits import SPLITS, Splits, find_candidates, make_splits, record_path
 from utils.page import write_page
 
 
@@ -59,11 +58,9 @@ class AnnotationSettings(Settings):
     # trainval trains on the val images of VOC's split files too, but for val_share of both.
     train_on: Literal["train", "trainval"] = "train"
     seed: int = 0  # the same seed gives the same split of the same images
-    # False keeps existing split files, and images in the split of earlier runs. True draws all
-    # anew; split files that were not drawn here get .old behind their names.
+    # False keeps images in the split of earlier runs. True draws anew what did not come with the
+    # data.
     overwrite_splits: bool = False
-    # True stops on any problem instead of clipping boxes and leaving hopeless ones out.
-    strict: bool = False
 
     # ---- The network that the report assumes; the values of train.py ----
     input_shape: tuple[int, int] = (300, 300)
@@ -82,8 +79,7 @@ def main(settings: AnnotationSettings) -> None:
     annotations, splits, problems, facts = read_data(settings)
     class_names = (read_class_names(settings.classes_path) if settings.classes_path
                    else names_from_data(annotations))
-    members = {split: [annotations[key] for key in keys if key in annotations]
-               for split, keys in splits.members.items()}
+    members = {split: [annotations[key] for key in keys] for split, keys in splits.members.items()}
     doctor = Doctor(class_names, facts, specs[0])
     doctor.problems += problems
     lists = {split: [record for item in items
@@ -97,8 +93,6 @@ def main(settings: AnnotationSettings) -> None:
                                  about=about, seed=settings.seed)
     print("\n".join(format_section(section) for section in sections if not section.images))
     try:
-        if settings.strict and doctor.problems:
-            raise UserError(f"{len(doctor.problems)} problems and strict = True: no lists written.")
         check_objects(settings.classes_path, lists, doctor)
         write_lists(settings, lists, class_names, splits)
     finally:  # after the lists, which matter more on a full disk
@@ -133,34 +127,20 @@ def read_data(settings: AnnotationSettings
     images_path = resolve(settings.images_path) if settings.images_path else None
     shares = {"val": settings.val_share, "test": settings.test_share}
     annotations, problems, facts = {}, [], {}
-    joined = Splits({split: [] for split in SPLITS}, {}, [], [])
+    joined = Splits({split: [] for split in SPLITS}, {}, [])
     for root in roots:
         source = read_source(root, settings.annotation_format, images_path=images_path,
                              box_format=settings.box_format, unlabelled=settings.unlabelled)
         by_key = {item.key: item for item in source.annotations}
         facts |= inspect_images(source.annotations)
         problems += source.problems
-        image_sets, candidates = root / "ImageSets/Main", find_candidates(by_key, facts)
-        is_divided = source.members["val"] or source.members["test"]
-        if split_files(image_sets) or not settings.annotation_path and not is_divided:
-            splits = voc_splits(image_sets, [*by_key], shares, settings.seed, candidates,
-                                overwrite=settings.overwrite_splits,
-                                train_on_val=settings.train_on == "trainval")
-            listed = set().union(*splits.members.values())
-            problems += [Problem("split names nothing", f"{shorten(image_sets)}: {key}",
-                                 "no such annotation") for key in sorted(listed - set(by_key))]
-            problems += [Problem("in no split", by_key[key].origin,
-                                 "to use it, add it to train.txt")
-                         for key in sorted(set(by_key) - listed)]
-        else:
-            record = root / RECORD if root.is_dir() else root.with_name(f"{root.stem}_{RECORD}")
-            splits = fill_splits(source.members, record, shares, settings.seed, candidates,
-                                 overwrite=settings.overwrite_splits)
+        splits = make_splits(source.members, record_path(root), shares, settings.seed,
+                             find_candidates(by_key, facts), overwrite=settings.overwrite_splits,
+                             train_on_val=settings.train_on == "trainval")
         for split, members in splits.members.items():
             joined.members[split].extend(f"{root}/{key}" for key in members)
         annotations |= {f"{root}/{key}": item for key, item in by_key.items()}
         joined.files.update(splits.files)
-        joined.retired.extend(splits.retired)
         joined.messages.extend([*source.messages, *splits.messages])
     return annotations, joined, problems, facts
 
@@ -199,11 +179,9 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
     folder = make_folder(settings.lists_dir)
     paths = {split: folder / f"{year}_{split}.txt" for split in lists}
     texts = {paths[split]: list_text(lists[split], class_names) for split in lists if lists[split]}
-    old = splits.retired + [path for path in paths.values() if path not in texts and path.exists()]
+    old = [path for path in paths.values() if path not in texts and path.exists()]
     if not settings.classes_path:
         texts[folder / f"{year}_classes.txt"] = "\n".join([*class_names, ""])
-    for path in splits.files:
-        make_folder(path.parent)
     write_together(texts | splits.files, old)
     for split, path in paths.items():
         print(f"{shorten(path)}: {len(lists[split])} of {len(splits.members[split])} images usable")

@@ -30,6 +30,7 @@ def match(folder, files, wanted):
     # The file name, from whatever machine, comes before the name of the annotation.
     (["sub/photo 7.png", "sub/photo 8.png"], [("7", "C:\\data\\photo 7.png")], ["sub/photo 7.png"]),
     (["a.jpg", "b.jpg"], [("a", "b.jpg"), ("b", "")], ["a.jpg", "b.jpg"]),
+    (["a b.jpg", "c%20d.jpg"], [("1", "a%20b.jpg"), ("2", "c%20d.jpg")], ["a b.jpg", "c%20d.jpg"]),
     # An image that two annotations could mean belongs to neither, unless its path is the same.
     (["1.jpg", "2.jpg"], ["a/1", "b/1", "b/2"], [None, None, "2.jpg"]),
     (["a/1.jpg", "2.jpg"], ["a/1", "b/1", "2"], ["a/1.jpg", None, "2.jpg"]),

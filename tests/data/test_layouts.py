@@ -78,7 +78,31 @@ def test_what_split_files_do_not_name(tmp_path):
     write_yolo(tmp_path, yaml="train: images/one\nval: val.txt\ntest: gone\nnames: [cat]\n")
     write_text(tmp_path / "val.txt", "/elsewhere/x.jpg\nimages/two/c.jpg\n")
     assert splits(tmp_path, problems=["in no split"]) == {"train": ["a", "b"], "val": ["c"]}
-    assert "test = gone names no image" in read_source(tmp_path).messages[0]
+    assert "test = gone: 0 of 0 lines name no image" in read_source(tmp_path).messages[1]
+
+
+@pytest.mark.parametrize("line", [
+    "{0} ", "{0} -1", "{0}.jpg", "{0}.xml", "JPEGImages/{0}.jpg Annotations/{0}.xml", "{0}.PNG 1",
+    "C:\\x\\{0}.jpg"])
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Validation"), ("trainval", "VAL"),
+                                   ("cat_train", "cat_val")])
+@pytest.mark.parametrize("root", ["", "VOC2007/"])
+def test_image_sets_of_tools(tmp_path, line, names, root):
+    for key in ("a 1.5", "b", "c", "d"):
+        save_image(tmp_path / f"{root}JPEGImages/{key}.jpg")
+        write_text(tmp_path / f"{root}Annotations/{key}.xml", CAT)
+    for name, keys in zip(names, (["b", "a 1.5"], ["c", "gone"])):
+        write_text(tmp_path / f"{root}ImageSets/Main/{name}.txt", "\n".join(map(line.format, keys)))
+    assert splits(tmp_path, problems=["in no split"]) == {"train": ["a 1.5", "b"], "val": ["c"]}
+    assert "1 of 2 lines name no image" in read_source(tmp_path).messages[0]
+
+
+def test_an_image_in_two_split_files_is_named(tmp_path):
+    write_yolo(tmp_path, yaml="train: train.txt\nval: val.txt\nnames: [cat]\n")
+    write_text(tmp_path / "train.txt", "images/one/a.jpg\nimages/one/b.jpg\nimages/three/d.jpg\n")
+    write_text(tmp_path / "val.txt", "images/two/c.jpg\nimages/one/b.jpg\n")
+    assert splits(tmp_path) == {"train": ["a", "b", "d"], "val": ["c"]}
+    assert "1 of its images are in another split too" in read_source(tmp_path).messages[0]
 
 
 @pytest.mark.parametrize("yaml", ["names: [cat]", "train: /data/p\nval: /q\nnames: [cat]"])

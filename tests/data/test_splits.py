@@ -1,5 +1,6 @@
 """Draws that part no group and starve no class, splits that grow with the data, and given ones."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -10,8 +11,8 @@ from PIL import Image
 
 from utils.data.doctor import inspect_images
 from utils.data.sources import Annotation, SourceObject
-from utils.data.splits import (SPLITS, Candidate, draw_splits, fill_splits, find_candidates,
-                               voc_splits)
+from utils.data.splits import (RECORD, SPLITS, Candidate, draw_splits, find_candidates,
+                               given_files, make_splits, record_path)
 
 SHARES = {"val": 0.1, "test": 0.2}
 TENTHS = {"val": 0.1, "test": 0.1}
@@ -26,48 +27,36 @@ def singles(keys):
     return {key: Candidate(key, frozenset()) for key in keys}
 
 
-class Main:
-    """A folder of split files, and voc_splits called on it as the script does."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def run(self, keys, shares=SHARES, seed=0, **changes):
-        splits = voc_splits(self.folder, keys, shares, seed, singles(keys), **changes)
+@pytest.fixture
+def draw(tmp_path):
+    """Return make_splits of {split: keys}, which writes its record as the script does."""
+    def run(seed=0, shares=SHARES, options=(), **given):
+        given = {name: [] for name in SPLITS} | given
+        candidates = singles(sum(given.values(), []))
+        splits = make_splits(given, record_path(tmp_path), shares, seed, candidates,
+                             **dict(options))
         for path, text in splits.files.items():
             path.write_text(text)
         return splits
-
-    def put(self, **splits):
-        for name, members in splits.items():
-            (self.folder / f"{name}.txt").write_text("\n".join(members))
-
-    def read(self, name):
-        return (self.folder / f"{name}.txt").read_text().split()
-
-
-@pytest.fixture
-def main(tmp_path):
-    return Main(tmp_path)
+    return run
 
 
 def sizes(members):
     return [len(members[name]) for name in SPLITS]
 
 
-def test_old_images_stay_new_ones_are_drawn_gone_ones_dropped(main):
-    first = main.run(names(0, 60)).members
+def test_old_images_stay_new_ones_are_drawn_gone_ones_dropped(draw):
+    first = draw(train=names(0, 60)).members
     assert sizes(first) == [42, 6, 12]
     gone = {first["train"][0], first["val"][0], first["test"][0]}
     keys = [key for key in names(0, 100) if key not in gone]
-    splits = main.run(keys)
+    splits = draw(train=keys)
     for name in SPLITS:
         assert set(first[name]) - gone <= set(splits.members[name])
-        assert splits.members[name] == main.read(name)
     assert sorted(sum(splits.members.values(), [])) == keys
     assert "57 images kept, 40 new" in splits.messages[-1]
-    assert main.read("trainval") == sorted(main.read("train") + main.read("val"))
-    assert main.run(keys).members == splits.members
+    assert draw(train=keys, seed=9).members == splits.members
+    assert draw(train=keys, seed=9, options={"overwrite": True}).members != splits.members
 
 
 @given(st.lists(st.integers(1, 9), max_size=6), st.sampled_from([(0.1, 0.2), (0, 0.3), (0.5, 0)]))
@@ -84,80 +73,36 @@ def test_images_never_move_and_shares_are_reached(growth, shares):
             assert len(members[name]) <= (max(1, round(share * count)) if share else 0)
 
 
-def test_an_edited_file_is_kept(main):
-    first = main.run(names(0, 30)).members
-    edited = [*first["val"], first["train"][0]]
-    main.put(val=edited)
-    splits = main.run(names(0, 40))
-    assert splits.members["val"] == edited == main.read("val")
-    assert set(first["train"][1:]) <= set(splits.members["train"])
-    assert sorted(sum(splits.members.values(), [])) == names(0, 40)
-    assert main.run(names(0, 40)).members == splits.members
-    main.put(train=splits.members["train"][1:])  # both: what was drawn for test stays
-    assert main.run(names(0, 40)).members["test"] == splits.members["test"]
+@pytest.mark.parametrize("test", [[], names(15, 18)])
+def test_whole_splits_that_came_with_the_data_are_kept(draw, test):
+    given = {"train": names(0, 10), "val": names(10, 15), "test": test}
+    splits = draw(**given, options={"overwrite": True})
+    assert splits.members == given and not splits.files
+    both = draw(**given, shares={"val": 0, "test": 0.1}, options={"train_on_val": True}).members
+    assert both == {"train": names(0, 15), "val": [], "test": test}
 
 
-@pytest.mark.parametrize("given", [
-    {"train": names(0, 10), "val": names(10, 15), "test": names(15, 18)},
-    {"train": names(0, 10), "val": names(10, 15), "trainval": names(0, 15)},
-    {"train": names(0, 10), "val": names(10, 15)}])
-def test_whole_splits_that_came_with_the_data_are_never_written(main, given):
-    main.put(**given, cat_train=["0001 1"])
-    splits = main.run(names(0, 20))
-    assert not splits.files and not splits.retired
-    assert splits.members == {"test": []} | {name: given[name] for name in SPLITS if name in given}
-    both = main.run(names(0, 20), {"val": 0, "test": 0.1}, train_on_val=True).members
-    assert both == splits.members | {"train": names(0, 15), "val": []}
+def test_a_given_test_split_is_all_there_is_of_it(draw):
+    drawn = draw(train=names(0, 50)).members["test"]
+    members = draw(train=names(0, 50), test=["x"]).members  # those drawn for test are free again
+    assert members["test"] == ["x"] and len(drawn) == 10
+    assert sorted(members["train"] + members["val"]) == names(0, 50)
+    assert len(members["val"]) == 5
 
 
-def test_trainval_alone_is_divided(main):
-    main.put(trainval=names(0, 15), test=names(15, 18))
-    members = main.run(names(0, 20)).members
-    assert sorted(members["train"] + members["val"]) == names(0, 15) == main.read("trainval")
-    assert len(members["val"]) == 2 and members["test"] == names(15, 18)
-    assert main.run(names(0, 20), seed=5).members == members
-
-
-def test_overwrite_draws_all_anew_and_puts_other_files_aside(main):
-    main.put(train=names(0, 18), val=names(18, 19), test=names(19, 20))
-    splits = main.run(names(0, 20), overwrite=True)
-    assert [path.name for path in splits.retired] == ["train.txt", "val.txt", "test.txt"]
-    assert sizes(splits.members) == [14, 2, 4]
-    assert main.run(names(0, 20), seed=9).members == splits.members
-    assert not main.run(names(0, 20), overwrite=True, seed=3).retired  # drawn here
-
-
-@pytest.mark.parametrize("line", [
-    "{0} ", "{0} -1", "{0}.jpg", "{0}.xml", "JPEGImages/{0}.jpg Annotations/{0}.xml", "{0}.PNG 1",
-    "C:\\x\\{0}.jpg"])
-@pytest.mark.parametrize("names", [("train", "val"), ("Train", "Validation"),
-                                   ("cat_train", "cat_val")])
-def test_lines_and_names_of_tools(main, line, names):
-    for name, keys in zip(names, (["a 1.5", "b"], ["sub/c", "d"])):
-        main.put(**{name: [line.format(key) for key in keys]})
-    members = main.run(["a 1.5", "b", "sub/c", "d", "e/f"]).members
-    assert members == {"train": ["a 1.5", "b"], "val": ["sub/c", "d"], "test": []}
-
-
-@pytest.mark.parametrize("test", [[], ["t1", "t2"]])
-def test_other_sources_are_as_stable(tmp_path, test):
-    record = tmp_path / "a_drawn_splits.json"
-
-    def run(keys, test=test, **changes):
-        splits = fill_splits({"train": keys, "val": [], "test": test}, record, SHARES, 0,
-                             singles(keys), **changes)
-        record.write_text(splits.files[record])
-        return splits.members
-
-    first, later = run(names(0, 20)), run(names(0, 50))
-    assert all(set(first[name]) <= set(later[name]) for name in SPLITS)
-    assert sizes(later) == ([45, 5, 2] if test else [35, 5, 10])
-    assert run(names(0, 50), overwrite=True)["val"] != later["val"]
-    # A test split that comes later frees the images drawn for test.
-    freed = run(names(0, 50), test=["x"])
-    assert freed["test"] == ["x"] and sorted(freed["train"] + freed["val"]) == names(0, 50)
-    given = {"train": ["a"], "val": ["b"], "test": []}
-    assert fill_splits(given, record, SHARES, 0, {}) == (given, {}, [], [])
+def test_what_an_earlier_version_drew_is_kept(tmp_path, draw):
+    main = tmp_path / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    drawn = {"train": names(0, 8), "val": names(8, 9), "trainval": names(0, 9)}
+    for name, keys in drawn.items():
+        (main / f"{name}.txt").write_text("\n".join([*keys, ""]))
+    (main / "test.txt").write_text("0009\n")
+    (main / RECORD).write_text(json.dumps(drawn))
+    assert [*given_files(main)] == ["test"]
+    assert draw(train=names(0, 9), test=names(9, 10)).members == {
+        "train": names(0, 8), "val": names(8, 9), "test": names(9, 10)}
+    (main / "val.txt").write_text("0007\n0008\n")  # edited since: all are taken as they are
+    assert {*given_files(main)} == {"train", "val", "test", "trainval"}
 
 
 def scene(seed, shift=0, size=(64, 48)):
@@ -171,6 +116,7 @@ def groups_of(folder, images):
     """Save {file name: image}; return the sets of names that stay together."""
     items = {}
     for name, image in images.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         image.save(folder / name)
         items[name] = Annotation(name, name, folder / name, [], None)
     groups = {}
@@ -188,6 +134,8 @@ def groups_of(folder, images):
     ({f"film{video}_mp4-{k}_jpg.rf.{k}b.png": scene(video, k) for video in range(5)
       for k in range(6)},
      [{f"film{video}_mp4-{k}_jpg.rf.{k}b.png" for k in range(6)} for video in range(5)]),
+    ({"a_1.png": scene(0), "a_1_aug1.png": scene(1), "a_1-flip.png": scene(2), "a_2.png": scene(3),
+      "a.png": scene(4), "a_b/c.png": scene(5)}, [{"a_1.png", "a_1_aug1.png", "a_1-flip.png"}]),
     ({f"IMG_{k:04d}.png": scene(k) for k in range(30)}, []),  # photos, not frames
     ({f"{k}.png": Image.new("L", (64, 48), k) for k in range(30)}, [])])  # flat
 def test_copies_and_frames_stay_together(tmp_path, images, together):
@@ -214,6 +162,9 @@ def test_what_cannot_be_read_is_no_candidate(tmp_path):
     assert {key: candidate.labels for key, candidate in candidates.items()} == {"a": {"cat"}}
     drawn = draw_splits({}, [*items, *"bcdef"], {"val": 0.5}, 0, candidates | singles("bcdef"))
     assert {"bad", "no xml", "gone"} <= set(drawn["train"]) and len(drawn["val"]) == 3
+    splits = make_splits(dict.fromkeys(SPLITS, []) | {"train": [*items]}, tmp_path / "record",
+                         TENTHS, 0, candidates)
+    assert not any(key in text for text in splits.files.values() for key in ("bad", "gone"))
 
 
 def random_pool(seed):

@@ -3,6 +3,9 @@
 import csv
 import json
 import os
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +115,19 @@ def test_content_tells_what_a_file_is(tmp_path):
 def test_a_stream_is_named_without_its_password(tmp_path):
     (source,) = find_sources(["rtsp://user:secret@cam/one/two"], tmp_path, pytest.fail)
     assert source == ("rtsp://user:secret@cam/one/two", "cam_one_two", "cam_one_two", True)
+
+
+def test_the_address_of_an_image_is_an_image(tmp_path):
+    photo(tmp_path / "a.png")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.png?size=1"
+        (source,) = find_sources([address], tmp_path / "out", pytest.fail)
+        (frame,) = read_frames([source], pytest.fail)
+        server.shutdown()
+    assert frame.number is None and source.output == "127.0.0.1_a"
+    np.testing.assert_array_equal(frame.image, np.asarray(Image.open(tmp_path / "a.png")))
 
 
 @pytest.mark.parametrize("text", [

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -84,16 +83,13 @@ def format_section(section: Section) -> str:
 
 def find_faults(lists: Mapping[str, Sequence[Record]], doctor: Doctor) -> list[str]:
     """Return what needs a hand, the worst first."""
-    names = {name.lower(): name for name in doctor.class_names}
     decisions = Counter(DECISIONS[kind] for kind, *_ in doctor.problems if kind != "unknown class")
     faults, lost = [], doctor.unknown.total()
     if lost:
         total = lost + sum(len(record.labels) for records in lists.values() for record in records)
         faults.append(f"{lost} of {total} objects are lost: fix the class list")
-    for name, count in doctor.unknown.most_common():
-        nearest = get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-        hint = f"; did you mean {names[nearest[0]]!r}?" if nearest else ""
-        faults.append(f"not in the class list: {name!r}, {count} objects left out{hint}")
+    faults += [f"not in the class list: {name!r}, {count} objects left out"
+               for name, count in doctor.unknown.most_common()]
     return faults + [f"{words}: {decisions[decision]}, see Problems"
                      for decision, words in SERIOUS.items() if decisions[decision]]
 

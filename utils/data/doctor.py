@@ -31,7 +31,7 @@ class ImageFacts(NamedTuple):
     digest: bytes = b""  # of the file's content
     fingerprint: np.ndarray | None = None  # (144,); the dot product of two is their likeness
     kind: str = "image missing"  # of Problem, for an unusable image
-    reason: str = "no .jpg, .png, .bmp, .tif or .webp of this name"
+    reason: str = "no .jpg, .png, .bmp, .tif or .webp of this name, or two annotations have it"
 
 
 def inspect_image(path: Path) -> ImageFacts:

@@ -13,7 +13,7 @@ from utils.data.box_formats import VOC, read_boxes
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
 from utils.data.sources import ROLE, Annotation, ImageIndex, Problem, tails, walk_files
-from utils.data.splits import RECORD, SPLIT_OF, SPLITS, split_files
+from utils.data.splits import RECORD, SPLIT_OF, SPLITS, given_files
 from utils.data.voc import read_voc
 from utils.data.yolo import YAML, load_yaml, read_yolo, yolo_names
 
@@ -68,7 +68,7 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
     rows, problems, messages = rows + more, problems + faults, messages + notes
     splits = [listed.get(image) if listed and image
               else split or split_of(os.path.dirname(image or ""))[0] for split, image, _ in rows]
-    splits = splits if "train" in splits else [""] * len(rows)
+    splits = splits if listed or "train" in splits else [""] * len(rows)
     members, annotations = {split: [] for split in SPLITS}, []
     for split, (_, image, item) in zip(splits, rows):
         key = ROLE.sub("", item.key)
@@ -138,8 +138,8 @@ def _choose_tables(files):
     splits = {key: split_of(os.path.splitext(key)[0])[0] for key in instances or files}
     keys = [*filter(splits.get, splits)] or [*splits]
     if len({splits[key] for key in keys}) < len(keys):
-        raise UserError(f"{', '.join(keys)}: several files for one split; put train, val or test "
-                        "into their names, or name one in annotation_path.")
+        raise UserError(f"{', '.join(keys)}: several files for one split; put one of "
+                        "each into a folder, or name one in annotation_path.")
     return {key: files[key] for key in keys}
 
 
@@ -197,10 +197,10 @@ def _read_split_files(folder, images):
             lines = [line.partition("=") for line in read_text(file, remedy="").splitlines()]
             values |= {key.strip(): text.strip() for key, _, text in lines}
     if not any(values.get(key) for key in SPLIT_OF):
-        values, root = {file.stem.lower().removesuffix("_list"): file.name
+        values, root = {file.stem.lower().removesuffix("_list"): [file.name]
                         for file in folder.glob("*.txt")}, ""
-        for sets in folder.glob("*/**/ImageSets/Main"):  # of VOC's years
-            for name, files in split_files(sets).items():
+        for sets in folder.glob("**/ImageSets/Main"):  # of VOC and its years
+            for name, files in given_files(sets).items():
                 paths = [file.relative_to(folder).as_posix() for file in files]
                 values[name] = [*values.get(name, []), *paths]
     splits, messages = {}, []
@@ -208,19 +208,27 @@ def _read_split_files(folder, images):
         texts = values.get(key) or []
         texts = texts if isinstance(texts, list) else [texts]
         for text in filter(lambda text: isinstance(text, str), texts):  # not nested aliases
-            members = _listed_images(f"{root}/{text}", folder, images)
-            splits = dict.fromkeys(members, SPLIT_OF[key]) | splits
-            if not members:
-                messages.append(f"{shorten(folder)}: {key} = {text} names no image there")
+            found, split = _listed_images(f"{root}/{text}", folder, images), SPLIT_OF[key]
+            others = [image for image in found if splits.get(image, split) != split]
+            splits = dict.fromkeys(filter(None, found), split) | splits
+            if None in found or not found:
+                messages.append(f"{shorten(folder)}: {key} = {text}: {found.count(None)} of "
+                                f"{len(found)} lines name no image there")
+            if others and key != "trainval":
+                messages.append(f"{shorten(folder)}: {key} = {text}: {len(others)} of its images "
+                                "are in another split too, and stay there")
     return splits, messages
 
 
 def _listed_images(text, folder, images):
-    """Return the images in a folder or text file, whose path may be that of another machine."""
+    """Return the images in a folder, or those (None: unknown) that a text file names.
+
+    Paths may be those of another machine.
+    """
     paths = [folder / tail for tail in tails(text) if (folder / tail).exists()]
     if not paths:
         return []
     if paths[0].is_dir():
         return [image for image, path in images.paths.items() if path.is_relative_to(paths[0])]
-    found = map(images.find_line, read_text(paths[0], remedy="").splitlines())
-    return [image for image in found if image]
+    lines = read_text(paths[0], remedy="").splitlines()
+    return [images.find_line(line) for line in lines if line.strip()]

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from utils.cli import UserError
 from utils.data.annotations import plain_name
@@ -23,7 +24,7 @@ ROLE = re.compile(r"(?:(?<=/)|^)(?:images?|jpegimages|imgs?|labels?|annotations?
 
 # What can be wrong with a data set, by the decision that is then taken.
 KINDS_BY_DECISION = {
-    "left out": ("unreadable annotation", "bad object", "split names nothing"),
+    "left out": ("unreadable annotation", "bad object"),
     "image left out": ("image missing", "image unreadable", "image truncated"),
     "image not used": ("no annotation", "in no split", "no usable object"),
     "taken as background": ("no label file",),
@@ -122,7 +123,8 @@ class PathIndex:
         paths = self._by_stem.get(ROLE.sub("", stem))
         if paths:
             return next((path for path in paths if path.lower().endswith(ending)), paths[0])
-        for tail in [*tails(plain_name(name)), *tails(plain_name(stem).lower())]:
+        ends = [*tails(plain_name(name)), *tails(plain_name(stem).lower())]
+        for tail in ends + [unquote(end) for end in ends]:  # VoTT writes `a%20b.jpg`
             paths = self._by_tail.get(tail, [])
             paths = [path for path in paths if path.lower().endswith(ending)] or paths
             if len(paths) == 1:

@@ -1,8 +1,8 @@
 """Which images train, which choose the best epoch (val), and which test.
 
 A draw parts no copies, Roboflow's versions of a photo, or frames of a video, and starves no class.
-What is drawn here is recorded in drawn_splits.json, and later runs keep it. Split files that differ
-from the record came with the data or were edited by hand: they are kept as they are.
+What is drawn here is recorded in drawn_splits.json, and later runs keep it. Nothing is drawn over a
+split that came with the data.
 """
 
 import json
@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.cli import read_text, shorten
 from utils.data.doctor import ImageFacts
-from utils.data.sources import Annotation, PathIndex
+from utils.data.sources import Annotation
 
 SPLITS = ("train", "val", "test")
 RECORD = "drawn_splits.json"
@@ -25,6 +24,7 @@ RECORD = "drawn_splits.json"
 SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val",
             "validation": "val", "test": "test", "testing": "test", "trainval": "train"}
 ROBOFLOW = re.compile(r"(.+)[._-](?:jpe?g|png|bmp|webp|tiff?)\.rf\.\w+", re.I)  # name_jpg.rf.<hash>
+ADDITION = re.compile("[_-](?=[a-z])", re.I)  # in names of copies: a_aug1, a-flip
 SAME_SCENE = 0.5  # likeness of neighbours by number; of unlike images it is below 0.45
 # A video of more than WHOLE of all images is cut into PIECES, else little would be left to draw.
 WHOLE, PIECES = 0.25, 0.1
@@ -43,18 +43,25 @@ def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, 
     """Return {key: Candidate} of the annotations that can be read, and their images too."""
     images = {key: facts[item.image] for key, item in annotations.items()
               if item.image and item.objects is not None and facts[item.image].size}
+    stems = {annotations[key].image.with_suffix("").as_posix() for key in images}
     names, first = {}, {}  # first: content -> name of the first image with it
     for key, image in images.items():
         path = annotations[key].image
         # Roboflow's versions of an image share a name, others have their own path.
         match = ROBOFLOW.fullmatch(path.stem)
-        name = match[1] if match else path.with_suffix("").as_posix()
+        name = match[1] if match else _original(path.with_suffix("").as_posix(), stems)
         names[key] = first.setdefault(image.digest, name)
     runs = _find_runs({names[key]: image for key, image in images.items()})
     groups = {name: group for group, run in enumerate(runs) for name in run}
     return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects
                                                    if not item.difficult))
             for key, name in names.items()}
+
+
+def _original(stem, stems):
+    """Return the first of the `stems` that this one is a copy of, else itself."""
+    ends = [match.start() for match in ADDITION.finditer(stem, stem.rfind("/") + 1)]
+    return next((stem[:end] for end in ends if stem[:end] in stems), stem)
 
 
 def _find_runs(images):
@@ -77,9 +84,8 @@ def _find_runs(images):
 class Splits(NamedTuple):
     """How the images of a source are split."""
 
-    members: Members  # every key of the split files, known or not
-    files: dict[Path, str]  # to be written together with the lists
-    retired: list[Path]  # split files to get .old appended to their names
+    members: Members
+    files: dict[Path, str]  # records of draws, to be written together with the lists
     messages: list[str]  # lines to print
 
 
@@ -156,83 +162,51 @@ def _count_labels(keys, candidates):
                    for label in candidates[key].labels or ("",))
 
 
-def fill_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
-                candidates: Mapping[str, Candidate], *, overwrite: bool = False) -> Splits:
-    """Draw val, and test if the source has neither, from the train images of `given`."""
-    if given["val"]:
-        return Splits(given, {}, [], [])
-    old = json.loads(record.read_bytes()) if record.exists() and not overwrite else {}
-    if given["test"]:
-        shares, old = {"val": shares["val"]}, old | {"test": []}
-    drawn = draw_splits(old, given["train"], shares, seed, candidates)
-    return Splits(drawn | {"test": given["test"] or drawn["test"]},
-                  {record: json.dumps(drawn, indent=0)}, [], [_describe(old, drawn)])
+def record_path(root: Path) -> Path:
+    """Return where the draws from a source are recorded: a folder, or a file of annotations."""
+    earlier = root / "ImageSets/Main" / RECORD  # of an earlier version
+    if root.is_file():
+        return root.with_name(f"{root.stem}_{RECORD}")
+    return earlier if earlier.exists() else root / RECORD
 
 
-def voc_splits(folder: Path, keys: Sequence[str], shares: Mapping[str, float], seed: int,
-               candidates: Mapping[str, Candidate], *, overwrite: bool = False,
-               train_on_val: bool = False) -> Splits:
-    """Read the split files of a VOC folder, ImageSets/Main, and draw what they leave open.
+def make_splits(given: Members, record: Path, shares: Mapping[str, float], seed: int,
+                candidates: Mapping[str, Candidate], *, overwrite: bool = False,
+                train_on_val: bool = False) -> Splits:
+    """Draw what the data leaves open: val, and test if it has neither, from the train images.
 
-    A given trainval.txt is divided into train and val. test is not drawn beside it, or beside given
-    train.txt and val.txt. `overwrite` draws all; `train_on_val` trains on given val images too.
+    What `record` holds of earlier draws is kept, unless `overwrite`. `train_on_val` trains on given
+    val images too; val is then drawn from both.
     """
-    paths = split_files(folder)
-    files = {name: read_split(paths[name], keys) for name in paths}
-    record = json.loads((folder / RECORD).read_bytes()) if (folder / RECORD).exists() else {}
-    given = {name: members for name, members in files.items()
-             if set(members) != set(record.get(name, ()))}
-    retired = []
-    if overwrite:
-        retired = [path for name in given for path in paths[name]]
-        given, record = {}, {}
-    messages = [f"kept {shorten(folder / name)}.txt: {len(given[name])} images" for name in given]
-    fixed = {name: given[name] for name in SPLITS if name in given}
-    placed = set().union(*fixed.values())
-    open_keys = placed.union(given.get("trainval", keys))
-    old = {name: [key for key in record.get(name, ()) if key not in placed] for name in SPLITS}
-    open_shares = {name: share for name, share in shares.items() if name not in given}
-    if "trainval" in given or {"train", "val"} <= set(given):
-        open_shares.pop("test", None)
-    pool = [key for key in keys if key in open_keys]
-    members = draw_splits(old | fixed, pool, open_shares, seed, candidates) | fixed
-    drawn = {name: members[name] for name in SPLITS
-             if name not in given and (members[name] or name in files)}
-    texts = {}
-    if drawn:
-        messages.append(_describe(old, drawn))
-        if "trainval" not in given:
-            drawn["trainval"] = sorted({*members["train"], *members["val"]})
-        texts = {folder / f"{name}.txt": "\n".join([*drawn[name], ""]) for name in drawn}
-        texts[folder / RECORD] = json.dumps(drawn, indent=0)
-    if train_on_val and "val" in given:
-        both = sorted({*members["train"], *members["val"]})
-        val = draw_splits({}, both, {"val": shares["val"]}, seed, candidates)
-        members |= val | {"test": members["test"]}
-    return Splits(members, texts, retired, messages)
+    if given["val"] and not train_on_val:
+        counts = ", ".join(f"{name} {len(given[name])}" for name in SPLITS)
+        return Splits(given, {}, [f"the split is that of the data: {counts} images"])
+    old = json.loads(record.read_bytes()) if record.exists() and not overwrite else {}
+    if given["val"] or given["test"]:
+        shares, old = {"val": shares["val"]}, old | {"test": []}
+    drawn = draw_splits(old, sorted(given["train"] + given["val"]), shares, seed, candidates)
+    before, after = (set().union(*splits.values()) for splits in (old, drawn))
+    # New images that cannot be read yet are not remembered: they will be drawn when mended.
+    lasting = {name: [key for key in members if key in before or key in candidates]
+               for name, members in drawn.items()}
+    return Splits(drawn | {"test": given["test"] or drawn["test"]},
+                  {record: json.dumps(lasting, indent=0)},
+                  [f"drawn splits: {len(after & before)} images kept, {len(after - before)} new"])
 
 
-def _describe(old, new):
-    """Return a line on how many images have a split already, and how many get one."""
-    before, after = (set().union(*splits.values()) for splits in (old, new))
-    return f"drawn splits: {len(after & before)} images kept, {len(after - before)} new"
+def given_files(folder: Path) -> dict[str, list[Path]]:
+    """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val.
 
-
-def split_files(folder: Path) -> dict[str, list[Path]]:
-    """Return {split or "trainval": its files}, else those of single classes, as VoTT's cat_val."""
+    Without those that an earlier version of this project wrote beside its record.
+    """
     words = {path: path.stem.lower() for path in sorted(folder.glob("*.txt"))}
     if not set(words.values()) & set(SPLIT_OF):
         words = {path: word.rpartition("_")[2] for path, word in words.items()}
-    names = SPLIT_OF | {"trainval": "trainval"}
+    names, record = SPLIT_OF | {"trainval": "trainval"}, folder / RECORD
+    drawn = json.loads(record.read_bytes()) if record.exists() else {}
+    if any(path.stem in drawn and path.read_text("utf-8").splitlines() != drawn[path.stem]
+           for path in words):  # edited since
+        drawn = {}
     files = {name: [path for path in words if names.get(words[path]) == name]
-             for name in (*SPLITS, "trainval")}
+             for name in (*SPLITS, "trainval") if name not in drawn}
     return {name: members for name, members in files.items() if members}
-
-
-def read_split(paths: Sequence[Path], keys: Sequence[str]) -> list[str]:
-    """Return the keys in split files, whose lines may have endings, folders, or VOC's 1, 0, -1."""
-    index, known = PathIndex(keys), set(keys)
-    lines = [line.strip() for path in paths
-             for line in read_text(path, remedy="Check the split file.").splitlines()]
-    found = (line if line in known else index.find_line(line) or line for line in lines if line)
-    return list(dict.fromkeys(found))

@@ -77,7 +77,7 @@ def _find(text, output_folder):
     if "://" in plain:
         address = urlsplit(plain)  # whose password is nobody's business
         name = re.sub(r"[^\w.-]+", "_", f"{address.hostname}{address.path}").strip("_")
-        return [(plain, name, True)]
+        return [(plain, name, not address.path.lower().endswith(IMAGES))]
     plain = next(filter(os.path.lexists, (plain, plain.replace("\\ ", " "))), plain)
     if glob.has_magic(plain) and not os.path.lexists(plain):
         paths = sorted(glob.glob(os.path.expanduser(plain), recursive=True))
@@ -119,7 +119,11 @@ def read_frames(sources: Iterable[Source], report: Callable[[str, UserError], ob
     """Yield the frames of all sources in order, images still in their files; report bad videos."""
     for source in sources:
         try:
-            yield from _read_video(source) if source.is_video else [Frame(source)]
+            if source.is_video:
+                yield from _read_video(source)
+            else:
+                is_file = isinstance(source.path, Path)
+                yield Frame(source, None if is_file else next(_read_video(source)).image)
         except UserError as error:
             report(source.name, error)
 
