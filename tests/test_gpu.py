@@ -166,18 +166,18 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(settings):
 
 @pretended_alone
 @on_gpu
-def test_targets_and_loss_of_a_large_batch_of_crowded_images_take_less_than_a_gigabyte():
-    spec, size = build_spec("vgg", 512), (32, 100)
+def test_targets_and_loss_of_16_crowded_images_take_less_than_half_a_gigabyte():
+    spec, size = build_spec("vgg", 512), (16, 100)
     criterion = MultiBoxLoss(BoxCoder(spec)).to(CUDA)
     low, labels = torch.rand(*size, 2, device=CUDA) * 0.8, torch.full(size, -1, device=CUDA)
     labels[::8] = 3  # the others are padding, which takes the same memory and less time
-    loc, conf = (torch.zeros(32, len(criterion.coder.priors), count, device=CUDA,
+    loc, conf = (torch.zeros(size[0], len(criterion.coder.priors), count, device=CUDA,
                              requires_grad=True) for count in (4, 21))
     gpu = pretend_gpu.state
     gpu.peak = before = gpu.memory
     targets = criterion.make_targets(torch.cat([low, low + 0.1], -1), labels, labels == 0)
     sum(criterion(loc, conf, targets, 1.0)).backward()
-    assert 2 ** 26 < gpu.peak - before < 2 ** 30
+    assert 2 ** 25 < gpu.peak - before < 2 ** 29
 
 
 # ---- Detection ----
@@ -185,7 +185,7 @@ def test_targets_and_loss_of_a_large_batch_of_crowded_images_take_less_than_a_gi
 @on_gpu
 def test_detections_are_those_of_the_cpu(weights):
     images = list(np.random.default_rng(0).integers(0, 256, (3, 90, 150, 3), dtype=np.uint8))
-    for changes in ({}, {"nms": "agnostic"}, {"nms": "soft"}, {"classes": ("star", "circle")}):
+    for changes in ({}, {"nms": "agnostic"}, {"nms": "soft", "classes": ("star", "circle")}):
         gpu, cpu = (SSD(weights, device=device, confidence=0.2, **changes)
                     for device in ("cuda", "cpu"))
         assert gpu.device == CUDA

@@ -28,7 +28,8 @@ CAFFE |= {f"{head}.{k}": f"{name}_mbox_{head}" for head in ("loc", "conf")
 @functools.cache
 def shapes(size, classes=20):
     """Return {name: shape} of the state dict of SSD300 or SSD512."""
-    state = SSDNet(classes + 1, build_spec("vgg", size)).state_dict()
+    with torch.device("meta"):
+        state = SSDNet(classes + 1, build_spec("vgg", size)).state_dict()
     return {name: value.shape for name, value in state.items()}
 
 
