@@ -89,7 +89,7 @@ def main(settings: AnnotationSettings) -> None:
     source = settings.annotation_path or settings.VOCdevkit_path
     about = [f"data: {resolve(source)}, read on {time.strftime('%Y-%m-%d %H:%M')}",
              f"classes: {', '.join(class_names)}", *splits.messages]
-    verdict, *sections = examine(lists, doctor, specs, augmentation=settings.augmentation,
+    cards, (verdict, *sections) = examine(lists, doctor, specs, augmentation=settings.augmentation,
                                  about=about, seed=settings.seed)
     print("\n".join(format_section(section) for section in sections if not section.images))
     try:
@@ -97,7 +97,7 @@ def main(settings: AnnotationSettings) -> None:
         write_lists(settings, lists, class_names, splits)
     finally:  # after the lists, which matter more on a full disk
         path = make_folder(settings.lists_dir) / "dataset_report.html"
-        write_page(path, "Dataset report", [verdict, *sections])
+        write_page(path, "Dataset report", about[0], cards, [verdict, *sections])
         print(f"{format_section(verdict)}\nreport: {path}")
 
 

@@ -1,10 +1,11 @@
 """Reports as one HTML page, and the figures on it."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment
 from matplotlib.axes import Axes
@@ -16,56 +17,53 @@ from PIL import Image
 from utils.cli import writing
 from utils.draw import FONT, find_font
 
-TEMPLATE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset=utf-8><title>{{ title }}</title>
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><style>
-body{font:15px/1.5 sans-serif;max-width:1140px;margin:1.5em auto;padding:0 1em}
-p{white-space:pre-wrap;overflow-wrap:anywhere} summary{cursor:pointer}
-table{border-collapse:collapse;display:block;overflow-x:auto} tr:first-child{font-weight:bold}
-td{border:1px solid #ccc;padding:2px;text-align:right} td:first-child,details td{text-align:left}
-.images{display:flex;flex-wrap:wrap;gap:1em} figure{margin:0;max-width:100%} img{max-width:100%}
-figcaption{font-size:13px;width:0;min-width:100%;overflow-wrap:anywhere}</style></head><body>
-{% macro content(section) %}
-{% if section.text %}<p>{{ section.text }}</p>{% endif %}
-<table>{% for row in section.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</table>
-<div class="images">{% for caption, uri in section.images %}
-<figure><img src="{{ uri }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}</div>
-{% for part in section.details %}<details{{ " open" if part.images or part.rows | length < 12 }}>
-<summary>{{ part.heading }}</summary>{{ content(part) }}</details>{% endfor %}
-{% endmacro %}<h1>{{ title }}</h1>
-{% for section in sections %}<h2>{{ section.heading }}</h2>{{ content(section) }}{% endfor %}
-</body></html>
-"""
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
+
+class Card(NamedTuple):
+    """A question that a reader has, and its answer."""
+
+    question: str
+    answer: str  # a number or a few words
+    sentence: str
+    tone: str = ""  # "good", "warn" or "bad", shown as a colour
 
 
 class Section(NamedTuple):
     """A heading of a page and what is under it; each part may be empty."""
 
     heading: str
-    rows: Sequence[Sequence[str]] = ()  # a table, its header first
+    rows: Sequence[Sequence[str | int]] = ()  # a table, its header first
     text: str = ""
+    code: str = ""  # lines to copy
     images: Sequence[tuple[str, str]] = ()  # (caption, data URI)
-    details: Sequence["Section"] = ()  # parts that a click opens and closes
+    details: Sequence["Section"] = ()
+    groups: Sequence[tuple[str, int]] = ()  # headings above the header, and columns under each
+    shaded: bool = False  # numbers are shaded by their shares of a row
+    # Diagrams of axes from 0 to 1: title, labels of x and y, x of a vertical line; and curves that
+    # a reader switches in all of them at once: name, whether shown at first, points in each panel.
+    panels: Sequence[tuple[str, str, str, float | None]] = ()
+    curves: Sequence[tuple[str, bool, Sequence[Sequence[tuple[float, float]]]]] = ()
+    folded: bool = False
 
 
-def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
-    """Write sections as one HTML file that needs no other file, no network and no script."""
-    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
+def write_page(path: Path, title: str, about: str, cards: Sequence[Card],
+               sections: Sequence[Section]) -> None:
+    """Write one HTML file that needs no other file and runs the script of the template alone."""
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.filters["sha256"] = lambda text: base64.b64encode(
+        hashlib.sha256(text.encode()).digest()).decode()
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     with writing(path) as part:
-        part.write_text(template.render(title=title, sections=sections), encoding="utf-8")
+        part.write_text(template.render(title=title, about=about, cards=cards, sections=sections),
+                        encoding="utf-8")
 
 
-def image_uri(image: Image.Image | Figure) -> str:
-    """Return a PIL image (as JPEG) or a matplotlib figure (as PNG) as a data URI."""
-    buffer, kind = io.BytesIO(), "png" if isinstance(image, Figure) else "jpeg"
-    if isinstance(image, Figure):
-        save_figure(image, buffer)
-    else:
-        image.save(buffer, kind, quality=85)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def image_uri(image: Image.Image) -> str:
+    """Return an image as the data URI of a JPEG."""
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
@@ -76,7 +74,7 @@ def new_figure(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def save_figure(figure: Figure, target: Path | BinaryIO) -> None:
+def save_figure(figure: Figure, target: Path) -> None:
     """Write a figure as PNG; text that matplotlib's font lacks gets a font that has it."""
     for text in figure.findobj(Text):
         font = find_font(text.get_text())

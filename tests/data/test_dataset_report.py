@@ -1,5 +1,7 @@
 """The dataset report: tables against naive counts, and its sections."""
 
+import base64
+import io
 import re
 
 import numpy as np
@@ -9,8 +11,9 @@ from PIL import Image
 from nets.ssd import build_spec
 from utils.data.annotations import Record
 from utils.data.dataset_report import (SIZE_GROUPS, Choice, choice_section, count_table,
-                                       coverage_table, examine, find_choices, find_faults,
-                                       find_rare_classes, format_section, problem_section)
+                                       coverage_table, draw_problems, examine, find_choices,
+                                       find_faults, find_rare_classes, format_section,
+                                       problem_section)
 from utils.data.doctor import Doctor, inspect_image
 from utils.data.prior_fit import boxes_at_input
 from utils.data.sources import DECISIONS, Problem
@@ -102,7 +105,7 @@ def test_choices_for_small_objects_in_large_images(monkeypatch):
     assert tiles.passes == len(window_grid(4000, 3000, tiles.spec.tile)[0])
     tiled = boxes_at_input([(boxes, (4000, 3000))], tiles.spec)
     np.testing.assert_allclose(tiled[:, 2:] - tiled[:, :2], 40 / tiles.spec.tile, rtol=1e-3)
-    assert f"\n  tile = {tiles.spec.tile}\n" in choice_section([present, tiles], "none").text
+    assert f"tile = {tiles.spec.tile}\n" in choice_section([present, tiles], "none")[1].code
     # No tile where images are no larger.
     assert len(find_choices([(boxes % 260, (300, 300))], specs, "paper", 0)) == 3
 
@@ -115,8 +118,9 @@ def test_the_cheapest_of_the_good_choices_is_advised(shares, advised):
     names = ("as set", "fitted", "large", "tiles")
     choices = [Choice(name, SMALL, share, passes)
                for name, share, passes in zip(names, shares, (1, 1, 2.9, 12))]
-    text = choice_section(choices, "light").text
-    assert f"Take {advised}, in train.py" in text if advised else "Leave the settings" in text
+    card, section = choice_section(choices, "light")
+    assert card.answer == (advised or "leave them")
+    assert (f"Take {advised}, in train.py" if advised else "Leave the settings") in section.text
 
 
 @pytest.mark.parametrize("faults, unknown, words", [
@@ -165,14 +169,42 @@ def test_the_report_has_all_sections(data):
     doctor = Doctor(CLASSES, facts, SMALL)
     doctor.problems += [Problem(kind, "a.xml", "why") for kind in DECISIONS] * 15
     more = {"augmentation": "light", "about": ["data: here"], "seed": 0}
-    sections = examine(lists, doctor, [SMALL] * 3, **more)
+    cards, sections = examine(lists, doctor, [SMALL] * 3, **more)
     assert [section.heading for section in sections[1:]] == [
-        "Problems", "Images and objects", "Samples", "Priors", "Choices"]
+        "Problems", "Images and objects", "Settings", "Priors", "Samples"]
+    ready, number, rarest, problem, settings = cards
+    assert (ready.tone, ready.sentence) == ("warn", sections[0].heading)
+    assert (number.answer, number.sentence) == ("11", "8 in train, 3 in val, 0 in test.")
+    labels = np.concatenate([record.labels for record in lists["train"]])
+    assert rarest.answer == CLASSES[2]
+    assert rarest.sentence.startswith(f"0 of {len(labels)} objects in train, ")
+    assert problem.answer == f"15 x {next(iter(DECISIONS))}"
+    assert f"Take {settings.answer}, in train.py" in sections[3].text
     assert sections[0].heading == "images left out: 45, see Problems"
     assert sections[0].text.endswith("data: here")
-    assert len(sections[3].images) == sum(len(record.labels) > 0 for split in lists.values()
+    assert len(sections[5].images) == sum(len(record.labels) > 0 for split in lists.values()
                                           for record in split)
     for (kind, decision), details in zip(DECISIONS.items(), sections[1].details):
         assert details.heading == f"15 x {kind} ({decision})" and len(details.rows) == 16
-    empty = examine({"train": []}, Doctor(CLASSES, {}, SMALL), [SMALL] * 3, **more)
-    assert len(empty) == 4  # no priors
+    cards, sections = examine({"train": []}, Doctor(CLASSES, {}, SMALL), [SMALL] * 3, **more)
+    assert len(sections) == len(cards) == 4  # no priors
+    assert cards[3].answer == "none"
+
+
+def test_problems_are_shown_the_smallest_boxes_first_where_an_image_can_be_read(tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(3)]
+    for path in paths[:2]:
+        Image.new("RGB", (300, 200), (90, 90, 90)).save(path)
+    boxes = [(10, 10, 60, 60), (250, 150, 400, 160), (200, 100, 200, 100), (np.nan,) * 4, None]
+    problems = [Problem("tiny", f"object {k}", "why", paths[:1], box)
+                for k, box in enumerate(boxes)]
+    shown = dict(draw_problems([*problems[:3], problems[0]._replace(images=paths[2:])]))
+    assert list(shown) == ["object 2", "object 1", "object 0"]
+    for uri in shown.values():
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+        red = (pixels[..., 0] > 180) & (pixels[..., 1] < 90)
+        assert 20 < red.sum() < 8000, "the box, which is in the part that is shown"
+    assert dict(draw_problems(problems[3:])).keys() == {"0.png", "object 3"}  # shown somehow
+    pair = Problem("look-alikes in two splits", "0.png", "as 1.png", paths[:2])
+    assert [caption for caption, _ in draw_problems([pair])] == ["0.png", "1.png"]
+    assert not draw_problems([Problem("bad object", "x.xml", "why")])

@@ -67,6 +67,7 @@ def test_boxes_are_corrected_or_left_out(examine, box, expected, kind):
     assert record.boxes_px[1:].tolist() == ([list(expected)] if expected else [])
     assert kinds(problems)[:1] == ([kind] if kind else [])
     assert all(problem.where.startswith("a.xml, object 2 (") for problem in problems)
+    assert all(len(problem.images) == 1 and len(problem.box_px) == 4 for problem in problems)
 
 
 @pytest.mark.parametrize("changes, is_tiny", [
@@ -132,7 +133,7 @@ def test_unusable_images_and_annotations_have_no_record(tmp_path):
     doctor = Doctor(CLASSES, {path: inspect_image(path) for path in paths.values()}, SSDSpec())
     for name in ("cut", "text", "gone"):
         assert doctor.record(Annotation(name, f"{name}.xml", paths.get(name), [], None)) is None
-    assert [(kind, where.rpartition("/")[2]) for kind, where, _ in doctor.problems] == [
+    assert [(kind, where.rpartition("/")[2]) for kind, where, *_ in doctor.problems] == [
         ("image truncated", "cut.jpg"), ("image unreadable", "text.jpg"),
         ("image missing", "gone.xml")]
     assert doctor.record(Annotation("a", "a.xml", paths["cut"], None, None)) is None
@@ -146,9 +147,11 @@ def test_equal_images(tmp_path):
     doctor = Doctor(CLASSES, {path: inspect_image(path) for path in paths}, SSDSpec())
     records = [doctor.record(Annotation("", "", path, [], None)) for path in paths]
     doctor.check_lists({"train": records[:3], "val": records[3:]})
-    assert doctor.problems == [
-        ("same image twice", str(paths[2]), f"in train, as {paths[0]} in train"),
-        ("same image in two splits", str(paths[3]), f"in val, as {paths[0]} in train")]
+    assert [(*problem[:3], problem.images) for problem in doctor.problems] == [
+        ("same image twice", str(paths[2]), f"in train, as {paths[0]} in train",
+         (paths[2], paths[0])),
+        ("same image in two splits", str(paths[3]), f"in val, as {paths[0]} in train",
+         (paths[3], paths[0]))]
 
 
 def encoded(kind, mode="RGB", **options):

@@ -1,5 +1,6 @@
 """The dataset doctor's report, as sections of a page that are printed too."""
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,21 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.data.augment import AUGMENTATIONS
 from utils.data.doctor import Doctor
 from utils.data.prior_fit import Objects, augmented_boxes, boxes_at_input, covered, fit_priors
-from utils.data.samples import choose_samples, draw_record
+from utils.data.samples import DETECTED, choose_samples, draw_marked, draw_record
 from utils.data.sources import DECISIONS, Problem
 from utils.image import load_image
 from utils.multibox.boxes import area
 from utils.multibox.spec import TILES, SSDSpec
-from utils.page import Section, image_uri
+from utils.page import Card, Section, image_uri
 from utils.tiling import window_grid
 
 MATCH_IOU = 0.5  # a prior with this IoU is a positive, as train.py has it
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the page has all of them
-SAMPLES = 12  # images on the contact sheet
+SAMPLES, EXAMPLES = 12, 4  # images of the data, and of a kind of problem
 FEW = 20  # objects of a class in val, whose AP is rough with fewer
 SIZE_GROUPS = (("tiny, under 8 px", 0, 8), ("small, 8 to 32 px", 8, 32),
                ("medium, 32 to 96 px", 32, 96), ("large, over 96 px", 96, np.inf))  # roots of areas
@@ -46,25 +48,51 @@ class Choice(NamedTuple):
 
 
 def examine(lists: Mapping[str, Sequence[Record]], doctor: Doctor,
-            specs: Specs, *, augmentation: str, about: Sequence[str], seed: int) -> list[Section]:
-    """Return the report's sections, the verdict first; `about` are lines for it."""
+            specs: Specs, *, augmentation: str, about: Sequence[str], seed: int
+            ) -> tuple[list[Card], list[Section]]:
+    """Return the report's answers and sections, the verdict first; `about` are lines for it."""
     names, records = doctor.class_names, sum(map(list, lists.values()), [])
     records = [record for record in records if len(record.labels)]
     lacking, few = find_rare_classes(lists, names)
-    verdict, *notes = [*find_faults(lists, doctor), *lacking] or ["Ready for train.py"]
+    faults = [*find_faults(lists, doctor), *lacking]
+    verdict, *notes = faults or ["Ready for train.py"]
+    cards = answer(lists, names, faults, doctor.problems)
     images = [(record.path.name, image_uri(draw_record(record, load_image(record.path), names)))
               for record in choose_samples(records, SAMPLES, seed=seed)]
-    sections = [Section(verdict, text="\n".join([*notes, *few, *about])),
+    sections = [Section(verdict, text="\n".join([*notes, *few, *about]), folded=not [*notes, *few]),
                 problem_section(doctor.problems),
-                Section("Images and objects", count_table(lists, names)),
-                Section("Samples", images=images)]
+                Section("Images and objects", count_table(lists, names))]
     if records:
         objects = [(record.boxes_px.clip(0, record.size * 2), record.size) for record in records]
         labels = np.concatenate([record.labels for record in records])
         table = coverage_table(boxes_at_input(objects, specs[0]), labels, names, specs[0])
         choices = find_choices(objects, specs, augmentation, seed)
-        sections += [Section("Priors", table), choice_section(choices, augmentation)]
-    return sections
+        card, section = choice_section(choices, augmentation)
+        cards.append(card)
+        sections += [section, Section("Priors", table, folded=True)]
+    return cards, [*sections, Section("Samples", images=images)]
+
+
+def answer(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str],
+           faults: Sequence[str], problems: Sequence[Problem]) -> list[Card]:
+    """Return the cards on the state of the data."""
+    counts = {split: np.bincount(np.concatenate([record.labels for record in records]),
+                                 minlength=len(class_names))
+              for split, records in lists.items() if records}
+    rare = min(range(len(class_names)), key=lambda label: [row[label] for row in counts.values()])
+    images = ", ".join(f"{len(records)} in {split}" for split, records in lists.items())
+    objects = ", ".join(f"{row[rare]} of {row.sum()} objects in {split}"
+                        for split, row in counts.items())
+    cards = [Card("Are the data ready?", "yes", "Run train.py.", "good"),
+             Card("How many images?", str(sum(map(len, lists.values()))), f"{images}."),
+             Card("Which class is rarest?", class_names[rare], f"{objects}."),
+             Card("Which problem is most frequent?", "none", "All boxes fit their images.", "good")]
+    if faults:
+        cards[0] = cards[0]._replace(answer="look first", sentence=faults[0], tone="warn")
+    for kind, count in Counter(problem.kind for problem in problems).most_common(1):
+        cards[3] = cards[3]._replace(answer=f"{count} x {kind}", tone="warn",
+                                     sentence=f"{DECISIONS[kind].capitalize()}.")
+    return cards
 
 
 def format_section(section: Section) -> str:
@@ -73,8 +101,7 @@ def format_section(section: Section) -> str:
     widths = [max(map(len, column)) for column in zip(*section.rows)]
     for row in section.rows:
         lines.append("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
-    if section.text:
-        lines.append(section.text)
+    lines += [part for part in (section.text, section.code) if part]
     for part in section.details:
         lines += [part.heading, *(f"    {where}: {what}"
                                   for where, what in part.rows[1:SHOWN_PROBLEMS + 1])]
@@ -119,8 +146,26 @@ def problem_section(problems: Sequence[Problem]) -> Section:
         rows = [[problem.where, problem.what] for problem in problems if problem.kind == kind]
         if rows:
             heading = f"{len(rows)} x {kind} ({decision})"
-            details.append(Section(heading, [["where", "what"], *rows]))
+            images = draw_problems([problem for problem in problems if problem.kind == kind])
+            details.append(Section(heading, [["where", "what"], *rows], images=images,
+                                   folded=decision not in SERIOUS))
     return Section("Problems", text="" if details else "no problems found", details=details)
+
+
+def draw_problems(problems: Sequence[Problem]) -> list[tuple[str, str]]:
+    """Return (caption, data URI) of problems that images show, the smallest boxes first."""
+    images, shown = [], [problem for problem in problems if problem.images]
+    shown.sort(key=lambda problem: area(np.array(problem.box_px or (0, 0, 0, 0))))
+    for problem in shown[:EXAMPLES]:
+        for path in problem.images:
+            with contextlib.suppress(UserError):  # without this image the list has all problems
+                image, caption = load_image(path), problem.where if problem.box_px else path.name
+                whole = (0, 0, image.shape[1], image.shape[0])
+                low, high = np.sort(np.reshape(problem.box_px or whole, (2, 2)), axis=0)
+                box = np.nan_to_num([[*low - 1, *high + 1]])  # around the object
+                drawn = draw_marked(image, box, [DETECTED], np.zeros((0, 4)))
+                images.append((caption, image_uri(drawn)))
+    return images
 
 
 def count_table(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str]
@@ -178,22 +223,26 @@ def find_choices(objects: Objects, specs: Specs, augmentation: str, seed: int) -
     return choices + [option for option in tiled if option.covered >= best - CLOSE][:1]
 
 
-def choice_section(choices: Sequence[Choice], augmentation: str) -> Section:
-    """Return the table of choices, and the settings of the one that is advised."""
+def choice_section(choices: Sequence[Choice], augmentation: str) -> tuple[Card, Section]:
+    """Return which choice is advised, and the table of choices with its settings."""
     best = max(choice.covered for choice in choices)
     present, advised = choices[0], min(
         (choice for choice in choices if choice.covered >= best - CLOSE),
         key=lambda choice: (round(choice.passes, 3), -choice.covered))
     rows = [["setting", "objects covered", "passes of the network"]]
     rows += [[name, f"{share:.1%}", f"{passes:.1f}"] for name, _, share, passes in choices]
-    text = ("Half of these objects are as in the images, half as training would show them "
-            f"(augmentation {augmentation}).\n")
+    text = ("Covered objects have a prior that fits. Half of them are as in the images, half as "
+            f"training would show them (augmentation {augmentation}).\n")
     if advised.covered < present.covered + WORTH:
-        return Section("Choices", rows, f"{text}Leave the settings: no other is worth its work.")
+        advice = "Leave the settings: no other is worth its work."
+        return (Card("Which settings?", "leave them", advice, "good"),
+                Section("Settings", rows, f"{text}{advice}"))
     ratios = set(advised.spec.aspect_ratios)
     values = {"input_shape": advised.spec.input_shape, "tile": advised.spec.tile,
               "anchors_size": advised.spec.anchors_size,
               "aspect_ratios": ratios.pop() if len(ratios) == 1 else ()}
-    lines = [f"  {name} = {value}" for name, value in values.items()
+    lines = [f"{name} = {value}" for name, value in values.items()
              if name not in ("input_shape", "tile") or value != getattr(present.spec, name)]
-    return Section("Choices", rows, f"{text}Take {advised.name}, in train.py:\n" + "\n".join(lines))
+    return (Card("Which settings?", advised.name, f"They cover {advised.covered:.1%} of the "
+                 f"objects, the present ones {present.covered:.1%}; copy them from below.", "warn"),
+            Section("Settings", rows, f"{text}Take {advised.name}, in train.py:", "\n".join(lines)))

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,8 +82,8 @@ class Doctor:
         self.problems: list[Problem] = []
         self.unknown: Counter[str] = Counter()  # objects of classes that are not in class_names
 
-    def _note(self, kind, where, what):
-        self.problems.append(Problem(kind, where, what))
+    def _note(self, kind, where, what, images=(), box_px=None):
+        self.problems.append(Problem(kind, where, what, images, box_px))
 
     def record(self, annotation: Annotation, *, measured: bool = False) -> Record | None:
         """Return the Record of an annotation, or None where it or its image is unusable.
@@ -99,12 +100,13 @@ class Doctor:
         rows, known = [], set()
         for item, box in zip(annotation.objects, self._boxes_as_shown(annotation, facts)):
             where = f"{annotation.origin}, {item.position} ({item.name})"
-            box = self._check_box(item.name, box, where, facts.size, measured)
+            note = partial(self._note, where=where, images=(annotation.image,), box_px=tuple(box))
+            box = self._check_box(item.name, box, note, facts.size, measured)
             if box is None:
                 continue
             key = item.name, *box.round(3)
             if key in known:
-                self._note("duplicate", where, "the class and box of an object before")
+                note("duplicate", what="the class and box of an object before")
                 if not measured:
                     continue
             known.add(key)
@@ -123,7 +125,7 @@ class Doctor:
         origin, size, shown = annotation.origin, annotation.size, facts.size
         if boxes and facts.orientation > 1 and (size is None or facts.orientation < 5):
             self._note("orientation unclear", origin, f"EXIF {facts.orientation} turns the image; "
-                       "were the boxes drawn before or after that?")
+                       "were the boxes drawn before or after that?", (annotation.image,))
         if size is None or size == shown:
             return boxes
         scale, decision = np.divide(shown, size), "taken as they are"
@@ -133,32 +135,32 @@ class Doctor:
         elif abs(math.log(scale[0] / scale[1])) < SAME_ASPECT:
             boxes, decision = [np.multiply(box, [*scale, *scale]) for box in boxes], "scaled"
         self._note("size disagrees", origin, f"annotated {size[0]}x{size[1]}, the image is "
-                   f"{shown[0]}x{shown[1]}; boxes {decision}")
+                   f"{shown[0]}x{shown[1]}; boxes {decision}", (annotation.image,))
         return boxes
 
-    def _check_box(self, name, box, where, size, measured):
+    def _check_box(self, name, box, note, size, measured):
         """Return the box of an object for a list, or None where the object is unusable."""
         if name not in self.class_names:
             self.unknown[name] += 1
-            return self._note("unknown class", where, f"{name!r} is not in the class list")
+            return note("unknown class", what=f"{name!r} is not in the class list")
         if not np.isfinite(box).all():
-            return self._note("coordinate not a number", where, str(box))
+            return note("coordinate not a number", what=str(box))
         corners = np.reshape(box, (2, 2))
         whole = np.concatenate([corners.min(0), corners.max(0)])
         clipped = whole.clip(0, [*size, *size])
         width, height = clipped[2:] - clipped[:2]
         what = f"{whole.round(2).tolist()} in a {size[0]}x{size[1]} image"
         if (corners[0] > corners[1]).any():
-            self._note("corners swapped", where, what)
+            note("corners swapped", what=what)
         if min(width, height) <= (0.001 if measured else MIN_SIDE_PX):
-            return self._note("no area", where, what)
+            return note("no area", what=what)
         seen = (self.spec.tile,) * 2 if self.spec.tile else size
         x0, y0, x1, y1 = input_rect(*seen, self.spec)
         if width * height * (x1 - x0) * (y1 - y0) < TINY_SIDE_PX**2 * seen[0] * seen[1]:
-            self._note("tiny", where, what)
+            note("tiny", what=what)
         # One pixel over the edge comes from counting from 0 or 1 and is no mistake.
         if np.abs(clipped - whole).max() > 1:
-            self._note("outside the image", where, what)
+            note("outside the image", what=what)
         return whole if measured else clipped
 
     def check_lists(self, lists: Mapping[str, Sequence[Record]]) -> None:
@@ -177,7 +179,7 @@ class Doctor:
                 if other is not entry:
                     kind = "same image twice" if split == other[0] else kind
                     what = f"in {split}, as {shorten(other[1])} in {other[0]}"
-                    self._note(kind, shorten(record.path), what)
+                    self._note(kind, shorten(record.path), what, (record.path, other[1]))
 
 
 def _turn(box, size, orientation):

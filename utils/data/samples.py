@@ -12,6 +12,7 @@ from utils.draw import draw_boxes, write_line
 from utils.image import load_image
 
 TILE, GAP, LINE = 440, 8, 22  # pixels of a tile's longer side, between tiles, of a line of text
+DETECTED, MISSED, TRUE, NUM_COLOURS = 0, 1, 3, 6  # red, yellow, cyan: most eyes tell them apart
 MAX_DRAWN = 30  # detections, or names of objects, on a tile: more would hide the image
 NUM_BEST = 3  # detections that are drawn where none reaches the confidence, as early in training
 
@@ -50,6 +51,18 @@ def draw_window(image: np.ndarray, window: tuple[int, int, int, int], boxes_px: 
     boxes = (boxes_px - (x1, y1, x1, y1)) * part.width / (x2 - x1)
     boxes = boxes.clip(0, (*part.size, *part.size))
     return draw_boxes(np.asarray(part), boxes, labels, texts, num_classes)
+
+
+def draw_marked(image: np.ndarray, boxes_px: np.ndarray, colours: Sequence[int],
+                others_px: np.ndarray) -> Image.Image:
+    """Return the part of an image around some boxes, drawn above others, which are TRUE ones."""
+    size = np.array([image.shape[1], image.shape[0]] * 2)
+    inside = boxes_px.clip(0, size)
+    extent = np.concatenate([inside[:, :2].min(0), inside[:, 2:].max(0)])[None]
+    boxes = np.concatenate([others_px, boxes_px])
+    texts = [""] * len(boxes)  # they would hide what is small
+    return draw_window(image, choose_window(extent, *size[:2].tolist(), zoom=2.2), boxes,
+                       [TRUE] * len(others_px) + [*colours], texts, NUM_COLOURS)
 
 
 def draw_record(record: Record, image: np.ndarray, class_names: Sequence[str]) -> Image.Image:

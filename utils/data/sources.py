@@ -46,6 +46,8 @@ class Problem(NamedTuple):
     kind: str  # of DECISIONS
     where: str  # file, and number of the object
     what: str
+    images: tuple[Path, ...] = ()  # that show it
+    box_px: tuple[float, ...] | None = None  # xyxy in the image, may be nonsense
 
 
 class SourceObject(NamedTuple):

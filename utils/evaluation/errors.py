@@ -11,12 +11,12 @@ from utils.evaluation.voc_ap import mean_precision, precision_recall
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # TIDE's IoUs
 KINDS = {
-    "classification": "on an object of another class, IoU >= 0.5",
-    "localisation": "on an object of its class, but IoU 0.1 to 0.5",
-    "both": "on an object of another class, and IoU 0.1 to 0.5",
-    "duplicate": "on an object that a better detection has, IoU >= 0.5",
-    "background": "on no object, IoU under 0.1",
-    "missed": "objects that no detection has, nor would with its class or box corrected"}
+    "classification": "boxes on an object of another class, IoU >= 0.5",
+    "localisation": "boxes on an object of their class, but IoU 0.1 to 0.5",
+    "both": "boxes on an object of another class, and IoU 0.1 to 0.5",
+    "duplicate": "boxes on an object that a better one has, IoU >= 0.5",
+    "background": "boxes on no object, IoU under 0.1",
+    "missed": "objects that no box is on, nor would be with its class or edges corrected"}
 
 
 class Errors(NamedTuple):

@@ -88,11 +88,11 @@ def as_values(measurement: Measurement, confidence: float) -> dict[str, Any]:
     return json.loads(json.dumps(values), parse_constant=lambda nan: None)
 
 
-def figure_text(value: Any) -> str:
+def figure_text(value: Any, decimals: int = 4) -> str:
     """Return a figure for people, a dash where it has no meaning."""
     if value is None or value != value:
         return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
 
 
 def format_results(results: Sequence[ClassResult], class_names: Sequence[str],

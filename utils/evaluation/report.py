@@ -1,115 +1,150 @@
-"""The page of a measurement: its figures, its curves, and the images behind the errors."""
+"""The page of a measurement: its answers, its curves, and the images behind the errors."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from utils.cli import UserError
-from utils.data.samples import choose_window, draw_window
+from utils.data.samples import DETECTED, MISSED, TRUE, draw_marked
 from utils.evaluation.errors import KINDS
-from utils.evaluation.measurement import Measurement, figure_text
+from utils.evaluation.measurement import Measurement, figure_text, format_measurement
 from utils.evaluation.voc_ap import f1_score
 from utils.image import load_image
-from utils.page import Section, image_uri, new_figure, write_page
+from utils.page import Card, Section, image_uri, write_page
 
 MAX_EXAMPLES = 8  # images of a kind of error
-DETECTED, TRUE = range(2)  # of two colours: red and cyan, which nearly all eyes tell apart
-
-
-def plot_curves(measurement: Measurement) -> Figure:
-    """Draw precision over recall and F1 over confidence, of every class that has objects."""
-    figure = Figure(figsize=(13, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    iou = next(iter(measurement.by_iou))
-    names = ["all classes as one", *(f"{name} {result.ap_area:.3f}" for name, result in zip(
-        measurement.class_names, measurement.results))]
-    for name, result in zip(names, [measurement.pooled, *measurement.results]):
-        if result.num_objects:
-            left.plot(result.recall, result.precision, label=name)
-            right.plot(result.scores, f1_score(result.precision, result.recall))
-    left.set(title=f"Precision and recall at IoU {iou:g}", xlabel="recall", ylabel="precision")
-    right.set(title=f"F1 at IoU {iou:g}", xlabel="confidence", ylabel="F1")
-    for axes in (left, right):
-        axes.set(xlim=(0, 1), ylim=(0, 1.02))
-        axes.grid(alpha=0.3)
-    if 0 < len(left.lines) <= 25:
-        left.legend(fontsize=8)
-    return figure
-
-
-def plot_confusion(values: dict[str, Any]) -> Figure:
-    """Draw the confusion matrix, shaded by shares of a row, from the values of results.json."""
-    confusion = values["confusion"]
-    names, matrix = confusion["true_by_found"], np.array(confusion["matrix"])
-    figure, axes = new_figure(f"Confusion above {confusion['confidence']}", "detected", "true")
-    figure.set_size_inches(max(7, 2 + len(names) / 4), max(4.5, 2 + len(names) / 5))
-    shares = matrix / matrix.sum(1, keepdims=True).clip(1)
-    axes.grid(False)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0)
-    axes.set_yticks(range(len(names)), names)
-    if len(names) <= 21:
-        for (row, column), share in np.ndenumerate(shares):
-            axes.text(column, row, matrix[row, column] or "", ha="center", va="center",
-                      color="white" if share > 0.5 else "black")
-    return figure
+SHOWN_CURVES = 6  # at first: all classes as one and the weakest
+CURVE_STEPS = 100  # of a curve's points
+CLOSE_F1 = 0.95  # share of the best F1 that is as good
+_text = partial(figure_text, decimals=3)  # more is chance in small sets
+NEXT_STEPS = {
+    "classification": ("Check the class labels", "If they are right, add images of these classes."),
+    "localisation": ("Check how tight boxes are", "If they are, fit the priors to your objects."),
+    "both": ("Label more of these", "Neither class nor box is right; see the images below."),
+    "duplicate": ("Lower nms_iou", "One object has several boxes; predict.py drops more with it."),
+    "background": ("Look for missing labels", "If the images below miss none, add backgrounds."),
+    "missed": ("Label more of these", "If they are small, enlarge input_shape or set tile.")}
 
 
 def write_report(path: Path, title: str, measurement: Measurement, values: dict[str, Any],
                  origin: str) -> None:
     """Write the page, with `as_values` of the measurement and the origin of the detections."""
-    write_page(path, title, [
-        Section("Summary", _summary_rows(values), origin),
-        Section("Classes", _class_rows(values), "Candidates are all detections. Small "
-                "are objects of up to 32 x 32 pixels of the image, medium up to 96 x 96.",
-                [("", image_uri(plot_curves(measurement)))]),
-        Section("Kinds of error", _error_rows(values), "TIDE's kinds, over all detections. Each "
-                "costs what COCO's AP at IoU 0.5 would rise by if that kind alone were corrected. "
-                f"Examples are errors above a confidence of {measurement.confidence}, the highest "
-                "scores first: cyan is true, red is detected.",
-                details=[_error_examples(measurement, kind) for kind in KINDS]),
-        Section("Confusion matrix", images=[("", image_uri(plot_confusion(values)))],
-                text="Row background: detected where nothing is; column background: not found.")])
+    confidence = f"{values['all_classes']['at_confidence']['confidence']:g}"
+    kinds = sorted(KINDS, key=measurement.costs.get, reverse=True)
+    write_page(path, title, origin, _cards(measurement, values), [
+        Section("Classes", _class_rows(values), "Small are objects of up to 32 x 32 pixels of the "
+                "image, medium up to 96 x 96. The best F1 is on these images.",
+                groups=[("", 2), ("average precision (AP)", 6),
+                        (f"at confidence {confidence}", 3), ("best F1", 2)]),
+        Section("Curves", curves=_curves(measurement), panels=[
+            ("Precision over recall", "recall", "precision", None),
+            (f"F1 over confidence; dashed: {confidence}", "confidence", "F1", float(confidence))]),
+        Section("Errors", text="By TIDE's kinds, with what COCO's AP at IoU 0.5 would rise by if "
+                f"one alone were corrected. Numbers and images are of boxes above confidence "
+                f"{measurement.confidence:g}: red is detected, cyan true, yellow missed.",
+                details=[_error_examples(measurement, kind, kind != kinds[0]) for kind in kinds]),
+        _confusion_section(values),
+        Section("All figures", code=format_measurement(measurement), folded=True)])
 
 
-def _summary_rows(values):
-    best = values["best_f1"] or {}
-    rows = {"figure": "value"}
-    for iou, row in values["by_iou"].items():
-        rows[f"mAP at IoU {iou}, area under the curve (VOC 2010 and later)"] = row["map_area"]
-        rows[f"mAP at IoU {iou}, 11 points (VOC 2007)"] = row["map_11_point"]
-    rows |= {f"COCO's {name}": value for name, value in values["coco"].items()}
-    rows |= {"best F1 of all classes as one": best.get("f1"),
-             "confidence with the best F1, for predict.py": str(best.get("confidence", "-"))}
-    return [[name, figure_text(value)] for name, value in rows.items()]
+def _cards(measurement, values):
+    confidence, costs = measurement.confidence, measurement.costs
+    results, map_area = _weakest_first(measurement), values["map_area"]
+    cards = [Card("How good is it?", f"mAP {_text(map_area)}",
+                  f"{_found_text(measurement.pooled, confidence)} mAP is the mean AP of the "
+                  f"classes at IoU {values['iou']:g}; 1 is perfect.")]
+    if len(results) > 1:
+        name, result = results[0]
+        cards.append(Card("Which class is weakest?", f"{name}: AP {_text(result.ap_area)}",
+                          _found_text(result, confidence)))
+    kind = max(costs, key=costs.get)
+    step = ("Try it on new images", "No kind of error costs AP on these.")
+    if costs[kind] > 0:
+        step = NEXT_STEPS[kind]
+        cards.append(Card("Which error costs most?", f"{kind}: {_text(costs[kind])} AP",
+                          f"{len(measurement.working_errors.rows_of(kind))} {KINDS[kind]}."))
+    if not map_area or map_area < 0.05:
+        step = ("Train longer", "mAP is near 0. If boxes fit and classes do not, the order of the "
+                "class names differs.")
+    return [*cards, _confidence_card(values), Card("What to do next?", *step)]
+
+
+def _weakest_first(measurement):
+    """Return (name, result) of the classes that have objects."""
+    results = zip(measurement.class_names, measurement.results)
+    return sorted((pair for pair in results if pair[1].num_objects),
+                  key=lambda pair: pair[1].ap_area)
+
+
+def _found_text(result, confidence):
+    boxes = int((result.scores > confidence).sum())
+    found = round(result.recall[:boxes].max(initial=0) * result.num_objects)
+    return (f"At confidence {confidence:g}, {found} of {result.num_objects} objects are found, and "
+            f"{boxes - found} of {boxes} boxes are wrong.")
+
+
+def _confidence_card(values):
+    question, best = "Which confidence?", values["best_f1"]
+    if not best:
+        return Card(question, "-", "No box is right at any confidence.", "bad")
+    used = values["all_classes"]["at_confidence"]
+    advised, tone = (used, "") if used["f1"] >= CLOSE_F1 * best["f1"] else (best, "warn")
+    return Card(question, f"{advised['confidence']:g}", f"F1 is {_text(used['f1'])} at "
+                f"{used['confidence']:g}, the one in use; the best on these images is "
+                f"{_text(best['f1'])}, at {best['confidence']:g}.", tone)
 
 
 def _class_rows(values):
-    confidence = values["all_classes"]["at_confidence"]["confidence"]
-    rows = [["class", "objects", "candidates", "AP area", "AP 11pt", "AP50:95", "small", "medium",
-             "large", *(f"{name} above {confidence}" for name in ("F1", "precision", "recall")),
-             "best F1", "precision", "recall", "above"]]
-    for name, row in [*values["classes"].items(), ("all classes", values["all_classes"])]:
-        *figures, at_confidence, best = row.values()
-        best = best or {}
-        figures += [part.get(key) for part in (at_confidence, best)
-                    for key in ("f1", "precision", "recall")]
-        rows.append([name, *map(figure_text, figures), str(best.get("confidence", "-"))])
+    rows = [["class", "objects", "area", "11-point", "50:95", "small", "medium", "large",
+             "F1", "precision", "recall", "F1", "confidence"]]
+    for name, row in [("all", values["all_classes"]), *values["classes"].items()]:
+        objects, _, *figures, used, best = row.values()
+        best = best or {"f1": None, "confidence": "-"}
+        figures += [used["f1"], used["precision"], used["recall"], best["f1"]]
+        rows.append([name, objects, *map(_text, figures), str(best["confidence"])])
     return rows
 
 
-def _error_rows(values):
-    rows = [[f"{kind}: {meaning}", *map(figure_text, values["errors"][kind].values())]
-            for kind, meaning in KINDS.items()]
-    return [["kind", "number", "cost"], *rows]
+def _curves(measurement):
+    """Return the curves of all classes as one, and of each class that has objects."""
+    curves = []
+    for name, result in [("all as one", measurement.pooled), *_weakest_first(measurement)]:
+        f1 = f1_score(result.precision, result.recall)
+        curves.append((name, len(curves) < SHOWN_CURVES, [
+            _thin(result.recall, result.precision), _thin(result.scores[::-1], f1[::-1])]))
+    return curves
 
 
-def _error_examples(measurement, kind):
+def _thin(x, y):
+    """Return (x, y) points of a curve at even steps of x, which rises."""
+    if not len(x):
+        return []
+    rows = np.unique(np.searchsorted(x, np.linspace(x[0], x[-1], CURVE_STEPS)))
+    return list(zip(x[rows].tolist(), y[rows].tolist()))
+
+
+def _confusion_section(values):
+    """Return the confusion matrix, and the most frequent confusions by name."""
+    *names, _ = values["confusion"]["true_by_found"]
+    rows, cells = list(zip([*names, "nothing"], values["confusion"]["matrix"])), []
+    for name, numbers in rows:
+        for other, number in zip([*names, "missed"], numbers):
+            words = (f"{other} on nothing" if name == "nothing" else
+                     f"{name} missed" if other == "missed" else f"{name} taken for {other}")
+            if number and name != other:
+                cells.append((number, words))
+    text = ", ".join(f"{number} x {words}" for number, words in sorted(cells, reverse=True)[:5])
+    return Section("Confusion matrix", [["true, by detected", *names, "missed"],
+                                        *([name, *numbers] for name, numbers in rows)], text,
+                   shaded=True)
+
+
+def _error_examples(measurement, kind, folded):
     """Return a Section of errors: of the highest scores, or the largest objects missed."""
-    errors = measurement.working_errors
+    errors, cost = measurement.working_errors, _text(measurement.costs[kind])
     rows, detections, objects = errors.rows_of(kind), *errors.assignment[:2]
     worth = objects.area if kind == "missed" else detections.scores
     images = []
@@ -117,25 +152,21 @@ def _error_examples(measurement, kind):
         pair = (-1, row) if kind == "missed" else (row, errors.target[row])
         with contextlib.suppress(UserError):  # without this image the report has all figures
             images.append(_draw_example(measurement, *pair))
-    return Section(f"{kind.capitalize()}: {len(rows)}; {KINDS[kind]}", images=images)
+    return Section(f"{kind}, {cost} AP: {len(rows)} {KINDS[kind]}", images=images, folded=folded)
 
 
 def _draw_example(measurement, row, target):
     """Return (caption, data URI) of a detection and an object, by rows or -1, among the others."""
     detections, objects = measurement.working_errors.assignment[:2]
-    names, word = measurement.class_names, "true" if row >= 0 else "missed"
+    names, marked = measurement.class_names, []
     image = detections.image[row] if row >= 0 else objects.image[target]
-    in_image = np.flatnonzero(objects.image == image)
-    boxes, colours = objects.boxes[in_image], [TRUE] * len(in_image)
-    texts = [f"{word} {names[objects.labels[k]]}" if k == target else "" for k in in_image]
+    if target >= 0:
+        word, colour = ("true", TRUE) if row >= 0 else ("missed", MISSED)
+        marked.append((f"{word} {names[objects.labels[target]]}", objects.boxes[target], colour))
     if row >= 0:
-        boxes, colours = np.vstack([boxes, detections.boxes[row]]), [*colours, DETECTED]
-        texts.append(f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}")
+        marked.append((f"detected {names[detections.labels[row]]} {detections.scores[row]:.2f}",
+                       detections.boxes[row], DETECTED))
+    words, boxes, colours = zip(*marked)
     path = measurement.records[image].path
-    pixels = load_image(path)
-    height, width = pixels.shape[:2]
-    marked = boxes[[text != "" for text in texts]].clip(0, (width, height, width, height))
-    extent = np.concatenate([marked[:, :2].min(0), marked[:, 2:].max(0)])[None]
-    window = choose_window(extent, width, height, zoom=2.2)
-    thumbnail = draw_window(pixels, window, boxes, colours, texts, 2, side=256)
-    return f"{path.name}: {', '.join(filter(None, texts))}", image_uri(thumbnail)
+    return f"{', '.join(words)}\n{path.name}", image_uri(draw_marked(
+        load_image(path), np.array(boxes), colours, objects.boxes[objects.image == image]))
