@@ -5,12 +5,14 @@ import sys
 
 import torch
 import torchvision
-from tiny_detector import photo, tiny_detector
+from tiny_detector import photo
 from torchvision.models import (MobileNet_V2_Weights, MobileNet_V3_Large_Weights, ResNet50_Weights,
                                 VGG16_Weights, detection)
 
 from nets.backbones import BACKBONES
 from nets.weights.families import COCO_DETECTORS, PUBLISHED_NAMES
+from nets.ssd import SSDNet, build_spec
+from ssd import SSD, SSDSettings
 from utils.cli import ROOT
 from utils.multibox.nms import nms
 
@@ -20,7 +22,8 @@ HEAVY = {"matplotlib", "scipy", "tensorboard", "jinja2", "torchvision", "pandas"
 
 
 def test_a_plain_prediction_imports_nothing_that_it_does_not_need(tmp_path):
-    tiny_detector().save(tmp_path / "best.pth")
+    SSD(SSDSettings(device="cpu"), network=SSDNet(3, build_spec("vgg", 300)),
+        class_names=("cat", "dog")).save(tmp_path / "best.pth")
     photo(tmp_path / "a.png")
     code = """if True:
         import sys
