@@ -23,14 +23,16 @@ from tqdm import tqdm
 
 from nets.runtimes.inspect import heat_map, measure_speed, summarise
 from ssd import SSD, SSDSettings
+from utils.checkpoint import newest_checkpoint
 from utils.cli import UserError, check_fields, make_folder, resolve, run
+from utils.data.voc import is_of_person
 from utils.detections import Detections
 from utils.device import keep_freed_memory
 from utils.distributed import check_device, on_rank0, process_group, rank, rank0_first, world_size
 from utils.draw import draw_detections, draw_heat
 from utils.image import as_rgb_array
 from utils.media.frames import Source, find_sources, read_frames
-from utils.media.outputs import ImageFormat, Outputs
+from utils.media.outputs import ImageFormat, Outputs, write_ranking
 
 DARK = 64  # of 255: as 14 bits of data look in a file of 16
 HAS_DISPLAY = sys.platform in ("win32", "darwin") or "DISPLAY" in os.environ
@@ -59,6 +61,8 @@ class PredictSettings(SSDSettings):
     count: bool = False  # print the objects of each class in all
     save_json: bool = False  # a .json beside each drawing, and all objects in coco_results.json
     save_csv: bool = False  # all objects in detections.csv
+    save_xml: bool = False  # an .xml beside each image to be corrected, but over none of a person
+    rank: bool = False  # instead: to_label.html, images that a label would teach most from first
 
     export_path: str = "model_data/ssd.onnx"  # the file that is written; model_path takes it
     # "detections" are after NMS, with the thresholds above; "boxes" before it; "raw": loc and conf.
@@ -76,10 +80,12 @@ def main(settings: PredictSettings) -> None:
     with process_group():
         detector = rank0_first(lambda: SSD(settings))
         check_device(detector.device, settings.device)
+        model = Path(settings.model_path or newest_checkpoint(settings.save_dir))
         outputs = Outputs(make_folder(settings.dir_save_path), settings.draw, settings.crop,
                           settings.save_json, settings.save_csv, settings.count,
-                          settings.image_format)
-        if settings.mode in ("summary", "fps", "heatmap", "export"):
+                          settings.image_format, {"model": "/".join(model.parts[-2:])},
+                          settings.save_xml)
+        if settings.rank or settings.mode in ("summary", "fps", "heatmap", "export"):
             on_rank0(lambda: look_into(detector, outputs, settings))
         elif not settings.images and settings.mode == "predict" and world_size() == 1:
             ask(detector, outputs, settings)
@@ -170,6 +176,11 @@ def look_into(detector: SSD, outputs: Outputs, settings: PredictSettings) -> Non
             except UserError as error:
                 outputs.report(source.name, error)
         outputs.sum_up(sources)
+    elif settings.rank:
+        paths = [Path(str(source.path)) for source in named_sources(settings, outputs)
+                 if not source.is_video]
+        write_ranking(outputs.folder / "to_label.html", [
+            path for path in paths if not is_of_person(path.with_suffix(".xml"))], detector)
     elif settings.mode == "export":
         detector.export(
             resolve(settings.export_path), outputs=settings.export_outputs,

@@ -34,7 +34,7 @@ from utils.cli import (ROOT, Settings, UserError, check_fields, given_path, make
                        writing)
 from utils.data.annotations import Record, read_class_names, read_records
 from utils.detections import Detections, class_indices, class_texts
-from utils.device import pick_device, set_precision
+from utils.device import HostCopy, pick_device, set_precision
 from utils.distributed import share_out
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
@@ -74,8 +74,7 @@ class SSDSettings(WeightsSettings):
 
     confidence: float = 0.5  # least score; higher: fewer false boxes, lower: fewer missed objects
     nms_iou: float = 0.45  # of two boxes that overlap more (IoU), the weaker one is dropped
-    # Within each "class"; or "agnostic", across classes; "soft" lowers scores instead, for crowds.
-    nms: NmsRule = "class"
+    nms: NmsRule = "class"  # or "agnostic": across classes, so that an object gets one box
     classes: tuple[str, ...] = ()  # to look for, names or numbers from 0; without any, all of them
 
 
@@ -192,10 +191,11 @@ class SSD:
     def _detect_pass(self, inputs, sizes, thresholds):
         """Return the Detections of one pass, in pixels of images of these (width, height) sizes."""
         outputs = self.runtime(np.stack(inputs))
-        if any(output.isnan().any() for output in outputs):
+        damaged = HostCopy(sum(output.isnan().any() for output in outputs))
+        kept = select(*outputs, thresholds, clip=self.spec.box_clip == "after_nms")
+        if damaged.tolist():  # `select` has waited for a GPU
             raise UserError("the network's outputs are not finite: its weights are damaged, or "
                             f"{self.precision} is too narrow for them.")
-        kept = select(*outputs, thresholds, clip=self.spec.box_clip == "after_nms")
         return [Detections(boxes_to_pixels(boxes, *size, self.spec), scores.numpy(),
                            labels.numpy(), self.class_names)
                 for (boxes, scores, labels), size in zip(kept, sizes)]
@@ -208,9 +208,6 @@ class SSD:
                             f"{', '.join(vars(self.thresholds))}")
         if "classes" in changes:
             changes = changes | {"classes": class_indices(changes["classes"], self.class_names)}
-        if self.spec.tile and changes.get("nms") == "soft":
-            raise UserError('nms = "soft" does not work with tiled inference (the weights have '
-                            f'tile = {self.spec.tile}); take "class".')
         try:
             return replace(self.thresholds, **changes)
         except ValueError as error:
@@ -255,7 +252,7 @@ class SSD:
                val_list: str | os.PathLike = ROOT / "2007_val.txt", max_loss: float = 1.0) -> None:
         """Write the detector as an .onnx file, which `model_path` takes; print what it is.
 
-        `outputs` are those of nets/runtimes/export.py. "int8" is calibrated on `train_list`, and
+        `outputs` are those of docs/inference.md. "int8" is calibrated on `train_list`, and
         refused where it loses more than `max_loss` points of mAP@0.5 on `val_list`.
         """
         path = given_path(path)

@@ -222,8 +222,8 @@ def main(settings: TrainSettings) -> None:
                 finish_epoch(settings, run, detector, train_records, val_records)
             run.save()
         if val_records:
-            results = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
-            print(format_results(results, class_names))
+            scored = rank0_first(partial(SSD, str(folder / "best.pth"), device=str(device)))
+            print(format_results(scored.evaluate(val_records), class_names))
         print(describe_end(folder, run.history, run.best_epoch))
 
 

@@ -4,15 +4,18 @@ Reads the folder that annotation_path names; writes 2007_train.txt, 2007_val.txt
 dataset_report.html. When you run it again with more images, old ones keep their split.
 """
 
+import gc
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
+from nets.weights.weight_files import read_detector
 from utils.cli import Settings, UserError, check_fields, make_folder, resolve, run, shorten
 from utils.data.annotations import (NO_CLASSES, Record, list_text, read_class_names,
                                     write_together)
@@ -63,6 +66,7 @@ class AnnotationSettings(Settings):
     overwrite_splits: bool = False
 
     # ---- The network that the report assumes; the values of train.py ----
+    model_path: str = ""  # a detector to begin from, or "coco"; its size and priors count then
     input_shape: tuple[int, int] = (300, 300)
     backbone: Literal[tuple(BACKBONES)] = "vgg"
     tile: int = 0
@@ -104,15 +108,15 @@ def main(settings: AnnotationSettings) -> None:
 def specs_to_examine(settings: AnnotationSettings) -> Specs:
     """Return the spec that train.py would train, and others that it might."""
     try:
-        paper, large = (replace(build_spec(settings.backbone, size), tile=settings.tile,
-                                letterbox=settings.letterbox_image)
-                        for size in (settings.input_shape[0], 512))
-        spec = paper = replace(paper, input_shape=settings.input_shape)
-        if settings.anchors_size:
-            spec = replace(spec, anchors_size=settings.anchors_size)
-        if settings.aspect_ratios:
-            spec = replace(spec, aspect_ratios=(settings.aspect_ratios,) * len(paper.grids))
-        return spec, paper, large
+        if settings.model_path:
+            spec = read_detector(settings.model_path)[0].spec
+            return replace(spec, tile=settings.tile or spec.tile), None, None
+        build = partial(build_spec, settings.backbone, tile=settings.tile,
+                        letterbox=settings.letterbox_image)
+        spec = build(settings.input_shape[0], anchors_size=settings.anchors_size,
+                     aspect_ratios=settings.aspect_ratios)
+        return (replace(spec, input_shape=settings.input_shape), build(settings.input_shape[0]),
+                build(512))
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
 
@@ -165,11 +169,8 @@ def check_objects(classes_path: str, lists: Mapping[str, list[Record]], doctor: 
                             f"{name!r}, which has {count}? Correct it; no lists were written.")
     for split, records in lists.items():
         if (records or split == "train") and not any(len(record.labels) for record in records):
-            reason = (f"{doctor.unknown.total()} objects are of classes that are not in "
-                      f"{classes_path or 'the data'}" if doctor.unknown else
-                      "see the problems above, or try another seed")
-            raise UserError(f"the {split} split has no usable object: {reason}. No list was "
-                            "written.")
+            raise UserError(f"the {split} split has no usable object ({doctor.unknown.total()} are "
+                            "of unknown classes): see the problems above. No list was written.")
 
 
 def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
@@ -190,4 +191,5 @@ def write_lists(settings: AnnotationSettings, lists: dict[str, list[Record]],
 
 
 if __name__ == "__main__":
+    gc.disable()  # it would walk again and again through all that is read
     run(main, AnnotationSettings)

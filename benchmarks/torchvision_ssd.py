@@ -10,7 +10,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.transforms import v2
 
 from nets.backbones import rename
-from nets.ssd import SSDNet, nest_extras
+from nets.ssd import SSDNet
 from nets.weights.families import TORCHVISION
 from utils.data.augment import CROP_TRIALS
 
@@ -24,7 +24,7 @@ def as_torchvision(network: SSDNet, *, same_priors: bool) -> SSD:
     reference = ssd300_vgg16(weights=None, weights_backbone=None,
                              num_classes=network.num_classes).eval()
     # Our tensors' names -> torchvision's.
-    names = nest_extras(rename({name: name for name in reference.state_dict()}, TORCHVISION))
+    names = rename({name: name for name in reference.state_dict()}, TORCHVISION)
     reference.load_state_dict({names[name]: value for name, value in network.state_dict().items()})
     if same_priors:
         reference.anchor_generator = DefaultBoxGenerator(

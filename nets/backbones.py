@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 
@@ -38,15 +39,6 @@ def _inverted_residuals(spec: SSDSpec) -> list[nn.Module]:
             for channels, out, expansion in EXTRAS_MOBILENET]
 
 
-def _paper_ratios(num_maps: int) -> tuple[tuple[float, ...], ...]:
-    """2 alone on the first map and the last two (paper section 3.1)."""
-    return ((2,), *((2, 3),) * (num_maps - 3), (2,), (2,))
-
-
-def _convolution_head(channels: int, out: int) -> nn.Module:
-    return nn.Conv2d(channels, out, 3, padding=1)
-
-
 @dataclass(frozen=True)
 class Backbone:
     """A chain of layers, the extra blocks behind it, its priors and its ImageNet weights.
@@ -64,12 +56,13 @@ class Backbone:
     steps: Mapping[int, tuple[float, ...]]  # by input size; others: input size / grid
     size: int = 300  # of the input of published detectors with six maps
     scales: Mapping[int, tuple[float, ...]] | None = None  # by number of maps; None: the paper's
-    aspect_ratios: Callable[[int], tuple] = _paper_ratios  # number of maps -> ratios of each
+    # Number of maps -> ratios of each: 2 alone on the first and the last two (paper section 3.1).
+    aspect_ratios: Callable[[int], tuple] = lambda maps: ((2,), *((2, 3),) * (maps - 3), (2,), (2,))
     convert: Callable[[dict], dict] = lambda tensors: {}  # tensors that need more than a new name
     unfilled: str = ""  # layers that classification weights may lack, for the user
     is_caffe: bool = False  # the ImageNet file is Caffe's, without a usable classifier
     has_l2norm: bool = True  # on the first map
-    make_head: Callable[[int, int], nn.Module] = _convolution_head  # channels, outputs
+    make_head: Callable[..., nn.Module] = partial(nn.Conv2d, kernel_size=3, padding=1)
     spec: Mapping = field(default_factory=dict)  # fields of SSDSpec that differ from the paper's
     describe: Callable[[dict], dict] = lambda tensors: {}  # fields that weights decide
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nets.backbones import BACKBONES
 from nets.first_scale import scale_new_layers
-from nets.ssd import SSDNet, build_spec, nest_extras
+from nets.ssd import SSDNet, build_spec
 from nets.weights.transfer import load_backbone, transfer
 from nets.weights.weight_files import read_backbone, read_detector
 from utils.checkpoint import Checkpoint, check_tensors
@@ -22,32 +21,26 @@ def new_network(backbone: str, size: int, num_classes: int, *, backbone_weights:
     """Return a network to train, its backbone filled; print where its weights come from.
 
     `size` is the side of the input in pixels, `num_classes` is without background,
-    `backbone_weights` as in read_backbone or "" for random numbers. `anchors_size` (pixels) and
-    `aspect_ratios` (on every map) are of the priors, () the paper's. New layers are rescaled on
-    `images`, (path, (G, 4) boxes in pixels). UserError for numbers that do not fit together.
+    `backbone_weights` as in read_backbone or "" for random numbers, the priors as in build_spec.
+    New layers are rescaled on `images`, (path, (G, 4) boxes in pixels). UserError for numbers that
+    do not fit together.
     """
-    changes = {"anchors_size": tuple(anchors_size)} if anchors_size else {}
-    weights = read_backbone(backbone_weights, backbone) if backbone_weights else None
-    if weights:
-        changes |= {"mean": weights.mean, "std": weights.std}
-        changes |= BACKBONES[backbone].describe(weights.state_dict)
+    state, changes = read_backbone(backbone_weights, backbone) if backbone_weights else ({}, {})
     try:
-        spec = build_spec(backbone, size, letterbox=letterbox, tile=tile, **changes)
-        if aspect_ratios:
-            spec = replace(spec, aspect_ratios=(tuple(aspect_ratios),) * len(spec.grids))
+        spec = build_spec(backbone, size, anchors_size=anchors_size, aspect_ratios=aspect_ratios,
+                          letterbox=letterbox, tile=tile, **changes)
         network = SSDNet(num_classes + 1, spec)
     except ValueError as error:
         raise UserError(f"{error}; change it in the settings.") from None
     text = "random numbers"
-    if weights:
-        text = f"{load_backbone(network, weights)} tensors of {backbone_weights}"
+    if state:
+        text = f"{load_backbone(network, state)} tensors of {backbone_weights}"
         names = dict(network.backbone.named_parameters(network.backbone_entry.prefix))
-        if not names.keys() <= weights.state_dict.keys():
+        if not names.keys() <= state.keys():
             text += f", but random {network.backbone_entry.unfilled}"
-        text += f"; pixel values minus {spec.mean}, divided by {spec.std}"
     print(f"weights: {backbone} from {text}")
     if images:
-        scale_new_layers(network, images, weights.state_dict if weights else ())
+        scale_new_layers(network, images, state)
     return network
 
 
@@ -62,9 +55,9 @@ def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
     """Return the network of what `read_detector` returned; UserError for a file not whole."""
     spec, names = checkpoint.spec, checkpoint.class_names
     network = SSDNet(len(names) + 1, spec)
-    state_dict = nest_extras(checkpoint.state_dict)
-    check_tensors(network.state_dict(), state_dict, path)
-    network.load_state_dict(state_dict)  # a plain dict may lack the counters of batch norm
+    check_tensors(network.state_dict(), checkpoint.state_dict, path)
+    # A plain dict may lack the counters of batch norm.
+    network.load_state_dict(checkpoint.state_dict)
     network.family = family
     print(f"weights: {path}: {family}, {spec.summary()}, {len(names)} classes")
     return network

@@ -1,9 +1,8 @@
 """The scale of new layers, set on images of the task before the first step.
 
-Xavier weights keep a standard deviation of 1, but the ImageNet layers in front of them do not end
-at 1: behind Caffe's VGG16 the output of fc6 is ten times too large, and the first epochs are spent
-on undoing that. As in "All you need is a good init" (Mishkin and Matas, 2015, arXiv 1511.06422,
-section 3), each layer is measured and scaled, one after the other.
+Behind Caffe's VGG16 the output of fc6 with Xavier weights is ten times too large, and the first
+epochs are spent on undoing that. As in "All you need is a good init" (Mishkin and Matas, 2015,
+arXiv 1511.06422, section 3), each layer is measured and scaled, one after the other.
 """
 
 import copy
@@ -35,8 +34,6 @@ def scale_new_layers(network: SSDNet, images: Sequence[tuple[str | Path, np.ndar
     """
     step = max(1, len(images) // NUM_IMAGES)
     inputs = list(sample_inputs(images[::step][:NUM_IMAGES], network.spec))
-    if len(inputs) == 1:  # batch norm takes no image alone
-        inputs = [inputs[0], inputs[0]]
     factors, measured = {}, copy.deepcopy(network)
 
     def measure(layer, layer_inputs, output):

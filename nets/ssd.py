@@ -1,6 +1,5 @@
 """The SSD network: backbone, extra layers, and the multibox heads on its feature maps."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -138,11 +137,13 @@ def dummy_maps(layers: nn.Sequential, taps: Sequence[int], extras: nn.ModuleList
     return maps
 
 
-def build_spec(backbone: str, size: int, *, scales: Mapping = VOC_SCALES, **changes: Any
-               ) -> SSDSpec:
+def build_spec(backbone: str, size: int, *, scales: Mapping = VOC_SCALES,
+               anchors_size: Sequence[float] = (), aspect_ratios: Sequence[float] = (),
+               **changes: Any) -> SSDSpec:
     """Return the spec of a backbone for any square input, with grids from the network itself.
 
-    SSD512's extra layers come from 512 pixels on. `scales` are those of priors where the backbone
+    SSD512's extra layers come from 512 pixels on. `anchors_size` (pixels) and `aspect_ratios` (on
+    every map) are of the priors, () the paper's; `scales` are those of priors where the backbone
     has none of its own, by number of maps; `changes` are fields of SSDSpec. Raises ValueError for
     an unknown backbone or a size that leaves a layer without input.
     """
@@ -158,25 +159,10 @@ def build_spec(backbone: str, size: int, *, scales: Mapping = VOC_SCALES, **chan
     with suppress(RuntimeError):  # a kernel is larger than its input
         grids = tuple(x.shape[-1] for x in dummy_maps(layers, entry.taps, extras, size))
     if not grids or len(set(grids)) < len(grids):
-        raise ValueError(f"input_shape ({size}, {size}) is too small for {backbone}: the last "
-                         "feature maps vanish or repeat; 300 always works")
+        raise ValueError(f"input_shape {size} is too small for {backbone}; 300 always works")
     scales = (entry.scales or scales)[len(grids)]
-    values = {"anchors_size": tuple(round(scale * size, 2) for scale in scales),
-              "aspect_ratios": entry.aspect_ratios(len(grids)), "steps": entry.steps.get(size)}
+    ratios = (tuple(aspect_ratios),) * len(grids) if aspect_ratios else entry.aspect_ratios(
+        len(grids))
+    values = {"aspect_ratios": ratios, "steps": entry.steps.get(size), "anchors_size":
+              tuple(anchors_size) or tuple(round(scale * size, 2) for scale in scales)}
     return SSDSpec(backbone, (size, size), grids, **(values | changes))
-
-
-def nest_extras(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the extra layers of files that number them through, as most code bases do.
-
-    Pairs of `extras.N` become `extras.K.0` and `extras.K.2`, `extras.K.conv` `extras.K.0.conv`.
-    """
-    renamed = {}
-    for name, value in tensors.items():
-        if match := re.fullmatch(r"extras\.(\d+)\.(weight|bias)", name):
-            block, second = divmod(int(match[1]), 2)
-            name = f"extras.{block}.{2 * second}.{match[2]}"
-        elif match := re.fullmatch(r"extras\.(\d+)\.(conv\..+)", name):
-            name = f"extras.{match[1]}.0.{match[2]}"
-        renamed[name] = value
-    return renamed

@@ -1,7 +1,4 @@
-"""SSDLite's layers (Sandler et al., 2018, arXiv 1801.04381, section 6.2) on MobileNetV3-Large.
-
-As torchvision's ssdlite320_mobilenet_v3_large has them, batch norm included.
-"""
+"""torchvision's SSDLite (Sandler et al., 2018, arXiv 1801.04381, 6.2) on MobileNetV3-Large."""
 
 from functools import partial
 

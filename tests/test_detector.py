@@ -235,7 +235,7 @@ def test_detections_follow_the_weights(tmp_path):
 
 
 def test_a_network_that_does_not_fit(detector):
-    with pytest.raises(ValueError, match="has 2 classes, class_names are"):
+    with pytest.raises(ValueError, match="2 classes, class_names are"):
         SSD(network=detector.network, class_names=("a",), device="cpu")
 
 

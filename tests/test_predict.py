@@ -4,7 +4,9 @@ import contextlib
 import json
 import re
 import runpy
+import shutil
 import sys
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -77,8 +79,25 @@ def test_named_images_and_folders(run, folder, tmp_path):
     assert np.abs(drawn - np.asarray(Image.open(folder / "in" / "a.png"), int)).max() > 60
 
 
+def test_xml_beside_each_image_but_over_none_of_a_person(run, folder, tmp_path):
+    shutil.copytree(folder / "in", tmp_path / "photos")
+    person = tmp_path / "photos/sub/b.xml"
+    person.write_text("<annotation/>")
+    texts = []
+    for confidence in (0.3, 0.9):
+        run(str(tmp_path / "photos"), save_xml=True, confidence=confidence)
+        texts.append((tmp_path / "photos/a.xml").read_text())
+    assert person.read_text() == "<annotation/>" and texts[0] != texts[1]
+    assert not list((tmp_path / "photos").glob("c.*ml"))
+    scores = [float(node.text) for node in ElementTree.fromstring(texts[1]).iter("score")]
+    assert scores and min(scores) >= 0.9 and "best.pth</database>" in texts[1]
+    run(str(tmp_path / "photos"), rank=True)
+    page = (tmp_path / "out/to_label.html").read_text()
+    assert "a.png" in page and "b.png" not in page
+
+
 def test_a_folder_and_a_video(run, tmp_path):
-    assert "3 of 3 files done" in run(mode="dir_predict", nms="soft")
+    assert "3 of 3 files done" in run(mode="dir_predict", nms="agnostic")
     assert written(tmp_path) == ["a.jpg", "c.mp4", "sub/b.jpg"]
     assert "1 of 1 files done" in run(mode="video", classes=("dog",), save_json=True)
     video = cv2.VideoCapture(str(next((tmp_path / "out").glob("c.*m*"))))

@@ -133,7 +133,7 @@ def test_training_starts_from_a_published_file_of_other_classes(folder, tmp_path
     ({"anchors_size": (30, 60)}, "anchors_size must be 7"),
     ({"tile": 30}, "tile must be 0"),
     ({"classes_path": "model_data/voc_classes.txt"}, "different classes"),
-    ({"backbone_weights": "nowhere.pth"}, "nowhere.pth: No such file"),
+    ({"backbone_weights": "nowhere.pth"}, "nowhere.pth: no such file"),
     ({"batch_size": 1}, "one image at a time"),
     ({"device": "cuda:99"}, "cannot be used here")])
 def test_settings_that_cannot_work_are_refused(folder, changes, message):

@@ -24,6 +24,15 @@ OUT_OF_MEMORY = ("MemoryError|out of memory|allocate memory|enough memory|DataLo
                  "can't start new thread|could not create a primitive")
 PATHS = ("path", "dir", "list", "folder", "weights")  # how names of settings that are paths end
 WORDS = ("", "coco", "coco-light", "imagenet")  # values of such settings that are no paths
+# Settings of bubbliiiing/ssd-pytorch: what they are called here; docs/migrate.md has them all.
+RENAMED = {
+    "Cuda": "device", "cuda": "device", "sync_bn": "sync_batch_norm", "fp16": "precision fp16",
+    "pretrained": "backbone_weights", "Init_lr": "learning_rate", "Min_lr": "min_lr_ratio",
+    "Freeze_Train": "freeze_epochs", "Freeze_Epoch": "freeze_epochs", "UnFreeze_Epoch": "epochs",
+    "Freeze_batch_size": "freeze_batch_size", "Unfreeze_batch_size": "batch_size",
+    "Init_Epoch": "resume last", "optimizer_type": "optimizer", "lr_decay_type": "schedule",
+    "eval_flag": "eval_period", "train_annotation_path": "train_list", "MINOVERLAP": "iou",
+    "val_annotation_path": "val_list"}
 
 
 class UserError(Exception):
@@ -66,11 +75,10 @@ def typed_path(text: str | os.PathLike) -> Path:
 
 
 def check_file(path: str | os.PathLike) -> Path:
-    """Return `path` as an absolute Path, or UserError for a missing file or a folder."""
+    """Return `path` as an absolute Path, or UserError where it is no file."""
     path = resolve(path)
     if not os.path.isfile(path):
-        kind = "a folder, not a file" if os.path.isdir(path) else "No such file"
-        raise UserError(f"{path}: {kind}; check the path.")
+        raise UserError(f"{path}: no such file; check the path.")
     return path
 
 
@@ -94,6 +102,20 @@ def make_folder(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another.") from None
     return folder
+
+
+def walk_files(folder: Path) -> dict[str, Path]:
+    """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed.
+
+    Hidden files and folders are left out, such as the `._a.xml` that macOS adds to archives.
+    """
+    files = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parent = Path(parent)  # once: it takes longer than to join a name to it
+        prefix = "" if parent == folder else f"{parent.relative_to(folder).as_posix()}/"
+        files |= {prefix + name: parent / name for name in sorted(names) if name[0] != "."}
+    return files
 
 
 def read_text(path: str | os.PathLike, *, remedy: str) -> str:
@@ -139,8 +161,7 @@ def check_fields(settings: Any, limits: Mapping[str, tuple[float, float]] | None
             continue
         if get_origin(hint) is tuple:
             if not isinstance(value, tuple) or ... not in kinds and len(value) != len(kinds):
-                example = type(settings).__dataclass_fields__[name].default
-                raise UserError(f"{name} must be a tuple such as {example}, got {value!r}.")
+                raise UserError(f"{name} must be a {hint}, got {value!r}.")
         else:
             value, kinds = (value,), (hint,)
         kind, words = TYPES[kinds[0]]
@@ -167,9 +188,11 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     # Lines appear as they are printed, and an old encoding costs a character, not the run.
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's signal is a Ctrl-C
+    flags = {word.partition("=")[0][2:].replace("-", "_") for word in sys.argv}
+    for name in flags & RENAMED.keys():
+        sys.exit(f"error: --{name} is --{RENAMED[name]} here; see docs/migrate.md.")
     settings = tyro.cli(settings_class, use_underscores=True)
     # Also where a flag repeats the default.
-    flags = {word.partition("=")[0][2:].replace("-", "_") for word in sys.argv}
     settings = replace(settings, **{
         name: _start_here(value) for name, value in vars(settings).items()
         if name in flags and name.endswith(PATHS)})

@@ -23,12 +23,10 @@ def numbers_of(names: Sequence[str]) -> list[int] | None:
 
 
 def coco_results(image_ids: Sequence[int | str], labels: np.ndarray, boxes: np.ndarray,
-                 scores: np.ndarray, class_names: Sequence[str], *, decimals: int | None = None
-                 ) -> list[dict]:
+                 scores: np.ndarray, class_names: Sequence[str]) -> list[dict]:
     """Return D detections, (D, 4) xyxy in pixels, as rows of a COCO results file."""
-    ids, xywh = class_ids(class_names), boxes_xywh(boxes)
-    xywh = xywh if decimals is None else xywh.round(decimals)
-    rows = zip(image_ids, labels.tolist(), xywh.tolist(), scores.tolist())
+    ids = class_ids(class_names)
+    rows = zip(image_ids, labels.tolist(), boxes_xywh(boxes).tolist(), scores.tolist())
     return [{"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score}
             for image_id, label, box, score in rows]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from utils.cli import UserError, check_file, given_path
+from utils.cli import UserError
 from utils.multibox.spec import SSDSpec
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -21,21 +21,14 @@ FORMATS = (*OPENCV_FORMATS, "TIFF", "WEBP", "GIF", "AVIF", "HEIF", "JPEG2000", "
 WHOLE = np.array([0.0, 0.0, 1.0, 1.0])  # the region that is the image
 
 
-def load_image(path: str | os.PathLike) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB, turned as its EXIF or XMP says.
+def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
+    """Read an image file, by path or its bytes, as (H, W, 3) uint8 RGB, turned as EXIF or XMP say.
 
     16 bits become 8, transparency is dropped. UserError for a file that is missing or broken.
     """
+    is_path = isinstance(source, (str, os.PathLike))
     try:
-        data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    return _decode(data, path)
-
-
-def _decode(data, name):
-    """Return the image that a file of these bytes holds; UserError names it."""
-    try:
+        data = Path(source).expanduser().read_bytes() if is_path else source
         with Image.open(io.BytesIO(data)) as header:
             if header.format not in OPENCV_FORMATS:
                 return _pil_to_array(header)
@@ -44,7 +37,7 @@ def _decode(data, name):
                              cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         return _apply_orientation(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), orientation)
     except Exception as error:  # decoders raise all kinds for broken files
-        raise _unreadable(name, error) from None
+        raise _unreadable(source if is_path else f"{len(source)} bytes", error) from None
 
 
 def image_size(path: str | os.PathLike) -> tuple[int, int]:
@@ -81,25 +74,18 @@ def _apply_orientation(image, orientation):
 
 
 def as_rgb_array(image: ImageInput, *, bgr: bool = False) -> np.ndarray:
-    """Return what `SSD.detect` takes as an (H, W, 3) uint8 RGB array; its errors too.
-
-    `bgr` tells that an array has OpenCV's order.
-    """
-    if isinstance(image, (bytes, bytearray)):
-        return _decode(image, f"{len(image)} bytes")
-    if isinstance(image, (str, os.PathLike)):
-        return load_image(check_file(given_path(image)))
+    """Return what `SSD.detect` takes, `bgr` too, as an (H, W, 3) uint8 RGB array; same errors."""
+    if isinstance(image, (bytes, bytearray, str, os.PathLike)):
+        return load_image(image)
     if isinstance(image, Image.Image):
         return _pil_to_array(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError("expected a path, bytes, a PIL image or a NumPy array, got "
-                        f"{type(image).__name__}")
+        raise TypeError(f"expected a path, bytes, PIL image or NumPy array, got {type(image)}")
     channels = (*image.shape, 1)[2] if image.ndim in (2, 3) else 0
     if image.dtype != np.uint8 or channels not in (1, 3, 4) or not image.size:
-        raise ValueError(
-            "expected pixel values 0 to 255 in uint8, (H, W), (H, W, 3) or (H, W, 4), got "
-            f"{image.shape} {image.dtype}; make them of 16 bits by (image >> 8).astype(np.uint8), "
-            "of floats up to 1 by (255 * image).astype(np.uint8)")
+        raise ValueError(f"expected uint8, (H, W) or (H, W, 3 or 4), got {image.shape} "
+                         f"{image.dtype}; convert 16 bits by (image >> 8).astype(np.uint8), "
+                         "floats up to 1 by (255 * image).astype(np.uint8)")
     if channels == 3 and not bgr:
         return image
     conversions = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB,
@@ -168,11 +154,8 @@ def _cell_size(size, target, rule):
 
 
 def _resample(image, low, high, target, cell, *, fill=None, flip=False):
-    """Resize the region between two corners, in pixels; beyond the image is `fill`, or its edge.
-
-    Cells of the region are averaged, with one more around it for the linear part. A region may lie
-    beside the image: then a pixel that it does not touch stands for the image.
-    """
+    """Resize the region between two corners, in pixels; beyond the image is `fill`, or its edge."""
+    # With a cell more around it for the linear part. A region beside the image gets a pixel of it.
     last = np.array(image.shape[1::-1]) - 1
     x0, y0 = start = np.minimum((np.floor(low).astype(int) - cell).clip(0), last)
     x1, y1 = np.maximum(np.ceil(high).astype(int) + cell, start + 1)

@@ -1,14 +1,7 @@
 """Writes a network as an ONNX file that runs without PyTorch and without this project.
 
-The file (opset 18, any batch, weights inside) takes `images`: (B, S, S, 3) RGB pixel values,
-resized and no more, uint8; float32 where the spec resizes in float32. Its metadata, as JSON, are
-spec, class names and thresholds. It gives, boxes being xyxy in fractions of the input:
-
-raw         loc (B, P, 4) and conf (B, P, C), float32: the network's own
-boxes       boxes (B, P, 4) and scores (B, P, K), float32: those of `decode_outputs`
-detections  boxes (N, 4), scores (N,), labels (N,) int64 from 0, image_index (N,) int64: those of
-            `select` with the thresholds of the export, image by image, best first. After them
-            all_boxes and all_scores, the two of "boxes", for other thresholds.
+docs/inference.md has the table of its inputs and outputs. "raw" are the network's own, "boxes"
+those of `decode_outputs`, "detections" those of `select`, with the two of "boxes" behind them.
 """
 
 import functools
@@ -34,7 +27,7 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
                 thresholds: Thresholds) -> None:
     """Write an SSDNet, which is left as it is, as an ONNX file in fp32.
 
-    `outputs` are those at the top of this file; "detections" are of all classes, suppressed by
+    `outputs` are those of docs/inference.md; "detections" are of all classes, suppressed by
     class. Raises UserError where PyTorch is too old or a package is missing.
     """
     if [int(part) for part in torch.__version__.split(".")[:2]] < [2, 9]:
@@ -132,10 +125,8 @@ def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[
              max_loss: float) -> Path:
     """Write a file of `export_onnx` with int8 convolutions beside it; return it, measured.
 
-    Args:
-        inputs: (S, S, 3) network inputs like those to come, for the range of activations.
-        score: gives the mAP of a file, in 0..1.
-        max_loss: points of 100 that int8 may lose; UserError where it loses more.
+    `inputs`, (S, S, 3), show the range of activations; `score` gives the mAP of a file in 0..1.
+    UserError where int8 loses more than `max_loss` points of 100.
     """
     tools = optional("onnxruntime.quantization", "int8 needs onnxruntime; pip install onnxruntime")
     import onnx
@@ -161,6 +152,5 @@ def quantise(fp32_file: Path, inputs: Iterable[np.ndarray], *, score: Callable[[
     loss = before - after
     print(f"mAP@0.5 on the val list: fp32 {before:.2f}, int8 {after:.2f}, {loss:.2f} points lost")
     if not loss <= max_loss:  # nan where val has no objects
-        raise UserError(f"int8 loses {loss:.2f} points of mAP, max_loss is {max_loss:g}; nothing "
-                        "was written.")
+        raise UserError(f"int8 loses {loss:.2f} points of mAP, more than max_loss {max_loss:g}.")
     return int8_file

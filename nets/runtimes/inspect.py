@@ -65,10 +65,7 @@ def heat_map(runtime: Runtime, image: np.ndarray) -> np.ndarray:
 
 def measure_speed(runtime: Runtime, path: Path, batch_sizes: Sequence[int],
                   thresholds: Thresholds) -> str:
-    """Return a table of the time of each stage, by batch size: median and 95th percentile.
-
-    A batch is as many times the image of a file, or one of its tiles.
-    """
+    """Return a table of the time of each stage, by batch size, for one image or tile many times."""
     lines = [f"{runtime.name}, {runtime.precision}, {runtime.device}, "
              f"{torch.get_num_threads()} threads; ms: median / 95th percentile",
              f"{'batch':>6}  {'load':>14}  {'network':>14}  {'NMS':>14}  {'all':>14}  images/s"]

@@ -81,8 +81,7 @@ class OnnxRuntime:
     @property
     def network(self) -> SSDNet:
         """There is none: UserError."""
-        raise UserError(f"{shorten(self.path)}: {self.name} runs this file; for the network "
-                        "itself, take the checkpoint that it was exported from.")
+        raise UserError(f"{shorten(self.path)}: take the checkpoint that it was exported from.")
 
     def __call__(self, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """As TorchRuntime."""

@@ -30,8 +30,7 @@ class TorchRuntime:
     def __init__(self, network: SSDNet, class_names: Sequence[str], *, precision: Precision,
                  owned: bool):
         if len(class_names) != network.num_classes - 1:
-            raise ValueError(f"the network has {network.num_classes - 1} classes, class_names are "
-                             f"{class_names}")
+            raise ValueError(f"{network.num_classes - 1} classes, class_names are {class_names}")
         self.network, self.spec, self.class_names = network, network.spec, tuple(class_names)
         self.device, self.precision = network.coder.priors.device, precision
         self.copy = inference_copy(network, precision) if owned else None

@@ -70,7 +70,12 @@ class Family:
     sizes: Mapping = field(default_factory=dict)  # (input size, COCO's?) -> anchors_size, if odd
 
 
-LUFFICC = ((r"backbone\.((?:vgg|extras)\..*)", r"\1"),
+# Many number the layers of all extra blocks through.
+EXTRAS = (*((rf"(?:backbone\.)?extras\.{k}\.(\w+)", rf"extras.{k // 2}.{k % 2 * 2}.\1")
+            for k in range(12)), (r"extras\.(\d+)\.(conv\..*)", r"extras.\1.0.\2"))
+AMDEGROOT = (*EXTRAS, ("(.*)", r"\1"))
+
+LUFFICC = (*EXTRAS, (r"backbone\.(vgg\..*)", r"\1"),
            (r"backbone\.l2_norm\.weight", "L2Norm.weight"),
            (r"box_head\.predictor\.cls_headers\.(.*)", r"conf.\1"),
            (r"box_head\.predictor\.reg_headers\.(.*)", r"loc.\1"), ("(.*)", r"\1"))
@@ -80,8 +85,7 @@ TORCHVISION = ((r"backbone\.features\.(\d+\.\w+)", r"vgg.\1"),
                (r"backbone\.scale_weight", "L2Norm.weight"),
                *((rf"backbone\.extra\.0\.{block}\.(\w+)", rf"vgg.{layer}.\1") for block, layer in
                  ((1, 24), (3, 26), (5, 28), (r"7\.1", 31), (r"7\.3", 33))),
-               *((rf"backbone\.extra\.{k // 2 + 1}\.{k % 2 * 2}\.(\w+)", rf"extras.{k}.\1")
-                 for k in range(8)),
+               *((rf"backbone\.extra\.{k + 1}\.(\d\.\w+)", rf"extras.{k}.\1") for k in range(4)),
                (r"backbone\.features\.(.*)", r"mobilenetv3.\1"),
                (r"backbone\.extra\.(.*)", r"extras.\1"),
                (r"head\.classification_head\.module_list\.(.*)", r"conf.\1"),
@@ -91,7 +95,8 @@ TORCHVISION = ((r"backbone\.features\.(\d+\.\w+)", r"vgg.\1"),
 def _caffe_modules(first_extra):
     """Return {name of a layer: our module}; the extra layers begin with conv<first_extra>_1."""
     vgg = {layer: f"vgg.{index}" for layer, index in VGG_LAYERS.items()}
-    return {f"conv{first_extra + k // 2}_{k % 2 + 1}": f"extras.{k}" for k in range(12)} | vgg
+    return vgg | {f"conv{first_extra + k}_{half + 1}": f"extras.{k}.{2 * half}"
+                  for k in range(6) for half in range(2)}
 
 
 def read_ssd_keras(tensors: dict) -> dict:
@@ -123,12 +128,12 @@ def read_chainercv(tensors: dict) -> dict:
 CAFFE = {"box_clip": "none", "log_size_clamp": None, "resize": "cv2_linear_uint8"}
 FAMILIES = {
     "amdegroot": Family(
-        r"vgg\.0\.weight", dict, CAFFE | {"prior_clip": "centre_size"},
+        r"vgg\.0\.weight", partial(rename, rules=AMDEGROOT), CAFFE | {"prior_clip": "centre_size"},
         # Its code takes COCO's sizes for any number of classes but VOC's.
         uses_coco_sizes=lambda classes: classes != 20,
         order=("vgg", "L2Norm", "extras", "loc", "conf")),
     "bubbliiiing": Family(
-        r"(vgg\.0|mobilenet\.0\.0|resnet\.0)\.weight", dict,
+        r"(vgg\.0|mobilenet\.0\.0|resnet\.0)\.weight", partial(rename, rules=AMDEGROOT),
         {"steps": None, "prior_clip": "corners", "box_clip": "before_nms", "log_size_clamp": None,
          "resize": "pil_bicubic_uint8", "resnet_pool_padding": 0,
          "mean": (104.0, 117.0, 123.0)},  # Caffe's BGR means on RGB, as they do it

@@ -5,7 +5,6 @@ import re
 import torch
 
 from nets.ssd import SSDNet
-from nets.weights.weight_files import BackboneWeights
 from utils.checkpoint import check_tensors
 
 # COCO's names for VOC's classes; a name in common needs no entry.
@@ -14,14 +13,14 @@ COCO_NAMES = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike
 OTHER_NAMES = COCO_NAMES | {coco: voc for voc, coco in COCO_NAMES.items()}
 
 
-def load_backbone(network: SSDNet, weights: BackboneWeights) -> int:
-    """Copy backbone weights into a network; return the number of tensors copied.
+def load_backbone(network: SSDNet, weights: dict) -> int:
+    """Copy backbone weights, {name: tensor}, into a network; return the number of them.
 
     Raises UserError where a tensor of the pretrained layers is missing or does not fit.
     """
     needed = network.pretrained_layers.state_dict(prefix=f"{network.backbone_entry.prefix}.")
     old = network.state_dict()
-    fitting = {name: value for name, value in weights.state_dict.items() if name in old}
+    fitting = {name: value for name, value in weights.items() if name in old}
     check_tensors(needed | {name: old[name] for name in fitting}, fitting, "backbone_weights")
     network.load_state_dict(fitting, strict=False)
     return len(fitting)
@@ -49,8 +48,7 @@ def transfer(network: SSDNet, state_dict: dict, class_names: tuple[str, ...],
             new[:, list(rows)] = old[:, list(rows.values())].to(new)
             filled[name] = new.flatten(0, 1)
     network.load_state_dict(filled)
-    pairs = [(class_names[row - 1], old_names[old_row - 1]) for row, old_row in rows.items() if row]
-    kept = [new if new == old else f"{new} (from {old})" for new, old in pairs]
+    kept = [class_names[row - 1] for row in rows if row]
     fresh = [name for row, name in enumerate(class_names, start=1) if row not in rows]
     return (f"classes with weights: {', '.join(kept) or 'none'}\n"
             f"classes that start fresh: {', '.join(fresh) or 'none'}")

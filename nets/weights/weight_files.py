@@ -3,7 +3,6 @@
 import re
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlparse
 
 import numpy as np
@@ -22,14 +21,6 @@ from utils.multibox.spec import (CAFFE_MEAN, CAFFE_STD, COCO_SCALES, IMAGENET_ME
 WRAPPERS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "model", "net", "network",
             "module", "model_state_dict", "state_dict", "weights")
 PREFIXES = re.compile(r"^(?:(?:module|model|net|_orig_mod)\.)+|\b_orig_mod\.")
-
-
-class BackboneWeights(NamedTuple):
-    """Classification weights under this project's names, and the input they expect."""
-
-    state_dict: dict  # name in SSDNet -> tensor
-    mean: tuple[float, float, float]  # RGB pixel values
-    std: tuple[float, float, float]
 
 
 def download(url: str) -> Path:
@@ -62,8 +53,8 @@ def read_tensor_file(path: str | Path) -> object:
     except ImportError:
         raise UserError(f"{shorten(path)}: Keras files need h5py; run: pip install h5py") from None
     except Exception as error:  # h5py, zipfile and NumPy raise many types on damaged bytes
-        raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); the file is "
-                        "damaged, incomplete, or of another kind.") from None
+        raise UserError(f"{shorten(path)}: cannot be read ({first_line(error)}); get it again."
+                        ) from None
 
 
 def _read_h5(path):
@@ -83,9 +74,8 @@ def read_detector(path: str | Path, *, family: str = "auto",
 
     `path` is a file, or a key of COCO_DETECTORS, downloaded once. `family` is a name in FAMILIES;
     "auto" recognises it by the names of the tensors. `class_names` are for published files with
-    other classes than VOC's 20 or COCO's. The family of our own checkpoints is "this project". The
-    tensors are not yet compared with a network. Raises UserError for an unreadable, unknown or
-    unsafe file, or class names that do not fit it.
+    other classes than VOC's 20 or COCO's. UserError for an unreadable, unknown or unsafe file, or
+    class names that do not fit it; the tensors are not yet compared with a network.
     """
     path = download(COCO_DETECTORS[path]) if path in COCO_DETECTORS else resolve(path)
     values = read_tensor_file(path)
@@ -158,23 +148,22 @@ def _describe(state, family):
     return build_spec(backbone, size, scales=scales, **changes), num_classes
 
 
-def read_backbone(source: str | Path, backbone: str) -> BackboneWeights:
+def read_backbone(source: str | Path, backbone: str) -> tuple[dict, dict]:
     """Read classification weights for a backbone, a name in BACKBONES.
 
     `source` is a file with torchvision's names, or "imagenet" for torchvision's own, downloaded
-    once. Raises UserError without internet, for an unreadable file, and for one of another network.
+    once. Returns {name in SSDNet: tensor} and the fields of SSDSpec that they decide. Raises
+    UserError without internet, for an unreadable file, and for one of another network.
     """
     entry = BACKBONES[backbone]
     path = download(entry.imagenet) if source == "imagenet" else resolve(source)
     values = _unwrap(read_tensor_file(path), path)
     renamed = rename(values, entry.names)
     if not renamed:
-        raise UserError(f"{shorten(path)}: no tensors of {backbone} in it; check backbone and the "
-                        "file. A detector goes into model_path.")
+        raise UserError(f"{shorten(path)}: not a {backbone}. A detector goes into model_path.")
     # A VGG16 of torchvision's own training has a classifier; in Caffe's it is missing or NaN.
     classifier = values.get("classifier.0.weight")
-    if entry.is_caffe and (classifier is None or not classifier.isfinite().all()):
-        mean, std = CAFFE_MEAN, CAFFE_STD
-    else:
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    return BackboneWeights(renamed | entry.convert(values), mean, std)
+    is_caffe = entry.is_caffe and (classifier is None or not classifier.isfinite().all())
+    mean, std = (CAFFE_MEAN, CAFFE_STD) if is_caffe else (IMAGENET_MEAN, IMAGENET_STD)
+    state = renamed | entry.convert(values)
+    return state, {"mean": mean, "std": std, **entry.describe(state)}

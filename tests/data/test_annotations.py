@@ -57,7 +57,7 @@ def test_an_image_that_is_gone_or_of_another_size_is_named(tmp_path):
     records = [make_record(save_image(tmp_path / f"{k}.png", (50, 40)), size=size)
                for k, size in enumerate([None, (50, 40), (40, 50)])]
     check_images(records[:2], "2007_train.txt")
-    with pytest.raises(UserError, match="train.txt, line 4: .*2.png had 40x50 .* has 50x40; run"):
+    with pytest.raises(UserError, match="txt, line 4: .*2.png has another size now, 50x40; run"):
         check_images(records, "2007_train.txt")
     records[0].path.unlink()
     with pytest.raises(UserError, match="0.png: No such file"):

@@ -55,6 +55,12 @@ def test_bad_flag_stops_before_main(monkeypatch, capsys, flags):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--Init_lr=1e-3", "--Init_lr 1e-3"])
+def test_flags_of_the_best_known_repo_are_translated(monkeypatch, flag):
+    with pytest.raises(SystemExit, match="--Init_lr is --learning_rate here"):
+        run_with(monkeypatch, *flag.split())
+
+
 def test_help_shows_underscores_and_comments(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run_with(monkeypatch, "--help")
@@ -124,8 +130,8 @@ def test_wrong_paths_give_one_line(tmp_path):
     (tmp_path / "latin.txt").write_bytes("Köln".encode("latin-1"))
     for call, path, words in (
             (typed_path, "nowhere", "nowhere: no such file or folder"),
-            (check_file, tmp_path / "none", "none: No such file"),
-            (check_file, tmp_path, "a folder, not a file"),
+            (check_file, tmp_path / "none", "none: no such file"),
+            (check_file, tmp_path, "no such file"),
             (make_folder, tmp_path / "file" / "inner", "inner: cannot be made"),
             (lambda path: read_text(path, remedy="Do this."), tmp_path / "none", "none.*Do this"),
             (lambda path: read_text(path, remedy=""), tmp_path / "latin.txt", "latin.txt.*UTF-8")):
@@ -165,7 +171,7 @@ def test_good_fields(changes):
     ({"VOCdevkit_path": None}, "VOCdevkit_path must be a text"),
     ({"letterbox_image": 1}, "letterbox_image must be True or False"),
     ({"kind": "c"}, "kind must be one of .*, got 'c'"),
-    ({"input_shape": (1, 2, 3)}, r"input_shape must be a tuple such as \(300, 300\)"),
+    ({"input_shape": (1, 2, 3)}, r"input_shape must be a tuple\[int, int\]"),
     ({"input_shape": 300}, "input_shape must be a tuple"),
     ({"input_shape": (1, 2.5)}, "input_shape must be an integer"),
     ({"batch_size": math.inf}, "batch_size must be an integer"),

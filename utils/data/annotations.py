@@ -140,9 +140,8 @@ def check_images(records: Sequence[Record], list_path: str | os.PathLike) -> Non
             continue
         size = image_size(record.path)
         if record.size not in (None, size):
-            raise UserError(f"{list_path}, line {number}: {shorten(record.path)} had "
-                            "{}x{} pixels, and now has {}x{}".format(*record.size, *size)
-                            + "; run voc_annotation.py again.")
+            raise UserError(f"{list_path}, line {number}: {shorten(record.path)} has another size "
+                            f"now, {size[0]}x{size[1]}; run voc_annotation.py again.")
 
 
 def write_together(texts: Mapping[Path, str], retired: Sequence[Path] = ()) -> None:

@@ -56,8 +56,7 @@ def _load(path):
         names = {str(entry["id"]): plain_name(str(entry["name"])) for entry in values["categories"]}
         rows = list(values["annotations"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{shorten(path)}: not COCO annotations ({type(error).__name__}: "
-                        f"{error!s:.100}); it needs images, categories and annotations.") from None
+        raise UserError(f"{shorten(path)}: not COCO annotations ({error!r:.100}).") from None
     if len(entries) < len(values["images"]) or len(names) < len(values["categories"]):
         raise UserError(f"{shorten(path)}: an id is duplicated in images or categories.")
     return entries, names, rows

@@ -62,10 +62,7 @@ def inspect_images(annotations: Iterable[Annotation]) -> dict[Path, ImageFacts]:
 
 
 def _fingerprint(image):
-    """Return where grey values rise and fall in a grid of 9x9 cells, as a vector of length 1.
-
-    That of a flat image is 0.
-    """
+    """Return where grey values rise and fall in 9x9 cells, as a vector of length 1 (flat: 0)."""
     grey = np.asarray(image.convert("L").resize((9, 9), Image.Resampling.BOX), np.float32)
     steps = np.concatenate([np.diff(grey, axis=0).ravel(), np.diff(grey, axis=1).ravel()])
     signs = np.where(np.abs(steps) > 2, np.sign(steps), 0)

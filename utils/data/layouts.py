@@ -1,19 +1,17 @@
 """What a path of data holds: its format, the images of its annotations, and its own split."""
 
-import gc
 import os
 import re
-from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import UserError, read_text, shorten
+from utils.cli import UserError, read_text, shorten, walk_files
 from utils.data.box_formats import VOC, read_boxes
 from utils.data.coco import read_coco
 from utils.data.csv_table import read_csv
-from utils.data.sources import ROLE, Annotation, ImageIndex, Problem, tails, walk_files
-from utils.data.splits import RECORD, SPLIT_OF, SPLITS, given_files
+from utils.data.sources import LINE_END, ROLE, Annotation, ImageIndex, Problem, tails
+from utils.data.splits import RECORD, SPLIT_OF, SPLITS
 from utils.data.voc import read_voc
 from utils.data.yolo import YAML, load_yaml, read_yolo, yolo_names
 
@@ -32,17 +30,6 @@ class Source(NamedTuple):
     messages: list[str]
 
 
-@contextmanager
-def _no_collector():
-    """Keep the garbage collector from walking again and again through all that is read."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@_no_collector()
 def read_source(path: Path, form: str = "auto", *, images_path: Path | None = None,
                 box_format: str = "auto", unlabelled: str = "auto") -> Source:
     """Read a folder, or one annotation file; UserError where there is nothing to be read.
@@ -53,8 +40,7 @@ def read_source(path: Path, form: str = "auto", *, images_path: Path | None = No
     path = Path(os.path.abspath(path))
     path = path.parent if path.suffix in YAML else path
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; set annotation_path to your data, or "
-                        "VOCdevkit_path to the folder that holds VOC2007.")
+        raise UserError(f"{path}: no such file or folder; set annotation_path to your data.")
     folder = path if path.is_dir() else path.parent
     images = ImageIndex(images_path or folder)
     form, files, messages = _find_files(path, form, images)
@@ -110,9 +96,8 @@ def _find_files(path, form, images):
              for name, suffix in SUFFIXES.items()}
     form, *others = [name for name in SUFFIXES if found[name]] or [""]
     if not form:
-        raise UserError(f"{path}: no annotations beside {len(images.paths)} images: no XML of "
-                        "Pascal VOC, COCO JSON, CSV, or YOLO text named as its image; "
-                        "docs/data.md names converters.")
+        raise UserError(f"{path}: no annotations beside {len(images.paths)} images; docs/data.md "
+                        "has the formats that are read, and converters.")
     messages = [f"{len(found[name])} {SUFFIXES[name]} files are not read; annotation_format = "
                 f"{name!r} would read them" for name in others]
     tables = _choose_tables(found[form]) if form in TABLES else found[form]
@@ -184,25 +169,21 @@ def _find_unlabelled(form, rows, images, unlabelled):
 
 
 def _read_split_files(folder, images):
-    """Return ({relative path of an image: split}, messages) of the split files in a folder.
-
-    Those are what data.yaml or darknet's .data names, or else train.txt, val.txt and the like.
-    """
-    values, root = {}, ""
+    """Return ({relative path of an image: split}, messages) of data.yaml, .data, or train.txt .."""
+    values = {}
     for file in sorted(folder.glob("*")):
-        if file.suffix in YAML:
+        if file.suffix in (*YAML, ".data"):
             values |= load_yaml(file)
-            root = values["path"] if isinstance(values.get("path"), str) else ""
-        elif file.suffix == ".data":
-            lines = [line.partition("=") for line in read_text(file, remedy="").splitlines()]
-            values |= {key.strip(): text.strip() for key, _, text in lines}
     if not any(values.get(key) for key in SPLIT_OF):
-        values, root = {file.stem.lower().removesuffix("_list"): [file.name]
-                        for file in folder.glob("*.txt")}, ""
+        values = {file.stem.lower().removesuffix("_list"): [file.name]
+                  for file in folder.glob("*.txt")}
         for sets in folder.glob("**/ImageSets/Main"):  # of VOC and its years
-            for name, files in given_files(sets).items():
-                paths = [file.relative_to(folder).as_posix() for file in files]
-                values[name] = [*values.get(name, []), *paths]
+            words = {file: file.stem.lower() for file in sorted(sets.glob("*.txt"))}
+            if not SPLIT_OF.keys() & words.values():  # VoTT has those of classes alone: cat_val
+                words = {file: word.rpartition("_")[2] for file, word in words.items()}
+            for file, word in words.items():
+                values.setdefault(word, []).append(file.relative_to(folder).as_posix())
+    root = values["path"] if isinstance(values.get("path"), str) else ""
     splits, messages = {}, []
     for key in SPLIT_OF:
         texts = values.get(key) or []
@@ -221,14 +202,12 @@ def _read_split_files(folder, images):
 
 
 def _listed_images(text, folder, images):
-    """Return the images in a folder, or those (None: unknown) that a text file names.
-
-    Paths may be those of another machine.
-    """
+    """Return the images in a folder, or those (None: unknown) that a text file names."""
+    # The path may be that of another machine.
     paths = [folder / tail for tail in tails(text) if (folder / tail).exists()]
     if not paths:
         return []
     if paths[0].is_dir():
         return [image for image, path in images.paths.items() if path.is_relative_to(paths[0])]
     lines = read_text(paths[0], remedy="").splitlines()
-    return [images.find_line(line) for line in lines if line.strip()]
+    return [images.find(LINE_END.sub("", line.strip())) for line in lines if line.strip()]

@@ -61,8 +61,7 @@ class DetectionDataset(Dataset):
         height, width = image.shape[:2]
         boxes = (boxes_px / (width, height, width, height)).clip(0, 1)
         if size not in (None, (width, height)) or (boxes[:, 2:] <= boxes[:, :2]).any():
-            raise UserError(f"{path}: its list is not of this {width}x{height} image; run "
-                            "voc_annotation.py again.")
+            raise UserError(f"{path}: its list is of another image; run voc_annotation.py again.")
         if self.spec.tile:  # from here on the window is the image
             window = draw_window(boxes_px, (width, height), self.spec.tile, rng)
             image = cut_window(image, window, self.spec)

@@ -1,7 +1,6 @@
 """What annotation readers return: Annotation and Problem; and the index that finds their images."""
 
 import math
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,14 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from utils.cli import UserError
+from utils.cli import UserError, walk_files
 from utils.data.annotations import plain_name
 from utils.image import IMAGE_SUFFIXES
 
 # Images may have been converted since: their annotations still name the old files.
 ENDINGS = "(?:" + "|".join(map(re.escape, (*IMAGE_SUFFIXES, ".gif", ".heic", ".avif"))) + ")"
 ENDING = re.compile(rf"{ENDINGS}$", re.I)
-# What may follow the name in a line of a split file.
+# What may follow the name in a line of a split file: `dir/a.jpg dir/a.xml`, `a 1`.
 LINE_END = re.compile(rf"(?:{ENDINGS}|\.xml)(?:\s.*)?$|\s+-?[01]$", re.I)
 MASKS = re.compile("Segmentation(Class|Object)/")  # VOC's, named as its images
 # Folders that say what is in them, and nothing about which image.
@@ -88,35 +87,22 @@ def turning_margins(width: float, height: float, degrees: float) -> tuple[float,
     return (width * cos + height * sin - width) / 2, (width * sin + height * cos - height) / 2
 
 
-def walk_files(folder: Path) -> dict[str, Path]:
-    """Return {path relative to folder, with slashes: absolute path}, sorted; links are followed.
+class ImageIndex:
+    """The images under a folder, found by paths of another machine, ending or letter case too."""
 
-    Hidden files and folders are left out, such as the `._a.xml` that macOS adds to archives.
-    """
-    files = {}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        parent = Path(parent)  # once: it takes longer than to join a name to it
-        prefix = "" if parent == folder else f"{parent.relative_to(folder).as_posix()}/"
-        files |= {prefix + name: parent / name for name in sorted(names) if name[0] != "."}
-    return files
-
-
-class PathIndex:
-    """Finds the path that is meant by one of another machine, folder, ending or letter case."""
-
-    def __init__(self, paths: Iterable[str]):
+    def __init__(self, folder: Path):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; put the images there, or set images_path.")
+        self.folder, self.files = folder, walk_files(folder)
+        self.paths = {name: path for name, path in self.files.items()
+                      if name.lower().endswith(IMAGE_SUFFIXES) and not MASKS.search(name)}
         self._by_stem = defaultdict(list)  # path without ending and role folders -> paths
         self._by_tail = defaultdict(list)  # end of a path without ending, in lower case -> paths
-        for path in paths:
+        for path in self.paths:
             stem = ENDING.sub("", path)
             self._by_stem[ROLE.sub("", stem)].append(path)
             for tail in tails(plain_name(stem).lower()):
                 self._by_tail[tail].append(path)
-
-    def has(self, path: str) -> bool:
-        """Return whether a path is there, but for its ending and folders such as `labels`."""
-        return ROLE.sub("", ENDING.sub("", path)) in self._by_stem
 
     def find(self, path: str, file_name: str = "") -> str | None:
         """Return this path, whatever its ending, else the only one that ends alike, or None."""
@@ -133,22 +119,6 @@ class PathIndex:
                 return paths[0]
         return None
 
-    def find_line(self, line: str) -> str | None:
-        """Return the path that a line of a split file means: `dir/a.jpg dir/a.xml`, `a 1`, `a`."""
-        return self.find(LINE_END.sub("", line.strip()))
-
-
-class ImageIndex(PathIndex):
-    """The images under a folder, sub-folders included, and which of them an annotation means."""
-
-    def __init__(self, folder: Path):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; put the images there, or set images_path.")
-        self.folder, self.files = folder, walk_files(folder)
-        self.paths = {name: path for name, path in self.files.items()
-                      if name.lower().endswith(IMAGE_SUFFIXES) and not MASKS.search(name)}
-        super().__init__(self.paths)
-
     def match(self, annotations: Sequence[Annotation]) -> list[str | None]:
         """Return the relative path of each annotation's image, None where there is none.
 
@@ -156,12 +126,12 @@ class ImageIndex(PathIndex):
         """
         found = [self.find(item.key, item.file_name) for item in annotations]
         claims = Counter(found)
-        found = [path if claims[path] == 1 or self.has(item.key) else None
-                 for path, item in zip(found, annotations)]
+        exact = [ROLE.sub("", ENDING.sub("", item.key)) in self._by_stem for item in annotations]
+        found = [path if claims[path] == 1 or is_exact else None
+                 for path, is_exact in zip(found, exact)]
         if annotations and not any(found):
-            raise UserError(f"{self.folder}: none of the {len(annotations)} annotated images is in "
-                            f"it, such as {annotations[0].file_name or annotations[0].key!r}; put "
-                            "them there, or set images_path.")
+            name = annotations[0].file_name or annotations[0].key
+            raise UserError(f"{self.folder}: no annotated image such as {name!r}; set images_path.")
         return found
 
 

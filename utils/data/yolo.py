@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from utils.cli import UserError, read_text, shorten
+from utils.cli import UserError, read_text, shorten, walk_files
 from utils.data.annotations import plain_name
-from utils.data.sources import Annotation, Problem, SourceObject, four_numbers, walk_files
+from utils.data.sources import Annotation, Problem, SourceObject, four_numbers
 
 YAML = (".yaml", ".yml")
 NO_NAME = "class without a name"
@@ -68,9 +68,10 @@ def _names_in(file):
 
 
 def load_yaml(file: Path) -> dict:
-    """Return the values of a YAML file, {} where it is no mapping; UserError for broken YAML."""
+    """Return the values of a YAML or .data file, {} where it has none; UserError for a fault."""
+    text = read_text(file, remedy="")
     try:
-        values = yaml.safe_load(read_text(file, remedy=""))
+        values = yaml.safe_load(text.replace("=", ": ") if file.suffix == ".data" else text)
     except yaml.YAMLError as error:
         raise UserError(f"{shorten(file)}: {' '.join(str(error).split())}.") from None
     return values if isinstance(values, dict) else {}

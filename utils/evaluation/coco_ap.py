@@ -74,11 +74,8 @@ def evaluate_coco(detections: FlatDetections, objects: FlatObjects, num_classes:
 
 
 def _interpolate(right, numbers, total):
-    """Return the (T, R) highest precision at each recall or a higher one, for `total` objects.
-
-    From (T, D) right detections and (T, D) how many count up to each. Precision rises at right
-    detections only, so the others are left out.
-    """
+    """Return the (T, R) highest precision at each recall or a higher one, for `total` objects."""
+    # Precision rises at right detections only, so the others are left out.
     best = np.zeros((len(right), len(RECALLS)))
     needed = np.searchsorted(np.arange(1, total + 1) / total, RECALLS)
     for row, (hits, number) in enumerate(zip(right, numbers)):

@@ -1,7 +1,6 @@
 """Two measurements of the same images: what changed, and whether it is more than chance."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,16 +12,8 @@ from utils.evaluation.detection_files import GROUND_TRUTH, read_detections, read
 from utils.evaluation.voc_ap import class_results, mean_ap
 
 RESAMPLES = 1000
-
-
-class Difference(NamedTuple):
-    """AP of a class, or its mean, in two measurements."""
-
-    name: str
-    first: float
-    second: float
-    low: float  # 95% interval of second - first
-    high: float
+# Name of a class or "mean", first AP, second AP, 95% interval of second - first: low, high.
+Difference = tuple[str, float, float, float, float]
 
 
 def compare_folders(folders: Sequence[str]) -> str:
@@ -69,7 +60,7 @@ def compare(first: FlatDetections, second: FlatDetections, objects: FlatObjects,
     changes = np.vstack([changes, np.nanmean(changes, 0)])
     low, high = np.nanpercentile(changes, (2.5, 97.5), axis=1)
     names = [*(class_names[label] for label in present), "mean"]
-    return [Difference(*row) for row in zip(names, *aps, low.tolist(), high.tolist())]
+    return list(zip(names, *aps, low.tolist(), high.tolist()))
 
 
 def resampled_ap(assignment: Assignment, label: int, weights: np.ndarray) -> np.ndarray:
@@ -94,7 +85,7 @@ def resampled_ap(assignment: Assignment, label: int, weights: np.ndarray) -> np.
 
 def format_differences(differences: Sequence[Difference]) -> str:
     """Return the differences as a table; better and worse are those beyond chance."""
-    width = max(5, *(len(row.name) for row in differences))
+    width = max(5, *(len(name) for name, *_ in differences))
     lines = [f"{'class':<{width}}  {'first':>7} {'second':>7} {'change':>8}  95% interval"]
     for name, first, second, low, high in differences:
         word = "better" if low > 0 else "worse" if high < 0 else ""

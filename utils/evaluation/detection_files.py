@@ -1,13 +1,14 @@
 """Detections as files that other tools read: COCO's results JSON, VOC's comp4_det_test_*.txt."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.cli import UserError, check_file, read_text, shorten, typed_path, writing
+from utils.cli import UserError, read_text, shorten, typed_path, writing
 from utils.coco_ids import boxes_xywh, class_ids, coco_results, numbers_of
 from utils.data.annotations import Record
 from utils.evaluation.assignment import FlatDetections, flatten_records
@@ -18,9 +19,8 @@ DETECTIONS, GROUND_TRUTH = "detections.json", "ground_truth.json"
 def image_names(records: Sequence[Record]) -> list[str]:
     """Return the names of files without suffix where these are unique, else their paths."""
     stems = [record.path.stem for record in records]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [shorten(record.path) for record in records]
+    is_unique = len(set(stems)) == len(stems)
+    return stems if is_unique else [shorten(record.path) for record in records]
 
 
 def image_ids(records: Sequence[Record]) -> list[int]:
@@ -74,7 +74,7 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
     ground_truth.json beside it; without these, an integer name or else a line of the list.
     """
     path = typed_path(path)
-    path = check_file(path / DETECTIONS if path.is_dir() else path)
+    path = path / DETECTIONS if path.is_dir() else path
     rows, beside = _read_results(path), path.with_name(GROUND_TRUTH)
     images, classes = _image_table(records), {name: k for k, name in enumerate(class_names)}
     if ids_path or beside.is_file():
@@ -83,10 +83,6 @@ def read_detections(path: str | Path, records: Sequence[Record], class_names: Se
         image_table, class_table = _ids_without_file(rows, records, class_names, path)
     images, classes = images | image_table, classes | class_table
     numbers = np.array([row[2:] for row in rows], np.float64).reshape(-1, 6)
-    bad = ~np.isfinite(numbers).all(1) | (numbers[:, 3:5] < numbers[:, 1:3]).any(1)
-    if bad.any():
-        raise UserError(f"{shorten(path)}: {rows[int(bad.argmax())][:-1]} is not image, class, a "
-                        "finite score, and a finite box, width and height not negative.")
     return FlatDetections(_look_up([row[0] for row in rows], images, path, "images"),
                           _look_up([row[1] for row in rows], classes, path, "classes"),
                           numbers[:, 0], numbers[:, 1:5], numbers[:, 5])
@@ -107,13 +103,14 @@ def _read_results(path):
         raise UserError(f"{shorten(path)}: not a list of results; is it an annotation file?")
     for number, value in enumerate(values, start=1):
         try:
-            x, y, width, height = map(float, value["bbox"])
+            score, (x, y, width, height) = float(value["score"]), map(float, value["bbox"])
             image, label = value.get("file_name") or value["image_id"], value["category_id"]
-            rows.append((image, label, float(value["score"]), x, y, x + width, y + height,
-                         width * height))
+            if not math.isfinite(score + x + y + width + height) or min(width, height) < 0:
+                raise ValueError
+            rows.append((image, label, score, x, y, x + width, y + height, width * height))
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise UserError(f"{shorten(path)}, row {number}: needs image_id, category_id, score "
-                            f"and bbox of 4 numbers, got {value!r:.80}.") from None
+            raise UserError(f"{shorten(path)}, row {number}: needs image_id, category_id, score, "
+                            f"bbox of 4 finite numbers, got {value!r:.80}.") from None
     return rows
 
 
@@ -134,8 +131,7 @@ def _ids_without_file(rows, records, class_names, path):
             images[number] = None if number in images else index
     if rows and 0 < len(images) < len(records) and not any(isinstance(row[0], str) for row in rows):
         raise UserError(f"{shorten(path)}: its image ids may be names, such as {min(images)}, or "
-                        "lines of the list; set detections_ids to the COCO annotation file of "
-                        "these ids.")
+                        "lines of the list; set detections_ids to the COCO file of these ids.")
     if any(row[1] == 0 for row in rows):  # as YOLOv5 counts
         classes = range(len(class_names))
     return (images or {k + 1: k for k in range(len(records))},
@@ -159,6 +155,5 @@ def _look_up(keys, table, path, kind):
     if None in indices:
         raise UserError(
             f"{shorten(path)}: {keys[indices.index(None)]!r:.60} is not one of the {kind}, such as "
-            f"{[*table][:2] + [*table][-2:]}.\nSet test_list to the one that was detected on, or "
-            "detections_ids to the COCO annotation file of these ids.")
+            f"{[*table][:2] + [*table][-2:]}; set test_list, or detections_ids to their COCO file.")
     return np.array(indices, np.int64)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from utils.cli import UserError, typed_path
+from utils.cli import UserError, typed_path, walk_files
 from utils.image import FORMATS, IMAGE_SUFFIXES
 
 # Content tells what a file is. These name what a broken or unknown one was meant to be.
@@ -87,18 +87,10 @@ def _find(text, output_folder):
     path = typed_path(plain)
     if output_folder in (path.resolve(), *path.resolve().parents):
         raise UserError(f"{path}: lies in the folder of the outputs; choose another dir_save_path.")
-    if not path.is_dir():
-        return [(path, path.name, _kind_of(path) == "video")]
-    files = [file for file in _files_below(path) if output_folder not in file.resolve().parents]
-    return [(file, file.relative_to(path).as_posix(), kind == "video")
-            for file in files if (kind := _kind_of(file))]
-
-
-def _files_below(folder):
-    """Yield the files in a folder and its sub-folders, through links, but hidden ones."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+    files = walk_files(path) if path.is_dir() else {path.name: path}
+    return [(file, name, kind == "video") for name, file in files.items()
+            if output_folder not in file.resolve().parents
+            and ((kind := _kind_of(file)) or file == path)]
 
 
 def _kind_of(path):

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,15 +18,15 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from utils.checkpoint import (Checkpoint, newest_checkpoint, parse_checkpoint, read_torch_file,
-                              save_checkpoint)
+from utils.checkpoint import (Checkpoint, newest_checkpoint, on_cpu, parse_checkpoint,
+                              read_torch_file, save_checkpoint)
 from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typeable, typed_path,
                        writing)
 from utils.data.annotations import (Record, check_images, check_same_classes, read_class_names,
                                     read_list, read_records)
 from utils.data.loader import Batch, Loader
 from utils.device import HostCopy
-from utils.distributed import check_same_on_all_ranks, launcher, rank, sum_over_ranks, world_size
+from utils.distributed import check_same_on_all_ranks, rank, sum_over_ranks, world_size
 from utils.multibox.loss import Losses
 from utils.training.logging import Board, plot_history, write_history
 
@@ -70,6 +71,7 @@ class Run:
         self._waiting = []  # StepResults that are not in the sums yet
         self.best_map = self.best_epoch = None
         self.saved = None  # (epoch, step_in_epoch) of last.pth
+        self._writer, self._files = ThreadPoolExecutor(1), []  # the Future of one under way
 
     def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
         """Yield the batches of each step left of the epoch under way, with a progress bar."""
@@ -164,11 +166,22 @@ class Run:
             raise KeyboardInterrupt  # for any signal: the script ends as by Ctrl-C
 
     def _write(self, name, run=None):
+        """Write a checkpoint: of a network on a GPU in a thread, while the next steps run."""
+        self._finish_file()
         if rank() == 0:
             progress = {"epoch": self.epoch, "step": self.step, "best_map": self.best_map}
-            save_checkpoint(self.folder / name, Checkpoint(
-                self.network.spec, self.class_names, self.network.state_dict(), self.settings,
-                progress, run))
+            checkpoint = Checkpoint(self.network.spec, self.class_names, self.network.state_dict(),
+                                    self.settings, progress, run)
+            if next(self.network.parameters()).is_cuda:
+                checkpoint = Checkpoint(**on_cpu(checkpoint._asdict()))
+                self._files = [self._writer.submit(save_checkpoint, self.folder / name, checkpoint)]
+            else:
+                save_checkpoint(self.folder / name, checkpoint)
+
+    def _finish_file(self):
+        """Wait for a checkpoint under way; raise the error that its thread had."""
+        while self._files:
+            self._files.pop().result()
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from the `run` of a last.pth, or UserError where lists or classes have changed."""
@@ -193,11 +206,12 @@ class Run:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        """Say how to go on where the run ends early."""
+        """Finish the last checkpoint; say how to go on where the run ends early."""
+        self._finish_file()
         if error is not None and self.saved and rank() == 0:
             last = typeable(self.folder / "last.pth")
             print(f"{last} holds the run up to step {self.saved[1]} of epoch {self.saved[0] + 1}; "
-                  f"to go on:\n{launcher()} train.py --resume {last}", file=sys.stderr)
+                  f"to go on:\npython train.py --resume {last}", file=sys.stderr)
 
 
 class StopFlag:
