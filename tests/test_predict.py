@@ -107,9 +107,17 @@ def test_a_folder_and_a_video(run, tmp_path):
     run(mode="dir_predict", dir_origin_path=str(tmp_path), fails="no images or videos there")
 
 
-def test_when_nothing_is_found_the_best_score_is_printed(run):
-    out = run("in/a.png", confidence=1.0)
-    assert "nothing found" in out and "the best box has a lower score" in out
+def test_when_nothing_is_found_print_and_drawing_say_above_what(run, folder, tmp_path):
+    out = run("in/a.png", "in/sub/b.png", confidence=1.0, save_json=True)
+    assert out.startswith("weights") and "\nconfidence 1, as set\n" in out
+    assert out.count("nothing found") == 2 and out.count("the best box has a lower score") == 1
+    values = json.loads((tmp_path / "out" / "a.json").read_text())["detector"]
+    assert values == {"model": f"{folder.name}/best.pth", "confidence": 1.0,
+                      "confidence_from": "as set"}
+    drawn, original = (np.asarray(Image.open(path), int) for path in (
+        tmp_path / "out" / "a.jpg", folder / "in" / "a.png"))
+    changed = np.abs(drawn - original).max(2) > 200  # the words that say so, in the first line
+    assert changed[:20].mean() > 5 * changed[20:].mean()
 
 
 def test_dark_images(run, tmp_path):

@@ -83,7 +83,7 @@ def test_images_are_predicted(trained, folder):
     photos = sorted((folder / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[:2]
     predict.main(predict.PredictSettings(
         images=tuple(map(str, photos)), model_path=str(trained / "best.pth"), device="cpu",
-        confidence=0.1, dir_save_path=str(folder / "out"), save_csv=True, show=False))
+        dir_save_path=str(folder / "out"), save_csv=True, show=False))
     assert {path.name for path in (folder / "out").iterdir()} == {
         "detections.csv", *(photo.name for photo in photos)}
 

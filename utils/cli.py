@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
+VERSION = "1.0"  # of this project, which checkpoints, exported files and results name
 # Type hint of a setting -> what it may be in Python, and the words for that.
 TYPES = {float: (Real, "a number"), int: (Integral, "an integer"),
          bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}

@@ -1,9 +1,11 @@
 """A run that ends anywhere and goes on comes to the same bits as one without a break."""
 
+import math
 import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import tiny_train
 import torch
@@ -13,6 +15,7 @@ import train
 from ssd import SSD
 from utils import cli
 from utils.cli import UserError
+from utils.evaluation.voc_ap import ClassResult
 
 STEP, OPTIMIZER = (train, "train_step"), (torch.optim.AdamW, "step")
 MEASURE, REPLACE = (SSD, "evaluate"), (cli.os, "replace")
@@ -113,6 +116,23 @@ def test_a_signal_stops_after_the_step_and_says_how_to_go_on(uninterrupted, tmp_
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     train.main(train.TrainSettings(resume=str(tmp_path / "run")))  # its settings are its own
     assert_same_run(tmp_path / "run", expected)
+
+
+def test_best_pth_holds_the_confidence_that_detection_takes(flags, tmp_path, monkeypatch):
+    scores, precision, recall = np.array([[0.8, 0.6, 0.2], [1, 1, 2 / 3], [0.5, 1, 1]])
+    good = ClassResult(0.7, 0.6, 2, 3, scores, precision, recall)
+    nothing = ClassResult(math.nan, math.nan, 0, 0, *np.zeros((3, 0)))
+    monkeypatch.setattr(SSD, "evaluate", lambda self, records: [good, nothing, nothing, nothing])
+    train.main(train.TrainSettings(**flags | {"epochs": 1}, save_dir=str(tmp_path)))
+    best = SSD(tmp_path / "run" / "best.pth", device="cpu")
+    assert best.thresholds.confidence == 0.4 and best.about.items() >= {
+        "model": "run/best.pth", "version": cli.VERSION, "val_map": 0.7,
+        "confidence_by_class": dict.fromkeys(best.class_names) | {best.class_names[0]: 0.4}}.items()
+    assert best.confidence_text == "confidence 0.4, best F1 on val"
+    set_here = SSD(tmp_path / "run" / "best.pth", device="cpu", confidence=0.6)
+    assert set_here.confidence_text == "confidence 0.6, as set"
+    last = SSD(tmp_path / "run" / "last.pth", device="cpu")
+    assert last.confidence_text == "confidence 0.5, the default"
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detecti
                                          flatten_records)
 
 VOC_IOU = 0.5
+PLATEAU = 0.99  # F1s from this share of the best on are as good, for all that is known
+CONFIDENCES = (0.05, 0.95)  # those that are of use
 # VOCap.m's 0:0.1:1. MATLAB counts from both ends: the fourth number is 3 * 0.1, just above 0.3.
 # np.arange(0, 1.1, 0.1), which others take, is just above 0.6 and 0.7 too.
 RECALLS_11 = np.concatenate([np.arange(6) * 0.1, 1 - np.arange(5)[::-1] * 0.1])
@@ -41,27 +43,32 @@ def class_results(assignment: Assignment, num_classes: int) -> list[ClassResult]
     labels = assignment.detections.labels[assignment.order]
     by_class = np.split(assignment.order, np.searchsorted(labels, range(1, num_classes)))
     totals = np.bincount(assignment.objects.labels[assignment.counted], minlength=num_classes)
-    return [_result(assignment, rows, total) for rows, total in zip(by_class, totals.tolist())]
+    results = []
+    for rows, total in zip(by_class, totals.tolist()):
+        kept = rows[~assignment.ignored[rows]]
+        results.append(_result(assignment.detections.scores[kept], assignment.matched[kept] >= 0,
+                               total, len(rows)))
+    return results
 
 
-def pooled_result(assignment: Assignment) -> ClassResult:
+def pooled_result(results: Sequence[ClassResult]) -> ClassResult:
     """Return the ClassResult of all classes taken as one: what one confidence for all achieves."""
-    order = assignment.order
-    order = order[np.argsort(-assignment.detections.scores[order], kind="stable")]
-    return _result(assignment, order, int(assignment.counted.sum()))
+    scores = np.concatenate([result.scores for result in results])
+    right = np.concatenate([np.diff(result.recall, prepend=0.0) > 0 for result in results])
+    order = np.argsort(-scores, kind="stable")
+    return _result(scores[order], right[order], sum(result.num_objects for result in results),
+                   sum(result.num_detections for result in results))
 
 
-def _result(assignment, order, num_objects):
-    """Return the ClassResult of some detections, best score first, and a number of objects."""
-    kept = order[~assignment.ignored[order]]
-    precision, recall = precision_recall(assignment.matched[kept] >= 0, num_objects)
+def _result(scores, right, num_objects, num_detections):
+    """Return the ClassResult of the detections that count, best score first."""
+    precision, recall = precision_recall(right, num_objects)
     area = points = float("nan")
     if num_objects:
         highest = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or a higher one
         area = float(np.sum(np.diff(recall, prepend=0.0) * highest))
         points = mean_precision(precision, recall, RECALLS_11)
-    return ClassResult(area, points, num_objects, len(order), assignment.detections.scores[kept],
-                       precision, recall)
+    return ClassResult(area, points, num_objects, num_detections, scores, precision, recall)
 
 
 def at_confidence(result: ClassResult, confidence: float) -> dict[str, float]:
@@ -80,10 +87,31 @@ def best_f1(result: ClassResult) -> dict[str, float] | None:
     """Return `at_confidence` where F1 is highest, or None where nothing is found."""
     if not result.recall.any():
         return None
+    f1, lows, highs = _f1_levels(result)
+    best = f1.argmax()
+    return at_confidence(result, _shortest_number(lows[best], highs[best]))
+
+
+def best_confidence(result: ClassResult) -> float | None:
+    """Return the middle of the confidences around the best F1 that are about as good, or None.
+
+    The very best one of a few objects is chance. A value out of CONFIDENCES would come from a
+    small val list or a detector that learned little. None: nothing is found.
+    """
+    if not result.recall.any():
+        return None
+    f1, lows, highs = _f1_levels(result)
+    ends = np.concatenate([[-1], np.flatnonzero(f1 < PLATEAU * f1.max()), [len(f1)]])
+    after = np.searchsorted(ends, f1.argmax())  # the first level behind the plateau
+    low, high = max(0.0, float(lows[ends[after] - 1])), float(highs[ends[after - 1] + 1])
+    return round(float(np.clip((low + high) / 2, *CONFIDENCES)), 3)
+
+
+def _f1_levels(result):
+    """Return F1 at all confidences, from high to low: (L,) values, each for low <= it < high."""
     scores = np.append(result.scores, result.scores.dtype.type(-np.inf))
     last = np.flatnonzero(scores[:-1] > scores[1:])  # of equal scores
-    best = last[f1_score(result.precision[last], result.recall[last]).argmax()]
-    return at_confidence(result, _shortest_number(scores[best + 1], scores[best]))
+    return f1_score(result.precision[last], result.recall[last]), scores[last + 1], scores[last]
 
 
 def _shortest_number(low, high):

@@ -44,7 +44,7 @@ class Outputs:
     save_csv: bool = False
     count: bool = False
     image_format: ImageFormat = "jpg"
-    about: dict[str, Any] = field(default_factory=dict)  # the detector, for the .xml files
+    about: dict[str, Any] = field(default_factory=dict)  # the detector, for .json and .xml files
     save_xml: bool = False
     # By (name of the image or video, number and seconds of the frame or None).
     results: dict[tuple[str, int | None, float | None], Detections] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Outputs:
                 height, width = frame.image.shape[:2]
                 self._write_json(source.output, {
                     "image": str(source.path), "width": width, "height": height,
-                    "objects": detections.rows()})
+                    "detector": self.about, "objects": detections.rows()})
             if number is not None:
                 self._write_to_video(frame, drawn)
             elif self.draw:
@@ -142,7 +142,8 @@ class Outputs:
                       for (name, number, seconds), detections in self.results.items()
                       if name == video.name]
             path = str(video.path) if isinstance(video.path, Path) else video.name
-            self._write_json(video.output, {"video": path, "frames": frames})
+            self._write_json(video.output, {"video": path, "detector": self.about,
+                                            "frames": frames})
 
     def _write_json(self, name, values):
         path = self.folder / f"{name}.json"
