@@ -286,3 +286,29 @@ def test_the_example_finds_what_the_project_finds_in_a_photo(files, tmp_path):
                [float(score) for _, score, _ in rows], [NAMES.index(name) for name, *_ in rows])
     expected = SSD(network=tiny(), class_names=NAMES, device="cpu", confidence=0.2).detect(photo)
     assert len(expected) > 5 and not unmatched(expected, example, pixels=0.6)  # it rounds boxes
+
+
+def test_the_server_finds_what_the_example_finds(files, monkeypatch):
+    testing = pytest.importorskip("fastapi.testclient", reason="fastapi and httpx")
+    monkeypatch.setenv("SSD_MODEL", str(files["detections"]))
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    client = testing.TestClient(importlib.import_module("serve").app)
+    assert client.get("/health").json()["classes"] == list(NAMES)
+    photo = ROOT / "img" / "demo.jpg"
+    rows = client.post("/detect", files={"image": photo.read_bytes()}).json()
+    found = ([row["box"] for row in rows], [row["score"] for row in rows],
+             [NAMES.index(row["class"]) for row in rows])
+    expected = SSD(network=tiny(), class_names=NAMES, device="cpu", confidence=0.2).detect(photo)
+    assert len(expected) > 5 and not unmatched(expected, found, pixels=0.1)
+    assert client.post("/detect", files={"image": b"no image"}).status_code == 422
+
+
+@pytest.mark.parametrize("outputs", ["raw", "boxes"])
+def test_opencv_runs_what_has_no_nms_in_it(files, outputs):
+    batch = images(1, tiny().spec)
+    network = cv2.dnn.readNetFromONNX(str(files[outputs]))
+    network.setInput(batch, "images")
+    import onnxruntime
+    expected = onnxruntime.InferenceSession(files[outputs]).run(None, {"images": batch})
+    for ours, theirs in zip(network.forward(network.getUnconnectedOutLayersNames()), expected):
+        np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=5e-5)

@@ -61,10 +61,11 @@ def val_figures(results: Sequence[ClassResult], class_names: Sequence[str]) -> d
 
     Detection takes the confidence of all classes, since ONNX's NMS has one threshold.
     """
-    figures, confidence = {"val_map": mean_ap(results)}, best_confidence(pooled_result(results))
+    figures, confidence = {"val_map": mean_ap(results)}, best_confidence(results)
     if confidence is not None:
         figures |= {"confidence": confidence, "confidence_from": "best F1 on val",
-                    "confidence_by_class": dict(zip(class_names, map(best_confidence, results)))}
+                    "confidence_by_class": {name: best_confidence([result])
+                                            for name, result in zip(class_names, results)}}
     return figures
 
 

@@ -13,7 +13,7 @@ from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detecti
 
 VOC_IOU = 0.5
 PLATEAU = 0.99  # F1s from this share of the best on are as good, for all that is known
-CONFIDENCES = (0.05, 0.95)  # those that are of use
+CONFIDENCES = np.arange(10, 191) / 200  # those that are of use
 # VOCap.m's 0:0.1:1. MATLAB counts from both ends: the fourth number is 3 * 0.1, just above 0.3.
 # np.arange(0, 1.1, 0.1), which others take, is just above 0.6 and 0.7 too.
 RECALLS_11 = np.concatenate([np.arange(6) * 0.1, 1 - np.arange(5)[::-1] * 0.1])
@@ -87,31 +87,28 @@ def best_f1(result: ClassResult) -> dict[str, float] | None:
     """Return `at_confidence` where F1 is highest, or None where nothing is found."""
     if not result.recall.any():
         return None
-    f1, lows, highs = _f1_levels(result)
-    best = f1.argmax()
-    return at_confidence(result, _shortest_number(lows[best], highs[best]))
-
-
-def best_confidence(result: ClassResult) -> float | None:
-    """Return the middle of the confidences around the best F1 that are about as good, or None.
-
-    The very best one of a few objects is chance. A value out of CONFIDENCES would come from a
-    small val list or a detector that learned little. None: nothing is found.
-    """
-    if not result.recall.any():
-        return None
-    f1, lows, highs = _f1_levels(result)
-    ends = np.concatenate([[-1], np.flatnonzero(f1 < PLATEAU * f1.max()), [len(f1)]])
-    after = np.searchsorted(ends, f1.argmax())  # the first level behind the plateau
-    low, high = max(0.0, float(lows[ends[after] - 1])), float(highs[ends[after - 1] + 1])
-    return round(float(np.clip((low + high) / 2, *CONFIDENCES)), 3)
-
-
-def _f1_levels(result):
-    """Return F1 at all confidences, from high to low: (L,) values, each for low <= it < high."""
     scores = np.append(result.scores, result.scores.dtype.type(-np.inf))
     last = np.flatnonzero(scores[:-1] > scores[1:])  # of equal scores
-    return f1_score(result.precision[last], result.recall[last]), scores[last + 1], scores[last]
+    best = last[f1_score(result.precision[last], result.recall[last]).argmax()]
+    return at_confidence(result, _shortest_number(scores[best + 1], scores[best]))
+
+
+def best_confidence(results: Sequence[ClassResult]) -> float | None:
+    """Return the confidence at which the mean F1 of the classes is best; None: nothing is found.
+
+    Classes count alike, as in mAP: else a frequent class would hide the objects of a rare one. The
+    very best confidence of a few objects is chance: the middle of those around it that are about as
+    good is taken.
+    """
+    results = [result for result in results if result.num_objects]
+    f1 = np.mean([[at_confidence(result, confidence)["f1"] for confidence in CONFIDENCES]
+                  for result in results] or [[0.0]], axis=0)
+    if not f1.any():
+        return None
+    best, worse = f1.argmax(), np.flatnonzero(f1 < PLATEAU * f1.max())
+    low = worse[worse < best].max(initial=-1) + 1
+    high = worse[worse > best].min(initial=len(f1)) - 1
+    return round(float(CONFIDENCES[low] + CONFIDENCES[high]) / 2, 4)
 
 
 def _shortest_number(low, high):
