@@ -323,11 +323,13 @@ def make_loaders(settings: TrainSettings, dataset: DetectionDataset, criterion: 
 
 def resumed_settings(settings: TrainSettings, saved: dict) -> TrainSettings:
     """Return the settings that a run goes on with: its own, but for those that may change."""
+    given, defaults = asdict(settings), asdict(TrainSettings())
     sizes = ("batch_size", "freeze_batch_size") if saved["freeze_epochs"] else ("batch_size",)
-    same_step = all(getattr(settings, size) * settings.accumulate
-                    == saved[size] * saved["accumulate"] for size in sizes)
-    return TrainSettings(**merge_settings(asdict(settings), saved, asdict(TrainSettings()),
-                                          MAY_CHANGE | BATCHES if same_step else MAY_CHANGE))
+    if any(given[name] != defaults[name] for name in BATCHES) and all(
+            given[size] * given["accumulate"] == saved[size] * saved["accumulate"]
+            for size in sizes):
+        saved = saved | {name: given[name] for name in BATCHES}  # all of them: 1 is asked for too
+    return TrainSettings(**merge_settings(given, saved, defaults, MAY_CHANGE))
 
 
 def check_settings(settings: TrainSettings) -> None:

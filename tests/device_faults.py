@@ -30,7 +30,7 @@ def failure_in_copy(folder: str, fault: tuple[str, str, str, str], arguments: di
     text = (copy / file).read_text(encoding="utf-8")
     assert text.count(right) == 1, fault
     (copy / file).write_text(text.replace(right, wrong), encoding="utf-8")
-    sys.path[:0] = [str(copy), str(copy / "tests"), str(copy / "tests" / "training")]
+    sys.path[:0] = [str(copy), str(copy / "tests")]
     import test_gpu
     assert test_gpu.train.__file__ == str(copy / "train.py")
     try:

@@ -96,13 +96,16 @@ def test_all_that_is_an_image(detector, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("classes", ["dog", 1, "1", ["dog"], np.array([1]), ("dog", 1)])
 def test_classes_are_names_or_numbers_one_or_several(detector, classes):
-    for found in (detector.detect(random_image(), classes=classes),
-                  tiny_detector(confidence=0.3, classes=("1",)).detect(random_image())):
-        assert len(found) and set(found.names) == {"dog"}
-    assert same(detector.detect(random_image(), classes=None), detector.detect(random_image()))
-    network = detector.runtime.network
-    one = SSD(network=network, class_names=NAMES, device="cpu", classes=classes)
+    found = detector.detect(random_image(), classes=classes)
+    assert len(found) and set(found.names) == {"dog"}
+    one = SSD(network=detector.network, class_names=NAMES, device="cpu", classes=classes)
     assert one.thresholds.classes[0] == 1
+
+
+def test_classes_of_the_settings_all_and_unknown_ones(detector):
+    dogs = tiny_detector(confidence=0.3, classes=("1",)).detect(random_image())
+    assert len(dogs) and set(dogs.names) == {"dog"}
+    assert same(detector.detect(random_image(), classes=None), detector.detect(random_image()))
     for wrong in ("star", 2, [-1], True):
         with pytest.raises(UserError, match="none of the detector's: cat, dog"):
             detector.detect(random_image(), classes=wrong)

@@ -2,10 +2,9 @@
 
 import contextlib
 import json
-import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 from xml.etree import ElementTree
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_detector import photo, tiny_detector
+from two_ranks import run_on_two_ranks
 
 import predict
 from nets.runtimes.inspect import heat_map
@@ -180,19 +180,22 @@ def test_heat_has_the_scores_of_the_priors():
 
 # ---- As a command ----
 
-def start(folder, out, *words, program=()):
-    return subprocess.run(
-        [sys.executable, *program, ROOT / "predict.py", *map(str, words), "--model_path",
-         folder / "best.pth", "--device", "cpu", "--dir_save_path", out, "--confidence", "0.3"],
-        cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def command(folder, tmp_path, *words):
+    return list(map(str, (ROOT / "predict.py", *words, "--model_path", folder / "best.pth",
+                          "--device", "cpu", "--dir_save_path", tmp_path / "out", "--confidence",
+                          "0.3")))
 
 
-def test_the_command_line(folder, tmp_path):
+def test_the_command_line(folder, tmp_path, monkeypatch, capsys):
     photo(tmp_path / "中文.png")
-    done = start(folder, tmp_path / "out", tmp_path / "中文.png", "nowhere.png")
-    assert done.returncode == 2 and "1 of 2 failed: nowhere.png" in done.stderr
-    assert str(tmp_path / "out") in done.stdout
-    assert "中文.png: " in done.stdout and written(tmp_path) == ["中文.jpg"]
+    words = command(folder, tmp_path, tmp_path / "中文.png", "nowhere.png")
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(words[0], run_name="__main__")
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and "1 of 2 failed: nowhere.png" in err
+    assert str(tmp_path / "out") in out
+    assert "中文.png: " in out and written(tmp_path) == ["中文.jpg"]
 
 
 def test_processes_share_a_folder(folder, tmp_path):
@@ -200,8 +203,7 @@ def test_processes_share_a_folder(folder, tmp_path):
     for k in range(5):
         photo(tmp_path / "in" / f"{k}.png", k)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    done = start(folder, tmp_path / "out", tmp_path / "in", "--save_csv", program=(
-        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"))
+    done = run_on_two_ranks(*command(folder, tmp_path, tmp_path / "in", "--save_csv"))
     assert done.returncode and "1 of 6 failed: bad.png" in done.stderr
     assert "5 of 6 files done" in done.stdout
     assert written(tmp_path) == [*(f"{k}.jpg" for k in range(5)), "detections.csv"]

@@ -1,4 +1,5 @@
 """voc_annotation.py: lists, what is printed, several years, other formats."""
+# ruff: noqa: F811 (fixtures of pytest)
 
 import json
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny_train
 import torch
-from conftest_training import assert_same_run
+from same_run import assert_same_run
 
 import train
 from ssd import SSD
@@ -22,7 +22,7 @@ MEASURE, REPLACE = (SSD, "evaluate"), (cli.os, "replace")
 VARIANTS = {
     "plain": {}, "steps": {"save_steps": 1, "save_period": 2},
     "accumulate": {"save_steps": 1, "accumulate": 2},
-    "frozen sgd": {"save_steps": 1, "freeze_epochs": 1, "freeze_batch_size": 8,
+    "frozen sgd": {"save_steps": 1, "freeze_epochs": 1, "freeze_batch_size": 4,
                    "backbone_weights": "", "model_path": "start", "optimizer": "sgd"},
     "early stop": {"save_steps": 1, "early_stopping": 1, "epochs": 8, "learning_rate": 1e-12},
     "no val": {"save_steps": 1, "val_list": ""}}
@@ -35,7 +35,7 @@ class Crash(BaseException):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(train.BACKBONES, "mobilenetv2", tiny_train.TINY)
-    monkeypatch.setattr("utils.training.run.plot_history", lambda history, folder: None)
+    monkeypatch.setattr("utils.training.run.plot_history", tiny_train.leave_out_curves)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,8 @@ def stopped(uninterrupted, tmp_path):
 @pytest.mark.parametrize("changes, words", [
     ({"learning_rate": 0.5}, "began with learning_rate 0.001 .now 0.5"),
     ({"epochs": 9, "seed": 4}, "epochs 3 .now 9., seed 0 .now 4"),
-    ({"batch_size": 2}, "batch_size 4 .now 2"),
-    ({"train_list": "val.txt"}, "train list .16 images, \\w+, now 4 images"),
+    ({"batch_size": 4}, "batch_size 2 .now 4"),
+    ({"train_list": "val.txt"}, "train list .8 images, \\w+, now 4 images"),
     ({"resume": "best.pth"}, "best.pth: holds weights; only the last.pth"),
     ({"resume": "nowhere"}, "nowhere")])
 def test_what_would_change_the_numbers_is_refused_in_one_line(stopped, data, changes, words):
@@ -160,9 +160,11 @@ def test_what_would_change_the_numbers_is_refused_in_one_line(stopped, data, cha
     assert "\n" not in str(error.value)
 
 
-def test_smaller_batches_may_take_the_place_of_larger_ones(stopped, capsys):
-    train.main(train.TrainSettings(resume=str(stopped), batch_size=2, accumulate=2))
-    assert torch.load(stopped / "last.pth", weights_only=True)["settings"]["accumulate"] == 2
+def test_batches_of_another_size_may_make_the_same_steps(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted("accumulate")[1], tmp_path / "run")
+    train.main(train.TrainSettings(resume=str(tmp_path / "run"), batch_size=4, accumulate=1))
+    last = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    assert last["settings"]["accumulate"] == 1
 
 
 def test_resume_last_begins_a_run_of_a_name_and_refuses_without_any(flags, tmp_path):
