@@ -13,7 +13,7 @@ from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detecti
 
 VOC_IOU = 0.5
 PLATEAU = 0.99  # F1s from this share of the best on are as good, for all that is known
-CONFIDENCES = np.arange(10, 191) / 200  # those that are of use
+CONFIDENCES = np.arange(5, 96) / 100  # those that are of use
 # VOCap.m's 0:0.1:1. MATLAB counts from both ends: the fourth number is 3 * 0.1, just above 0.3.
 # np.arange(0, 1.1, 0.1), which others take, is just above 0.6 and 0.7 too.
 RECALLS_11 = np.concatenate([np.arange(6) * 0.1, 1 - np.arange(5)[::-1] * 0.1])
