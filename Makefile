@@ -6,7 +6,7 @@ DEMO := demo
 .PHONY: demo test bench fuzz clean-demo
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal tests
 
 # Times of all tasks beside their references; FLAGS=--help lists what can be set.
 bench: .venv/installed

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import dataclass, fields
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from nets.weights.families import names_without_gaps, without_gaps
 from ssd import SSD, SSDSettings, WeightsSettings
-from utils.cli import check_fields, make_folder, run, shorten, writing
+from utils.cli import VERSION, check_fields, make_folder, run, shorten, writing
 from utils.data.annotations import Record, check_images, check_same_classes, read_list
 from utils.device import keep_freed_memory
 from utils.distributed import check_device, on_rank0, process_group, rank, rank0_first
@@ -49,16 +51,22 @@ def main(settings: MapSettings) -> None:
         if settings.detections:
             detections = read_detections(settings.detections, records, class_names,
                                          ids_path=settings.detections_ids)
+            about = {"detections": settings.detections}
         else:
-            detections = detect(settings, records, class_names)
+            detections, about = detect(settings, records, class_names)
         if rank() == 0:
             write_detections(folder, detections, records, class_names)
-            report(settings, measure(detections, records, class_names, settings.iou), folder)
+            measurement = measure(detections, records, class_names, settings.iou,
+                                  confidence=about.get("confidence"))
+            report(settings, measurement, about, folder)
 
 
 def detect(settings: MapSettings, records: list[Record], class_names: tuple[str, ...]
-           ) -> FlatDetections:
-    """Run the detector that the settings name over the images of records, on all ranks."""
+           ) -> tuple[FlatDetections, dict[str, Any]]:
+    """Run the detector that the settings name over the images of records, on all ranks.
+
+    Return what it detects, and what is known of it.
+    """
     check_images(records, settings.test_list)
     keep_freed_memory()
     weights = {field.name: getattr(settings, field.name) for field in fields(WeightsSettings)}
@@ -67,21 +75,25 @@ def detect(settings: MapSettings, records: list[Record], class_names: tuple[str,
     check_same_classes(names_without_gaps(detector.class_names), "the weights", class_names,
                        settings.test_list)
     detections = detector.detect_records(records, batch_size=settings.batch_size)
-    return flatten_detections([without_gaps(image) for image in detections])
+    return flatten_detections([without_gaps(image) for image in detections]), detector.about
 
 
-def report(settings: MapSettings, measurement: Measurement, folder: Path) -> None:
+def report(settings: MapSettings, measurement: Measurement, about: dict[str, Any], folder: Path
+           ) -> None:
     """Print what was measured, and write it into files of a folder."""
-    values = {"list": settings.test_list} | as_values(measurement, SSDSettings().confidence)
+    values = {"list": settings.test_list, "date": str(date.today()), "version": VERSION,
+              "detector": about} | as_values(measurement)
     title = (f"{shorten(settings.test_list)}: {len(measurement.records)} images, IoU "
              f"{', '.join(values['by_iou'])}")
-    text = f"{title}\n{format_measurement(measurement)}"
+    origin = f"detections of {settings.detections}" if settings.detections else (
+        "model {model}, confidence {confidence:g}, {confidence_from}".format(**about))
+    origin = f"{origin}; measured {values['date']} with version {VERSION}"
+    text = f"{title}\n{origin}\n{format_measurement(measurement)}"
     print(text)
     with writing(folder / "results.txt") as part:
         part.write_text(f"{text}\n", encoding="utf-8")
     with writing(folder / "results.json") as part:
         part.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-    origin = f"The detections: {settings.detections or 'all above a confidence of 0.01'}."
     write_report(folder / "report.html", f"mAP on {title}", measurement, values, origin)
     print(f"details in {folder}, images of the errors in its report.html")
 

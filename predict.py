@@ -24,13 +24,14 @@ from tqdm import tqdm
 from nets.runtimes.inspect import heat_map, measure_speed, summarise
 from ssd import SSD, SSDSettings
 from utils.cli import UserError, check_fields, make_folder, resolve, run
+from utils.data.voc import is_of_person
 from utils.detections import Detections
 from utils.device import keep_freed_memory
 from utils.distributed import check_device, on_rank0, process_group, rank, rank0_first, world_size
-from utils.draw import draw_detections, draw_heat
+from utils.draw import draw_detections, draw_heat, write_line
 from utils.image import as_rgb_array
-from utils.media.frames import Source, find_sources, read_frames
-from utils.media.outputs import ImageFormat, Outputs
+from utils.media.frames import Frame, Source, find_sources, read_frames
+from utils.media.outputs import ImageFormat, Outputs, write_ranking
 
 DARK = 64  # of 255: as 14 bits of data look in a file of 16
 HAS_DISPLAY = sys.platform in ("win32", "darwin") or "DISPLAY" in os.environ
@@ -59,6 +60,8 @@ class PredictSettings(SSDSettings):
     count: bool = False  # print the objects of each class in all
     save_json: bool = False  # a .json beside each drawing, and all objects in coco_results.json
     save_csv: bool = False  # all objects in detections.csv
+    save_xml: bool = False  # an .xml beside each image to be corrected, but over none of a person
+    rank: bool = False  # instead: to_label.html, images that a label would teach most from first
 
     export_path: str = "model_data/ssd.onnx"  # the file that is written; model_path takes it
     # "detections" are after NMS, with the thresholds above; "boxes" before it; "raw": loc and conf.
@@ -78,10 +81,13 @@ def main(settings: PredictSettings) -> None:
         check_device(detector.device, settings.device)
         outputs = Outputs(make_folder(settings.dir_save_path), settings.draw, settings.crop,
                           settings.save_json, settings.save_csv, settings.count,
-                          settings.image_format)
-        if settings.mode in ("summary", "fps", "heatmap", "export"):
+                          settings.image_format, detector.about, settings.save_xml)
+        if settings.rank or settings.mode in ("summary", "fps", "heatmap", "export"):
             on_rank0(lambda: look_into(detector, outputs, settings))
-        elif not settings.images and settings.mode == "predict" and world_size() == 1:
+            return
+        if rank() == 0:
+            print(detector.confidence_text)
+        if not settings.images and settings.mode == "predict" and world_size() == 1:
             ask(detector, outputs, settings)
         else:
             sources = named_sources(settings, outputs)
@@ -125,20 +131,32 @@ def detect(detector: SSD, sources: list[Source], outputs: Outputs, settings: Pre
     stream = detector.detect_stream(images, batch_size=1 if is_live else settings.batch_size)
     total = None if any(source.is_video for source in sources) else len(sources)
     results = tqdm(zip(frames, stream), total=total, leave=False, disable=None)
+    explained = False  # the first image without detections is looked at once more
     for frame, (_, image, detections) in results:
         if isinstance(detections, UserError):
             outputs.report(frame.source.name, detections)
             continue
-        drawn = np.asarray(draw_detections(image, detections)) if settings.draw or show else None
+        drawn = draw(image, frame, detections, detector) if settings.draw or show else None
         outputs.write(frame._replace(image=image), detections, drawn)
         if frame.number is None:
-            print_detections(frame.source, image, detections, detector if single else None)
+            in_detail = single or not (len(detections) or explained)
+            print_detections(frame.source, image, detections, detector if in_detail else None)
+            explained |= not len(detections)
             if show:
                 Image.fromarray(drawn).show()
         elif show:
             cv2.imshow(frame.source.name, drawn[..., ::-1])
             if cv2.waitKey(1) in (ord("q"), 27):
                 break
+
+
+def draw(image: np.ndarray, frame: Frame, detections: Detections, detector: SSD) -> np.ndarray:
+    """Return an image with its detections, or (not in videos) the words that there are none."""
+    canvas = draw_detections(image, detections)
+    if frame.number is None and not len(detections):
+        write_line(canvas, f"nothing above {detector.confidence_text}", (4, 0),
+                   height=max(18, sum(canvas.size) // 50), room=canvas.width - 8)
+    return np.asarray(canvas)
 
 
 def print_detections(source: Source, image: np.ndarray, detections: Detections,
@@ -170,6 +188,11 @@ def look_into(detector: SSD, outputs: Outputs, settings: PredictSettings) -> Non
             except UserError as error:
                 outputs.report(source.name, error)
         outputs.sum_up(sources)
+    elif settings.rank:
+        paths = [Path(str(source.path)) for source in named_sources(settings, outputs)
+                 if not source.is_video]
+        write_ranking(outputs.folder / "to_label.html", [
+            path for path in paths if not is_of_person(path.with_suffix(".xml"))], detector)
     elif settings.mode == "export":
         detector.export(
             resolve(settings.export_path), outputs=settings.export_outputs,

@@ -34,7 +34,7 @@ from utils.cli import (ROOT, Settings, UserError, check_fields, given_path, make
                        writing)
 from utils.data.annotations import Record, read_class_names, read_records
 from utils.detections import Detections, class_indices, class_texts
-from utils.device import pick_device, set_precision
+from utils.device import HostCopy, pick_device, set_precision
 from utils.distributed import share_out
 from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
@@ -43,6 +43,8 @@ from utils.multibox.postprocess import NmsRule, Thresholds, select
 from utils.tiling import detect_windows, sample_inputs
 
 SCORING = Thresholds()  # the paper's and Caffe's: mAP needs the weak detections too
+# Of weights that have none stored: those of others, and of a training without val.
+DEFAULT_CONFIDENCE = {"confidence": 0.5, "confidence_from": "the default"}
 RULES = ("confidence", "nms_iou", "nms", "classes")  # settings that are fields of Thresholds
 CALIBRATION_IMAGES = 100  # at most, of int8: they tell the range of activations
 IMAGES_PER_PASS = 16  # of detect_batch: a pass of 200 through VGG takes tens of GB
@@ -72,10 +74,11 @@ class WeightsSettings(Settings):
 class SSDSettings(WeightsSettings):
     """What counts as a detection."""
 
-    confidence: float = 0.5  # least score; higher: fewer false boxes, lower: fewer missed objects
+    # Least score; higher: fewer false boxes, lower: fewer missed objects. 0 takes the one that
+    # train.py stored with the weights, that of the best F1 on val, or 0.5 where there is none.
+    confidence: float = 0.0
     nms_iou: float = 0.45  # of two boxes that overlap more (IoU), the weaker one is dropped
-    # Within each "class"; or "agnostic", across classes; "soft" lowers scores instead, for crowds.
-    nms: NmsRule = "class"
+    nms: NmsRule = "class"  # or "agnostic": across classes, so that an object gets one box
     classes: tuple[str, ...] = ()  # to look for, names or numbers from 0; without any, all of them
 
 
@@ -97,14 +100,25 @@ class SSD:
         self.settings = settings = replace(settings, **changes)
         check_fields(settings)
         if network is None:
-            self.runtime = _open(settings)
+            self.runtime, about = _open(settings)
         else:
             precision = set_precision(settings.precision, network.coder.priors.device)
             self.runtime = TorchRuntime(network, class_names, precision=precision, owned=False)
+            about = {}
         self.spec, self.class_names = self.runtime.spec, self.runtime.class_names
         self.device, self.precision = self.runtime.device, self.runtime.precision
+        # What is known of the weights, and the confidence in use: for files and messages.
+        self.about = DEFAULT_CONFIDENCE | about
+        if settings.confidence:
+            self.about |= {"confidence": float(settings.confidence), "confidence_from": "as set"}
         self.thresholds = SCORING
-        self.thresholds = self._override({name: getattr(settings, name) for name in RULES})
+        rules = {name: getattr(settings, name) for name in RULES}
+        self.thresholds = self._override(rules | {"confidence": self.about["confidence"]})
+
+    @property
+    def confidence_text(self) -> str:
+        """The confidence in use and where it comes from, such as "confidence 0.37, as set"."""
+        return "confidence {confidence:g}, {confidence_from}".format(**self.about)
 
     @property
     def network(self) -> SSDNet:
@@ -192,25 +206,19 @@ class SSD:
     def _detect_pass(self, inputs, sizes, thresholds):
         """Return the Detections of one pass, in pixels of images of these (width, height) sizes."""
         outputs = self.runtime(np.stack(inputs))
-        if any(output.isnan().any() for output in outputs):
+        damaged = HostCopy(sum(output.isnan().any() for output in outputs))
+        kept = select(*outputs, thresholds, clip=self.spec.box_clip == "after_nms")
+        if damaged.tolist():  # `select` has waited for a GPU
             raise UserError("the network's outputs are not finite: its weights are damaged, or "
                             f"{self.precision} is too narrow for them.")
-        kept = select(*outputs, thresholds, clip=self.spec.box_clip == "after_nms")
         return [Detections(boxes_to_pixels(boxes, *size, self.spec), scores.numpy(),
                            labels.numpy(), self.class_names)
                 for (boxes, scores, labels), size in zip(kept, sizes)]
 
     def _override(self, changes):
         """Return the detector's thresholds with changes, whose classes are names or numbers."""
-        unknown = changes.keys() - vars(self.thresholds)
-        if unknown:
-            raise TypeError(f"no option {', '.join(unknown)}; there are bgr, "
-                            f"{', '.join(vars(self.thresholds))}")
         if "classes" in changes:
             changes = changes | {"classes": class_indices(changes["classes"], self.class_names)}
-        if self.spec.tile and changes.get("nms") == "soft":
-            raise UserError('nms = "soft" does not work with tiled inference (the weights have '
-                            f'tile = {self.spec.tile}); take "class".')
         try:
             return replace(self.thresholds, **changes)
         except ValueError as error:
@@ -222,10 +230,8 @@ class SSD:
         array = as_rgb_array(image, bgr=bgr)
         return draw_detections(array, self.detect(array, **overrides))
 
-    def evaluate(self, records: list[Record] | str | os.PathLike) -> list[ClassResult]:
-        """Return the result of each class by VOC's rules, on all ranks; of records or a list."""
-        if isinstance(records, (str, os.PathLike)):
-            records = read_records(given_path(records), self.class_names, "the weights")
+    def evaluate(self, records: list[Record]) -> list[ClassResult]:
+        """Return the result of each class by VOC's rules, on all ranks."""
         return evaluate_voc(self.detect_records(records), records, len(self.class_names))
 
     def detect_records(self, records: list[Record], *, batch_size: int = 8) -> list[Detections]:
@@ -247,7 +253,8 @@ class SSD:
     def save(self, path: str | os.PathLike) -> None:
         """Write the detector, wherever its weights came from, as a checkpoint of this project."""
         weights = self.runtime.network.state_dict()
-        save_checkpoint(given_path(path), Checkpoint(self.spec, self.class_names, weights, {}, {}))
+        save_checkpoint(given_path(path), Checkpoint(self.spec, self.class_names, weights, {},
+                                                     self.about))
 
     def export(self, path: str | os.PathLike, *, outputs: Outputs = "detections",
                precision: Literal["fp32", "int8"] = "fp32",
@@ -267,7 +274,7 @@ class SSD:
         with TemporaryDirectory() as folder:
             file = Path(folder, "fp32.onnx")
             export_onnx(self.runtime.network, self.class_names, file, outputs=outputs,
-                        thresholds=self.thresholds)
+                        thresholds=self.thresholds, about=self.about)
             if precision == "int8":
                 train, val = (read_records(given_path(name), self.class_names, "the weights")
                               for name in (train_list, val_list))
@@ -279,21 +286,24 @@ class SSD:
             make_folder(path.parent)
             with writing(path) as part:
                 shutil.copyfile(file, part)
-        print(f"exported: {path}: {precision}, {outputs}, "
+        print(f"exported: {path}: {precision}, {outputs}, {self.confidence_text}, "
               f"{path.stat().st_size / 2 ** 20:.1f} MiB")
 
 
 def _open(settings):
-    """Return the Runtime of the weights that the settings name."""
+    """Return the Runtime of the weights that the settings name, and what is known of them."""
     class_names = read_class_names(settings.classes_path) if settings.classes_path else None
     path = settings.model_path or newest_checkpoint(settings.save_dir)
     if not path:
         raise UserError(f"no best.pth under {resolve(settings.save_dir)}: run train.py, or set "
                         'model_path = "coco" or to a file.')
+    model = {"model": "/".join(Path(path).parts[-2:])}
     if str(path).lower().endswith(".onnx"):
-        return OnnxRuntime(path, device=settings.device, precision=settings.precision,
-                           runtime=settings.runtime)
+        runtime = OnnxRuntime(path, device=settings.device, precision=settings.precision,
+                              runtime=settings.runtime)
+        return runtime, runtime.about | model
     device = pick_device(settings.device)
     precision = set_precision(settings.precision, device, tf32=True)
     network, names = read_network(path, family=settings.weights_family, class_names=class_names)
-    return TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)
+    runtime = TorchRuntime(network.to(device).eval(), names, precision=precision, owned=True)
+    return runtime, network.about | model

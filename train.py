@@ -29,8 +29,7 @@ from utils.device import (HostCopy, Precision, keep_freed_memory, pick_device, r
 from utils.distributed import (add_over_ranks, broadcast_tensors, check_device, on_rank0,
                                process_group, rank, rank0_first, sum_over_ranks, without_sync,
                                world_size, wrap_network)
-from utils.evaluation.measurement import format_results
-from utils.evaluation.voc_ap import mean_ap
+from utils.evaluation.measurement import format_results, val_figures
 from utils.multibox.coder import BoxCoder
 from utils.multibox.loss import Losses, MultiBoxLoss
 from utils.training.logging import describe_end, describe_epoch, describe_start, has_stalled
@@ -222,8 +221,8 @@ def main(settings: TrainSettings) -> None:
                 finish_epoch(settings, run, detector, train_records, val_records)
             run.save()
         if val_records:
-            results = SSD(str(folder / "best.pth"), device=str(device)).evaluate(val_records)
-            print(format_results(results, class_names))
+            scored = rank0_first(partial(SSD, str(folder / "best.pth"), device=str(device)))
+            print(format_results(scored.evaluate(val_records), class_names))
         print(describe_end(folder, run.history, run.best_epoch))
 
 
@@ -269,17 +268,18 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
 def finish_epoch(settings: TrainSettings, run: Run, detector: SSD, train_records: list[Record],
                  val_records: list[Record]) -> None:
     """Measure val mAP and draw samples where they are due; print the line of the epoch."""
-    number, val_map = run.epoch + 1, None
+    number, figures = run.epoch + 1, {}
 
     def is_due(period):
         return number == settings.epochs or period > 0 and number % period == 0
 
     if val_records and is_due(settings.eval_period):
-        val_map = mean_ap(detector.evaluate(val_records))
-    print(describe_epoch(run.end_epoch(val_map), settings.epochs, run.best_map))
+        figures = val_figures(detector.evaluate(val_records), run.class_names)
+    print(describe_epoch(run.end_epoch(figures), settings.epochs, run.best_map))
     if settings.sample_period and is_due(settings.sample_period):
         samples = choose_samples(val_records or train_records)
-        run.show(draw_samples(samples, detector, f"epoch {number}"))
+        confidence = figures.get("confidence", detector.thresholds.confidence)
+        run.show(draw_samples(samples, detector, f"epoch {number}", confidence=confidence))
 
 
 def prepare_machine(settings: TrainSettings) -> tuple[torch.device, Precision]:
@@ -323,11 +323,13 @@ def make_loaders(settings: TrainSettings, dataset: DetectionDataset, criterion: 
 
 def resumed_settings(settings: TrainSettings, saved: dict) -> TrainSettings:
     """Return the settings that a run goes on with: its own, but for those that may change."""
+    given, defaults = asdict(settings), asdict(TrainSettings())
     sizes = ("batch_size", "freeze_batch_size") if saved["freeze_epochs"] else ("batch_size",)
-    same_step = all(getattr(settings, size) * settings.accumulate
-                    == saved[size] * saved["accumulate"] for size in sizes)
-    return TrainSettings(**merge_settings(asdict(settings), saved, asdict(TrainSettings()),
-                                          MAY_CHANGE | BATCHES if same_step else MAY_CHANGE))
+    if any(given[name] != defaults[name] for name in BATCHES) and all(
+            given[size] * given["accumulate"] == saved[size] * saved["accumulate"]
+            for size in sizes):
+        saved = saved | {name: given[name] for name in BATCHES}  # all of them: 1 is asked for too
+    return TrainSettings(**merge_settings(given, saved, defaults, MAY_CHANGE))
 
 
 def check_settings(settings: TrainSettings) -> None:

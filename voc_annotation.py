@@ -15,6 +15,7 @@ from typing import Literal
 
 from nets.backbones import BACKBONES
 from nets.ssd import build_spec
+from nets.weights.weight_files import read_detector
 from utils.cli import Settings, UserError, check_fields, make_folder, resolve, run, shorten
 from utils.data.annotations import (NO_CLASSES, Record, list_text, read_class_names,
                                     write_together)
@@ -65,6 +66,7 @@ class AnnotationSettings(Settings):
     overwrite_splits: bool = False
 
     # ---- The network that the report assumes; the values of train.py ----
+    model_path: str = ""  # a detector to begin from, or "coco"; its size and priors count then
     input_shape: tuple[int, int] = (300, 300)
     backbone: Literal[tuple(BACKBONES)] = "vgg"
     tile: int = 0
@@ -106,6 +108,9 @@ def main(settings: AnnotationSettings) -> None:
 def specs_to_examine(settings: AnnotationSettings) -> Specs:
     """Return the spec that train.py would train, and others that it might."""
     try:
+        if settings.model_path:
+            spec = read_detector(settings.model_path)[0].spec
+            return replace(spec, tile=settings.tile or spec.tile), None, None
         build = partial(build_spec, settings.backbone, tile=settings.tile,
                         letterbox=settings.letterbox_image)
         spec = build(settings.input_shape[0], anchors_size=settings.anchors_size,

@@ -10,9 +10,17 @@ from PIL import Image
 
 def load(path, spec):
     """Return the network input, (1, S, S, 3), of an image file, and its (width, height)."""
+    return decode(open(path, "rb").read(), spec)
+
+
+def decode(data, spec):
+    """Do what `load` does with the bytes of an image file; ValueError for other bytes."""
     if spec["tile"] or spec["letterbox"]:
         raise SystemExit("this detector uses tiles or letterbox: run it by predict.py")
-    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)  # turned as its EXIF says
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # turned as EXIF says
+    if image is None:
+        raise ValueError("not an image")
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     (height, width, _), (size, _), rule = image.shape, spec["input_shape"], spec["resize"]
     if rule == "pil_bicubic_uint8":
         pixels = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)

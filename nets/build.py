@@ -58,7 +58,7 @@ def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
     check_tensors(network.state_dict(), checkpoint.state_dict, path)
     # A plain dict may lack the counters of batch norm.
     network.load_state_dict(checkpoint.state_dict)
-    network.family = family
+    network.family, network.about = family, checkpoint.progress
     print(f"weights: {path}: {family}, {spec.summary()}, {len(names)} classes")
     return network
 

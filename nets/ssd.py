@@ -50,6 +50,7 @@ class SSDNet(nn.Module):
     """
 
     family = "this project"  # whose weights it has
+    about = {}  # what their training stored with them, in plain types
 
     def __init__(self, num_classes: int, spec: SSDSpec):
         super().__init__()

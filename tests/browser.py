@@ -23,7 +23,8 @@ class Browser:
             ["bash", "-c", f'exec "$@" 3<&{commands} 4>&{answers}', "-", CHROMIUM, "--no-sandbox",
              "--headless=new", "--disable-gpu", "--disable-dev-shm-usage",
              "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}"],
-            pass_fds=(commands, answers), stderr=subprocess.DEVNULL)
+            pass_fds=(commands, answers), stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": self._profile.name})
         os.close(commands)
         os.close(answers)
         self._numbers, self._rest, self._session, self.messages = itertools.count(1), b"", {}, []

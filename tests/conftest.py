@@ -1,13 +1,10 @@
-"""Shared by all tests: the repo on the import path, the fill rule, the fixture image."""
+"""Shared by all tests: the repo on the import path, property tests, and a short training."""
 
-import json
 import os
 import sys
-import zlib
 from pathlib import Path
 
-import numpy as np
-import torch
+import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -18,42 +15,35 @@ settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-def fill_state_dict(keys, seed):
-    """Return {name: tensor} filled by the rule that the parity fixtures were recorded with.
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with lists of 8 images to train on and 4 to measure, of drawn shapes."""
+    import voc_annotation
+    from utils.data import demo_data
 
-    Args:
-        keys: list of (name, shape).
-        seed: int.
-    """
-    return {name: _fill(name, shape, seed) for name, shape in keys}
-
-
-def _fill(name, shape, seed):
-    if name.endswith("num_batches_tracked"):
-        return torch.zeros((), dtype=torch.int64)
-    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
-    z = rng.standard_normal(size=shape)
-    if name.endswith("running_mean"):
-        z = 0.1 * z
-    elif name.endswith("running_var"):
-        z = 1 + 0.1 * np.abs(z)
-    elif len(shape) == 4:
-        z = z * np.sqrt(2 / np.prod(shape[1:])) / (60 if shape[1] == 3 else 1)
-    elif name.endswith("bias"):
-        z = 0.05 * z
-    elif len(shape) == 1 and any(part in name for part in ("L2Norm", "l2_norm", "scale_weight")):
-        z = 20 + z
-    else:
-        z = 0.4 + 0.05 * z
-    return torch.from_numpy(np.asarray(z, dtype=np.float32))
+    folder = tmp_path_factory.mktemp("data")
+    demo_data.main(demo_data.DemoSettings(folder=str(folder), images=14, held_out=0))
+    with pytest.MonkeyPatch.context() as patch:  # the search for priors takes seconds
+        patch.setattr("utils.data.dataset_report.fit_priors", lambda boxes, spec, *_, **__: spec)
+        voc_annotation.main(voc_annotation.AnnotationSettings(
+            classes_path=str(folder / "classes.txt"), VOCdevkit_path=str(folder / "VOCdevkit"),
+            lists_dir=str(folder), val_share=0.3, test_share=0.1))
+    for name, count in (("train", 8), ("val", 4)):
+        lines = (folder / f"2007_{name}.txt").read_text().splitlines(keepends=True)
+        (folder / f"{name}.txt").write_text("".join(lines[:count + 1]))
+    return folder
 
 
-def fixture_image():
-    """Return the 640x480 RGB image of the parity fixtures."""
-    rng = np.random.Generator(np.random.PCG64(0))
-    return rng.integers(0, 256, (48, 64, 3), dtype=np.uint8).repeat(10, 0).repeat(10, 1)
+@pytest.fixture(scope="session")
+def short_training(data):
+    """Settings of a training of seconds, as {name: value}."""
+    return {"train_list": str(data / "train.txt"), "val_list": str(data / "val.txt"),
+            "backbone": "mobilenetv2", "backbone_weights": "", "input_shape": (128, 128),
+            "epochs": 3, "batch_size": 2, "num_workers": 0, "device": "cpu", "precision": "fp32",
+            "sample_period": 0, "run_name": "run"}
 
 
-def fixture_keys(fixture):
-    """Return the (name, shape) list of a fixture archive."""
-    return [(name, tuple(shape)) for name, shape in json.loads(str(fixture["keys"]))]
+@pytest.fixture
+def flags(short_training):
+    """The same, to be changed."""
+    return dict(short_training)

@@ -11,13 +11,13 @@ FAULTS = [  # (file, what stands there, what a mistake makes of it, the test tha
     ("nets/runtimes/torch.py", "torch.as_tensor(images).to(self.device)",
      "torch.as_tensor(images)", DETECTION),
     ("nets/runtimes/inspect.py", "[1][0].cpu()", "[1][0]", DETECTION),
-    ("utils/multibox/postprocess.py", "(part.cpu() for part in", "(part for part in", DETECTION),
+    ("utils/multibox/postprocess.py", "images], 1).cpu()", "images], 1)", DETECTION),
     ("utils/multibox/loss.py", "device=labels.device)", "device='cpu')", TRAINING),
     ("utils/multibox/loss.py", "torch.where(positive, smooth_l1, 0).sum()",
      "smooth_l1[positive].sum()", TRAINING),
     ("utils/data/loader.py", "non_blocking=True", "non_blocking=False", TRAINING),
     ("utils/device.py", "self._event.synchronize()", "pass", TRAINING),
-    ("utils/checkpoint.py", "values = _on_cpu(values)", "values = dict(values)", TRAINING),
+    ("utils/training/run.py", "Checkpoint(**on_cpu(checkpoint._asdict()))", "checkpoint", TRAINING),
     ("train.py", "torch.stack(parts).detach()", "sum(parts).item()", TRAINING),
     ("train.py", "MultiBoxLoss(BoxCoder(network.spec)", "MultiBoxLoss(network.coder", TRAINING)]
 
@@ -30,7 +30,7 @@ def failure_in_copy(folder: str, fault: tuple[str, str, str, str], arguments: di
     text = (copy / file).read_text(encoding="utf-8")
     assert text.count(right) == 1, fault
     (copy / file).write_text(text.replace(right, wrong), encoding="utf-8")
-    sys.path[:0] = [str(copy), str(copy / "tests"), str(copy / "tests" / "training")]
+    sys.path[:0] = [str(copy), str(copy / "tests")]
     import test_gpu
     assert test_gpu.train.__file__ == str(copy / "train.py")
     try:

@@ -6,7 +6,7 @@ import pytest
 from tiny_detector import NAMES, photo, tiny_detector
 
 import get_map
-from utils.cli import UserError
+from utils.cli import VERSION, UserError
 from utils.data.annotations import list_text, read_list
 from utils.evaluation.voc_ap import evaluate_voc
 
@@ -48,7 +48,12 @@ def test_files_hold_the_figures_that_are_printed(measure, folder, tmp_path):
     assert f"mAP@0.5 {values['map_area']:.4f}" in out
     assert (map_out / "results.txt").read_text(encoding="utf-8") in out
     text = (map_out / "report.html").read_text(encoding="utf-8")
-    assert f"{values['map_area']:.4f}" in text and "confidence of 0.01" in text and "0.png" in text
+    assert f"{values['map_area']:.4f}" in text and "0.png" in text
+    model = f"model {folder.name}/best.pth, confidence 0.5, the default; measured"
+    assert model in text and model in out
+    assert values["detector"]["model"] == f"{folder.name}/best.pth"
+    assert values["classes"]["cat"]["at_confidence"]["confidence"] == 0.5
+    assert values["version"] == VERSION
     results = tiny_detector().evaluate(read_list(folder / "2007_test.txt")[0])
     assert values["map_area"] == pytest.approx(results[0].ap_area, abs=1e-6)
 
@@ -66,14 +71,15 @@ def test_other_thresholds_are_those_of_voc_at_them(measure, folder, tmp_path):
     assert values["map_area"] > values["by_iou"]["0.75"]["map_area"] and "AP 0.75" in out
 
 
-@pytest.mark.parametrize("form", [".", "detections.json"])
-def test_detections_that_were_written_have_the_same_figures(form, measure, tmp_path):
+def test_detections_that_were_written_have_the_same_figures(measure, tmp_path):
     """Without weights, and from wherever they lie."""
     measure()
-    measure(detections=str(tmp_path / "map_out" / form), model_path="no such file",
-            map_out_path=str(tmp_path / "again"))
-    assert read_json(tmp_path / "map_out" / "results.json") == read_json(
-        tmp_path / "again" / "results.json")
+    for form in (".", "detections.json"):
+        measure(detections=str(tmp_path / "map_out" / form), model_path="no such file",
+                map_out_path=str(tmp_path / "again"))
+        one, other = (read_json(tmp_path / name / "results.json") for name in ("map_out", "again"))
+        for name in ("coco", "by_iou", "errors", "best_f1"):  # the rest goes by the confidence
+            assert one[name] == other[name]
 
 
 def test_detections_of_another_project(measure, tmp_path):
@@ -85,7 +91,7 @@ def test_detections_of_another_project(measure, tmp_path):
     assert values["map_area"] == values["classes"]["cat"]["ap_area"] == pytest.approx(1 / 6)
     assert values["classes"]["dog"]["ap_area"] is values["classes"]["dog"]["best_f1"] is None
     assert values["best_f1"]["f1"] == pytest.approx(2 / 7)
-    assert "not in the mean: dog" in out and "for predict.py: --confidence 0.624\n" in out
+    assert "not in the mean: dog" in out and "confidence 0.624: F1 0.2857 " in out
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -5,42 +5,38 @@ import functools
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
+import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import device_faults
 import numpy as np
+import pretend_gpu
 import pytest
+import tiny_train
 import torch
+from same_run import assert_same_run, history_of
+from two_ranks import run_on_two_ranks, words_of
 
-sys.path.append(str(Path(__file__).with_name("training")))
-
-import device_faults  # noqa: E402
-import pretend_gpu  # noqa: E402
-import tiny_train  # noqa: E402
-from conftest_training import assert_same_run, data, flags, history_of  # noqa: E402, F401
-from test_distributed import words_of  # noqa: E402
-
-import get_map  # noqa: E402
-import train  # noqa: E402
-from nets.runtimes.inspect import heat_map  # noqa: E402
-from nets.ssd import SSDNet, build_spec  # noqa: E402
-from ssd import SSD  # noqa: E402
-from utils import cli  # noqa: E402
-from utils.multibox.coder import BoxCoder  # noqa: E402
-from utils.multibox.loss import MultiBoxLoss  # noqa: E402
+import get_map
+import train
+from nets.runtimes.inspect import heat_map
+from nets.ssd import SSDNet, build_spec
+from ssd import SSD
+from utils import cli
+from utils.checkpoint import save_checkpoint
+from utils.multibox.coder import BoxCoder
+from utils.multibox.loss import MultiBoxLoss
 
 NAMES = ("circle", "square", "triangle", "star")
 IS_REAL, CUDA = torch.cuda.is_available(), torch.device("cuda", 0)
 pytestmark = pytest.mark.skipif(not torch.version.cuda, reason="needs PyTorch for CUDA")
 pretended_alone = pytest.mark.skipif(IS_REAL, reason="counted on a pretended GPU alone")
 PROCESSES = get_context("forkserver" if os.name == "posix" else "spawn")
-PROCESSES.set_forkserver_preload(["torchvision", "matplotlib.pyplot", "tyro"])
+PROCESSES.set_forkserver_preload(["torchvision", "train", "get_map", "pytest"])
 
 
 def on_gpu(test):
@@ -56,18 +52,23 @@ def on_gpu(test):
 
 def _run_pretended(name, arguments):
     pretend_gpu.install()
-    train.BACKBONES["resnet50"] = tiny_train.TINY
+    use_tiny(pytest.MonkeyPatch())
     globals()[name].__wrapped__(**arguments)
+
+
+def use_tiny(monkeypatch):
+    monkeypatch.setitem(train.BACKBONES, "resnet50", tiny_train.TINY)
+    monkeypatch.setattr("utils.training.run.plot_history", tiny_train.leave_out_curves)
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(train.BACKBONES, "resnet50", tiny_train.TINY)
+    use_tiny(monkeypatch)
 
 
 @pytest.fixture
-def settings(flags, tmp_path):  # noqa: F811
-    return flags | {"save_dir": str(tmp_path), "epochs": 2, "device": "cuda", "batch_size": 8,
+def settings(flags, tmp_path):
+    return flags | {"save_dir": str(tmp_path), "epochs": 2, "device": "cuda", "batch_size": 4,
                     "backbone": "resnet50"}
 
 
@@ -85,19 +86,28 @@ def weights(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @on_gpu
 def test_a_training_stops_goes_on_and_never_waits_in_a_step(settings, precision, tmp_path):
-    settings |= {"precision": precision, "num_workers": int(precision == "bf16")}
-    train_step, before, inside = train.train_step, [], []
+    settings |= {"precision": precision, "num_workers": int(precision == "bf16"),
+                 "save_period": 1}
+    train_step, before, inside, stepped = train.train_step, [], [], threading.Event()
 
     def step(*args, **kwargs):
         before.append(take_waits())
-        if len(before) == 7:  # of the second run, its third
-            signal.raise_signal(signal.SIGINT)
+        if len(before) == 8:  # of the second run, its last
+            raise KeyboardInterrupt
         result = train_step(*args, **kwargs)
         inside.append(take_waits())
+        stepped.set()
         return result
+
+    def save(path, checkpoint):
+        if path.name == "epoch_1.pth":
+            stepped.clear()
+            assert stepped.wait(60), "the second epoch waits for the checkpoint of the first"
+        save_checkpoint(path, checkpoint)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "train_step", step)
+        patch.setattr("utils.training.run.save_checkpoint", save)
         train.main(train.TrainSettings(**settings | {"run_name": "whole"}))
         with pytest.raises(KeyboardInterrupt):
             train.main(train.TrainSettings(**settings))
@@ -105,13 +115,14 @@ def test_a_training_stops_goes_on_and_never_waits_in_a_step(settings, precision,
     state = torch.load(tmp_path / "run" / "last.pth")  # without map_location, as on a CPU machine
     for tensor in (*state["state_dict"].values(), state["run"]["optimizer"][0]["exp_avg"]):
         assert tensor.device.type == "cpu"
-    assert len(history_of(tmp_path / "run")) == 2 and len(before) == 8
+    assert len(history_of(tmp_path / "run")) == 2 and len(before) == 10
     if IS_REAL:
         return
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     # Steps have numbers from 0, of which the odd ones follow another one of their epoch.
-    assert not any(inside) and not any(before[1:7:2]), (inside, before)
-    assert before[2]["event"] == before[6]["event"] == 2  # its two losses
+    assert not any(inside) and not any(before[1::2]), (inside, before)
+    # Two losses, and whether the outputs for the val images are numbers.
+    assert before[2]["event"] == before[6]["event"] == 3, before
     if precision == "fp32":
         train.main(train.TrainSettings(**settings | {"run_name": "cpu", "device": "cpu"}))
         assert_same_run(tmp_path / "run", tmp_path / "cpu")
@@ -125,6 +136,16 @@ def take_waits():
             waits[reason] += count
         pretend_gpu.state.waits.clear()
     return waits
+
+
+@on_gpu
+def test_a_checkpoint_that_a_thread_cannot_write_ends_the_run(settings):
+    def fail(path, checkpoint):
+        raise cli.UserError(f"{path.name}: cannot be written.")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(cli.UserError, match="last.pth"):
+        patch.setattr("utils.training.run.save_checkpoint", fail)
+        train.main(train.TrainSettings(**settings))
 
 
 @on_gpu
@@ -142,15 +163,12 @@ def test_a_training_goes_on_from_published_weights_frozen_and_accumulated(settin
 @pytest.mark.skipif(IS_REAL and torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_ranks_on_two_gpus_equal_one_that_accumulates(settings, tmp_path, monkeypatch):
     monkeypatch.setenv("TINY_NORM", "group")  # else a batch is more than its images
-    settings |= {"batch_size": 4, "backbone": "mobilenetv2"}
+    settings |= {"batch_size": 2, "backbone": "mobilenetv2"}
     monkeypatch.setitem(train.BACKBONES, "mobilenetv2", tiny_train.TINY)
     train.main(train.TrainSettings(**settings | {"run_name": "one", "device": "cpu",
                                                  "accumulate": 2}))
     pretended = [] if IS_REAL else [pretend_gpu.__file__]
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-         *pretended, tiny_train.__file__, *words_of(settings)],
-        capture_output=True, text=True, timeout=240)
+    done = run_on_two_ranks(*pretended, tiny_train.__file__, *words_of(settings))
     assert done.returncode == 0 and done.stdout.count("epoch 2/2") == 1, done.stdout + done.stderr
     for one, two in zip(history_of(tmp_path / "one"), history_of(tmp_path / "run"), strict=True):
         assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-4)
@@ -169,18 +187,17 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(settings):
 
 @pretended_alone
 @on_gpu
-def test_targets_and_loss_of_a_large_batch_of_crowded_images_take_less_than_a_gigabyte():
-    spec, size = build_spec("vgg", 512), (32, 100)
-    criterion = MultiBoxLoss(BoxCoder(spec)).to(CUDA)
-    low, labels = torch.rand(*size, 2, device=CUDA) * 0.8, torch.full(size, -1, device=CUDA)
+def test_the_loss_of_16_images_takes_less_than_half_a_gigabyte():
+    criterion, low = MultiBoxLoss(BoxCoder(build_spec("vgg", 512))), torch.rand(16, 100, 2) * 0.8
+    labels = torch.full(low.shape[:2], -1)
     labels[::8] = 3  # the others are padding, which takes the same memory and less time
-    loc, conf = (torch.zeros(32, len(criterion.coder.priors), count, device=CUDA,
+    targets = criterion.make_targets(torch.cat([low, low + 0.1], -1), labels, labels == 0)
+    loc, conf = (torch.zeros(16, len(criterion.coder.priors), count, device=CUDA,
                              requires_grad=True) for count in (4, 21))
     gpu = pretend_gpu.state
     gpu.peak = before = gpu.memory
-    targets = criterion.make_targets(torch.cat([low, low + 0.1], -1), labels, labels == 0)
-    sum(criterion(loc, conf, targets, 1.0)).backward()
-    assert 2 ** 26 < gpu.peak - before < 2 ** 30
+    sum(criterion(loc, conf, type(targets)(*(part.to(CUDA) for part in targets)), 1.0)).backward()
+    assert 2 ** 25 < gpu.peak - before < 2 ** 29
 
 
 # ---- Detection ----
@@ -188,7 +205,7 @@ def test_targets_and_loss_of_a_large_batch_of_crowded_images_take_less_than_a_gi
 @on_gpu
 def test_detections_are_those_of_the_cpu(weights):
     images = list(np.random.default_rng(0).integers(0, 256, (3, 90, 150, 3), dtype=np.uint8))
-    for changes in ({}, {"nms": "agnostic"}, {"nms": "soft"}, {"classes": ("star", "circle")}):
+    for changes in ({}, {"nms": "agnostic"}, {"classes": ("star", "circle")}):
         gpu, cpu = (SSD(weights, device=device, confidence=0.2, **changes)
                     for device in ("cuda", "cpu"))
         assert gpu.device == CUDA
@@ -198,11 +215,11 @@ def test_detections_are_those_of_the_cpu(weights):
         same_detections([detections for *_, detections in stream], expected)
         take_waits()
         same_detections(gpu.detect_batch(images), expected)
-        # A copy of the images, are boxes and scores numbers; for each image: are there enough
-        # candidates, how many, and three copies.
-        few = {"copy to the GPU": 2, "_local_scalar_dense": 5, "nonzero": 3, "copy to the host": 9}
-        waits = take_waits()
-        assert waits <= Counter(few), waits
+        # Whatever the number of images: they are copied, and the classes to look for; how many
+        # candidates there are; they are copied; are boxes and scores numbers, as is known by then.
+        few = {"copy to the GPU": 2 if "classes" in changes else 1, "nonzero": 1,
+               "copy to the host": 1, "event": 1}
+        assert take_waits() == ({} if IS_REAL else few)
     heat = [heat_map(detector.runtime, images[0]) for detector in (gpu, cpu)]
     np.testing.assert_allclose(*heat, atol=1e-2 if IS_REAL else 1e-5)
     for precision in ("bf16", "fp16", "auto"):
@@ -279,7 +296,7 @@ def test_a_device_mistake_turns_a_test_red(fault, tmp_path, request):
     arguments = {"precision": "fp32", "tmp_path": tmp_path} if "training" in fault[3] else {}
     fixture = "settings" if arguments else "weights"
     arguments[fixture] = request.getfixturevalue(fixture)
-    with ProcessPoolExecutor(1, PROCESSES) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # imports the copy
         failure = pool.submit(device_faults.failure_in_copy, str(tmp_path), fault,
                               arguments).result()
     print(failure[:300])

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "utils/data": {"utils/multibox", "utils"},
     "utils/training": {"utils/multibox", "utils", "utils/data"},
     "utils/evaluation": {"utils/multibox", "utils", "utils/data"},
-    "utils/media": {"utils/multibox", "utils"},
+    "utils/media": {"utils/multibox", "utils", "utils/data"},
     "nets": {"utils/multibox", "utils", "nets/weights"},
     "nets/weights": {"utils/multibox", "utils", "nets"},
     "nets/runtimes": {"utils/multibox", "utils", "nets", "nets/weights"},

@@ -2,16 +2,18 @@
 
 import contextlib
 import json
-import os
 import re
-import subprocess
+import runpy
+import shutil
 import sys
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from tiny_detector import photo, tiny_detector
+from two_ranks import run_on_two_ranks
 
 import predict
 from nets.runtimes.inspect import heat_map
@@ -77,8 +79,25 @@ def test_named_images_and_folders(run, folder, tmp_path):
     assert np.abs(drawn - np.asarray(Image.open(folder / "in" / "a.png"), int)).max() > 60
 
 
+def test_xml_beside_each_image_but_over_none_of_a_person(run, folder, tmp_path):
+    shutil.copytree(folder / "in", tmp_path / "photos")
+    person = tmp_path / "photos/sub/b.xml"
+    person.write_text("<annotation/>")
+    texts = []
+    for confidence in (0.3, 0.9):
+        run(str(tmp_path / "photos"), save_xml=True, confidence=confidence)
+        texts.append((tmp_path / "photos/a.xml").read_text())
+    assert person.read_text() == "<annotation/>" and texts[0] != texts[1]
+    assert not list((tmp_path / "photos").glob("c.*ml"))
+    scores = [float(node.text) for node in ElementTree.fromstring(texts[1]).iter("score")]
+    assert scores and min(scores) >= 0.9 and "best.pth</database>" in texts[1]
+    run(str(tmp_path / "photos"), rank=True)
+    page = (tmp_path / "out/to_label.html").read_text()
+    assert "a.png" in page and "b.png" not in page
+
+
 def test_a_folder_and_a_video(run, tmp_path):
-    assert "3 of 3 files done" in run(mode="dir_predict", nms="soft")
+    assert "3 of 3 files done" in run(mode="dir_predict", nms="agnostic")
     assert written(tmp_path) == ["a.jpg", "c.mp4", "sub/b.jpg"]
     assert "1 of 1 files done" in run(mode="video", classes=("dog",), save_json=True)
     video = cv2.VideoCapture(str(next((tmp_path / "out").glob("c.*m*"))))
@@ -88,9 +107,17 @@ def test_a_folder_and_a_video(run, tmp_path):
     run(mode="dir_predict", dir_origin_path=str(tmp_path), fails="no images or videos there")
 
 
-def test_when_nothing_is_found_the_best_score_is_printed(run):
-    out = run("in/a.png", confidence=1.0)
-    assert "nothing found" in out and "the best box has a lower score" in out
+def test_when_nothing_is_found_print_and_drawing_say_above_what(run, folder, tmp_path):
+    out = run("in/a.png", "in/sub/b.png", confidence=1.0, save_json=True)
+    assert out.startswith("weights") and "\nconfidence 1, as set\n" in out
+    assert out.count("nothing found") == 2 and out.count("the best box has a lower score") == 1
+    values = json.loads((tmp_path / "out" / "a.json").read_text())["detector"]
+    assert values == {"model": f"{folder.name}/best.pth", "confidence": 1.0,
+                      "confidence_from": "as set"}
+    drawn, original = (np.asarray(Image.open(path), int) for path in (
+        tmp_path / "out" / "a.jpg", folder / "in" / "a.png"))
+    changed = np.abs(drawn - original).max(2) > 200  # the words that say so, in the first line
+    assert changed[:20].mean() > 5 * changed[20:].mean()
 
 
 def test_dark_images(run, tmp_path):
@@ -153,19 +180,22 @@ def test_heat_has_the_scores_of_the_priors():
 
 # ---- As a command ----
 
-def start(folder, out, *words, program=()):
-    return subprocess.run(
-        [sys.executable, *program, ROOT / "predict.py", *map(str, words), "--model_path",
-         folder / "best.pth", "--device", "cpu", "--dir_save_path", out, "--confidence", "0.3"],
-        cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def command(folder, tmp_path, *words):
+    return list(map(str, (ROOT / "predict.py", *words, "--model_path", folder / "best.pth",
+                          "--device", "cpu", "--dir_save_path", tmp_path / "out", "--confidence",
+                          "0.3")))
 
 
-def test_the_command_line(folder, tmp_path):
+def test_the_command_line(folder, tmp_path, monkeypatch, capsys):
     photo(tmp_path / "中文.png")
-    done = start(folder, tmp_path / "out", tmp_path / "中文.png", "nowhere.png")
-    assert done.returncode == 2 and "1 of 2 failed: nowhere.png" in done.stderr
-    assert str(tmp_path / "out") in done.stdout
-    assert "中文.png: " in done.stdout and written(tmp_path) == ["中文.jpg"]
+    words = command(folder, tmp_path, tmp_path / "中文.png", "nowhere.png")
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(words[0], run_name="__main__")
+    out, err = capsys.readouterr()
+    assert stop.value.code == 2 and "1 of 2 failed: nowhere.png" in err
+    assert str(tmp_path / "out") in out
+    assert "中文.png: " in out and written(tmp_path) == ["中文.jpg"]
 
 
 def test_processes_share_a_folder(folder, tmp_path):
@@ -173,8 +203,7 @@ def test_processes_share_a_folder(folder, tmp_path):
     for k in range(5):
         photo(tmp_path / "in" / f"{k}.png", k)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    done = start(folder, tmp_path / "out", tmp_path / "in", "--save_csv", program=(
-        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"))
+    done = run_on_two_ranks(*command(folder, tmp_path, tmp_path / "in", "--save_csv"))
     assert done.returncode and "1 of 6 failed: bad.png" in done.stderr
     assert "5 of 6 files done" in done.stdout
     assert written(tmp_path) == [*(f"{k}.jpg" for k in range(5)), "detections.csv"]

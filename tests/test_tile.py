@@ -1,7 +1,5 @@
 """Tiled inference, wherever weights are used beside training and detection."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from exported import NAMES, TinyNet, unsaturated
@@ -29,11 +27,3 @@ def test_the_speed_is_that_of_tiles_and_heat_maps_are_refused(detector, tmp_path
     assert len(measure_speed(detector.runtime, path, (1, 2), Thresholds())) > 100
     with pytest.raises(UserError, match=f"tile = {TILE}"):
         heat_map(detector.runtime, np.zeros((50, 60, 3), np.uint8))
-
-
-def test_soft_nms_is_refused_before_anything_is_read(detector):
-    for call in (lambda: SSD(replace(detector.settings, nms="soft"), network=detector.network,
-                             class_names=NAMES),
-                 lambda: detector.detect_batch([np.zeros((9, 9, 3), np.uint8)], nms="soft")):
-        with pytest.raises(UserError, match=r'nms = "soft" .*tile = 100\); take "class"'):
-            call()

@@ -1,9 +1,11 @@
 """voc_annotation.py: lists, what is printed, several years, other formats."""
+# ruff: noqa: F811 (fixtures of pytest)
 
 import json
 
 import numpy as np
 import pytest
+from tiny_detector import tiny_detector
 from voc_folder import (SPLITS, Folder, no_search, twenty, voc,  # noqa: F401 (fixtures)
                         save_image, write_text, xml_object)
 
@@ -91,7 +93,7 @@ def test_a_split_that_became_empty_leaves_no_older_list(twenty, capsys):
     assert not (voc.path / "2007_test.txt").exists()
 
 
-def test_the_report_examines_the_network_of_train_py():
+def test_the_report_examines_the_network_of_train_py(tmp_path):
     spec, paper, large = specs_to_examine(AnnotationSettings())
     assert spec == paper and spec.anchors_size[0] == 30 and large.anchors_size[0] == 35.84
     sizes = (10.0, 20.0, 40.0, 80.0, 120.0, 160.0, 200.0)
@@ -100,6 +102,10 @@ def test_the_report_examines_the_network_of_train_py():
     assert (spec.anchors_size, spec.aspect_ratios, spec.letterbox) == (sizes, ((4,),) * 6, True)
     assert (paper.anchors_size[0], paper.aspect_ratios[1], paper.letterbox) == (30, (2, 3), True)
     assert large.letterbox and large.size == 512
+    tiny_detector().save(tmp_path / "best.pth")
+    spec, *others = specs_to_examine(AnnotationSettings(
+        model_path=str(tmp_path / "best.pth"), tile=128))
+    assert (spec.size, spec.tile, others) == (260, 128, [None, None])
     for name in ("tile", "anchors_size", "aspect_ratios", "letterbox_image", "input_shape",
                  "backbone", "augmentation"):
         assert getattr(AnnotationSettings(), name) == getattr(TrainSettings(), name)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,7 +29,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     path = resolve(path)
     values = checkpoint._asdict() | {"format": FORMAT, "spec": checkpoint.spec.to_dict(),
                                      "class_names": list(checkpoint.class_names)}
-    values = _on_cpu(values)  # else plain torch.load would want the GPU again
+    values = on_cpu(values)  # else plain torch.load would want the GPU again
     values["state_dict"] = {name: tensor.contiguous()
                             for name, tensor in values["state_dict"].items()}
     with writing(path) as part, open(part, "wb") as file:
@@ -38,10 +38,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         os.fsync(file.fileno())
 
 
-def _on_cpu(value):
-    """Return a value with the tensors in its dicts on the CPU."""
+def on_cpu(value: Any) -> Any:
+    """Return a value with the tensors in its dicts on the CPU; those of a GPU are copied."""
     if isinstance(value, dict):
-        return {name: _on_cpu(part) for name, part in value.items()}
+        return {name: on_cpu(part) for name, part in value.items()}
     return value.detach().cpu() if torch.is_tensor(value) else value
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import tyro
 
 ROOT = Path(__file__).resolve().parent.parent
+VERSION = "1.0"  # of this project, which checkpoints, exported files and results name
 # Type hint of a setting -> what it may be in Python, and the words for that.
 TYPES = {float: (Real, "a number"), int: (Integral, "an integer"),
          bool: (bool, "True or False"), str: ((str, os.PathLike), "a text")}
@@ -24,6 +25,15 @@ OUT_OF_MEMORY = ("MemoryError|out of memory|allocate memory|enough memory|DataLo
                  "can't start new thread|could not create a primitive")
 PATHS = ("path", "dir", "list", "folder", "weights")  # how names of settings that are paths end
 WORDS = ("", "coco", "coco-light", "imagenet")  # values of such settings that are no paths
+# Settings of bubbliiiing/ssd-pytorch: what they are called here; docs/migrate.md has them all.
+RENAMED = {
+    "Cuda": "device", "cuda": "device", "sync_bn": "sync_batch_norm", "fp16": "precision fp16",
+    "pretrained": "backbone_weights", "Init_lr": "learning_rate", "Min_lr": "min_lr_ratio",
+    "Freeze_Train": "freeze_epochs", "Freeze_Epoch": "freeze_epochs", "UnFreeze_Epoch": "epochs",
+    "Freeze_batch_size": "freeze_batch_size", "Unfreeze_batch_size": "batch_size",
+    "Init_Epoch": "resume last", "optimizer_type": "optimizer", "lr_decay_type": "schedule",
+    "eval_flag": "eval_period", "train_annotation_path": "train_list", "MINOVERLAP": "iou",
+    "val_annotation_path": "val_list"}
 
 
 class UserError(Exception):
@@ -179,9 +189,11 @@ def run(main: Callable[[Any], None], settings_class: type) -> None:
     # Lines appear as they are printed, and an old encoding costs a character, not the run.
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's signal is a Ctrl-C
+    flags = {word.partition("=")[0][2:].replace("-", "_") for word in sys.argv}
+    for name in flags & RENAMED.keys():
+        sys.exit(f"error: --{name} is --{RENAMED[name]} here; see docs/migrate.md.")
     settings = tyro.cli(settings_class, use_underscores=True)
     # Also where a flag repeats the default.
-    flags = {word.partition("=")[0][2:].replace("-", "_") for word in sys.argv}
     settings = replace(settings, **{
         name: _start_here(value) for name, value in vars(settings).items()
         if name in flags and name.endswith(PATHS)})

@@ -54,6 +54,12 @@ class Detections:
                                    *(round(float(edge), 2) for edge in box))))
                 for name, box, score, label in zip(self.names, *self)]
 
+    def to_supervision(self) -> Any:
+        """Return them as supervision.Detections, with class names; pip install supervision."""
+        import supervision
+        return supervision.Detections(self.boxes, confidence=self.scores, class_id=self.labels,
+                                      data={"class_name": np.array(self.names, dtype=str)})
+
     def __repr__(self) -> str:
         lines = [f"  {name:<16} {score:.2f}  at {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f}"
                  for name, (x1, y1, x2, y2), score in zip(self.names, self.boxes, self.scores)]

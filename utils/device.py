@@ -77,8 +77,8 @@ class HostCopy:
         if self.on_gpu:
             self._event = torch.cuda.current_stream(tensor.device).record_event()
 
-    def tolist(self) -> list[float]:
-        """Return the values."""
+    def tolist(self) -> list[float] | float:
+        """Return the values, of a tensor without axes the one."""
         if self.on_gpu:
             self._event.synchronize()
         return self._values.tolist()

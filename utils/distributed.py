@@ -15,7 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from utils.cli import UserError
 
 Result = TypeVar("Result")
-TIMEOUT = timedelta(minutes=30)  # rank 0 may download weights or measure while the others wait
+# Of values on the host: rank 0 may download weights or measure while the others wait.
+TIMEOUT = timedelta(minutes=30)
+STEP_TIMEOUT = timedelta(minutes=5)  # of tensors, to which all ranks come together
+_host_group = None  # set by `process_group`
 
 
 def rank() -> int:
@@ -31,6 +34,7 @@ def world_size() -> int:
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun started, if it did; only rank 0 prints to the screen."""
+    global _host_group
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # of srun, for one
             raise UserError("several processes must be started by torchrun; see docs/training.md.")
@@ -41,13 +45,13 @@ def process_group() -> Iterator[None]:
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     number, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(backend, store=_store(), rank=number, world_size=size, timeout=TIMEOUT)
-    try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(
-                nowhere if number else sys.stdout):
-            yield
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group(backend, store=_store(), rank=number, world_size=size,
+                            timeout=STEP_TIMEOUT)
+    _host_group = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(
+            nowhere if number else sys.stdout):
+        yield
+    dist.destroy_process_group()  # not after an error: it waits for the others, which may hang
 
 
 def _store():
@@ -68,7 +72,7 @@ def on_rank0(work: Callable[[], Result]) -> Result:
         except UserError as error:
             results = [error]
     if world_size() > 1:
-        dist.broadcast_object_list(results, src=0)
+        dist.broadcast_object_list(results, src=0, group=_host_group)
     if isinstance(results[0], UserError):
         raise results[0]
     return results[0]
@@ -85,7 +89,7 @@ def gather(value: Any) -> list:
     """Return the values of all ranks, in their order, on every rank."""
     values = [value] * world_size()
     if world_size() > 1:
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=_host_group)
     return values
 
 
@@ -107,7 +111,7 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
     if world_size() == 1:
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(sums)
+    dist.all_reduce(sums, group=_host_group)
     return sums.tolist()
 
 
@@ -154,10 +158,3 @@ def check_device(device: torch.device, name: str) -> None:
     if device.type != "cuda" or ":" in name or local > count:
         raise UserError(f"device {name!r} and {count} GPUs are not enough for {local} processes; "
                         f'take device "auto" and --nproc_per_node={count}, or device "cpu".')
-
-
-def launcher() -> str:
-    """Return what stands before a script's name in the command that started this process."""
-    if world_size() == 1:
-        return "python"
-    return f"torchrun --nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"

@@ -97,9 +97,10 @@ def place_plates(boxes: list, sizes: list, image_size: tuple[int, int]) -> list[
 
 def write_line(canvas: Image.Image, text: str, position: tuple[int, int], *, height: int,
                room: int) -> None:
-    """Write a line in black on a PIL image, from (x, y), `height` and at most `room` pixels."""
+    """Write a line on a PIL image, from (x, y), `height` and at most `room` pixels."""
     font = _fitting_font(text, round(height * 0.65), room)
-    ImageDraw.Draw(canvas).text((position[0], position[1] + height / 2), text, "black", font, "lm")
+    ImageDraw.Draw(canvas).text((position[0], position[1] + height / 2), text, "black", font, "lm",
+                                stroke_width=2, stroke_fill="white")
 
 
 def draw_heat(image: np.ndarray, heat: np.ndarray, class_names: Sequence[str]) -> Image.Image:

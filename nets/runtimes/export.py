@@ -8,7 +8,9 @@ import functools
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,18 +19,19 @@ from torch import nn
 from nets.runtimes.onnx import OUTPUT_NAMES, Outputs, optional
 from nets.runtimes.torch import folded_copy
 from nets.ssd import SSDNet
-from utils.cli import UserError
+from utils.cli import VERSION, UserError
 from utils.multibox.postprocess import Thresholds, decode_outputs
 
 QUANTISED = ["Conv", "MaxPool", "Relu"]  # L2Norm, softmax, decoding and NMS stay float
 
 
 def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outputs: Outputs,
-                thresholds: Thresholds) -> None:
+                thresholds: Thresholds, about: dict[str, Any] | None = None) -> None:
     """Write an SSDNet, which is left as it is, as an ONNX file in fp32.
 
     `outputs` are those of docs/inference.md; "detections" are of all classes, suppressed by
-    class. Raises UserError where PyTorch is too old or a package is missing.
+    class. `about` is what is known of the weights, in plain types. Raises UserError where PyTorch
+    is too old or a package is missing.
     """
     if [int(part) for part in torch.__version__.split(".")[:2]] < [2, 9]:
         raise UserError("exporting needs PyTorch 2.9 or newer; pip install -U torch torchvision")
@@ -49,7 +52,8 @@ def export_onnx(network: SSDNet, class_names: Sequence[str], path: Path, *, outp
     for node in program.model.graph:  # the exporter's notes name the files of this computer
         node.metadata_props.clear()
     values = {"spec": spec.to_dict(), "class_names": list(class_names), "outputs": outputs,
-              "thresholds": limits, "family": network.family, "precision": "fp32"}
+              "thresholds": limits, "family": network.family, "precision": "fp32",
+              "about": about or {}, "version": VERSION, "date": str(date.today())}
     program.model.metadata_props.update(
         {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()})
     program.save(path, external_data=False)

@@ -63,6 +63,7 @@ class OnnxRuntime:
             values = {name: json.loads(metadata[name]) for name in
                       ("spec", "class_names", "outputs", "precision")}
             self.spec = SSDSpec.from_dict(values["spec"])
+            self.about = json.loads(metadata.get("about", "{}"))
         except UserError:
             raise
         except Exception:  # ONNX Runtime's errors have no class in common but this

@@ -1,6 +1,5 @@
 """Numbers of another convention than their format has."""
 
-import cv2
 import numpy as np
 import pytest
 
@@ -70,15 +69,6 @@ def test_boxes_that_fit_in_no_way_are_refused_and_can_be_forced(change):
     with pytest.raises(UserError, match="boxes do not fit .*xml, object 1 .*cat.*box_format"):
         read(numbers, VOC)
     assert (read(numbers, "xyxy", "xyxy")[0] == numbers).all()
-
-
-def test_an_image_resized_with_its_boxes_may_keep_its_old_size(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((416, 416, 3), np.uint8))
-    objects = [SourceObject("cat", (100, y, 150, y + 40), False, "") for y in range(100, 370, 9)]
-    item = Annotation("a", "a.xml", tmp_path / "a.png", objects, (500, 268))
-    assert read_boxes([item], VOC) == ([item], "")
-    with pytest.raises(UserError, match="do not fit"):
-        read_boxes([item._replace(image=None)], VOC)
 
 
 def test_two_readings_that_fit_are_a_question():

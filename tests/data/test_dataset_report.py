@@ -105,7 +105,11 @@ def test_choices_for_small_objects_in_large_images(monkeypatch):
     assert tiles.passes == len(window_grid(4000, 3000, tiles.spec.tile)[0])
     tiled = boxes_at_input([(boxes, (4000, 3000))], tiles.spec)
     np.testing.assert_allclose(tiled[:, 2:] - tiled[:, :2], 40 / tiles.spec.tile, rtol=1e-3)
-    assert f"tile = {tiles.spec.tile}\n" in choice_section([present, tiles], "none")[1].code
+    assert f"tile = {tiles.spec.tile}" == choice_section([present, tiles], "none")[1].code
+    # The priors of a detector to begin from stay.
+    alone = find_choices([(boxes, (4000, 3000))], (spec, None, None), "none", 0)
+    assert [choice.name for choice in alone] == ["as set", f"tiles of {alone[1].spec.tile}"]
+    assert "anchors_size" not in choice_section(alone, "none")[1].code
     # No tile where images are no larger.
     assert len(find_choices([(boxes % 260, (300, 300))], specs, "paper", 0)) == 3
 

@@ -27,8 +27,7 @@ def noise(width, height, seed=0):
 
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("letterbox", [False, True])
-@pytest.mark.parametrize("name, size", [("a.png", (640, 480)), ("a.jpg", (1921, 1441)),
-                                        ("a.jpg", (2400, 1600))])
+@pytest.mark.parametrize("name, size", [("a.png", (640, 480)), ("a.jpg", (1921, 1441))])
 def test_all_ways_give_one_input(tmp_path, name, size, letterbox, resize):
     path, spec = tmp_path / name, SSDSpec(resize=resize, letterbox=letterbox)
     Image.fromarray(noise(*size)).save(path)
@@ -87,9 +86,9 @@ def crop(image, region, flip, spec):
                           np.random.default_rng(0))[0]
 
 
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("region", [(0.1, 0.2, 0.85, 0.9), (0.01, 0.02, 0.2, 0.3),
-                                    (-0.5, -0.8, 1.7, 1.4), (0.7, 0.7, 1.9, 1.9)])
+@pytest.mark.parametrize("region, flip", [
+    ((0.1, 0.2, 0.85, 0.9), True), ((0.01, 0.02, 0.2, 0.3), False),
+    ((-0.5, -0.8, 1.7, 1.4), True), ((0.7, 0.7, 1.9, 1.9), False)])
 def test_regions_are_area_means_in_place(region, flip):
     """Against the canvas that the region is cut from, averaged over squares by integration."""
     image, spec = soft_blobs(), SSDSpec()

@@ -1,7 +1,5 @@
 """Sheets of samples: which images, which part of them, and what is drawn where."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,7 +18,7 @@ class Detector:
     def __init__(self, rows):
         rows = np.array(rows, np.float32).reshape(-1, 6)
         self.detections = Detections(rows[:, :4], rows[:, 4], rows[:, 5].astype(int))
-        self.class_names, self.settings = NAMES, SimpleNamespace(confidence=0.5)
+        self.class_names = NAMES
 
     def detect_batch(self, images, confidence):
         return [self.detections] * len(images)
@@ -47,7 +45,7 @@ def test_ground_truth_is_left_and_detections_right(tmp_path, scores, drawn):
     truth, boxes = (20, 40, 80, 90), [(100, 30, 150, 80), (160, 40, 200, 100)]
     record = make_record(tmp_path / "a.png", [truth], [1])
     detector = Detector([(*box, score, label) for box, score, label in zip(boxes, scores, (0, 2))])
-    sheet = draw_samples([record], detector, "epoch 1")
+    sheet = draw_samples([record], detector, "epoch 1", confidence=0.5)
     right = TILE + GAP
     assert has_outline(sheet, 0, truth, 1) and not has_outline(sheet, right, truth, 1)
     for box, label, is_drawn in zip(boxes, (0, 2), drawn):

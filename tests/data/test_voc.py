@@ -1,13 +1,19 @@
 """VOC XML."""
 
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from source_files import read_by_key
-from voc_folder import Folder, xml_object
+from torchvision.datasets import VOCDetection
+from voc_folder import Folder, save_image, write_text, xml_object
 
 from utils.cli import UserError
+from utils.data.layouts import read_source
+from utils.data.voc import is_of_person, read_voc, voc_text
 
 CAT = xml_object("cat", 1, 1, 10, 20)
 
@@ -90,3 +96,53 @@ def test_one_file_of_another_format_says_what_it_is(tmp_path):
     (folder.root / "Annotations" / "annotations.xml").write_text("<annotations/>")
     with pytest.raises(UserError, match="annotations.xml: <annotations> is no .* Pascal VOC"):
         read_by_key(folder.root)
+
+
+BOXES = np.array([[0, 0, 1, 1], [3, 4, 50, 40], [-7.5, 9.6, 20.4, 99], [49.8, 39.9, 50, 40]])
+NAMES = ("café", "a < b & c", "cat", "cat")
+
+
+def prediction(boxes=BOXES, model="run/best.pth"):
+    return voc_text("a & b.jpg", (50, 40), NAMES, boxes, ["<score>0.875</score>"] * 4, model)
+
+
+def test_what_is_written_is_what_other_readers_read():
+    root = ElementTree.fromstring(prediction())
+    values = VOCDetection.parse_voc_xml(root)["annotation"]
+    assert values["filename"] == "a & b.jpg" and values["source"]["database"] == "run/best.pth"
+    assert values["size"] == {"width": "50", "height": "40", "depth": "3"}
+    assert tuple(thing["name"] for thing in values["object"]) == NAMES
+    assert values["object"][0]["score"] == "0.875"
+    # xmin, ymin, xmax, ymax: pixels from 1, the last included; each box has one at least.
+    assert [tuple(map(int, thing["bndbox"].values())) for thing in values["object"]] == [
+        (1, 1, 1, 1), (4, 5, 50, 40), (1, 11, 20, 40), (50, 40, 50, 40)]
+
+
+@given(st.lists(st.tuples(*(st.integers(0, 38) for _ in range(4))), min_size=4, max_size=4))
+def test_what_is_written_is_read_as_the_same_boxes(tmp_path_factory, rows):
+    low = np.array(rows)[:, :2]
+    boxes = np.concatenate([low, np.maximum(np.array(rows)[:, 2:], low) + 1], axis=1)
+    path = tmp_path_factory.mktemp("voc") / "a.xml"
+    path.write_text(prediction(boxes, model=""), encoding="utf-8")
+    ((item,), problems) = read_voc(path, "a.xml")
+    assert [thing[:2] for thing in item.objects] == [*zip(NAMES, map(tuple, boxes.tolist()))]
+    assert item.size == (50, 40) and not problems
+
+
+def test_predictions_are_used_once_a_person_has_saved_them(tmp_path):
+    for name in "abc":
+        save_image(tmp_path / f"{name}.jpg")
+        write_text(tmp_path / f"{name}.xml", prediction())
+    assert not is_of_person(tmp_path / "a.xml") and not is_of_person(tmp_path / "d.xml")
+    with pytest.raises(UserError, match="a.xml: a prediction; save it in a labelling tool"):
+        read_source(tmp_path)
+    root = ElementTree.parse(tmp_path / "a.xml")  # a tool that keeps what it does not know
+    root.find("object/bndbox/xmax").text = "7"
+    root.write(tmp_path / "a.xml", encoding="utf-8")
+    write_text(tmp_path / "b.xml", f"<annotation>{CAT}</annotation>")
+    assert is_of_person(tmp_path / "a.xml") and is_of_person(tmp_path / "b.xml")
+    for unlabelled in ("auto", "background"):
+        source = read_source(tmp_path, unlabelled=unlabelled)
+        names = [item.image.name for item in source.annotations if item.objects is not None]
+        assert names == ["a.jpg", "b.jpg"] and len(source.problems) == 1
+        assert "c.xml" in source.problems[0].where and "labelling tool" in source.problems[0].what

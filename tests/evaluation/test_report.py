@@ -36,7 +36,7 @@ class Reader(HTMLParser):
         self.texts.append(data)
 
 
-def measure_images(folder, detections, objects, names, images=IMAGES):
+def measure_images(folder, detections, objects, names, images=IMAGES, confidence=None):
     """Write an image for each number; return the Measurement of detections on them."""
     records = []
     for k in range(images):
@@ -45,11 +45,11 @@ def measure_images(folder, detections, objects, names, images=IMAGES):
         rows = objects.image == k
         records.append(Record(path, objects.boxes[rows].astype(np.float32), objects.labels[rows],
                               objects.difficult[rows]))
-    return measure(detections, records, names)
+    return measure(detections, records, names, confidence=confidence)
 
 
 def page_of(folder, measurement):
-    write_report(folder / "report.html", "mAP on <list>", measurement, as_values(measurement, 0.5),
+    write_report(folder / "report.html", "mAP on <list>", measurement, as_values(measurement),
                  "Above 0.01.")
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -58,7 +58,7 @@ def page_of(folder, measurement):
 def report(tmp_path_factory):
     """A Measurement and the text of its page."""
     folder = tmp_path_factory.mktemp("page")
-    measurement = measure_images(folder, *random_set(0), NAMES)
+    measurement = measure_images(folder, *random_set(0), NAMES, confidence=0.37)
     return measurement, page_of(folder, measurement)
 
 
@@ -79,7 +79,7 @@ def test_the_page_needs_no_other_file_and_runs_no_other_script(report):
 
 def test_the_page_and_the_json_have_the_same_figures(report):
     measurement, text = report
-    values = as_values(measurement, 0.5)
+    values = as_values(measurement)
     shown = " ".join("".join(Reader(text).texts).split())
     for value in (values["map_area"], values["map_11_point"], *values["coco"].values()):
         assert ("-" if value is None else f"{value:.4f}") in shown
@@ -90,13 +90,13 @@ def test_the_page_and_the_json_have_the_same_figures(report):
     for kind in KINDS:
         cost, number = values["errors"][kind]["cost"], len(working.rows_of(kind))
         assert f"{kind}, {cost:.3f} AP: {number} {KINDS[kind]}" in shown
-    assert (working.assignment.detections.scores > measurement.confidence).all()
+    assert (working.assignment.detections.scores > 0.37).all()
 
 
 def test_the_cards_answer_from_counts(report):
     """Figures of the cards, by counting again."""
     measurement, text = report
-    values = as_values(measurement, 0.5)
+    values = as_values(measurement)
     shown = " ".join("".join(Reader(text).texts).split())
     assigned = assign_voc(*measurement.errors.assignment[:2])
     above = (assigned.detections.scores > measurement.confidence) & ~assigned.ignored
@@ -118,7 +118,7 @@ def test_the_cards_answer_from_counts(report):
 def test_small_sets(tmp_path, detections, objects, classes):
     names = [f"c{k}" for k in range(classes)]
     measurement = measure_images(tmp_path, as_detections(detections), as_objects(objects), names, 2)
-    errors = json.loads(json.dumps(as_values(measurement, 0.5), allow_nan=False))["errors"]
+    errors = json.loads(json.dumps(as_values(measurement), allow_nan=False))["errors"]
     if objects and not detections:
         assert (errors["ap50"], errors["missed"]) == (0, {"count": 1, "cost": 1})
     shown = "".join(Reader(page_of(tmp_path, measurement)).texts)
@@ -132,5 +132,5 @@ def test_text_of_good_and_of_low_figures(tmp_path):
     good, bad = (format_measurement(measure_images(
         tmp_path, as_detections([(k, label, 0.5, box) for k in range(20)]), objects,
         ("cat", "dog"), 20)) for label in (0, 1))
-    assert "--confidence 0.499" in good and "classes without objects, not in the mean: dog" in good
-    assert "mAP is near 0" in bad and "mAP is near 0" not in good and "--confidence" not in bad
+    assert "confidence 0.499: F1 1.0000" in good and "objects, not in the mean: dog" in good
+    assert "mAP is near 0" in bad and "mAP is near 0" not in good and "confidence" not in bad

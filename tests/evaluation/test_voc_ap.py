@@ -7,8 +7,8 @@ import pytest
 from utils.data.annotations import Record
 from utils.detections import Detections
 from utils.evaluation.assignment import assign_voc
-from utils.evaluation.voc_ap import (ClassResult, at_confidence, best_f1, class_results,
-                                     evaluate_voc, mean_ap)
+from utils.evaluation.voc_ap import (ClassResult, at_confidence, best_confidence, best_f1,
+                                     class_results, evaluate_voc, mean_ap)
 
 BOX, FAR = (10, 10, 50, 50), (100, 100, 150, 150)
 PIXELS = (1, 1, 0, 0)  # from edges to the kit's pixels, from 1, the last one included
@@ -132,8 +132,45 @@ def test_the_confidence_has_as_few_decimals_as_it_needs(right, wrong, confidence
     assert list(best.values()) == [confidence, pytest.approx(1), 1, 1]
 
 
+@pytest.mark.parametrize("objects", [2, 12, 300])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_confidence_to_work_with_by_trying_all(objects, seed):
+    rng, count = np.random.default_rng(seed), 3 * objects
+    labels, scores = rng.integers(0, 2, count), (rng.integers(1, 1000, count) / 1000) ** 2
+    right = (rng.random(count) < scores) & (rng.permutation(count) < objects)
+    steps, by_class, f1 = np.arange(0.05, 0.951, 0.005) + 1e-9, [], []
+    for label in (0, 1):
+        rows = np.flatnonzero(labels == label)
+        rows = rows[np.argsort(-scores[rows], kind="stable")]
+        by_class.append(class_result(scores[rows], right[rows], objects // 2))
+        kept = (scores > steps[:, None]) & (labels == label)
+        f1.append(2 * (kept & right).sum(1) / (kept.sum(1) + objects // 2))
+    f1 = np.mean(f1, axis=0)
+    low = high = f1.argmax()
+    while low and f1[low - 1] >= 0.99 * f1.max():
+        low -= 1
+    while high < len(f1) - 1 and f1[high + 1] >= 0.99 * f1.max():
+        high += 1
+    expected = pytest.approx((steps[low] + steps[high]) / 2, abs=1e-4) if f1.any() else None
+    assert best_confidence(by_class) == expected
+
+
+@pytest.mark.parametrize("right, wrong, confidence", [
+    (0.9, 0.1, 0.5), (0.04, 0.02, None), (0.6, -1, 0.325)])
+def test_the_confidence_to_work_with_is_amid_and_of_use(right, wrong, confidence):
+    scores = np.array([right, wrong] if wrong > 0 else [right], np.float32)
+    assert best_confidence([class_result(scores, scores == scores[0], 1)]) == confidence
+
+
+def test_a_rare_class_counts_as_much_as_a_frequent_one():
+    often = class_result(np.linspace(0.9, 0.3, 99), np.arange(99) < 50, 50)  # best at 0.6
+    rarely = class_result(np.array([0.25, 0.2]), np.array([True, True]), 2)
+    assert best_confidence([often]) > 0.5 and best_confidence([often, rarely]) < 0.2
+
+
 def test_operating_points_without_meaning():
     result, other = evaluate_voc([detected((0.9, BOX, 0))], [record((BOX, 0, False))], 2)
     assert list(at_confidence(result, 0.8).values()) == [0.8, 1, 1, 1]
     np.testing.assert_equal(list(at_confidence(result, 0.95).values()), [0.95, 0, np.nan, 0])
     assert np.isnan(at_confidence(other, 0.5)["recall"]) and best_f1(other) is None
+    assert best_confidence([other]) is best_confidence([]) is None

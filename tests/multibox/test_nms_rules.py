@@ -1,6 +1,5 @@
-"""Class-agnostic NMS, soft-NMS and the class filter, against loops and by hand."""
+"""Class-agnostic NMS and the class filter, against torchvision and by hand."""
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -32,34 +31,7 @@ def test_agnostic_equals_nms_without_classes(seed):
     assert len(found.scores) < len(kept(boxes, scores).scores)
 
 
-def naive_soft(boxes, scores, nms_iou, confidence):
-    """Return [(score, prior)] of one class, as the paper's figure 2 has it, linear."""
-    left = {k: float(score) for k, score in enumerate(scores) if score > confidence}
-    final = []
-    while left:
-        best = max(left, key=left.get)
-        if left[best] <= confidence:
-            break
-        final.append((left.pop(best), best))
-        for k in left:
-            iou = float(torchvision.ops.box_iou(boxes[best:best + 1], boxes[k:k + 1]))
-            if iou > nms_iou:
-                left[k] *= 1 - iou
-    return final
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_soft_equals_the_loop(seed):
-    boxes, scores = outputs(seed)
-    found = kept(boxes, scores, nms="soft")
-    expected = sorted(((score, label, prior) for label in range(3) for score, prior in
-                       naive_soft(boxes[0], scores[0, :, label], 0.4, 0.3)), reverse=True)
-    np.testing.assert_allclose(found.scores, [score for score, *_ in expected], rtol=1e-5)
-    assert found.labels.tolist() == [label for _, label, _ in expected]
-    assert torch.equal(found.boxes, boxes[0, [prior for *_, prior in expected]])
-
-
-@pytest.mark.parametrize("rule", ["class", "agnostic", "soft"])
+@pytest.mark.parametrize("rule", ["class", "agnostic"])
 def test_of_tied_scores_as_many_as_allowed_are_kept(rule):
     """Of 60 boxes side by side and 3 classes, the first 5; all at the places of the best class."""
     left = torch.arange(60) / 60
@@ -76,7 +48,6 @@ def test_by_hand():
     scores = torch.tensor([[[0.9, 0], [0.8, 0], [0, 0.7]]])
     assert kept(boxes, scores).scores.tolist() == pytest.approx([0.9, 0.7])
     assert kept(boxes, scores, nms="agnostic").scores.tolist() == pytest.approx([0.9])
-    assert kept(boxes, scores, nms="soft").scores.tolist() == pytest.approx([0.9, 0.7, 0.4])
     # What is not looked for suppresses nothing.
     found = kept(boxes, scores, nms="agnostic", classes=[1])
     assert found.labels.tolist() == [1] and found.scores.tolist() == pytest.approx([0.7])

@@ -21,28 +21,16 @@ def network():
 
 @pytest.fixture
 def write(network, tmp_path):
-    """Return a function that writes a checkpoint with changes and gives its path.
-
-    Its only tensor is one that no network has, unless others are given.
-    """
-    def write(**parts):
-        values = {"format": FORMAT, "spec": network.spec.to_dict(), "class_names": ["a", "b"],
-                  "settings": {}, "progress": {}, "state_dict": {"none": torch.zeros(1)}}
-        torch.save(values | parts, tmp_path / "c.pth")
+    """Return a function that writes a checkpoint with a state dict and gives its path."""
+    def write(state):
+        torch.save({"format": FORMAT, "spec": network.spec.to_dict(), "class_names": ["a", "b"],
+                    "settings": {}, "progress": {}, "state_dict": state}, tmp_path / "c.pth")
         return tmp_path / "c.pth"
     return write
 
 
-def refused(path, words):
-    """Check that a file ends in one line with these words."""
-    with pytest.raises(UserError, match=words) as error:
-        read_network(path)
-    message = str(error.value).replace(str(path.parent), "")
-    assert path.name in message and "\n" not in message and len(message) < 300, message
-
-
 def test_a_whole_one_is_read(write, network, capsys):
-    read, names = read_network(write(state_dict=network.state_dict()))
+    read, names = read_network(write(network.state_dict()))
     assert names == ("a", "b") and read.spec == network.spec
     assert all(torch.equal(value, network.state_dict()[name])
                for name, value in read.state_dict().items())
@@ -53,7 +41,7 @@ def test_missing_counters_are_no_fault(write, network):
     state = {name: value for name, value in network.state_dict().items()
              if "num_batches_tracked" not in name}
     assert len(state) < len(network.state_dict())
-    read, _ = read_network(write(state_dict=state))
+    read, _ = read_network(write(state))
     network.load_state_dict(state, strict=False)
     x = torch.randn(1, 3, 300, 300)
     with torch.no_grad():
@@ -61,7 +49,7 @@ def test_missing_counters_are_no_fault(write, network):
 
 
 def test_other_classes_go_on_from_what_they_share(write, network, capsys):
-    path = write(state_dict=network.state_dict())
+    path = write(network.state_dict())
     more = continued_network(path, ("b", "c", "a"))
     rows = more.conf[0].weight.unflatten(0, (-1, 4))[:, [0, 3, 1]]
     assert torch.equal(rows, network.conf[0].weight.unflatten(0, (-1, 3)))
@@ -115,9 +103,3 @@ def test_settings_that_cannot_work_are_one_line(numbers):
     with pytest.raises(UserError, match="change it in the settings") as error:
         new_network("mobilenetv2", **({"size": 300} | numbers), num_classes=2, backbone_weights="")
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("spec", [
-    {"unknown": 1}, {"anchors_size": [3, 2, 1]}, {"resize": "nearest"}])
-def test_specs_of_other_versions_end_in_one_line(write, network, spec):
-    refused(write(spec=network.spec.to_dict() | spec), "incomplete")

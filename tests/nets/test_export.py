@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from datetime import date
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from nets.runtimes.onnx import OUTPUT_NAMES, OnnxRuntime
 from nets.runtimes.torch import TorchRuntime
 from nets.ssd import SSDNet, build_spec
 from ssd import SSD, SSDSettings
-from utils.cli import ROOT, UserError
+from utils.cli import ROOT, VERSION, UserError
 from utils.data.annotations import Record, list_text
 from utils.image import prepare
 from utils.multibox.postprocess import Thresholds, select
@@ -68,22 +69,20 @@ def run(path, runtime, batch):
 
 # ---- The same numbers ----
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_real_network_with_nms_in_the_graph(runtime, tmp_path_factory):
+def test_a_real_network_with_nms_in_the_graph(tmp_path):
     torch.manual_seed(0)
-    network = unsaturated(SSDNet(len(NAMES) + 1, build_spec("vgg", 300)))
-    path = tmp_path_factory.getbasetemp() / "vgg.onnx"
+    network, path = unsaturated(SSDNet(len(NAMES) + 1, build_spec("vgg", 300))), tmp_path / "a.onnx"
     limits = Thresholds(confidence=0.6, max_per_class=100, max_per_image=50)
-    if not path.exists():
-        export_onnx(network, NAMES, path, outputs="detections", thresholds=limits)
+    export_onnx(network, NAMES, path, outputs="detections", thresholds=limits)
     batch = images(2, network.spec)
     boxes, scores = TorchRuntime(network, NAMES, precision="fp32", owned=False)(batch)
-    exported = run(path, runtime, batch)
-    np.testing.assert_allclose(exported["all_boxes"], boxes, atol=0.1 / 300)
-    for k, kept in enumerate(select(boxes, scores, limits, clip=True)):
-        rows = exported["image_index"] == k
-        assert rows.sum() > 5 and not unmatched(kept, (
-            exported["boxes"][rows], exported["scores"][rows], exported["labels"][rows]), 300)
+    for runtime in RUNTIMES:
+        exported = run(path, runtime, batch)
+        np.testing.assert_allclose(exported["all_boxes"], boxes, atol=0.1 / 300)
+        for k, kept in enumerate(select(boxes, scores, limits, clip=True)):
+            rows = exported["image_index"] == k
+            assert rows.sum() > 5 and not unmatched(kept, (
+                exported["boxes"][rows], exported["scores"][rows], exported["labels"][rows]), 300)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -158,6 +157,7 @@ def test_the_metadata_and_nothing_of_this_computer(files):
     values = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert values["class_names"] == list(NAMES) and values["spec"]["input_shape"] == [64, 64]
     assert values["thresholds"].items() <= asdict(LIMITS).items()
+    assert values["version"] == VERSION and date.fromisoformat(values["date"])
     assert b"/nets/" not in files["detections"].read_bytes()
     assert len(list(files["detections"].parent.iterdir())) == 3, "weights lie inside"
 
@@ -183,7 +183,10 @@ def test_int8_is_measured(tmp_path, capsys):
                if len(entry.dims) == 4]
     assert kernels == [onnx.TensorProto.INT8] * 5
     for runtime in RUNTIMES:
-        assert SSD(target, runtime=runtime).precision == "int8"
+        again = SSD(target, runtime=runtime)
+        assert (again.precision, again.thresholds.confidence) == ("int8", 0.3)
+        assert again.about == {"model": f"{tmp_path.name}/a.onnx", "confidence": 0.3,
+                               "confidence_from": "as set"}
 
 
 def test_int8_that_loses_too_much_is_refused(files, tmp_path):
@@ -200,7 +203,8 @@ def test_int8_that_loses_too_much_is_refused(files, tmp_path):
     ("a.pt", {}, "must end in .onnx"), ("file/a.onnx", {}, "file"), ("folder.onnx", {}, "folder"),
     ("a.onnx", {"nms": "agnostic"}, "all classes, by nms"),
     ("a.onnx", {"classes": ("dog",)}, "all classes, by nms")])
-def test_what_cannot_be_exported(path, settings, message, tmp_path):
+def test_what_cannot_be_exported(path, settings, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("ssd.export_onnx", lambda network, names, file, **_: file.touch())
     (tmp_path / "file").touch()
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(UserError, match=message):
@@ -272,12 +276,39 @@ def test_the_example_makes_the_projects_input(tmp_path, name, size, resize):
     assert np.array_equal(inputs[0], expected)
 
 
-def test_the_example_finds_what_the_project_finds(files, tmp_path):
-    path = photograph(tmp_path / "a.jpg", (640, 480))
-    done = subprocess.run([sys.executable, EXAMPLE, files["detections"], path], text=True,
+def test_the_example_finds_what_the_project_finds_in_a_photo(files, tmp_path):
+    photo = ROOT / "img" / "demo.jpg"
+    done = subprocess.run([sys.executable, EXAMPLE, files["detections"], photo], text=True,
                           capture_output=True, check=True, cwd=tmp_path)
-    expected = run(files["detections"], "onnxruntime", prepare(path, tiny().spec)[0][None])
-    assert done.stdout.splitlines() == [
-        f"{NAMES[label]} {score:.4f} at {(box * (640, 480, 640, 480)).round().astype(int)}"
-        for box, score, label in zip(*(expected[name] for name in ("boxes", "scores", "labels")))]
-    assert len(expected["scores"]) > 5
+    rows = [re.fullmatch(r"(\w+) ([\d.]+) at \[(.*)\]", line).groups()
+            for line in done.stdout.splitlines()]
+    example = ([list(map(float, box.split())) for *_, box in rows],
+               [float(score) for _, score, _ in rows], [NAMES.index(name) for name, *_ in rows])
+    expected = SSD(network=tiny(), class_names=NAMES, device="cpu", confidence=0.2).detect(photo)
+    assert len(expected) > 5 and not unmatched(expected, example, pixels=0.6)  # it rounds boxes
+
+
+def test_the_server_finds_what_the_example_finds(files, monkeypatch):
+    testing = pytest.importorskip("fastapi.testclient", reason="fastapi and httpx")
+    monkeypatch.setenv("SSD_MODEL", str(files["detections"]))
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    client = testing.TestClient(importlib.import_module("serve").app)
+    assert client.get("/health").json()["classes"] == list(NAMES)
+    photo = ROOT / "img" / "demo.jpg"
+    rows = client.post("/detect", files={"image": photo.read_bytes()}).json()
+    found = ([row["box"] for row in rows], [row["score"] for row in rows],
+             [NAMES.index(row["class"]) for row in rows])
+    expected = SSD(network=tiny(), class_names=NAMES, device="cpu", confidence=0.2).detect(photo)
+    assert len(expected) > 5 and not unmatched(expected, found, pixels=0.1)
+    assert client.post("/detect", files={"image": b"no image"}).status_code == 422
+
+
+@pytest.mark.parametrize("outputs", ["raw", "boxes"])
+def test_opencv_runs_what_has_no_nms_in_it(files, outputs):
+    batch = images(1, tiny().spec)
+    network = cv2.dnn.readNetFromONNX(str(files[outputs]))
+    network.setInput(batch, "images")
+    import onnxruntime
+    expected = onnxruntime.InferenceSession(files[outputs]).run(None, {"images": batch})
+    for ours, theirs in zip(network.forward(network.getUnconnectedOutLayersNames()), expected):
+        np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=5e-5)

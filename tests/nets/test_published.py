@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import fill_state_dict, fixture_image, fixture_keys
+from parity import fill_state_dict, fixture_image, fixture_keys
 
 from ssd import SSD, SSDSettings
 from utils.image import resize_to_input

@@ -25,12 +25,26 @@ CAFFE |= {f"{head}.{k}": f"{name}_mbox_{head}" for head in ("loc", "conf")
           for k, name in enumerate(MAPS)}
 
 
+@functools.cache
+def shapes(size, classes=20):
+    """Return {name: shape} of the state dict of SSD300 or SSD512."""
+    with torch.device("meta"):
+        state = SSDNet(classes + 1, build_spec("vgg", size)).state_dict()
+    return {name: value.shape for name, value in state.items()}
+
+
 @functools.lru_cache(maxsize=2)
 def filled(size, classes=20):
-    """Return a state dict of SSD300 or SSD512 with distinct numbers in every tensor."""
+    """Return a state dict with distinct numbers in every tensor."""
     rng = torch.Generator().manual_seed(3)
-    own = SSDNet(classes + 1, build_spec("vgg", size)).state_dict()
-    return {name: torch.rand(value.shape, generator=rng).mul_(0.02) for name, value in own.items()}
+    return {name: torch.rand(shape, generator=rng).mul_(0.02)
+            for name, shape in shapes(size, classes).items()}
+
+
+def small(size=300, classes=20):
+    """Return a state dict for a small file: every tensor is one number of its own, repeated."""
+    return {name: torch.tensor(number / 1000).expand(shape)
+            for number, (name, shape) in enumerate(shapes(size, classes).items())}
 
 
 def write_keras(path, state, prefix=""):
@@ -94,7 +108,7 @@ BUBBLIIIING = ("vgg", "extras", "L2Norm", "loc", "conf")
     (tuple(sorted(AMDEGROOT)), "amdegroot", "bubbliiiing")])
 def test_the_order_tells_two_families_apart(tmp_path, capsys, classes, order, family, other):
     torch.save({f"module.{name}": value for group in order
-                for name, value in filled(300, classes).items() if name.startswith(f"{group}.")},
+                for name, value in small(classes=classes).items() if name.startswith(f"{group}.")},
                tmp_path / "vgg.pth")
     names = ("a", "b", "c") if classes == 3 else None
     checkpoint, recognised = read_detector(tmp_path / "vgg.pth", class_names=names)
@@ -115,14 +129,15 @@ def test_the_order_tells_two_families_apart(tmp_path, capsys, classes, order, fa
     lambda state: {"epoch": 3, "model": without("vgg.2.bias"), "model_ema": state},
     lambda state: {"net": {"state_dict": state}}, lambda state: {"ema": {"module": state}}])
 def test_wrappers_and_prefixes_come_off(tmp_path, wrap):
-    state = filled(300)
+    state = small()
     torch.save(wrap(state), tmp_path / "vgg.pth")
-    network, _ = read_network(tmp_path / "vgg.pth", family="amdegroot")
-    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+    checkpoint, _ = read_detector(tmp_path / "vgg.pth", family="amdegroot")
+    assert checkpoint.state_dict.keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in checkpoint.state_dict.items())
 
 
 def test_a_family_that_is_named_is_taken_silently(tmp_path, capsys):
-    torch.save(filled(300), tmp_path / "vgg.pth")
+    torch.save(small(), tmp_path / "vgg.pth")
     checkpoint, family = read_detector(tmp_path / "vgg.pth", family="bubbliiiing")
     assert family == "bubbliiiing" and checkpoint.spec.mean == (104, 117, 123)
     assert capsys.readouterr().out == ""
@@ -147,7 +162,7 @@ def zeros(**shapes):
 
 def without(name):
     """Return a whole state dict but for one tensor."""
-    return {key: value for key, value in filled(300).items() if key != name}
+    return {key: value for key, value in small().items() if key != name}
 
 
 VGG = (64, 3, 3, 3)
@@ -164,9 +179,9 @@ VGG = (64, 3, 3, 3)
      "looks like chainercv's, but is not a whole SSD"),
     (zeros(vgg_0_weight=VGG, loc_0_weight=(16, 4), conf_0_weight=(84, 4)), "vgg.0.bias is missing"),
     (without("vgg.2.bias"), "vgg.2.bias is missing"),
-    (filled(300) | {"loc.9.bias": torch.zeros(1)}, "loc.9.bias does not belong"),
-    (filled(300) | {"loc.1.bias": torch.full((24,), torch.nan)}, "loc.1.bias holds nan"),
-    (filled(300, 3), "has 3 classes, and 0 names are known; set classes_path")])
+    (small() | {"loc.9.bias": torch.zeros(1)}, "loc.9.bias does not belong"),
+    (small() | {"loc.1.bias": torch.full((24,), torch.nan)}, "loc.1.bias holds nan"),
+    (small(classes=3), "has 3 classes, and 0 names are known; set classes_path")])
 def test_files_of_other_networks_are_refused(tensors, words, tmp_path):
     torch.save(tensors, tmp_path / "other.pth")
     with pytest.raises(UserError, match=words) as error:
@@ -194,11 +209,11 @@ def test_class_names_come_from_the_count_or_the_user(tmp_path):
     for count, name in ((20, "voc"), (80, "coco")):
         assert "\n".join(PUBLISHED_NAMES[count]) == (
             ROOT / f"model_data/{name}_classes.txt").read_text(encoding="utf-8").strip()
-    torch.save(filled(300, 80), tmp_path / "coco.pth")
+    torch.save(small(classes=80), tmp_path / "coco.pth")
     checkpoint, _ = read_detector(tmp_path / "coco.pth")
     assert checkpoint.class_names == PUBLISHED_NAMES[80]
     assert checkpoint.spec.anchors_size == (21, 45, 99, 153, 207, 261, 315)
-    torch.save(filled(300, 3), tmp_path / "three.pth")
+    torch.save(small(classes=3), tmp_path / "three.pth")
     with pytest.raises(UserError, match="3 classes, and 2 names"):
         read_detector(tmp_path / "three.pth", class_names=("a", "b"))
     checkpoint, _ = read_detector(tmp_path / "three.pth", class_names=("a", "b", "c"))

@@ -1,68 +1,64 @@
 """Two processes do what one does that accumulates, and go on together after one was killed."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import tiny_train
 import torch
-from conftest_training import assert_same_run, history_of
+from same_run import assert_same_run, history_of
+from two_ranks import run_on_two_ranks, words_of
 
+import train
 from utils.cli import UserError
 from utils.distributed import check_same_on_all_ranks, process_group
 
-TRAIN = Path(__file__).with_name("tiny_train.py")
 SLOW = os.environ.get("SLOW_TESTS") == "1"  # 20 restarts instead of one
 
 
-def words_of(flags):
-    """Return settings as flags for the command line."""
-    words = []
-    for name, value in flags.items():
-        words += [f"--{name}", *map(str, value)] if isinstance(value, tuple) else (
-            [f"--{name}={value}"])
-    return words
+def train_on_two_ranks(flags, **options):
+    """Train as torchrun's two processes; return what they print."""
+    done = run_on_two_ranks(tiny_train.__file__, *words_of(flags | {"save_steps": 1}), **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
-def run_training(flags, *torchrun_flags, **variables):
-    """Train in a process of its own, or in two where there are flags for torchrun."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-                *torchrun_flags) if torchrun_flags else ()
-    done = subprocess.run([sys.executable, *launcher, TRAIN, *words_of(flags)],
-                          capture_output=True, text=True, timeout=240,
-                          env=os.environ | {"OMP_NUM_THREADS": "1", **variables})
-    return done.returncode, done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def two_ranks(short_training, tmp_path_factory):
+    """(the settings of a training on two ranks, its folder)."""
+    flags = short_training | {"learning_rate": 0.01}
+    folder = tmp_path_factory.mktemp("two")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINY_NORM", "group")  # else a batch is more than its images
+        output = train_on_two_ranks(flags | {"save_dir": folder})
+        assert output.count("epoch 3/3") == 1, "only rank 0 speaks"
+        yield flags, folder / "run"
 
 
-def test_two_ranks_equal_one_that_accumulates(flags, tmp_path):
-    flags |= {"batch_size": 2, "save_dir": tmp_path, "freeze_epochs": 0, "learning_rate": 0.01}
-    for name, accumulate, ranks in (("one", 2, ()), ("two", 1, ("--max-restarts=0",))):
-        status, output = run_training(flags | {"run_name": name, "accumulate": accumulate}, *ranks,
-                                      TINY_NORM="group")
-        assert status == 0, output
-    assert output.count("epoch 3/3") == 1, "only rank 0 speaks"
-    for one, two in zip(history_of(tmp_path / "one"), history_of(tmp_path / "two"), strict=True):
+def test_two_ranks_equal_one_that_accumulates(two_ranks, tmp_path, monkeypatch):
+    monkeypatch.setitem(train.BACKBONES, "mobilenetv2", tiny_train.TINY)
+    monkeypatch.setattr("utils.training.run.plot_history", tiny_train.leave_out_curves)
+    flags, folder = two_ranks
+    train.main(train.TrainSettings(**flags | {"accumulate": 2, "save_dir": str(tmp_path)}))
+    for one, two in zip(history_of(tmp_path / "run"), history_of(folder), strict=True):
         for name in ("learning_rate", "loss", "loc", "conf", "positives"):
             assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4)
         # A detection may change its rank by rounding.
         assert float(two["val_map"]) == pytest.approx(float(one["val_map"]), abs=0.02)
-    one, two = (torch.load(tmp_path / name / "last.pth", weights_only=True)["state_dict"]
-                for name in ("one", "two"))
+    one, two = (torch.load(path / "last.pth", weights_only=True)["state_dict"]
+                for path in (tmp_path / "run", folder))
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_a_killed_rank_is_started_again_and_the_run_comes_to_the_same_bits(flags, tmp_path):
-    flags |= {"batch_size": 2, "save_dir": tmp_path, "save_steps": 1, "resume": "last"}
-    status, output = run_training(flags | {"run_name": "whole"}, "--max-restarts=0")
-    assert status == 0, output
+def test_a_killed_rank_is_started_again_and_the_run_comes_to_the_same_bits(two_ranks, tmp_path):
+    flags, folder = two_ranks
     for number in range(20 if SLOW else 1):
-        status, output = run_training(flags | {"run_name": f"run{number}"}, "--max-restarts=1",
-                                      TINY_KILL=f"{number % 2} {2 + number % 9}")
-        assert status == 0 and "exitcode: -9" in output, output
-        assert_same_run(tmp_path / f"run{number}", tmp_path / "whole")
+        output = train_on_two_ranks(
+            flags | {"save_dir": tmp_path, "run_name": f"run{number}", "resume": "last"},
+            max_restarts=1, TINY_KILL=f"{number % 2} {2 + number % 5}")
+        assert "exitcode: -9" in output, output
+        assert_same_run(tmp_path / f"run{number}", folder)
 
 
 def test_lists_that_differ_between_ranks_are_refused(monkeypatch):

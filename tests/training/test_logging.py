@@ -49,6 +49,15 @@ def test_lines_for_the_user(tmp_path):
     assert f"python get_map.py --model_path {tmp_path / 'best.pth'}" in text
 
 
+@pytest.mark.parametrize("maps, short", [
+    ([0.3, 0.5, 0.6], True), ([0.3, None, 0.6, None], True), ([0.01], True),
+    ([0.5, 0.6, 0.59], False), ([0.6, 0.605], False), ([0.6], False), ([None, None], False)])
+def test_a_run_that_was_too_short_says_how_to_go_on(tmp_path, maps, short):
+    text = describe_end(tmp_path, rows_of(maps), 1)
+    command = f"python train.py --model_path {tmp_path / 'best.pth'} --epochs {2 * len(maps)}\n"
+    assert (command in text) == ("too short" in text) == short
+
+
 def test_tensorboard_hides_what_an_interrupted_run_wrote_twice(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     rows = rows_of([0.1, 0.2, 0.3])

@@ -1,25 +1,28 @@
 """A run that ends anywhere and goes on comes to the same bits as one without a break."""
 
+import math
 import os
 import shutil
 import signal
 
+import numpy as np
 import pytest
 import tiny_train
 import torch
-from conftest_training import assert_same_run
+from same_run import assert_same_run
 
 import train
 from ssd import SSD
 from utils import cli
 from utils.cli import UserError
+from utils.evaluation.voc_ap import ClassResult
 
 STEP, OPTIMIZER = (train, "train_step"), (torch.optim.AdamW, "step")
 MEASURE, REPLACE = (SSD, "evaluate"), (cli.os, "replace")
 VARIANTS = {
     "plain": {}, "steps": {"save_steps": 1, "save_period": 2},
     "accumulate": {"save_steps": 1, "accumulate": 2},
-    "frozen sgd": {"save_steps": 1, "freeze_epochs": 1, "freeze_batch_size": 8,
+    "frozen sgd": {"save_steps": 1, "freeze_epochs": 1, "freeze_batch_size": 4,
                    "backbone_weights": "", "model_path": "start", "optimizer": "sgd"},
     "early stop": {"save_steps": 1, "early_stopping": 1, "epochs": 8, "learning_rate": 1e-12},
     "no val": {"save_steps": 1, "val_list": ""}}
@@ -32,7 +35,7 @@ class Crash(BaseException):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setitem(train.BACKBONES, "mobilenetv2", tiny_train.TINY)
-    monkeypatch.setattr("utils.training.run.plot_history", lambda history, folder: None)
+    monkeypatch.setattr("utils.training.run.plot_history", tiny_train.leave_out_curves)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +118,23 @@ def test_a_signal_stops_after_the_step_and_says_how_to_go_on(uninterrupted, tmp_
     assert_same_run(tmp_path / "run", expected)
 
 
+def test_best_pth_holds_the_confidence_that_detection_takes(flags, tmp_path, monkeypatch):
+    scores, precision, recall = np.array([[0.8, 0.6, 0.2], [1, 1, 2 / 3], [0.5, 1, 1]])
+    good = ClassResult(0.7, 0.6, 2, 3, scores, precision, recall)
+    nothing = ClassResult(math.nan, math.nan, 0, 0, *np.zeros((3, 0)))
+    monkeypatch.setattr(SSD, "evaluate", lambda self, records: [good, nothing, nothing, nothing])
+    train.main(train.TrainSettings(**flags | {"epochs": 1}, save_dir=str(tmp_path)))
+    best = SSD(tmp_path / "run" / "best.pth", device="cpu")
+    assert best.thresholds.confidence == 0.4 and best.about.items() >= {
+        "model": "run/best.pth", "version": cli.VERSION, "val_map": 0.7,
+        "confidence_by_class": dict.fromkeys(best.class_names) | {best.class_names[0]: 0.4}}.items()
+    assert best.confidence_text == "confidence 0.4, best F1 on val"
+    set_here = SSD(tmp_path / "run" / "best.pth", device="cpu", confidence=0.6)
+    assert set_here.confidence_text == "confidence 0.6, as set"
+    last = SSD(tmp_path / "run" / "last.pth", device="cpu")
+    assert last.confidence_text == "confidence 0.5, the default"
+
+
 @pytest.fixture
 def stopped(uninterrupted, tmp_path):
     """The folder of a finished run, which may be changed."""
@@ -125,8 +145,8 @@ def stopped(uninterrupted, tmp_path):
 @pytest.mark.parametrize("changes, words", [
     ({"learning_rate": 0.5}, "began with learning_rate 0.001 .now 0.5"),
     ({"epochs": 9, "seed": 4}, "epochs 3 .now 9., seed 0 .now 4"),
-    ({"batch_size": 2}, "batch_size 4 .now 2"),
-    ({"train_list": "val.txt"}, "train list .16 images, \\w+, now 4 images"),
+    ({"batch_size": 4}, "batch_size 2 .now 4"),
+    ({"train_list": "val.txt"}, "train list .8 images, \\w+, now 4 images"),
     ({"resume": "best.pth"}, "best.pth: holds weights; only the last.pth"),
     ({"resume": "nowhere"}, "nowhere")])
 def test_what_would_change_the_numbers_is_refused_in_one_line(stopped, data, changes, words):
@@ -140,9 +160,11 @@ def test_what_would_change_the_numbers_is_refused_in_one_line(stopped, data, cha
     assert "\n" not in str(error.value)
 
 
-def test_smaller_batches_may_take_the_place_of_larger_ones(stopped, capsys):
-    train.main(train.TrainSettings(resume=str(stopped), batch_size=2, accumulate=2))
-    assert torch.load(stopped / "last.pth", weights_only=True)["settings"]["accumulate"] == 2
+def test_batches_of_another_size_may_make_the_same_steps(uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted("accumulate")[1], tmp_path / "run")
+    train.main(train.TrainSettings(resume=str(tmp_path / "run"), batch_size=4, accumulate=1))
+    last = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    assert last["settings"]["accumulate"] == 1
 
 
 def test_resume_last_begins_a_run_of_a_name_and_refuses_without_any(flags, tmp_path):

@@ -55,6 +55,12 @@ def test_bad_flag_stops_before_main(monkeypatch, capsys, flags):
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--Init_lr=1e-3", "--Init_lr 1e-3"])
+def test_flags_of_the_best_known_repo_are_translated(monkeypatch, flag):
+    with pytest.raises(SystemExit, match="--Init_lr is --learning_rate here"):
+        run_with(monkeypatch, *flag.split())
+
+
 def test_help_shows_underscores_and_comments(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run_with(monkeypatch, "--help")

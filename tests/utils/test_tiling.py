@@ -190,7 +190,7 @@ def overlapping_pair(rng, size, sides):
 def test_overlapping_objects_of_a_class_stay_two(sides):
     """Each window shows what lies in it, exactly; of random pairs, 0.5% at most go wrong."""
     rng, size, wrong = np.random.default_rng(0), (400, 330), 0
-    for _ in range(400):
+    for _ in range(200):
         objects, parts = overlapping_pair(rng, size, sides), []
         for window in window_grid(*size, TILE)[0]:
             boxes = objects.clip(window[[0, 1, 0, 1]], window[[2, 3, 2, 3]])
@@ -199,7 +199,7 @@ def test_overlapping_objects_of_a_class_stay_two(sides):
         merged = merge_windows(parts, size, SPEC, Thresholds()).boxes
         near = [[naive_iou(box, other) >= 0.5 for other in merged] for box in objects]
         wrong += len(merged) != 2 or sum(map(sum, near)) != 2 or near[0] == near[1]
-    assert wrong <= 2
+    assert wrong <= 1
 
 
 @pytest.mark.parametrize("size", SIZES)

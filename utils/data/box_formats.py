@@ -67,9 +67,6 @@ def _recognise(numbers, sizes, declared, rows):
     name = "xyxy" if declared == VOC else declared
     is_whole = np.isfinite(numbers).all(1)
     failing = np.flatnonzero(is_whole & ~_fits(numbers, sizes, name))
-    # Scripts that resize images and boxes may leave the old size in the annotations.
-    shown = [_size(rows[k][0]._replace(size=None)) or sizes[k] for k in failing]
-    failing = failing[~_fits(numbers[failing], np.reshape(shown, (-1, 2)), name)]
     if is_whole.sum() < MIN_BOXES or len(failing) < max(MIN_FAILING, FEW * is_whole.sum()):
         return declared, ""
     others = [form for form in BOX_FORMATS if form != name

@@ -34,8 +34,9 @@ SERIOUS = {"image left out": "images left out", "object left out": "objects left
 CLOSE, WORTH = 0.03, 0.02
 TILE_SCALES = (6, 4, 3, 2, 1.5, 1, 0.75, 0.5)  # tiles to choose from, in sides of the input
 CHOICE_IMAGES = 1000  # images that are enough to choose
-# To be trained, the same with the paper's priors, the same for 512x512.
-Specs = tuple[SSDSpec, SSDSpec, SSDSpec]
+# To be trained; the same with the paper's priors, the same for 512x512, or None where the priors
+# come with a detector.
+Specs = tuple[SSDSpec, SSDSpec | None, SSDSpec | None]
 
 
 class Choice(NamedTuple):
@@ -209,16 +210,18 @@ def find_choices(objects: Objects, specs: Specs, augmentation: str, seed: int) -
         return Choice(name, spec, float(covered(boxes, spec, MATCH_IOU).mean()),
                       np.mean(windows) * (spec.size / present.size)**2)
 
-    choices = [choice("as set", present), choice("fitted priors", present, paper)]
-    if large.size > present.size:
+    choices, fitted = [choice("as set", present)], ", fitted priors" if paper else ""
+    if paper:
+        choices.append(choice("fitted priors", present, paper))
+    if large and large.size > present.size:
         choices.append(choice(f"{large.size}x{large.size}, fitted priors", large, large))
     largest = 0.8 * np.median([max(size) for _, size in objects])
     tiled = []
     for tile in [round(present.size * scale) for scale in TILE_SCALES]:
         if TILES[0] <= tile <= largest >= present.size and not present.tile and (
                 not tiled or tiled[-1].covered < 1 - CLOSE):
-            tiled.append(choice(f"tiles of {tile}, fitted priors", replace(present, tile=tile),
-                                replace(paper, tile=tile)))
+            tiled.append(choice(f"tiles of {tile}{fitted}", replace(present, tile=tile),
+                                paper and replace(paper, tile=tile)))
     best = max((option.covered for option in tiled), default=0)
     return choices + [option for option in tiled if option.covered >= best - CLOSE][:1]
 
@@ -242,7 +245,7 @@ def choice_section(choices: Sequence[Choice], augmentation: str) -> tuple[Card, 
               "anchors_size": advised.spec.anchors_size,
               "aspect_ratios": ratios.pop() if len(ratios) == 1 else ()}
     lines = [f"{name} = {value}" for name, value in values.items()
-             if name not in ("input_shape", "tile") or value != getattr(present.spec, name)]
+             if getattr(advised.spec, name) != getattr(present.spec, name)]
     return (Card("Which settings?", advised.name, f"They cover {advised.covered:.1%} of the "
                  f"objects, the present ones {present.covered:.1%}; copy them from below.", "warn"),
             Section("Settings", rows, f"{text}Take {advised.name}, in train.py:", "\n".join(lines)))

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from utils.cli import make_folder, run, shorten
+from utils.data.voc import voc_text
 from utils.multibox.boxes import area, pairwise_intersection
 
 # Class name -> hue in degrees: colours per class let a network learn the shapes in minutes.
@@ -35,14 +36,10 @@ def main(settings: DemoSettings) -> None:
         images = make_folder(folder / "held_out" if is_held_out else root / "JPEGImages")
         cv2.imencode(".jpg", image[..., ::-1])[1].tofile(images / f"{number:06d}.jpg")
         if not is_held_out:
-            # VOC counts pixels from 1 and includes the last.
-            rows = [f"<object><name>{name}</name><difficult>{difficult:d}</difficult><bndbox>"
-                    f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
-                    "</bndbox></object>\n" for name, (x1, y1, x2, y2), difficult in objects]
-            height, width, _ = image.shape
-            size = f"<size><width>{width}</width><height>{height}</height></size>\n"
-            path = make_folder(root / "Annotations") / f"{number:06d}.xml"
-            path.write_text("".join(["<annotation>\n", size, *rows, "</annotation>\n"]))
+            names, boxes, difficult = zip(*objects)
+            tags = [f"<difficult>{flag:d}</difficult>" for flag in difficult]
+            text = voc_text(f"{number:06d}.jpg", image.shape[1::-1], names, np.array(boxes), tags)
+            (make_folder(root / "Annotations") / f"{number:06d}.xml").write_text(text)
     print(f"drew {settings.images} images of {len(CLASS_NAMES)} shapes in {shorten(root)}")
 
 

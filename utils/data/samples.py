@@ -74,9 +74,10 @@ def draw_record(record: Record, image: np.ndarray, class_names: Sequence[str]) -
     return draw_window(image, window, record.boxes_px, record.labels, texts, len(class_names))
 
 
-def draw_samples(records: Sequence[Record], detector: Any, title: str) -> Image.Image | None:
+def draw_samples(records: Sequence[Record], detector: Any, title: str, *, confidence: float
+                 ) -> Image.Image | None:
     """Return a sheet of images with ground truth left, an SSD's detections right, or None."""
-    names, confidence, tiles = detector.class_names, detector.settings.confidence, []
+    names, tiles = detector.class_names, []
     for record in records:
         image = load_image(record.path)
         window = choose_window(record.boxes_px, image.shape[1], image.shape[0])

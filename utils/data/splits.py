@@ -24,7 +24,7 @@ RECORD = "drawn_splits.json"
 SPLIT_OF = {"train": "train", "training": "train", "val": "val", "valid": "val",
             "validation": "val", "test": "test", "testing": "test", "trainval": "train"}
 ROBOFLOW = re.compile(r"(.+)[._-](?:jpe?g|png|bmp|webp|tiff?)\.rf\.\w+", re.I)  # name_jpg.rf.<hash>
-ADDITION = re.compile("[_-](?=[a-z])", re.I)  # in names of copies: a_aug1, a-flip
+COPY = re.compile(r"[ _-]+(aug|copy|flip|mirror)[ _(-]*\d*\)?$", re.I)  # a_aug1, a - Copy (2)
 SAME_SCENE = 0.5  # likeness of neighbours by number; of unlike images it is below 0.45
 # A video of more than WHOLE of all images is cut into PIECES, else little would be left to draw.
 WHOLE, PIECES = 0.25, 0.1
@@ -43,25 +43,18 @@ def find_candidates(annotations: Mapping[str, Annotation], facts: Mapping[Path, 
     """Return {key: Candidate} of the annotations that can be read, and their images too."""
     images = {key: facts[item.image] for key, item in annotations.items()
               if item.image and item.objects is not None and facts[item.image].size}
-    stems = {annotations[key].image.with_suffix("").as_posix() for key in images}
     names, first = {}, {}  # first: content -> name of the first image with it
     for key, image in images.items():
         path = annotations[key].image
         # Roboflow's versions of an image share a name, others have their own path.
         match = ROBOFLOW.fullmatch(path.stem)
-        name = match[1] if match else _original(path.with_suffix("").as_posix(), stems)
+        name = match[1] if match else COPY.sub("", path.with_suffix("").as_posix())
         names[key] = first.setdefault(image.digest, name)
     runs = _find_runs({names[key]: image for key, image in images.items()})
     groups = {name: group for group, run in enumerate(runs) for name in run}
     return {key: Candidate(groups[name], frozenset(item.name for item in annotations[key].objects
                                                    if not item.difficult))
             for key, name in names.items()}
-
-
-def _original(stem, stems):
-    """Return the first of the `stems` that this one is a copy of, else itself."""
-    ends = [match.start() for match in ADDITION.finditer(stem, stem.rfind("/") + 1)]
-    return next((stem[:end] for end in ends if stem[:end] in stems), stem)
 
 
 def _find_runs(images):

@@ -11,8 +11,8 @@ from utils.evaluation.assignment import FlatDetections, assign_voc, flatten_reco
 from utils.evaluation.coco_ap import SIZES, CocoResult, evaluate_coco
 from utils.evaluation.detection_files import image_ids
 from utils.evaluation.errors import Errors, confusion_matrix, cost_of_errors, find_errors
-from utils.evaluation.voc_ap import (VOC_IOU, ClassResult, at_confidence, best_f1, class_results,
-                                     mean_ap, pooled_result)
+from utils.evaluation.voc_ap import (VOC_IOU, ClassResult, at_confidence, best_confidence, best_f1,
+                                     class_results, mean_ap, pooled_result)
 
 
 class Measurement(NamedTuple):
@@ -27,22 +27,24 @@ class Measurement(NamedTuple):
     errors: Errors
     ap50: float  # COCO's AP at IoU 0.5
     costs: dict[str, float]  # by how much it would rise
-    confidence: float  # with the best F1 of all classes
+    confidence: float  # that people use, else the one with the best F1 of all classes
     working_errors: Errors  # of the detections above it
     confusion: np.ndarray  # (K + 1, K + 1) counts of them, true by detected, background last
 
 
 def measure(detections: FlatDetections, records: Sequence[Record], class_names: Sequence[str],
-            ious: Sequence[float] = (VOC_IOU,)) -> Measurement:
+            ious: Sequence[float] = (VOC_IOU,), *, confidence: float | None = None) -> Measurement:
     """Score the detections of records by the rules of VOC and COCO, and sort the errors.
 
-    `ious` are the thresholds of VOC's rule; COCO's figures and the errors have their own.
+    `ious` are the thresholds of VOC's rule; COCO's figures and the errors have their own. None for
+    a `confidence` is the one with the best F1.
     """
     objects, number = flatten_records(records), len(class_names)
     assignments = {iou: assign_voc(detections, objects, iou) for iou in ious}
     by_iou = {iou: class_results(assigned, number) for iou, assigned in assignments.items()}
-    pooled = pooled_result(assignments[ious[0]])
-    confidence = (best_f1(pooled) or {"confidence": 0.0})["confidence"]
+    pooled = pooled_result(by_iou[ious[0]])
+    if confidence is None:
+        confidence = (best_f1(pooled) or {"confidence": 0.0})["confidence"]
     above = detections.scores > confidence
     working = FlatDetections(*(field[above] for field in detections))
     id_rank = np.argsort(np.argsort(image_ids(records)))  # COCO's tools go by ids
@@ -54,8 +56,21 @@ def measure(detections: FlatDetections, records: Sequence[Record], class_names: 
         confusion_matrix(working, objects, number))
 
 
-def as_values(measurement: Measurement, confidence: float) -> dict[str, Any]:
-    """Return all figures for JSON, None for what has no meaning; `confidence` is predict.py's."""
+def val_figures(results: Sequence[ClassResult], class_names: Sequence[str]) -> dict[str, Any]:
+    """Return what train.py stores with the weights that had these results on val, in plain types.
+
+    Detection takes the confidence of all classes, since ONNX's NMS has one threshold.
+    """
+    figures, confidence = {"val_map": mean_ap(results)}, best_confidence(results)
+    if confidence is not None:
+        figures |= {"confidence": confidence, "confidence_from": "best F1 on val",
+                    "confidence_by_class": {name: best_confidence([result])
+                                            for name, result in zip(class_names, results)}}
+    return figures
+
+
+def as_values(measurement: Measurement) -> dict[str, Any]:
+    """Return all figures for JSON, None for what has no meaning."""
     coco, errors = measurement.coco, measurement.errors
     names, results = measurement.class_names, measurement.results
 
@@ -64,7 +79,8 @@ def as_values(measurement: Measurement, confidence: float) -> dict[str, Any]:
                 "ap_area": result.ap_area, "ap_11_point": result.ap_11_point,
                 "ap_50_95": coco.figure("AP50:95", label),
                 **{f"ap_{size}": coco.figure(f"AP {size}", label) for size in list(SIZES)[1:]},
-                "at_confidence": at_confidence(result, confidence), "best_f1": best_f1(result)}
+                "at_confidence": at_confidence(result, measurement.confidence),
+                "best_f1": best_f1(result)}
 
     # Mean APs, but precision, recall and F1 of all classes as one.
     total = measurement.pooled._replace(ap_area=mean_ap(results),
@@ -126,10 +142,10 @@ def format_measurement(measurement: Measurement) -> str:
     if absent:
         lines.append(f"classes without objects, not in the mean: {', '.join(absent):.200}")
     best = best_f1(measurement.pooled)
-    if best:
-        lines.append(f"best F1 of all classes together: {best['f1']:.4f} (precision "
-                     f"{best['precision']:.4f}, recall {best['recall']:.4f});\n"
-                     f"  for predict.py: --confidence {best['confidence']}")
+    used = at_confidence(measurement.pooled, measurement.confidence)
+    for name, point in (("F1", used), ("best F1", best)) if best else ():
+        lines.append(f"all classes together, at confidence {point['confidence']:g}: {name} "
+                     "{1} (precision {2}, recall {3})".format(*map(figure_text, point.values())))
     if not mean_ap(results) > 0.05:
         lines.append("mAP is near 0: train longer, and look at report.html; if boxes fit there and "
                      "classes\n  do not, the order of the class names differs.")

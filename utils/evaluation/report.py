@@ -25,26 +25,26 @@ NEXT_STEPS = {
     "localisation": ("Check how tight boxes are", "If they are, fit the priors to your objects."),
     "both": ("Label more of these", "Neither class nor box is right; see the images below."),
     "duplicate": ("Lower nms_iou", "One object has several boxes; predict.py drops more with it."),
-    "background": ("Look for missing labels", "If the images below miss none, add backgrounds."),
+    "background": ("Look for missing labels", "If none is missing, add images without objects."),
     "missed": ("Label more of these", "If they are small, enlarge input_shape or set tile.")}
 
 
 def write_report(path: Path, title: str, measurement: Measurement, values: dict[str, Any],
                  origin: str) -> None:
     """Write the page, with `as_values` of the measurement and the origin of the detections."""
-    confidence = f"{values['all_classes']['at_confidence']['confidence']:g}"
+    confidence = measurement.confidence
     kinds = sorted(KINDS, key=measurement.costs.get, reverse=True)
     write_page(path, title, origin, _cards(measurement, values), [
         Section("Classes", _class_rows(values), "Small are objects of up to 32 x 32 pixels of the "
                 "image, medium up to 96 x 96. The best F1 is on these images.",
                 groups=[("", 2), ("average precision (AP)", 6),
-                        (f"at confidence {confidence}", 3), ("best F1", 2)]),
+                        (f"at confidence {confidence:g}", 3), ("best F1", 2)]),
         Section("Curves", curves=_curves(measurement), panels=[
             ("Precision over recall", "recall", "precision", None),
-            (f"F1 over confidence; dashed: {confidence}", "confidence", "F1", float(confidence))]),
+            (f"F1 over confidence; dashed: {confidence:g}", "confidence", "F1", confidence)]),
         Section("Errors", text="By TIDE's kinds, with what COCO's AP at IoU 0.5 would rise by if "
-                f"one alone were corrected. Numbers and images are of boxes above confidence "
-                f"{measurement.confidence:g}: red is detected, cyan true, yellow missed.",
+                "one alone were corrected. Numbers and images are of boxes above confidence "
+                f"{confidence:g}: red is detected, cyan true, yellow missed.",
                 details=[_error_examples(measurement, kind, kind != kinds[0]) for kind in kinds]),
         _confusion_section(values),
         Section("All figures", code=format_measurement(measurement), folded=True)])
@@ -93,8 +93,8 @@ def _confidence_card(values):
     used = values["all_classes"]["at_confidence"]
     advised, tone = (used, "") if used["f1"] >= CLOSE_F1 * best["f1"] else (best, "warn")
     return Card(question, f"{advised['confidence']:g}", f"F1 is {_text(used['f1'])} at "
-                f"{used['confidence']:g}, the one in use; the best on these images is "
-                f"{_text(best['f1'])}, at {best['confidence']:g}.", tone)
+                f"{used['confidence']:g}; the best on these images is {_text(best['f1'])}, at "
+                f"{best['confidence']:g}.", tone)
 
 
 def _class_rows(values):

@@ -12,6 +12,8 @@ from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detecti
                                          flatten_records)
 
 VOC_IOU = 0.5
+PLATEAU = 0.99  # F1s from this share of the best on are as good, for all that is known
+CONFIDENCES = np.arange(10, 191) / 200  # those that are of use
 # VOCap.m's 0:0.1:1. MATLAB counts from both ends: the fourth number is 3 * 0.1, just above 0.3.
 # np.arange(0, 1.1, 0.1), which others take, is just above 0.6 and 0.7 too.
 RECALLS_11 = np.concatenate([np.arange(6) * 0.1, 1 - np.arange(5)[::-1] * 0.1])
@@ -41,27 +43,32 @@ def class_results(assignment: Assignment, num_classes: int) -> list[ClassResult]
     labels = assignment.detections.labels[assignment.order]
     by_class = np.split(assignment.order, np.searchsorted(labels, range(1, num_classes)))
     totals = np.bincount(assignment.objects.labels[assignment.counted], minlength=num_classes)
-    return [_result(assignment, rows, total) for rows, total in zip(by_class, totals.tolist())]
+    results = []
+    for rows, total in zip(by_class, totals.tolist()):
+        kept = rows[~assignment.ignored[rows]]
+        results.append(_result(assignment.detections.scores[kept], assignment.matched[kept] >= 0,
+                               total, len(rows)))
+    return results
 
 
-def pooled_result(assignment: Assignment) -> ClassResult:
+def pooled_result(results: Sequence[ClassResult]) -> ClassResult:
     """Return the ClassResult of all classes taken as one: what one confidence for all achieves."""
-    order = assignment.order
-    order = order[np.argsort(-assignment.detections.scores[order], kind="stable")]
-    return _result(assignment, order, int(assignment.counted.sum()))
+    scores = np.concatenate([result.scores for result in results])
+    right = np.concatenate([np.diff(result.recall, prepend=0.0) > 0 for result in results])
+    order = np.argsort(-scores, kind="stable")
+    return _result(scores[order], right[order], sum(result.num_objects for result in results),
+                   sum(result.num_detections for result in results))
 
 
-def _result(assignment, order, num_objects):
-    """Return the ClassResult of some detections, best score first, and a number of objects."""
-    kept = order[~assignment.ignored[order]]
-    precision, recall = precision_recall(assignment.matched[kept] >= 0, num_objects)
+def _result(scores, right, num_objects, num_detections):
+    """Return the ClassResult of the detections that count, best score first."""
+    precision, recall = precision_recall(right, num_objects)
     area = points = float("nan")
     if num_objects:
         highest = np.maximum.accumulate(precision[::-1])[::-1]  # at this recall or a higher one
         area = float(np.sum(np.diff(recall, prepend=0.0) * highest))
         points = mean_precision(precision, recall, RECALLS_11)
-    return ClassResult(area, points, num_objects, len(order), assignment.detections.scores[kept],
-                       precision, recall)
+    return ClassResult(area, points, num_objects, num_detections, scores, precision, recall)
 
 
 def at_confidence(result: ClassResult, confidence: float) -> dict[str, float]:
@@ -84,6 +91,24 @@ def best_f1(result: ClassResult) -> dict[str, float] | None:
     last = np.flatnonzero(scores[:-1] > scores[1:])  # of equal scores
     best = last[f1_score(result.precision[last], result.recall[last]).argmax()]
     return at_confidence(result, _shortest_number(scores[best + 1], scores[best]))
+
+
+def best_confidence(results: Sequence[ClassResult]) -> float | None:
+    """Return the confidence at which the mean F1 of the classes is best; None: nothing is found.
+
+    Classes count alike, as in mAP: else a frequent class would hide the objects of a rare one. The
+    very best confidence of a few objects is chance: the middle of those around it that are about as
+    good is taken.
+    """
+    results = [result for result in results if result.num_objects]
+    f1 = np.mean([[at_confidence(result, confidence)["f1"] for confidence in CONFIDENCES]
+                  for result in results] or [[0.0]], axis=0)
+    if not f1.any():
+        return None
+    best, worse = f1.argmax(), np.flatnonzero(f1 < PLATEAU * f1.max())
+    low = worse[worse < best].max(initial=-1) + 1
+    high = worse[worse > best].min(initial=len(f1)) - 1
+    return round(float(CONFIDENCES[low] + CONFIDENCES[high]) / 2, 4)
 
 
 def _shortest_number(low, high):

@@ -1,4 +1,4 @@
-"""Detections as files: drawn images and videos, crops, JSON, CSV; and a summary of all."""
+"""Detections as files: drawn images and videos, crops, JSON, CSV, XML; what to label next."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -14,11 +14,17 @@ from tqdm import tqdm
 
 from utils.cli import UserError, make_folder, writing
 from utils.coco_ids import coco_results, numbers_of
+from utils.data.annotations import write_together
+from utils.data.voc import is_of_person, voc_text
 from utils.detections import COLUMNS, Detections
 from utils.distributed import gather, rank
+from utils.draw import draw_detections
 from utils.media.frames import Frame, Source
+from utils.multibox.boxes import pairwise_iou
 
 ImageFormat = Literal["jpg", "png"]
+# Of the page of what to label: its images, the longer side of each, and IoU with the mirror image.
+SHOWN, SIDE, SAME_IOU = 100, 320, 0.5
 # What browsers play: H.264, which OpenCV writes on Windows and macOS alone; then VP8.
 CODECS = (("avc1", ".mp4"), ("VP80", ".webm"))
 
@@ -38,6 +44,8 @@ class Outputs:
     save_csv: bool = False
     count: bool = False
     image_format: ImageFormat = "jpg"
+    about: dict[str, Any] = field(default_factory=dict)  # the detector, for .json and .xml files
+    save_xml: bool = False
     # By (name of the image or video, number and seconds of the frame or None).
     results: dict[tuple[str, int | None, float | None], Detections] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # by name: what went wrong
@@ -58,11 +66,13 @@ class Outputs:
         try:
             if self.crop:
                 self._write_crops(frame, detections)
+            if number is None and self.save_xml and isinstance(source.path, Path):
+                self._write_xml(frame, detections)
             if number is None and self.save_json:
                 height, width = frame.image.shape[:2]
                 self._write_json(source.output, {
                     "image": str(source.path), "width": width, "height": height,
-                    "objects": detections.rows()})
+                    "detector": self.about, "objects": detections.rows()})
             if number is not None:
                 self._write_to_video(frame, drawn)
             elif self.draw:
@@ -89,6 +99,14 @@ class Outputs:
             image, label = frame.image[y1:y2, x1:x2], re.sub(r"[^\w -]", "_", label)
             if image.size:
                 self.write_image(f"crops/{name}_{k}_{label}_{score:.2f}", image)
+
+    def _write_xml(self, frame, detections):
+        """Write the .xml beside an image, but over none of a person."""
+        path, tag = frame.source.path, "<difficult>0</difficult><score>{:.3f}</score>"
+        text = voc_text(path.name, frame.image.shape[1::-1], detections.names, detections.boxes,
+                        [*map(tag.format, detections.scores)], self.about.get("model", "ssd"))
+        if not is_of_person(path.with_suffix(".xml")):
+            write_together({path.with_suffix(".xml"): text})
 
     def _write_to_video(self, frame, drawn):
         """Write a drawn frame as often as it was to be seen, since formats want even rates."""
@@ -124,7 +142,8 @@ class Outputs:
                       for (name, number, seconds), detections in self.results.items()
                       if name == video.name]
             path = str(video.path) if isinstance(video.path, Path) else video.name
-            self._write_json(video.output, {"video": path, "frames": frames})
+            self._write_json(video.output, {"video": path, "detector": self.about,
+                                            "frames": frames})
 
     def _write_json(self, name, values):
         path = self.folder / f"{name}.json"
@@ -169,3 +188,38 @@ class Outputs:
         if self.failures:
             failed = ", ".join(list(self.failures)[:20])
             raise UserError(f"{len(self.failures)} of {total} failed: {failed}")
+
+
+def write_ranking(page: Path, paths: list[Path], detector: Any) -> None:
+    """Write a page of image files, those first whose labels would teach `detector`, an SSD."""
+    from utils.page import Section, image_uri, write_page  # not above: it imports matplotlib
+    low, rows = detector.thresholds.confidence / 2, []
+    stream = detector.detect_stream(paths, confidence=low)
+    for path, image, plain in tqdm(stream, total=len(paths), leave=False, disable=None):
+        if isinstance(plain, UserError):
+            tqdm.write(f"error: {plain}")
+            continue
+        mirrored = detector.detect(cv2.flip(image, 1), confidence=low)
+        nearness, dissent = rate(plain, mirrored, image.shape[1], 2 * low)
+        thumbnail = draw_detections(image, plain)
+        thumbnail.thumbnail((SIDE, SIDE))
+        caption = f"{path.name}: scores {nearness:.2f}, mirror image {dissent:.2f}"
+        rows.append((nearness + dissent, caption, image_uri(thumbnail)))
+    rows.sort(reverse=True)
+    write_page(page, "Label next", f"{len(rows)} images without labels, with boxes from {low:.2f} "
+               "on", [], [Section("Images", images=[row[1:] for row in rows[:SHOWN]])])
+    print(f"what to label next: {page}")
+
+
+def rate(plain: Detections, mirrored: Detections, width: int, confidence: float
+         ) -> tuple[float, float]:
+    """Return how near a score is to the confidence, 1 for equal, and the share of boxes above it
+    that only one of an image and its mirror image has.
+    """
+    nearness = (1 - np.abs(plain.scores - confidence) / confidence).max(initial=0)
+    plain, mirrored = (found[found.scores >= confidence] for found in (plain, mirrored))
+    boxes = mirrored.boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
+    is_same = ((pairwise_iou(plain.boxes, boxes) >= SAME_IOU)
+               & (plain.labels[:, None] == mirrored.labels))
+    alone = (~is_same.any(1)).sum() + (~is_same.any(0)).sum()
+    return float(nearness), float(alone / max(sum(is_same.shape), 1))

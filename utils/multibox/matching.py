@@ -37,7 +37,7 @@ def make_targets(boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Ten
     """
     priors = to_xyxy(coder.priors)
     if len(boxes) == 0:
-        return Targets(torch.zeros(len(priors), dtype=torch.int64), torch.zeros_like(priors))
+        return Targets(labels.new_zeros(len(priors)), torch.zeros_like(priors))
     matched = match(boxes, priors, match_iou)
     indices = matched.clamp(min=0)
     target_labels = torch.where(matched >= 0, labels[indices] + 1, 0)
@@ -71,7 +71,7 @@ def bipartite_match(iou: torch.Tensor) -> torch.Tensor:
     index of the object matched with each prior, -1 for none.
     """
     iou = iou.clone()  # of the pairs left; others are -1
-    matched = torch.full((iou.shape[1],), -1)
+    matched = torch.full((iou.shape[1],), -1, device=iou.device)
     best_iou, best_prior = iou.max(1)  # (G,)
     while best_iou.max() > MIN_FORCED_IOU:
         k = best_iou.argmax()

@@ -5,12 +5,10 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from utils.multibox.boxes import pairwise_iou
 from utils.multibox.coder import BoxCoder
 from utils.multibox.nms import nms
 
-# NMS within each class (the paper), across all, or linear soft-NMS within (Bodla et al. 2017).
-NmsRule = Literal["class", "agnostic", "soft"]
+NmsRule = Literal["class", "agnostic"]  # NMS within each class (the paper), or across all
 CANDIDATES_PER_KEPT = 4  # priors whose candidates are tried first, for each detection to keep
 
 
@@ -69,48 +67,61 @@ def select(boxes: torch.Tensor, scores: torch.Tensor, thresholds: Thresholds, *,
         wanted = torch.zeros_like(scores[0, 0])
         wanted[list(thresholds.classes)] = 1
         scores = scores * wanted
+    # The best candidates first, for speed alone. Only better boxes suppress a box: where
+    # max_per_image of the best survive, NMS of all candidates would give the same.
+    examined = CANDIDATES_PER_KEPT * thresholds.max_per_image
+    if examined >= scores.shape[1]:
+        examined = 0
     results = []
-    for image_boxes, image_scores in zip(boxes, scores):
-        for mask in _candidate_masks(image_scores, thresholds):
-            kept = _suppress(image_boxes, image_scores, mask, thresholds)
-            if 0 < thresholds.max_per_image == len(kept.scores):
-                break
+    for k, best in enumerate(_candidates(boxes, scores, _limits(scores, thresholds, examined))):
+        kept = _suppress(*best, thresholds)
+        if 0 < examined <= len(best[0]) and len(kept.scores) < thresholds.max_per_image:
+            image = boxes[k:k + 1], scores[k:k + 1]
+            kept = _suppress(*_candidates(*image, _limits(image[1], thresholds))[0], thresholds)
         results.append(kept._replace(boxes=kept.boxes.clamp(0, 1)) if clip else kept)
     return results
 
 
-def _candidate_masks(scores, thresholds):
-    """Yield (P, K) masks of candidates: perhaps only the best, then all.
+def _limits(scores, thresholds, examined=0):
+    """Return what the scores of candidates have to reach, as (B or 1, 1, K or 1).
 
-    For speed alone. Only better boxes suppress a box: where max_per_image of the best survive, NMS
-    of all candidates would give the same.
+    That is the score of an image's prior number `examined`, best first; with 0, of a class's prior
+    number max_per_class.
     """
-    confidence, max_per_class = thresholds.confidence, thresholds.max_per_class
-    examined = CANDIDATES_PER_KEPT * thresholds.max_per_image
-    if 0 < examined < len(scores) and thresholds.nms != "soft":
-        lowest = scores.amax(1).topk(examined).values[-1]
-        if lowest > confidence:
-            yield scores >= lowest
-    mask = scores > confidence
-    if 0 < max_per_class < len(scores):
-        mask &= scores >= scores.topk(max_per_class, 0).values[-1]
-    yield mask
+    above = torch.nextafter(torch.tensor(thresholds.confidence), torch.tensor(torch.inf)).item()
+    if examined:
+        return scores.amax(2).topk(examined).values[:, -1, None, None].clamp(min=above)
+    if 0 < thresholds.max_per_class < scores.shape[1]:
+        return scores.topk(thresholds.max_per_class, 1).values[:, -1:].clamp(min=above)
+    return scores.new_full((1, 1, 1), above)
 
 
-def _suppress(boxes, scores, mask, thresholds):
-    """Suppress non-maxima among the candidates of one image, selected by a (P, K) mask."""
-    labels, priors = mask.t().nonzero(as_tuple=True)  # by class, then by prior
-    scores, boxes, labels = (part.cpu() for part in (scores[priors, labels], boxes[priors], labels))
+def _candidates(boxes, scores, limits):
+    """Return (boxes, scores, labels) of each image's candidates, by class, then by prior.
+
+    They are copied to the CPU, where NMS compares boxes of one class of an image alone; a GPU would
+    compare those of all. The host waits for it twice, however many images there are.
+    """
+    images, labels, priors = (scores >= limits).transpose(1, 2).nonzero(as_tuple=True)
+    rows = torch.stack([*boxes[images, priors].unbind(1), scores[images, priors, labels], labels,
+                        images], 1).cpu()  # (N, 7)
+    counts = rows[:, 6].long().bincount(minlength=len(boxes)).tolist()
+    return [(part[:, :4], part[:, 4], part[:, 5].long()) for part in rows.split(counts)]
+
+
+def _suppress(boxes, scores, labels, thresholds):
+    """Suppress non-maxima among the candidates of one image."""
+    if not len(scores):
+        return Kept(boxes, scores, labels)
     groups = _best_of_each_class(scores, labels, thresholds.max_per_class)
-    if thresholds.nms == "agnostic" and groups:
-        groups = [torch.cat(groups).sort().values]
-    kept = [torch.zeros(0, dtype=torch.int64)]
-    for indices in groups:
-        if thresholds.nms == "soft":
-            scores[indices] = _soften(boxes[indices], scores[indices], thresholds)
-            kept.append(indices[scores[indices] > thresholds.confidence])
-        else:
-            kept.append(indices[nms(boxes[indices], scores[indices], thresholds.nms_iou)])
+    sizes, order = [len(indices) for indices in groups], torch.cat(groups)
+    if thresholds.nms == "agnostic":
+        sizes = [len(order)]
+    boxes, scores, labels = boxes[order], scores[order], labels[order]
+    kept, start = [], 0
+    for group, group_scores in zip(boxes.split(sizes), scores.split(sizes)):
+        kept.append(nms(group, group_scores, thresholds.nms_iou) + start)
+        start += len(group)
     kept = torch.cat(kept).sort().values
     best_first = scores[kept].argsort(descending=True, stable=True)
     chosen = kept[best_first[:thresholds.max_per_image or None]]
@@ -123,13 +134,3 @@ def _best_of_each_class(scores, labels, max_per_class):
     by_class = best_first[labels[best_first].argsort(stable=True)]
     counts = labels.bincount().tolist()
     return [indices[:max_per_class or None] for indices in by_class.split(counts) if len(indices)]
-
-
-def _soften(boxes, scores, thresholds):
-    """Return the scores of one class by soft-NMS; 0 for what falls to the confidence."""
-    iou, left, final = pairwise_iou(boxes, boxes), scores.clone(), torch.zeros_like(scores)
-    while left.max() > thresholds.confidence:
-        best = int(left.argmax())
-        final[best], left[best] = left[best], 0
-        left *= torch.where(iou[best] > thresholds.nms_iou, 1 - iou[best], 1)
-    return final

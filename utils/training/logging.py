@@ -14,6 +14,7 @@ from utils.multibox.loss import Losses
 from utils.page import new_figure, save_figure
 
 ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
+RISE, NEAR_ZERO = 0.01, 0.05  # of val mAP: more than noise, and as good as nothing
 
 
 def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None) -> str:
@@ -30,7 +31,7 @@ def describe_start(folder: Path, where: str, total_steps: int, steps_an_epoch: i
     """Return where a run computes, how long it is, and where its settings and results go."""
     text = f"running on {where}, {total_steps:,} steps; settings.txt and results in {folder}"
     if total_steps < ENOUGH_STEPS:
-        text += (f"\nWARNING: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
+        text += (f"\nnote: {total_steps:,} steps are few to learn from; {ENOUGH_STEPS:,} are "
                  f"better: epochs = {math.ceil(ENOUGH_STEPS / steps_an_epoch)} or more.")
     return text
 
@@ -40,10 +41,19 @@ def describe_end(folder: Path, history: list[dict[str, Any]], best_epoch: int) -
     measuring = sum(row["eval_seconds"] for row in history)
     total = measuring + sum(row["train_seconds"] for row in history)
     best = typeable(folder / "best.pth")
-    return (f"trained: {len(history)} epochs in {timedelta(seconds=round(total))}, "
-            f"{timedelta(seconds=round(measuring))} of it for val mAP; best epoch: {best_epoch}\n"
-            f"next: python get_map.py --model_path {best}\n"
+    text = (f"trained: {len(history)} epochs in {timedelta(seconds=round(total))}, "
+            f"{timedelta(seconds=round(measuring))} of it for val mAP; best epoch: {best_epoch}\n")
+    if was_too_short(history):
+        text += ("too short: val mAP was still rising or near 0; go on, with the other flags of "
+                 f"this run: python train.py --model_path {best} --epochs {2 * len(history)}\n")
+    return (f"{text}next: python get_map.py --model_path {best}\n"
             f"      python predict.py --model_path {best}")
+
+
+def was_too_short(history: list[dict[str, Any]]) -> bool:
+    """Tell whether the last measurement was well above all earlier ones, or near 0."""
+    maps = [row["val_map"] for row in history if row["val_map"] is not None]
+    return bool(maps) and (maps[-1] < NEAR_ZERO or maps[-1] - max(maps[:-1], default=1) > RISE)
 
 
 def has_stalled(history: list[dict[str, Any]], patience: int) -> bool:

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,21 +18,22 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from utils.checkpoint import (Checkpoint, newest_checkpoint, parse_checkpoint, read_torch_file,
-                              save_checkpoint)
-from utils.cli import (UserError, check_file, make_folder, resolve, shorten, typeable, typed_path,
-                       writing)
+from utils.checkpoint import (Checkpoint, newest_checkpoint, on_cpu, parse_checkpoint,
+                              read_torch_file, save_checkpoint)
+from utils.cli import (VERSION, UserError, check_file, make_folder, resolve, shorten, typeable,
+                       typed_path, writing)
 from utils.data.annotations import (Record, check_images, check_same_classes, read_class_names,
                                     read_list, read_records)
 from utils.data.loader import Batch, Loader
 from utils.device import HostCopy
-from utils.distributed import check_same_on_all_ranks, launcher, rank, sum_over_ranks, world_size
+from utils.distributed import check_same_on_all_ranks, rank, sum_over_ranks, world_size
 from utils.multibox.loss import Losses
 from utils.training.logging import Board, plot_history, write_history
 
 # Attributes of a Run that last.pth holds.
 PROGRESS = ("epoch", "step_in_epoch", "step", "seconds", "sums", "learning_rate", "history",
             "best_map", "best_epoch")
+ESTIMATE_STEP = 20  # after which the time of the run is known well enough to print it
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
            if hasattr(signal, name)]
 
@@ -70,6 +72,7 @@ class Run:
         self._waiting = []  # StepResults that are not in the sums yet
         self.best_map = self.best_epoch = None
         self.saved = None  # (epoch, step_in_epoch) of last.pth
+        self._writer, self._files = ThreadPoolExecutor(1), []  # the Future of one under way
 
     def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
         """Yield the batches of each step left of the epoch under way, with a progress bar."""
@@ -83,8 +86,11 @@ class Run:
                 steps_left = (num_epochs - self.epoch) * len(loader) - self.step_in_epoch
                 seconds_left = steps_left * self.seconds / self.step_in_epoch
                 progress.update()
-                progress.set_postfix_str(f"loss {self._mean('loss'):.3f}, "
-                                         f"left {timedelta(seconds=round(seconds_left))}")
+                time_left = timedelta(seconds=round(seconds_left))
+                progress.set_postfix_str(f"loss {self._mean('loss'):.3f}, left {time_left}")
+                if self.step == min(ESTIMATE_STEP, len(loader)) and rank() == 0:
+                    progress.write(f"{num_epochs} epochs take about {time_left}, and the time to "
+                                   "measure val mAP")
 
     def log(self, result: StepResult) -> None:
         """Count an optimizer step. What a GPU computed is looked at with the next one."""
@@ -115,10 +121,10 @@ class Run:
         """Return the mean over the steps of the epoch; nan before the first one."""
         return self.sums[name] / self.sums["steps"] if self.sums else math.nan
 
-    def end_epoch(self, val_map: float | None) -> dict[str, Any]:
-        """Record an epoch, measured or not (None); return its row of the history."""
+    def end_epoch(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """Record an epoch, with its `val_figures` or {}; return its row of the history."""
         self._add_up()
-        sums = self.sums
+        sums, val_map = self.sums, figures.get("val_map")
         if not self.history and sums["objects"] and not sums["positives"]:
             raise UserError(f"none of {sums['objects']:.0f} objects matched a prior; leave their "
                             "sizes and ratios (), or take what voc_annotation.py suggests.")
@@ -131,9 +137,9 @@ class Run:
         self.history = [*self.history, row]
         if self.best_map is None or val_map is not None and val_map >= self.best_map:
             self.best_map, self.best_epoch = val_map, self.epoch
-            self._write("best.pth")
+            self._write("best.pth", figures)
         if self.save_period and self.epoch % self.save_period == 0:
-            self._write(f"epoch_{self.epoch}.pth")
+            self._write(f"epoch_{self.epoch}.pth", figures)
         if rank() == 0:
             write_history(self.history, self.folder)
             plot_history(self.history, self.folder)
@@ -150,7 +156,7 @@ class Run:
     def save(self) -> None:
         """Write last.pth, with everything that the run needs to go on exactly from here."""
         self._add_up()
-        self._write("last.pth", run={name: getattr(self, name) for name in PROGRESS} | {
+        self._write("last.pth", {}, run={name: getattr(self, name) for name in PROGRESS} | {
             "basis": self.basis, "optimizer": self.optimizer.state_dict()["state"],
             "scaler": self.scaler.state_dict(), "generator": torch.get_rng_state()})
         self.saved, self.saved_at = (self.epoch, self.step_in_epoch), time.perf_counter()
@@ -163,12 +169,24 @@ class Run:
         if stopping:
             raise KeyboardInterrupt  # for any signal: the script ends as by Ctrl-C
 
-    def _write(self, name, run=None):
+    def _write(self, name, figures, run=None):
+        """Write a checkpoint: of a network on a GPU in a thread, while the next steps run."""
+        self._finish_file()
         if rank() == 0:
-            progress = {"epoch": self.epoch, "step": self.step, "best_map": self.best_map}
-            save_checkpoint(self.folder / name, Checkpoint(
-                self.network.spec, self.class_names, self.network.state_dict(), self.settings,
-                progress, run))
+            progress = {"epoch": self.epoch, "step": self.step, "best_map": self.best_map,
+                        "version": VERSION, **figures}
+            checkpoint = Checkpoint(self.network.spec, self.class_names, self.network.state_dict(),
+                                    self.settings, progress, run)
+            if next(self.network.parameters()).is_cuda:
+                checkpoint = Checkpoint(**on_cpu(checkpoint._asdict()))
+                self._files = [self._writer.submit(save_checkpoint, self.folder / name, checkpoint)]
+            else:
+                save_checkpoint(self.folder / name, checkpoint)
+
+    def _finish_file(self):
+        """Wait for a checkpoint under way; raise the error that its thread had."""
+        while self._files:
+            self._files.pop().result()
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from the `run` of a last.pth, or UserError where lists or classes have changed."""
@@ -193,11 +211,12 @@ class Run:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        """Say how to go on where the run ends early."""
+        """Finish the last checkpoint; say how to go on where the run ends early."""
+        self._finish_file()
         if error is not None and self.saved and rank() == 0:
             last = typeable(self.folder / "last.pth")
             print(f"{last} holds the run up to step {self.saved[1]} of epoch {self.saved[0] + 1}; "
-                  f"to go on:\n{launcher()} train.py --resume {last}", file=sys.stderr)
+                  f"to go on:\npython train.py --resume {last}", file=sys.stderr)
 
 
 class StopFlag:

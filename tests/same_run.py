@@ -1,35 +1,8 @@
-"""Drawn data, and the comparison of two runs."""
+"""The comparison of two runs of a training, bit by bit."""
 
 import csv
 
-import pytest
 import torch
-
-import voc_annotation
-from utils.data import demo_data
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """A folder with lists of 16 images to train on and 4 to measure, of drawn shapes."""
-    folder = tmp_path_factory.mktemp("data")
-    demo_data.main(demo_data.DemoSettings(folder=str(folder), images=30, held_out=0))
-    voc_annotation.main(voc_annotation.AnnotationSettings(
-        classes_path=str(folder / "classes.txt"), VOCdevkit_path=str(folder / "VOCdevkit"),
-        lists_dir=str(folder), val_share=0.2, test_share=0.2))
-    for name, count in (("train", 16), ("val", 4)):
-        lines = (folder / f"2007_{name}.txt").read_text().splitlines(keepends=True)
-        (folder / f"{name}.txt").write_text("".join(lines[:count + 1]))
-    return folder
-
-
-@pytest.fixture
-def flags(data):
-    """Settings of a short training, as {name: value}."""
-    return {"train_list": str(data / "train.txt"), "val_list": str(data / "val.txt"),
-            "backbone": "mobilenetv2", "backbone_weights": "", "input_shape": (128, 128),
-            "epochs": 3, "batch_size": 4, "num_workers": 0, "device": "cpu", "precision": "fp32",
-            "sample_period": 0, "run_name": "run"}
 
 
 def history_of(folder):

@@ -1,1 +1,0 @@
-from conftest_training import data, flags  # noqa: F401 (fixtures)
