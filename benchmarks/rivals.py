@@ -1,8 +1,8 @@
 """Other detectors beside this project's: their networks by the same runtimes, batch 1.
 
 Each is exported to ONNX with random weights of the published shape, and timed from its input tensor
-to its outputs. int8 is of convolutions alone and says nothing about the accuracy that it costs.
-Needs the packages of benchmarks/rivals_requirements.txt, in an environment of its own.
+to its outputs. int8 is of convolutions alone; the accuracy that it costs is not measured.
+docs/why_ssd.md has the commands: the packages take an environment of their own.
 """
 
 from collections.abc import Callable
@@ -144,7 +144,7 @@ def measure(settings: BenchSettings) -> list[Row]:
         tasks = {name: open_file(path, runtime, precision)
                  for name, path in paths.items() if path.exists()}
         for name in OWN:
-            detector = SSD(paths[name], device="cpu", runtime=runtime, precision=precision)
-            tasks[f"{name}, image to boxes"] = partial(detector.detect_batch, [photo])
+            own = SSD(paths[name], device="cpu", runtime=runtime, precision=precision)
+            tasks[f"{name}, image to boxes"] = partial(own.detect_batch, [photo], confidence=0.5)
         rows += rows_of(way, race(tasks, 5 * settings.turns, lambda first, other: True))
     return rows
