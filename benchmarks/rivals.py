@@ -1,8 +1,7 @@
 """Other detectors beside this project's: their networks by the same runtimes, batch 1.
 
 Each is exported to ONNX with random weights of the published shape, and timed from its input tensor
-to its outputs. int8 is of convolutions alone; the accuracy that it costs is not measured.
-docs/why_ssd.md has the commands: the packages take an environment of their own.
+to its outputs. int8 is of convolutions alone. The commands stand in docs/why_ssd.md.
 """
 
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import numpy as np
 import onnxruntime
 import openvino
 import torch
-from onnxruntime.quantization import quantize_static, shape_inference
+from onnxruntime.quantization import QuantType, quantize_static, shape_inference
 from torch import nn
 from torchvision.models import detection
 
@@ -101,7 +100,8 @@ def export(name: str, folder: Path) -> None:
             export_fp32(name, fp32)
         reader = SimpleNamespace(get_next=partial(next, iter([noise(fp32)]), None))
         shape_inference.quant_pre_process(fp32, int8, skip_symbolic_shape=True)
-        quantize_static(int8, int8, reader, per_channel=True, op_types_to_quantize=QUANTISED)
+        quantize_static(int8, int8, reader, per_channel=True, op_types_to_quantize=QUANTISED,
+                        activation_type=QuantType.QUInt8)  # signed, ONNX Runtime is slow
     except Exception as error:  # packages raise all kinds
         int8.unlink(missing_ok=True)
         print(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
