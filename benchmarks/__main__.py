@@ -15,7 +15,7 @@ from utils.cli import UserError, make_folder, resolve, run
 
 def main(settings: BenchSettings) -> None:
     """Make what is missing; run one benchmark after the other and print all rows."""
-    unknown = [name for name in settings.only if name not in (*NAMES, "gpu")]
+    unknown = [name for name in settings.only if name not in (*NAMES, "gpu", "rivals")]
     if unknown or not settings.only:
         raise UserError(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}.")
     folder = make_folder(settings.folder)

@@ -21,7 +21,7 @@ CANDIDATES = 120  # scores above 0.01 in an image: a detector of playing cards h
 class BenchSettings:
     """What is run, on what."""
 
-    # Some benchmarks, in any order; gpu is one too, for benchmarks/gpu.sh.
+    # Some benchmarks, in any order. Others: gpu (benchmarks/gpu.sh), rivals (docs/why_ssd.md).
     only: tuple[str, ...] = NAMES
     # Drawn data, exported files and figures (bench.json) go here.
     folder: str = "bench"

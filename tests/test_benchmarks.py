@@ -88,3 +88,15 @@ def test_torchvision_has_the_same_loss_for_the_same_weights():
 def test_unknown_benchmarks_are_named(tmp_path):
     with pytest.raises(UserError, match="no benchmark speed; there are inference, runtimes"):
         bench(BenchSettings(only=("speed",), folder=str(tmp_path)))
+
+
+def test_signals_do_not_fade_in_networks_of_random_weights():
+    rivals = pytest.importorskip("benchmarks.rivals", exc_type=ImportError)
+    torch.manual_seed(0)
+    layers = [layer for _ in range(60) for layer in (
+        torch.nn.Conv2d(3, 3, 3, padding=1, bias=False), torch.nn.BatchNorm2d(3))]
+    network, image = torch.nn.Sequential(*layers).eval(), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert network(image).std() < 1e-6
+        assert rivals.settle(network, 16)(image).std() > 0.1
+    assert not network.training

@@ -119,7 +119,7 @@ def test_a_signal_stops_after_the_step_and_says_how_to_go_on(uninterrupted, tmp_
 
 
 def test_best_pth_holds_the_confidence_that_detection_takes(flags, tmp_path, monkeypatch):
-    scores, precision, recall = np.array([[0.8, 0.6, 0.2], [1, 1, 2 / 3], [0.5, 1, 1]])
+    scores, precision, recall = np.array([[0.8, 0.603, 0.2], [1, 1, 2 / 3], [0.5, 1, 1]])
     good = ClassResult(0.7, 0.6, 2, 3, scores, precision, recall)
     nothing = ClassResult(math.nan, math.nan, 0, 0, *np.zeros((3, 0)))
     monkeypatch.setattr(SSD, "evaluate", lambda self, records: [good, nothing, nothing, nothing])
