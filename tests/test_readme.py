@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
-DOCUMENTS = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+DOCUMENTS = [REPO / "README.md", REPO / "README_zh.md", *sorted((REPO / "docs").glob("*.md"))]
 SOURCES = {path: path.read_text(encoding="utf-8")
            for path in [*REPO.glob("*.py"), *(path for room in ("nets", "utils", "benchmarks")
                                               for path in (REPO / room).rglob("*.py"))]}
