@@ -125,10 +125,10 @@ def test_best_pth_holds_the_confidence_that_detection_takes(flags, tmp_path, mon
     monkeypatch.setattr(SSD, "evaluate", lambda self, records: [good, nothing, nothing, nothing])
     train.main(train.TrainSettings(**flags | {"epochs": 1}, save_dir=str(tmp_path)))
     best = SSD(tmp_path / "run" / "best.pth", device="cpu")
-    assert best.thresholds.confidence == 0.395 and best.about.items() >= {
+    assert best.thresholds.confidence == 0.4 and best.about.items() >= {
         "model": "run/best.pth", "version": cli.VERSION, "val_map": 0.7,
-        "confidence_by_class": dict.fromkeys(best.class_names) | {best.class_names[0]: 0.395}}.items()
-    assert best.confidence_text == "confidence 0.395, best F1 on val"
+        "confidence_by_class": dict.fromkeys(best.class_names) | {best.class_names[0]: 0.4}}.items()
+    assert best.confidence_text == "confidence 0.4, best F1 on val"
     set_here = SSD(tmp_path / "run" / "best.pth", device="cpu", confidence=0.6)
     assert set_here.confidence_text == "confidence 0.6, as set"
     last = SSD(tmp_path / "run" / "last.pth", device="cpu")
