@@ -9,9 +9,7 @@
 import math
 import os
 import shutil
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -40,6 +38,7 @@ from utils.draw import draw_detections
 from utils.evaluation.voc_ap import ClassResult, evaluate_voc, mean_ap
 from utils.image import ImageInput, as_rgb_array, boxes_to_pixels, prepare
 from utils.multibox.postprocess import NmsRule, Thresholds, select
+from utils.read_ahead import run_ahead
 from utils.tiling import detect_windows, sample_inputs
 
 SCORING = Thresholds()  # the paper's and Caffe's: mAP needs the weak detections too
@@ -163,20 +162,9 @@ class SSD:
         """
         self._override(overrides)
         batch_size = 1 if self.spec.tile else max(1, batch_size)  # tiles of an image fill a batch
-        read = partial(self._read, keep_image=keep_images, bgr=bgr)
-        return self._stream(iter(images), batch_size, read, overrides)
-
-    def _stream(self, images, batch_size, read, overrides):
-        """Read in two threads and detect in a third."""
-        with ThreadPoolExecutor(2) as readers, ThreadPoolExecutor(1) as runner:
-            waiting = deque()
-            while batch := list(islice(images, batch_size)):
-                reads = [readers.submit(read, image) for image in batch]
-                waiting.append(runner.submit(self._detect_read, reads, overrides))
-                if len(waiting) > 2:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+        return run_ahead(images, batch_size,
+                         partial(self._read, keep_image=keep_images, bgr=bgr),
+                         partial(self._detect_read, overrides=overrides))
 
     def _read(self, source, keep_image, bgr):
         """Return (source, array or None, what is prepared of it or UserError)."""
@@ -186,9 +174,8 @@ class SSD:
         except UserError as error:
             return source, None, error
 
-    def _detect_read(self, reads, overrides):
+    def _detect_read(self, batch, overrides):
         """Replace what `_read` prepared by Detections."""
-        batch = [read.result() for read in reads]
         prepared = [item for *_, item in batch if not isinstance(item, UserError)]
         detections = iter(self._detect_prepared(prepared, overrides))
         return [(source, array, item if isinstance(item, UserError) else next(detections))
@@ -209,7 +196,7 @@ class SSD:
         damaged = HostCopy(sum(output.isnan().any() for output in outputs))
         kept = select(*outputs, thresholds, clip=self.spec.box_clip == "after_nms")
         if damaged.tolist():  # `select` has waited for a GPU
-            raise UserError("the network's outputs are not finite: its weights are damaged, or "
+            raise UserError("the network's outputs are not numbers: its weights are damaged, or "
                             f"{self.precision} is too narrow for them.")
         return [Detections(boxes_to_pixels(boxes, *size, self.spec), scores.numpy(),
                            labels.numpy(), self.class_names)

@@ -34,8 +34,8 @@ from utils.multibox.coder import BoxCoder
 from utils.multibox.loss import Losses, MultiBoxLoss
 from utils.training.logging import describe_end, describe_epoch, describe_start, has_stalled
 from utils.training.optim import Schedule, make_optimizer, set_frozen, set_learning_rate
-from utils.training.run import (Run, StepResult, StopFlag, create_run_folder, merge_settings,
-                                read_lists, read_run)
+from utils.training.run import Run, StepResult, StopFlag
+from utils.training.start import create_run_folder, merge_settings, read_lists, read_run
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TrainSettings(Settings):
     # ---- Optimizer ----
     # adamw settles in short runs; sgd is Caffe's, for long ones.
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    # For a batch of 32, scaled in proportion to the batch. Halve it when the loss jumps.
+    # For 32 images a step, scaled in proportion to those there are. Halve it when the loss jumps.
     learning_rate: float = 1e-3
     # cosine falls smoothly to min_lr_ratio; step drops to 0.1 and 0.01, as in the paper.
     schedule: Literal["cosine", "step"] = "cosine"
@@ -152,11 +152,12 @@ LIMITS = {name: (1, 10 ** 6) for name in ("epochs", "batch_size", "freeze_batch_
                                           "accumulate")}
 LIMITS |= {"learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "momentum": (0, 0.9999),
            "match_iou": (0.01, 1)}
-# What may change when a run goes on: nothing that its steps compute. Lists are compared by content.
+# What may change when a run goes on: nothing that changes what its steps compute, but for rounding.
+# Lists are compared by content.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
               "early_stopping", "sample_period"}
-BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # for as many images per step
+BATCHES = {"batch_size", "freeze_batch_size", "accumulate"}  # may: for as many images a step
 
 
 def main(settings: TrainSettings) -> None:
@@ -215,12 +216,12 @@ def main(settings: TrainSettings) -> None:
                     run.log(train_step(wrapped_network, criterion, optimizer, batches,
                                        scaler=scaler, precision=precision,
                                        clip_grad_norm=settings.clip_grad_norm))
-                    run.save_within_epoch(settings.save_steps, stop)
+                    run.save_or_stop(settings.save_steps, stop)
                 run.save()  # before the measurement, which takes its time
                 broadcast_tensors(network.buffers())  # the statistics of batch norm are rank 0's
                 finish_epoch(settings, run, detector, train_records, val_records)
             run.save()
-        if val_records:
+        if val_records:  # in fp32, as predict.py has it; val mAP was in the run's precision
             scored = rank0_first(partial(SSD, str(folder / "best.pth"), device=str(device)))
             print(format_results(scored.evaluate(val_records), class_names))
         print(describe_end(folder, run.history, run.best_epoch))
@@ -242,15 +243,14 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
     device = next(network.parameters()).device
     counts = [(criterion.count(batch.targets), int((batch.targets.labels > 0).sum()),
                int((batch.labels >= 0).sum()), len(batch.images)) for batch in batches]
-    # The loss is divided by the positives of the whole step.
-    count, *counts = sum_over_ranks([sum(column) for column in zip(*counts)])
+    normaliser, *totals = sum_over_ranks([sum(column) for column in zip(*counts)])
     losses = torch.zeros(len(Losses._fields), device=device)
     for number, batch in enumerate(batches, start=1):
         images, targets = batch.to(device)
         with nullcontext() if number == len(batches) else without_sync(network):
             with run_in(precision, device):
                 loc, conf = network(images)
-            parts = criterion(loc, conf, targets, max(1.0, count))
+            parts = criterion(loc, conf, targets, max(1.0, normaliser))
             # wrap_network takes the mean over ranks; their sum is wanted.
             scaler.scale(sum(parts) * world_size()).backward()
         losses += torch.stack(parts).detach()
@@ -261,8 +261,9 @@ def train_step(network: nn.Module, criterion: MultiBoxLoss, optimizer: torch.opt
     optimizer.zero_grad(set_to_none=True)
     add_over_ranks(losses)
     indices = [index for batch in batches for index in batch.indices]
-    return StepResult(*counts, HostCopy(losses if scaler.is_enabled() else
-                                        torch.cat([losses, norm[None]])), indices)
+    # An infinite norm is a fault but in fp16, where the scaler leaves such steps out.
+    finite = losses if scaler.is_enabled() else torch.cat([losses, norm[None]])
+    return StepResult(*totals, HostCopy(finite), indices)
 
 
 def finish_epoch(settings: TrainSettings, run: Run, detector: SSD, train_records: list[Record],
@@ -275,7 +276,8 @@ def finish_epoch(settings: TrainSettings, run: Run, detector: SSD, train_records
 
     if val_records and is_due(settings.eval_period):
         figures = val_figures(detector.evaluate(val_records), run.class_names)
-    print(describe_epoch(run.end_epoch(figures), settings.epochs, run.best_map))
+    row = run.end_epoch(figures)
+    print(describe_epoch(row, settings.epochs, run.best_map))
     if settings.sample_period and is_due(settings.sample_period):
         samples = choose_samples(val_records or train_records)
         confidence = figures.get("confidence", detector.thresholds.confidence)
@@ -328,8 +330,10 @@ def resumed_settings(settings: TrainSettings, saved: dict) -> TrainSettings:
     if any(given[name] != defaults[name] for name in BATCHES) and all(
             given[size] * given["accumulate"] == saved[size] * saved["accumulate"]
             for size in sizes):
-        saved = saved | {name: given[name] for name in BATCHES}  # all of them: 1 is asked for too
-    return TrainSettings(**merge_settings(given, saved, defaults, MAY_CHANGE))
+        saved = saved | {name: given[name] for name in BATCHES}  # accumulate = 1 counts as given
+    resumed = TrainSettings(**merge_settings(given, saved, defaults, MAY_CHANGE))
+    check_settings(resumed)
+    return resumed
 
 
 def check_settings(settings: TrainSettings) -> None:

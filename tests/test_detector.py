@@ -122,7 +122,7 @@ def test_outputs_that_are_no_numbers():
     broken = tiny_detector()
     with torch.no_grad():
         broken.network.conf[0].bias[0] = torch.nan
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match="not numbers"):
         broken.detect(random_image())
 
 

@@ -7,8 +7,9 @@ import pytest
 from utils.data.annotations import Record
 from utils.detections import Detections
 from utils.evaluation.assignment import assign_voc
-from utils.evaluation.voc_ap import (ClassResult, at_confidence, best_confidence, best_f1,
-                                     class_results, evaluate_voc, mean_ap)
+from utils.evaluation.confidence import best_confidence
+from utils.evaluation.voc_ap import (ClassResult, at_confidence, best_f1, class_results,
+                                     evaluate_voc, mean_ap)
 
 BOX, FAR = (10, 10, 50, 50), (100, 100, 150, 150)
 PIXELS = (1, 1, 0, 0)  # from edges to the kit's pixels, from 1, the last one included

@@ -9,7 +9,7 @@ from coders import coder_for
 
 from utils.multibox.boxes import to_cxcywh
 from utils.multibox.loss import MultiBoxLoss
-from utils.multibox.matching import bipartite_match, make_targets, match
+from utils.multibox.matching import bipartite_match, make_image_targets, match
 
 GRID = 8  # corners at multiples of 1/8: float32 is exact, so ties and boundaries are real
 
@@ -105,7 +105,7 @@ def test_targets_equal_the_loop(train_on_difficult):
     difficult = torch.rand(10, 4, generator=generator) < 0.3
     positives, coder = 0, coder_for(to_cxcywh(priors))
     for b in range(10):
-        targets = make_targets(boxes[b], labels[b], difficult[b], coder, match_iou=0.5,
+        targets = make_image_targets(boxes[b], labels[b], difficult[b], coder, match_iou=0.5,
                                train_on_difficult=train_on_difficult)
         matched = naive_match(boxes[b].tolist(), priors.tolist(), 0.5)
         for p, g in enumerate(matched):

@@ -9,10 +9,11 @@ import numpy as np
 from utils.data.annotations import Record
 from utils.evaluation.assignment import FlatDetections, assign_voc, flatten_records
 from utils.evaluation.coco_ap import SIZES, CocoResult, evaluate_coco
+from utils.evaluation.confidence import best_confidence
 from utils.evaluation.detection_files import image_ids
 from utils.evaluation.errors import Errors, confusion_matrix, cost_of_errors, find_errors
-from utils.evaluation.voc_ap import (VOC_IOU, ClassResult, at_confidence, best_confidence, best_f1,
-                                     class_results, mean_ap, pooled_result)
+from utils.evaluation.voc_ap import (VOC_IOU, ClassResult, at_confidence, best_f1, class_results,
+                                     mean_ap, pooled_result)
 
 
 class Measurement(NamedTuple):

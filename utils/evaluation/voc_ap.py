@@ -12,8 +12,6 @@ from utils.evaluation.assignment import (Assignment, assign_voc, flatten_detecti
                                          flatten_records)
 
 VOC_IOU = 0.5
-PLATEAU = 0.99  # F1s from this share of the best on are as good, for all that is known
-CONFIDENCES = np.arange(5, 96) / 100  # those that are of use
 # VOCap.m's 0:0.1:1. MATLAB counts from both ends: the fourth number is 3 * 0.1, just above 0.3.
 # np.arange(0, 1.1, 0.1), which others take, is just above 0.6 and 0.7 too.
 RECALLS_11 = np.concatenate([np.arange(6) * 0.1, 1 - np.arange(5)[::-1] * 0.1])
@@ -91,24 +89,6 @@ def best_f1(result: ClassResult) -> dict[str, float] | None:
     last = np.flatnonzero(scores[:-1] > scores[1:])  # of equal scores
     best = last[f1_score(result.precision[last], result.recall[last]).argmax()]
     return at_confidence(result, _shortest_number(scores[best + 1], scores[best]))
-
-
-def best_confidence(results: Sequence[ClassResult]) -> float | None:
-    """Return the confidence at which the mean F1 of the classes is best; None: nothing is found.
-
-    Classes count alike, as in mAP: else a frequent class would hide the objects of a rare one. The
-    very best confidence of a few objects is chance: the middle of those around it that are about as
-    good is taken.
-    """
-    results = [result for result in results if result.num_objects]
-    f1 = np.mean([[at_confidence(result, confidence)["f1"] for confidence in CONFIDENCES]
-                  for result in results] or [[0.0]], axis=0)
-    if not f1.any():
-        return None
-    best, worse = f1.argmax(), np.flatnonzero(f1 < PLATEAU * f1.max())
-    low = worse[worse < best].max(initial=-1) + 1
-    high = worse[worse > best].min(initial=len(f1)) - 1
-    return round(float(CONFIDENCES[low] + CONFIDENCES[high]) / 2, 4)
 
 
 def _shortest_number(low, high):

@@ -41,8 +41,8 @@ class BoxCoder(nn.Module):
         """Invert `encode`: (..., P, 4) offsets to xyxy boxes, not clipped (Caffe `DecodeBBox`).
 
         The log of the size's ratio is limited to `log_size_clamp`, if any. Without, exp() overflows
-        at wild offsets, and its gradient is NaN: a loss on decoded boxes zeroes the offsets of
-        priors that do not count first.
+        at wild offsets, and its gradient is NaN: a loss on decoded boxes must first set the offsets
+        of priors that are not positive to 0.
         """
         offset, log_size = loc.split(2, -1)
         prior_centre, prior_size = self.priors.split(2, -1)

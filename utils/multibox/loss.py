@@ -1,4 +1,4 @@
-"""The multibox loss (paper section 2.2, eq. 1 to 3). Like this whole folder: torch, NumPy alone."""
+"""The multibox loss (paper section 2.2, eq. 1 to 3)."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.multibox.coder import BoxCoder
-from utils.multibox.matching import IGNORED, Targets, make_targets
+from utils.multibox.matching import IGNORED, Targets, make_image_targets
 
 
 class Losses(NamedTuple):
-    """The parts of eq. 1, divided by N, weights included: the loss to minimise is their sum."""
+    """The parts of eq. 1, divided by N. Their sum is minimised: a part brings its own weight."""
 
     loc: torch.Tensor  # scalar
     conf: torch.Tensor  # scalar
@@ -29,7 +29,8 @@ class MultiBoxLoss(nn.Module):
         losses = criterion(*network(images), target, normaliser)
 
     Args:
-        coder: has the priors to match, on the CPU: that is done by the processes that load.
+        coder: has the priors to match. It stays on the CPU, where the loader's workers match:
+            take one of its own, not the network's.
         match_iou: priors with IoU >= this to an object are positives (>= as in Caffe).
         negatives_per_positive: hard negatives of an image for each of its positives.
         background_negatives: hard negatives of an image without positives; 0 in the paper.
@@ -48,9 +49,9 @@ class MultiBoxLoss(nn.Module):
     def make_targets(self, boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Tensor
                      ) -> Targets:
         """Return the Targets of a batch of (B, G, ...) padded objects, whose labels are -1."""
-        parts = [make_targets(*(part[k, labels[k] >= 0] for part in (boxes, labels, difficult)),
-                              self.coder, match_iou=self.match_iou,
-                              train_on_difficult=self.train_on_difficult)
+        parts = [make_image_targets(
+            *(part[k, labels[k] >= 0] for part in (boxes, labels, difficult)), self.coder,
+            match_iou=self.match_iou, train_on_difficult=self.train_on_difficult)
                  for k in range(len(labels))]
         return Targets(*map(torch.stack, zip(*parts)))
 
@@ -63,7 +64,7 @@ class MultiBoxLoss(nn.Module):
         """
         positives = (targets.labels > 0).sum(1)
         share = self._num_negatives(targets.labels) / max(self.negatives_per_positive, 1.0)
-        return float(torch.maximum(positives, share).sum())
+        return float(torch.where(positives > 0, positives, share).sum())
 
     def forward(self, loc: torch.Tensor, conf: torch.Tensor, targets: Targets,
                 normaliser: float) -> Losses:

@@ -8,7 +8,7 @@ from utils.multibox.boxes import pairwise_iou, to_xyxy
 from utils.multibox.coder import BoxCoder
 
 IGNORED = -1  # label of a prior that is neither positive nor a candidate negative
-MIN_FORCED_IOU = 1e-6  # as in Caffe: an object that overlaps no free prior more stays unmatched
+MIN_FORCED_IOU = 1e-6  # as in Caffe: an object with no free prior above it stays unmatched
 
 
 class Targets(NamedTuple):
@@ -19,8 +19,9 @@ class Targets(NamedTuple):
 
 
 @torch.no_grad()
-def make_targets(boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Tensor,
-                 coder: BoxCoder, *, match_iou: float, train_on_difficult: bool = True) -> Targets:
+def make_image_targets(boxes: torch.Tensor, labels: torch.Tensor, difficult: torch.Tensor,
+                       coder: BoxCoder, *, match_iou: float, train_on_difficult: bool = True
+                       ) -> Targets:
     """Match the objects of an image to the priors and encode them (paper section 2.2).
 
     Args:
@@ -58,9 +59,9 @@ def match(boxes: torch.Tensor, priors: torch.Tensor, match_iou: float) -> torch.
     index of the object, -1 for none.
     """
     iou = pairwise_iou(boxes, priors)  # (G, P)
+    forced = bipartite_match(iou)
     best_iou, best_object = iou.max(0)
     matched = torch.where(best_iou >= match_iou, best_object, -1)
-    forced = bipartite_match(iou)
     return torch.where(forced >= 0, forced, matched)
 
 

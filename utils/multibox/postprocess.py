@@ -18,7 +18,7 @@ class Thresholds:
 
     confidence: float = 0.01  # scores must be above this
     nms_iou: float = 0.45  # of two boxes with IoU above this, the one with the lower score goes
-    max_per_class: int = 400  # candidates per class that enter NMS, Caffe's `top_k`; 0: all
+    max_per_class: int = 400  # that enter NMS (not: that are kept), Caffe's `top_k`; 0: all
     max_per_image: int = 200  # detections kept per image; 0: all
     nms: NmsRule = "class"
     classes: tuple[int, ...] = ()  # class indices to look for; (): all
@@ -75,6 +75,7 @@ def select(boxes: torch.Tensor, scores: torch.Tensor, thresholds: Thresholds, *,
     results = []
     for k, best in enumerate(_candidates(boxes, scores, _limits(scores, thresholds, examined))):
         kept = _suppress(*best, thresholds)
+        # With fewer candidates than `examined`, the confidence left out the rest: these were all.
         if 0 < examined <= len(best[0]) and len(kept.scores) < thresholds.max_per_image:
             image = boxes[k:k + 1], scores[k:k + 1]
             kept = _suppress(*_candidates(*image, _limits(image[1], thresholds))[0], thresholds)

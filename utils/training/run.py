@@ -1,4 +1,4 @@
-"""A training run: its folder, how far it has come, saving it, and going on with it."""
+"""A training run: how far it has come, saving it, and going on with it."""
 
 import hashlib
 import math
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -18,12 +18,9 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from utils.checkpoint import (Checkpoint, newest_checkpoint, on_cpu, parse_checkpoint,
-                              read_torch_file, save_checkpoint)
-from utils.cli import (VERSION, UserError, check_file, make_folder, resolve, shorten, typeable,
-                       typed_path, writing)
-from utils.data.annotations import (Record, check_images, check_same_classes, read_class_names,
-                                    read_list, read_records)
+from utils.checkpoint import Checkpoint, on_cpu, save_checkpoint
+from utils.cli import VERSION, UserError, typeable, writing
+from utils.data.annotations import Record
 from utils.data.loader import Batch, Loader
 from utils.device import HostCopy
 from utils.distributed import check_same_on_all_ranks, rank, sum_over_ranks, world_size
@@ -71,25 +68,29 @@ class Run:
         self.learning_rate, self.history = 0.0, []  # of the last step; a dict an epoch
         self._waiting = []  # StepResults that are not in the sums yet
         self.best_map = self.best_epoch = None
-        self.saved = None  # (epoch, step_in_epoch) of last.pth
+        self.saved, self.saved_at = None, 0.0  # (epoch, step_in_epoch) of last.pth, and when
+        self.board = None  # of rank 0, where TensorBoard is written
         self._writer, self._files = ThreadPoolExecutor(1), []  # the Future of one under way
 
     def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
-        """Yield the batches of each step left of the epoch under way, with a progress bar."""
+        """Yield the batches of each step left of the epoch under way, with a progress bar.
+
+        The caller does the step and calls `log` before it takes the next one.
+        """
         start = time.perf_counter() - self.seconds
         with tqdm(total=len(loader), initial=self.step_in_epoch, unit="step", leave=False,
                   desc=f"epoch {self.epoch + 1}/{num_epochs}",
-                  disable=True if rank() else None) as progress:
+                  disable=True if rank() else None) as bar:
             for batches in loader.epoch(self.epoch, self.step_in_epoch):
                 yield batches
                 self.seconds = time.perf_counter() - start
                 steps_left = (num_epochs - self.epoch) * len(loader) - self.step_in_epoch
                 seconds_left = steps_left * self.seconds / self.step_in_epoch
-                progress.update()
+                bar.update()
                 time_left = timedelta(seconds=round(seconds_left))
-                progress.set_postfix_str(f"loss {self._mean('loss'):.3f}, left {time_left}")
+                bar.set_postfix_str(f"loss {self._mean('loss'):.3f}, left {time_left}")
                 if self.step == min(ESTIMATE_STEP, len(loader)) and rank() == 0:
-                    progress.write(f"{num_epochs} epochs take about {time_left}, and the time to "
+                    bar.write(f"{num_epochs} epochs take about {time_left}, and the time to "
                                    "measure val mAP")
 
     def log(self, result: StepResult) -> None:
@@ -111,7 +112,7 @@ class Run:
                     "the loss or its gradient is not finite; lower learning_rate, or check the "
                     "annotations of these lines of the train list: "
                     f"{sorted(index + 2 for index in indices)}")
-            parts = dict(zip(Losses._fields, losses))
+            parts = dict(zip(Losses._fields, losses))  # the norm of the gradient comes behind
             row = {"loss": sum(parts.values()), **parts, "positives": positives,
                    "objects": objects, "images": images, "steps": 1}
             self.sums = {name: self.sums.get(name, 0.0) + row[name] for name in row}
@@ -161,7 +162,7 @@ class Run:
             "scaler": self.scaler.state_dict(), "generator": torch.get_rng_state()})
         self.saved, self.saved_at = (self.epoch, self.step_in_epoch), time.perf_counter()
 
-    def save_within_epoch(self, every: int, stop: "StopFlag") -> None:
+    def save_or_stop(self, every: int, stop: "StopFlag") -> None:
         """Save every so many steps (0: never), and where a rank has to stop: KeyboardInterrupt."""
         stopping = sum_over_ranks([float(stop.requested)])[0] > 0
         if stopping or every and self.step % every == 0:
@@ -220,7 +221,7 @@ class Run:
 
 
 class StopFlag:
-    """Inside this context Ctrl-C and SIGTERM set `requested`; a second one stops at once."""
+    """Inside this context SIGNALS (Ctrl-C is one) set `requested`; a second one stops at once."""
 
     def __enter__(self) -> "StopFlag":
         self.requested, self.process = False, os.getpid()
@@ -241,62 +242,6 @@ class StopFlag:
         os.write(2, b"\nstopping after this step; once more (Ctrl-C) stops at once\n")
 
 
-def create_run_folder(save_dir: str, run_name: str, settings_text: str, *, resume: bool) -> Path:
-    """Make a new run's folder and its settings.txt; UserError if another run has that name."""
-    folder = make_folder(save_dir) / (run_name or time.strftime("%Y-%m-%d_%H-%M-%S"))
-    try:  # a run that left no checkpoint may begin again
-        folder.mkdir(exist_ok=resume and not any(folder.glob("*.pth")))
-    except OSError as error:
-        raise UserError(f"{shorten(folder)}: cannot be made ({error.strerror}); choose another "
-                        f"run_name, or go on with that run: --resume {typeable(folder)}") from None
-    (folder / "settings.txt").write_text(settings_text + "\n", encoding="utf-8")
-    return folder
-
-
-def read_run(resume: str, *, save_dir: str, run_name: str
-             ) -> tuple[Path | None, Checkpoint | None]:
-    """Return the path and the contents of the last.pth to go on from; (None, None) for a new run.
-
-    `resume` is "" for a new run, or the path of a last.pth or its folder. "last" is that of
-    `run_name`, a new run where it has none; without a name, the newest under `save_dir`.
-    """
-    if resume == "last":
-        path = (resolve(save_dir) / run_name / "last.pth" if run_name
-                else newest_checkpoint(save_dir, "last.pth"))
-        if path is None:
-            raise UserError(f"resume: there is no last.pth under {save_dir}; leave resume out.")
-    else:
-        path = typed_path(resume) if resume else None
-    if path is None or not path.exists():
-        return None, None
-    path = check_file(path / "last.pth" if path.is_dir() else path)
-    checkpoint = parse_checkpoint(read_torch_file(path), path)
-    if checkpoint is None or "basis" not in (checkpoint.run or {}):  # or of an older version
-        raise UserError(f"{shorten(path)}: holds weights; only the last.pth of a run can go on; "
-                        f"begin a new run from it: --model_path {typeable(path)}")
-    return path, checkpoint
-
-
-def merge_settings(given: dict[str, Any], saved: dict[str, Any], defaults: dict[str, Any],
-                   may_change: Collection[str]) -> dict[str, Any]:
-    """Return the settings that a run goes on with: its own, but those in `may_change` asked for.
-
-    A setting is asked for where it is not its default. Raises UserError for others that differ.
-    """
-    unknown = saved.keys() - given.keys()
-    if unknown:
-        raise UserError(f"this train.py lacks settings of the run: {', '.join(unknown)}; begin a "
-                        "new run from it with --model_path.")
-    saved = defaults | saved
-    asked = {name: value for name, value in given.items() if value != defaults[name]}
-    clashes = [f"{name} {saved[name]!r} (now {value!r})" for name, value in asked.items()
-               if name not in may_change and value != saved[name]]
-    if clashes:
-        raise UserError(f"the run began with {', '.join(clashes)}, and goes on with what it began "
-                        "with; leave these settings out, or begin a new run with --model_path.")
-    return saved | {name: value for name, value in asked.items() if name in may_change}
-
-
 def _digest(records):
     """Return a digest of the file names and objects of a list; its folders may have moved."""
     digest = hashlib.sha256()
@@ -305,27 +250,3 @@ def _digest(records):
         for part in record[1:4]:
             digest.update(part.tobytes())
     return digest.hexdigest()[:16]
-
-
-def read_lists(train_list: str, val_list: str, classes_path: str
-               ) -> tuple[list[Record], list[Record], tuple[str, ...]]:
-    """Return (train records, val records, class names) of lists that agree, else UserError.
-
-    The val records are [] for a val_list of "" or without objects that count for mAP.
-    """
-    train_records, class_names = read_list(train_list)
-    if classes_path:
-        check_same_classes(read_class_names(classes_path), classes_path, class_names, train_list)
-    val_records = read_records(val_list, class_names, train_list) if val_list else []
-    if not any(len(record.labels) for record in train_records):
-        raise UserError(f"{train_list}: no image has an object, so there is nothing to learn.")
-    learnable = {label for record in train_records for label in record.labels}
-    lacking = [name for label, name in enumerate(class_names) if label not in learnable]
-    if lacking:
-        print(f"warning: {train_list} has no object of {', '.join(lacking)}: nothing to learn")
-    if all(record.difficult.all() for record in val_records):
-        print("note: no val mAP, since no object of a val list counts; best.pth is the last epoch")
-        val_records = []
-    check_images(train_records, train_list)
-    check_images(val_records, val_list)
-    return train_records, val_records, class_names
