@@ -1,11 +1,14 @@
 """An exported detector with onnxruntime, OpenCV and Pillow alone: onnx_only.py x.onnx a.jpg"""
 
+import io
 import json
 import sys
 
 import cv2
 import numpy as np
 from PIL import Image
+
+MAX_PIXELS = 100_000_000
 
 
 def load(path, spec):
@@ -17,6 +20,12 @@ def decode(data, spec):
     """Do what `load` does with the bytes of an image file; ValueError for other bytes."""
     if spec["tile"] or spec["letterbox"]:
         raise SystemExit("this detector uses tiles or letterbox: run it by predict.py")
+    try:
+        width, height = Image.open(io.BytesIO(data)).size
+    except OSError:
+        raise ValueError("not an image") from None
+    if width * height > MAX_PIXELS:  # a small file may hold them
+        raise ValueError(f"more than {MAX_PIXELS} pixels")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # turned as EXIF says
     if image is None:
         raise ValueError("not an image")

@@ -3,6 +3,10 @@
     pip install -r examples/serve_requirements.txt
     SSD_MODEL=detector.onnx uvicorn serve:app --app-dir examples
     curl -F image=@a.jpg http://127.0.0.1:8000/detect
+
+Install into an environment of its own. The model is what `predict.py --mode export` writes. For
+calls from other machines add --host 0.0.0.0, behind a proxy that knows who may call; --port chooses
+another port, and /docs describes the calls.
 """
 
 import json
@@ -14,16 +18,23 @@ from fastapi import FastAPI, File, HTTPException
 from onnx_only import decode
 
 MAX_BYTES = 20_000_000  # of an upload
-session = onnxruntime.InferenceSession(os.environ["SSD_MODEL"], providers=["CPUExecutionProvider"])
-metadata = session.get_modelmeta().custom_metadata_map
-names, spec = json.loads(metadata["class_names"]), json.loads(metadata["spec"])
+model = os.environ.get("SSD_MODEL", "")
+if not model.endswith(".onnx"):
+    raise SystemExit(f"SSD_MODEL={model}: name a file of predict.py --mode export")
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+metadata = {name: json.loads(value) for name, value
+            in session.get_modelmeta().custom_metadata_map.items()}
+names, spec = metadata["class_names"], metadata["spec"]
+if metadata["outputs"] != "detections" or spec["tile"] or spec["letterbox"]:
+    raise SystemExit(f'{model}: needs outputs "detections", and neither tiles nor letterbox')
 app = FastAPI(title="SSD")
 
 
 @app.get("/health")
 def health() -> dict:
-    """Tell that the model is loaded, and what it detects."""
-    return {"status": "ok", "model": os.environ["SSD_MODEL"], "classes": names}
+    """Tell that the model is loaded, what it detects, and above which score."""
+    return {"status": "ok", "model": model, "classes": names,
+            "confidence": metadata["thresholds"]["confidence"], "trained": metadata["about"]}
 
 
 @app.post("/detect")

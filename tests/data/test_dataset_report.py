@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from nets.ssd import build_spec
 from utils.data.annotations import Record
 from utils.data.dataset_report import (SIZE_GROUPS, Choice, choice_section, count_table,
                                        coverage_table, draw_problems, examine, find_choices,
-                                       find_faults, find_rare_classes, format_section,
+                                       find_faults, find_rare_classes, find_slips, format_section,
                                        problem_section)
 from utils.data.doctor import Doctor, inspect_image
 from utils.data.prior_fit import boxes_at_input
@@ -166,6 +167,15 @@ def test_sections_as_text():
     assert lines[2:5] == ["1 x bad object (left out)", "    x.xml: no name",
                           "12 x no area (object left out)"]
     assert len(lines) == 15 and "no problems found" in format_section(problem_section([]))
+
+
+@pytest.mark.parametrize("names, counts, slips", [
+    (("seven", "sevn"), (50, 5), 1), (("seven", "sevn"), (50, 6), 0), (("cat", "car"), (50, 5), 0)])
+def test_a_rare_class_that_may_be_a_slip(names, counts, slips):
+    labels = np.repeat((0, 1), counts)
+    record = Record(Path("a.jpg"), np.zeros((len(labels), 4)), labels, labels > 2)
+    lines = find_slips([record], names)
+    assert len(lines) == slips and all("'sevn' (5 objects)" in line for line in lines)
 
 
 def test_the_report_has_all_sections(data):

@@ -1,6 +1,8 @@
 """Records to batches: order, keys of randomness, padding, broken images, lost workers."""
 
+import os
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +187,11 @@ def test_a_broken_image_is_named_in_the_main_process(tmp_path, num_workers):
     with pytest.raises(UserError) as error:
         list(make_loader(paper_set(records), batch_size=1, num_workers=num_workers).epoch(0))
     assert str(error.value).startswith(str(records[1].path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups of POSIX")
+def test_a_signal_to_the_scripts_group_does_not_reach_the_workers(records):
+    batches = make_loader(paper_set(records), num_workers=1).epoch(0)
+    next(batches)
+    groups = [os.getpgid(child.pid) for child in active_children()]
+    assert groups and os.getpgid(0) not in groups

@@ -4,6 +4,7 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ MATCH_IOU = 0.5  # a prior with this IoU is a positive, as train.py has it
 SHOWN_PROBLEMS = 10  # of a kind on the screen; the page has all of them
 SAMPLES, EXAMPLES = 12, 4  # images of the data, and of a kind of problem
 FEW = 20  # objects of a class in val, whose AP is rough with fewer
+RARE, ALIKE = 10, 0.8  # times fewer objects, and difflib's ratio, of a class that may be a slip
 SIZE_GROUPS = (("tiny, under 8 px", 0, 8), ("small, 8 to 32 px", 8, 32),
                ("medium, 32 to 96 px", 32, 96), ("large, over 96 px", 96, np.inf))  # roots of areas
 SERIOUS = {"image left out": "images left out", "object left out": "objects left out",
@@ -55,6 +57,7 @@ def examine(lists: Mapping[str, Sequence[Record]], doctor: Doctor,
     names, records = doctor.class_names, sum(map(list, lists.values()), [])
     records = [record for record in records if len(record.labels)]
     lacking, few = find_rare_classes(lists, names)
+    few += find_slips(records, names)
     faults = [*find_faults(lists, doctor), *lacking]
     verdict, *notes = faults or ["Ready for train.py"]
     cards = answer(lists, names, faults, doctor.problems)
@@ -143,6 +146,17 @@ def find_rare_classes(lists: Mapping[str, Sequence[Record]], class_names: Sequen
              "with --val_share 0.2 --overwrite_splits"] if few else [])
 
 
+def find_slips(records: Sequence[Record], class_names: Sequence[str]) -> list[str]:
+    """Return lines on rare classes whose names resemble those of frequent ones: sevn, seven."""
+    counts, lines = Counter(class_names[k] for record in records for k in record.labels), []
+    for name, count in counts.items():
+        others = [other for other in counts if counts[other] >= RARE * count]
+        lines += [f"{name!r} ({count} objects) is much like {other!r} ({counts[other]}): if "
+                  "that is a slip, rename it in the annotations"
+                  for other in get_close_matches(name, others, n=1, cutoff=ALIKE)]
+    return lines
+
+
 def problem_section(problems: Sequence[Problem]) -> Section:
     """Return the section that lists the problems by kind."""
     details = []
@@ -196,7 +210,7 @@ def coverage_table(boxes: np.ndarray, labels: np.ndarray, class_names: Sequence[
     sides = np.sqrt(area(boxes)) * spec.size
     groups = [(name, labels == label) for label, name in enumerate(class_names)]
     groups += [(name, (sides >= low) & (sides < high)) for name, low, high in SIZE_GROUPS]
-    rows = [["objects", "number", f"best prior IoU >= {MATCH_IOU:g}"]]
+    rows = [["objects, at the input's size", "number", f"best prior IoU >= {MATCH_IOU:g}"]]
     for name, mask in [*groups, ("all", labels >= 0)]:
         rows.append([name, str(mask.sum()), f"{has_prior[mask].mean():.1%}" if mask.any() else "-"])
     return rows

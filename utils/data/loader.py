@@ -98,9 +98,11 @@ def epoch_order(num_images: int, *, batch_size: int, seed: int, epoch: int, rank
 
 
 def start_worker(worker_id: int) -> None:
-    """Limit a worker to one OpenCV thread, and leave a terminal's Ctrl-C to the main process."""
+    """Limit a worker to one OpenCV thread, and leave signals to the main process."""
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.name == "posix":  # away from the group that a terminal, `timeout` or a scheduler signals
+        os.setpgid(0, 0)
 
 
 class Loader:

@@ -179,6 +179,7 @@ def make_splits(given: Members, record: Path, shares: Mapping[str, float], seed:
     # New images that cannot be read yet are not remembered: they will be drawn when mended.
     lasting = {name: [key for key in members if key in before or key in candidates]
                for name, members in drawn.items()}
+    kept, new = len(after & before), len((after - before) & candidates.keys())
     return Splits(drawn | {"test": given["test"] or drawn["test"]},
                   {record: json.dumps(lasting, indent=0)},
-                  [f"drawn splits: {len(after & before)} images kept, {len(after - before)} new"])
+                  [f"drawn splits: {kept} images kept, {new} new"])

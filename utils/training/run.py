@@ -91,7 +91,7 @@ class Run:
                 bar.set_postfix_str(f"loss {self._mean('loss'):.3f}, left {time_left}")
                 if self.step == min(ESTIMATE_STEP, len(loader)) and rank() == 0:
                     bar.write(f"{num_epochs} epochs take about {time_left}, and the time to "
-                                   "measure val mAP")
+                              "measure val mAP")
 
     def log(self, result: StepResult) -> None:
         """Count an optimizer step. What a GPU computed is looked at with the next one."""
