@@ -59,12 +59,10 @@ class Browser:
             if is_wanted(answer):
                 return answer
 
-    def open(self, path: Path, *, width=1200, height=900, dark=False):
-        """Load a file into a window of some size."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
+    def open(self, path: Path, *, width=1200):
+        """Load a file into a window of some width."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
                   deviceScaleFactor=1, mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia", features=[
-            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self._send("Page.navigate", {"url": path.as_uri()})
         self._wait(lambda answer: answer.get("method") == "Page.loadEventFired")
 

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_train
 import torch
 from parity import fill_state_dict, fixture_keys
 
 import get_map
-import predict
 import train
 import voc_annotation
 from ssd import SSD
@@ -53,14 +51,6 @@ def read(path):
     return torch.load(path, weights_only=True)
 
 
-def test_data_is_split_and_examined(folder):
-    lines = {name: (folder / f"2007_{name}.txt").read_text().splitlines()
-             for name in ("train", "val", "test")}
-    images = [line for part in lines.values() for line in part if ".jpg" in line]
-    assert len(images) == len(set(images)) == 10
-    assert "Problems" in (folder / "dataset_report.html").read_text(encoding="utf-8")
-
-
 def test_training_leaves_settings_history_curves_and_weights(trained):
     names = {path.name for path in trained.iterdir() if not path.name.startswith("events.")}
     assert names == {"settings.txt", "history.csv", "loss.png", "map.png", "last.pth", "best.pth",
@@ -79,23 +69,12 @@ def test_the_newest_training_is_measured(trained, folder):
     assert (folder / "map_out" / "report.html").exists()
 
 
-def test_images_are_predicted(trained, folder):
-    photos = sorted((folder / "VOCdevkit/VOC2007/JPEGImages").glob("*.jpg"))[:2]
-    predict.main(predict.PredictSettings(
-        images=tuple(map(str, photos)), model_path=str(trained / "best.pth"), device="cpu",
-        dir_save_path=str(folder / "out"), save_csv=True, show=False))
-    assert {path.name for path in (folder / "out").iterdir()} == {
-        "detections.csv", *(photo.name for photo in photos)}
-
-
-def test_the_tile_of_a_training_is_that_of_its_weights(folder, monkeypatch):
+def test_the_tile_of_a_training_is_that_of_its_weights(folder, tiny):
     """Also of one that begins with a detector, and of one that goes on from there without it."""
-    monkeypatch.setitem(train.BACKBONES, "mobilenetv2", tiny_train.TINY)
-    monkeypatch.setattr("utils.training.run.plot_history", tiny_train.leave_out_curves)
     path = ""
     for number, tile in enumerate((0, 200, 0)):
         train.main(settings_for(folder, tile=tile, run_name=f"tile{number}", model_path=path,
-                                input_shape=(128, 128)))
+                                backbone="resnet50", input_shape=(128, 128)))
         path = str(folder / "logs" / f"tile{number}" / "best.pth")
         assert SSD(path, device="cpu").spec.tile == 200 * (number > 0)
 

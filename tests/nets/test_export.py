@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from exported import NAMES, TinyNet, images, unmatched, unsaturated
+from naive import naive_iou
 
 from nets.runtimes.export import export_onnx, quantise
 from nets.runtimes.onnx import OUTPUT_NAMES, OnnxRuntime
@@ -108,17 +109,10 @@ def suppressed(boxes, scores, limits):
                         key=lambda k: -column[k])[:limits.max_per_class or None]
         same_class = []
         for k in ranked:
-            if all(iou(boxes[k], boxes[other]) <= limits.nms_iou for other in same_class):
+            if all(naive_iou(boxes[k], boxes[other]) <= limits.nms_iou for other in same_class):
                 same_class.append(k)
         kept += [(column[k], label, k) for k in same_class]
     return sorted(kept, reverse=True)[:limits.max_per_image or None]
-
-
-def iou(a, b):
-    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    common = max(0, width) * max(0, height)
-    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common
-    return common / union if union else 0
 
 
 @pytest.mark.parametrize("changes, limits", [

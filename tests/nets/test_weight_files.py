@@ -1,13 +1,13 @@
 """Weight files of other code bases: recognised, renamed, refused; weights of other classes."""
 
 import functools
-import os
 import pickle
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from payload import Payload
 
 from nets.build import read_network
 from nets.ssd import SSDNet, build_spec
@@ -143,16 +143,6 @@ def test_a_family_that_is_named_is_taken_silently(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="those of amdegroot or bubbliiiing.*is 'lufficc'"):
         read_detector(tmp_path / "vgg.pth", family="lufficc")
-
-
-class Payload:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 def zeros(**shapes):

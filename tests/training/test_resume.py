@@ -7,7 +7,6 @@ import signal
 
 import numpy as np
 import pytest
-import tiny_train
 import torch
 from same_run import assert_same_run
 
@@ -26,16 +25,11 @@ VARIANTS = {
                    "backbone_weights": "", "model_path": "start", "optimizer": "sgd"},
     "early stop": {"save_steps": 1, "early_stopping": 1, "epochs": 8, "learning_rate": 1e-12},
     "no val": {"save_steps": 1, "val_list": ""}}
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 class Crash(BaseException):
     """The process is gone: nothing catches it."""
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setitem(train.BACKBONES, "mobilenetv2", tiny_train.TINY)
-    monkeypatch.setattr("utils.training.run.plot_history", tiny_train.leave_out_curves)
 
 
 @pytest.fixture(scope="module")

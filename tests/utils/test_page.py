@@ -46,7 +46,7 @@ def page(browser, path):
     assert browser.messages == []
 
 
-@pytest.mark.parametrize("width", [320, 380, 800, 1200])
+@pytest.mark.parametrize("width", [320, 1200])
 def test_nothing_is_wider_than_the_screen(page, path, width):
     page.open(path, width=width)
     page.run("document.querySelectorAll('details').forEach(part => part.open = true)")
@@ -79,28 +79,3 @@ def test_an_image_opens_large_and_closes_again(page):
     assert page.run(f"{viewer}.textContent").strip().startswith("2 </title>")
     page.run(f"{viewer}.click()")
     assert not page.run(f"{viewer}.open")
-
-
-def test_the_page_follows_the_dark_mode(page, path):
-    colours = []
-    for dark in (False, True):
-        page.open(path, dark=dark)
-        style = "getComputedStyle(document.body)"
-        colours.append([sum(map(int, page.run(f"{style}.{name}").strip("rgb()").split(",")))
-                        for name in ("color", "backgroundColor")])
-    assert colours[0][0] < 200 < 600 < colours[0][1] and colours[1][1] < 200 < 600 < colours[1][0]
-
-
-def test_all_details_are_printed(page):
-    assert page.run("document.querySelectorAll('details:not([open])').length") == 2
-    page.call("Page.printToPDF")
-    assert page.run("document.querySelectorAll('details:not([open])').length") == 0
-
-
-def test_no_other_script_runs(browser, path):
-    browser.open(path)
-    browser.run("document.body.append(Object.assign(document.createElement('script'), "
-                "{textContent: 'window.ran = true'}))")
-    assert browser.run("window.ran") is None
-    assert "Content Security Policy" in browser.messages[0]["entry"]["text"]
-    browser.messages.clear()

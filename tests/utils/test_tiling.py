@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from naive import naive_iou
 
 from utils.detections import Detections
 from utils.multibox.postprocess import Thresholds
@@ -93,88 +94,15 @@ def test_objects_larger_than_the_overlap_are_joined(seed):
     assert as_set(detections) == objects and len(detections) == len(objects) > 0
 
 
-# Two windows, x in 0..120 and 90..210; their cores meet at 105, give or take 3.75.
-LEFT, RIGHT = 0, 1
-
-
-def row_of_boxes(left, scores, labels):
-    """Return ten boxes side by side."""
-    return make_detections([(left + 10 * k, 10, left + 10 * k + 8, 18) for k in range(10)],
-                           scores, labels)
-
-
 def test_agnostic_merging_compares_classes_and_caps_none_of_them():
-    parts = [row_of_boxes(10, np.linspace(0.5, 0.4, 10), [0, 1] * 5),
-             row_of_boxes(100, np.linspace(0.9, 0.8, 10), [0, 1] * 5)]
-    # The last box of the first window is the first of the second one, of another class.
+    # Two windows, x in 0..120 and 90..210, whose cores meet at 105. The last box of the first is
+    # the first of the second, of another class.
+    parts = [make_detections([(left + 10 * k, 10, left + 10 * k + 8, 18) for k in range(10)],
+                             np.linspace(best, best - 0.1, 10), [0, 1] * 5)
+             for left, best in ((10, 0.5), (100, 0.9))]
     for nms, count in (("agnostic", 19), ("class", 20)):
         thresholds = Thresholds(nms=nms, max_per_class=2)
         assert len(merge_windows(parts, (210, 120), SPEC, thresholds)) == count
-
-
-def naive_iou(a, b):
-    width, height = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
-    common = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return common and common / (sum(areas) - common)
-
-
-def naive_merge(parts, windows, cores, size, tile, nms_iou):
-    """Merge [(window number, box, score, label)] by loops over plain numbers."""
-    def sight(k, box):
-        """Return how far a box is seen: to the borders that cut it, without limit elsewhere."""
-        return [windows[k][e] if 0 < windows[k][e] < (1e9, 1e9, *size)[e]
-                and abs(box[e] - windows[k][e]) <= tile / 20 else (-1e9, 1e9)[e > 1]
-                for e in range(4)]
-
-    def within(box, limits):
-        return [min(max(box[e], limits[e % 2]), limits[2 + e % 2]) for e in range(4)]
-
-    left = []
-    for k, box, score, label in sorted(parts, key=lambda item: -item[2]):
-        centre = [(box[e] + box[e + 2]) / 2 for e in (0, 1)]
-        if all(cores[k][e] - tile / 32 <= centre[e] <= cores[k][e + 2] + tile / 32 for e in (0, 1)):
-            left.append((k, box, score, label))
-    kept = []
-    while left:
-        k, box, score, label = left.pop(0)
-        numbers, limits = {k}, sight(k, box)
-        is_cut = any(abs(limit) < 1e9 for limit in limits)
-        while True:
-            agreeing = [
-                (iou, -number) for number, (j, other, _, other_label) in enumerate(left)
-                if j not in numbers and other_label == label
-                and any(windows[i][e] == windows[j][e] for i in numbers for e in (0, 1))
-                and (is_cut or any(abs(limit) < 1e9 for limit in sight(j, other)))
-                and (iou := naive_iou(within(other, limits), within(box, sight(j, other)))) >= 0.5]
-            if not agreeing:
-                break
-            j, other, _, _ = left.pop(-max(agreeing)[1])
-            numbers.add(j)
-            for e in range(4):
-                if abs(limits[e]) < 1e9 and (other[e] - box[e]) * (-1, 1)[e > 1] > 0:
-                    box = [*box[:e], other[e], *box[e + 1:]]
-                    limits[e] = sight(j, other)[e]
-        if all(label != other[3] or naive_iou(box, other[1]) <= nms_iou for other in kept):
-            kept.append((k, box, score, label))
-    return kept
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_merging_equals_plain_loops(seed):
-    """On a coarse grid, so that many boxes are cut by borders and agree."""
-    rng, size, parts = np.random.default_rng(seed), (330, 210), []
-    windows, cores = window_grid(*size, TILE)
-    for window in windows:
-        corners = np.sort(rng.integers(0, 5, (12, 2, 2)), axis=1).reshape(-1, 4) * 30
-        parts.append(make_detections(corners + window[[0, 1, 0, 1]], rng.random(12),
-                                     rng.integers(0, 2, 12)))
-    rows = [(k, box.tolist(), float(score), int(label)) for k, part in enumerate(parts)
-            for box, score, label in zip(*part) if (box[2:] > box[:2]).all()]
-    expected = naive_merge(rows, windows.tolist(), cores.tolist(), size, TILE, 0.45)
-    merged = merge_windows(parts, size, SPEC, Thresholds())
-    assert merged.boxes.tolist() == [box for _, box, *_ in expected]
-    assert merged.scores.tolist() == [score for *_, score, _ in expected]
 
 
 def overlapping_pair(rng, size, sides):
