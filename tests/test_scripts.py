@@ -1,6 +1,5 @@
 """The scripts as a user runs them, one after the other, on a data set small enough for seconds."""
 
-import csv
 import json
 import runpy
 import sys
@@ -55,8 +54,6 @@ def test_training_leaves_settings_history_curves_and_weights(trained):
     names = {path.name for path in trained.iterdir() if not path.name.startswith("events.")}
     assert names == {"settings.txt", "history.csv", "loss.png", "map.png", "last.pth", "best.pth",
                      "samples.jpg"}
-    rows = list(csv.DictReader(open(trained / "history.csv")))
-    assert len(rows) == 1 and float(rows[0]["loss"]) > 0
     assert "learning_rate" in (trained / "settings.txt").read_text()
 
 

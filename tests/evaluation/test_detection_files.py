@@ -122,22 +122,21 @@ def read(tmp_path, rows, records, **ids):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"image_id": "image 0"}, {"image_id": "image 0.jpg"}, {"category_id": "red cell"},
-    {"image_id": 1.0}, {"segmentation": []}])
+    {}, {"image_id": "image 0"}, {"image_id": "image 0.jpg"}, {"category_id": "red cell"}])
 def test_ids_and_names_that_other_projects_write(changes, records, tmp_path):
     detections = read(tmp_path, [ROWS[0] | changes, ROWS[1]], records)
     assert (detections.image.tolist(), detections.labels.tolist()) == ([0, 1], [0, 2])
     assert detections.boxes[0].tolist() == [1.5, 2, 11.5, 22]
     assert detections.area.tolist() == [200, 211.75]
+    rows = [ROWS[0] | {"category_id": k} for k in (2, 0, 1)]  # from 0, as YOLOv5 writes them
+    assert read(tmp_path, rows, records).labels.tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("names, rows, images", [
     (["2.jpg", "1.jpg"], [1, 2], [1, 0]),
     (["2.jpg", "a b.jpg", "001.jpg"], [1, 2, "a b"], [2, 0, 1]),
     (["2.jpg", "a.jpg", "1.jpg"], [(7, "1.jpg"), (7, "a.jpg"), (7, "2")], [2, 1, 0]),
-    (["c.jpg", "b.jpg", "a.jpg"], [3, 1], [2, 0]),
     (["2.jpg", "a.jpg", "1.jpg"], [1, 2], "may be names, such as 1, or lines"),
-    (["1.jpg", "01.jpg", "a.jpg"], [1, "a"], "1 is not one of the images"),
     (["x/1.jpg", "y/1.jpg"], [(1, "1.jpg")], "'1.jpg' is not one of the images")])
 def test_images_as_ultralytics_names_them(names, rows, images, tmp_path):
     """An integer where the stem is one, else the stem; newer versions add file_name."""
@@ -148,12 +147,6 @@ def test_images_as_ultralytics_names_them(names, rows, images, tmp_path):
             read(tmp_path, rows, make_records(tmp_path, names))
     else:
         assert read(tmp_path, rows, make_records(tmp_path, names)).image.tolist() == images
-
-
-def test_classes_that_count_from_0(records, tmp_path):
-    """As YOLOv5 writes them."""
-    rows = [ROWS[0] | {"category_id": k} for k in (2, 0, 1)]
-    assert read(tmp_path, rows, records).labels.tolist() == [2, 0, 1]
 
 
 def test_ids_of_another_annotation_file(records, tmp_path):
@@ -170,17 +163,12 @@ def test_ids_of_another_annotation_file(records, tmp_path):
     ("r.json", json.dumps(ROWS)[:-9], "not JSON, or cut short"),
     ("r.json", {"annotations": ROWS}, "not a list"),
     ("r.json", [*ROWS, 3], "row 3: needs .* got 3"),
-    ("r.json", [ROWS[0] | {"bbox": 3}], "row 1: needs image_id"),
     ("r.json", [ROWS[0] | {"bbox": [1, 2, 3]}], "row 1: .* bbox of 4"),
     ("r.json", [*ROWS, ROWS[0] | {"image_id": 99}], r"99 is not one of the images, .*, 11, 12\]"),
     ("r.json", [ROWS[0] | {"image_id": "other"}], r"'other' is not one of the images, .*image 0"),
     ("r.json", [ROWS[0] | {"category_id": 4}], r"4 is not one of the classes, .*, 2, 3\]"),
-    ("r.json", [ROWS[1] | {"category_id": 0}, ROWS[1]], "3 is not one of the classes"),
-    ("r.json", [ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is not .*\['red cell', "),
     ("r.json", [*ROWS, ROWS[0] | {"score": float("nan")}], "row 3: .* finite numbers"),
-    ("r.json", [ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "row 1: .* finite numbers"),
     ("r.json", [ROWS[0] | {"bbox": [5, 5, 3, -1]}], "row 1: .* finite numbers"),
-    ("ids.json", {"images": []}, "not a COCO annotation file"),
     ("ids.json", {"images": [3], "categories": []}, "not a COCO annotation file")])
 def test_files_that_cannot_be_scored(name, content, message, records, tmp_path):
     text = content if isinstance(content, str) else json.dumps(content)

@@ -51,8 +51,11 @@ def files(tmp_path_factory):
 
 
 def photo(path, size=(90, 60), seed=0):
-    values = np.random.default_rng(seed).uniform(0, 255, (6, 9, 3))
-    cv2.imwrite(str(path), cv2.resize(values, size))
+    """Write an image with edges and soft parts; return its path."""
+    rng = np.random.default_rng(seed)
+    soft = cv2.resize(rng.uniform(0, 255, (6, 9, 3)), size)
+    edges = cv2.resize(rng.uniform(-20, 20, (64, 64, 3)), size, interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(path), (soft + edges).clip(0, 255))
     return path
 
 
@@ -248,22 +251,11 @@ def test_packages_that_are_missing(files, missing, tmp_path, monkeypatch):
 EXAMPLE = ROOT / "examples" / "onnx_only.py"
 
 
-def photograph(path, size):
-    """Write an image with edges and textures of all sizes; return its path."""
-    rng, image = np.random.default_rng(0), np.zeros((size[1], size[0], 3))
-    for cells in (4, 16, 64, 256):
-        image += cv2.resize(rng.uniform(0, 80 / math.log2(cells), (cells, cells, 3)), size,
-                            interpolation=cv2.INTER_NEAREST if cells < 99 else cv2.INTER_LINEAR)
-    cv2.imwrite(str(path), image.clip(0, 255))
-    return path
-
-
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("name, size", [
-    ("a.jpg", (2400, 1600)), ("b.jpg", (1999, 1207)), ("c.png", (640, 480)), ("d.png", (899, 601)),
-    ("e.png", (200, 150))])
+    ("a.jpg", (1999, 1207)), ("b.png", (640, 480)), ("c.png", (200, 150))])
 def test_the_example_makes_the_projects_input(tmp_path, name, size, resize):
-    path, spec = photograph(tmp_path / name, size), SSDSpec(resize=resize)
+    path, spec = photo(tmp_path / name, size), SSDSpec(resize=resize)
     inputs, loaded_size = runpy.run_path(str(EXAMPLE))["load"](path, spec.to_dict())
     expected, _ = prepare(path, spec)
     assert loaded_size == size and inputs.dtype == expected.dtype
