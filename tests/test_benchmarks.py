@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.inference import same_detections
 from benchmarks.prepare import CANDIDATES, background_bias
-from benchmarks.timing import Row, race, report, rows_of, table
+from benchmarks.timing import race
 from benchmarks.torchvision_ssd import as_torchvision, batch_as_lists, reference_loss
 from nets.ssd import SSDNet, build_spec
 from utils.cli import UserError
@@ -33,15 +33,6 @@ def test_a_race_takes_turns_and_counts_the_second_run_of_each():
 def test_a_race_of_different_results_is_refused():
     with pytest.raises(UserError, match="second does not give what first gives"):
         race({"first": lambda: 1, "second": lambda: 2}, 1, lambda one, other: one == other)
-
-
-def test_rows_are_kept_and_printed(tmp_path, capsys):
-    rows = [*rows_of("reading", {"reference": 0.2, "own": 0.0005}),
-            Row("memory", "own", 3 * 2**30, "reference", 6 * 2**30, "B")]
-    report(rows, tmp_path / "rows.json")
-    assert table(rows).splitlines()[1:] == ["reading  own  0.5 ms   reference  200 ms   400 x",
-                                            "memory   own  3072 MB  reference  6144 MB  2 x"]
-    assert table(rows) in capsys.readouterr().out
 
 
 def test_detections_are_the_same_where_nearly_all_have_their_like():

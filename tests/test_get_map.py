@@ -105,11 +105,3 @@ def test_detections_of_another_project(measure, tmp_path):
 def test_settings_that_cannot_work(measure, changes, message):
     with pytest.raises(UserError, match=message):
         measure(**changes)
-
-
-def test_a_list_of_other_classes_cannot_be_measured(measure, folder, tmp_path):
-    records, _ = read_list(folder / "2007_test.txt")
-    path = tmp_path / "2007_test.txt"
-    path.write_text(list_text(records, NAMES[::-1]), encoding="utf-8")
-    with pytest.raises(UserError, match="number 1 is 'cat' in the first, 'dog'"):
-        measure(test_list=str(path))

@@ -147,13 +147,6 @@ def test_images_without_annotation(tmp_path, form, unlabelled, keys, kind):
     assert kinds(source.problems) == [kind] * (kind is not None)
 
 
-def test_listed_images_without_objects_can_be_left_out(tmp_path):
-    save_image(tmp_path / "a.jpg")
-    write_coco(tmp_path / "c.json", "a.jpg")
-    assert len(read_source(tmp_path).annotations) == 1
-    assert not read_source(tmp_path, unlabelled="unused").annotations
-
-
 @pytest.mark.parametrize("images", ["{}", "images/{}", "images"])
 @pytest.mark.parametrize("file", ["annotations/instances_{}.json", "annotations/{}.json",
                                   "{}_coco.json"])

@@ -15,7 +15,6 @@ from nets.weights.families import (PUBLISHED_NAMES, VGG_LAYERS, names_without_ga
                                    without_gaps)
 from nets.weights.transfer import transfer
 from nets.weights.weight_files import read_detector
-from ssd import SSD, SSDSettings
 from utils.cli import ROOT, UserError
 from utils.detections import Detections
 
@@ -206,17 +205,6 @@ def test_class_names_come_from_the_count_or_the_user(tmp_path):
         read_detector(tmp_path / "three.pth", class_names=("a", "b"))
     checkpoint, _ = read_detector(tmp_path / "three.pth", class_names=("a", "b", "c"))
     assert checkpoint.class_names == ("a", "b", "c")
-
-
-def test_any_loaded_model_saves_as_a_checkpoint(tmp_path):
-    torch.save(filled(300), tmp_path / "vgg.pth")
-    first = SSD(SSDSettings(model_path=str(tmp_path / "vgg.pth"), device="cpu", confidence=0.99))
-    first.save(tmp_path / "ours.pth")
-    again = SSD(SSDSettings(model_path=str(tmp_path / "ours.pth"), device="cpu", confidence=0.99))
-    assert again.spec == first.spec and again.class_names == first.class_names
-    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    for one, other in zip(first.detect(image), again.detect(image)):
-        np.testing.assert_array_equal(one, other)
 
 
 def test_transfer_keeps_everything_but_unknown_classes():

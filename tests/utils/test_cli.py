@@ -12,7 +12,7 @@ import pytest
 
 from ssd import WeightsSettings
 from utils.cli import (ROOT, UserError, check_fields, check_file, make_folder, read_text, resolve,
-                       run, shorten, typeable, typed_path, writing)
+                       run, shorten, typeable, typed_path)
 
 
 @dataclass(frozen=True)
@@ -131,21 +131,6 @@ def test_wrong_paths_give_one_line(tmp_path):
         with pytest.raises(UserError, match=words) as error:
             call(path)
         assert "\n" not in str(error.value)
-
-
-def test_writing_leaves_the_old_file_or_the_new(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), writing(path) as part:
-        part.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old"
-    with writing(path) as part:
-        part.write_text("new")
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    with pytest.raises(UserError, match="b.txt: cannot be written"), \
-            writing(tmp_path / "missing" / "b.txt") as part:
-        part.write_text("")
 
 
 def test_good_fields():
