@@ -69,7 +69,7 @@ def test_files_and_settings_are_the_projects(document):
     assert not unknown | missing
 
 
-@pytest.mark.parametrize("command, script", commands(LINES + cells(NOTEBOOK)))
+@pytest.mark.parametrize("command, script", [*commands(LINES + cells(NOTEBOOK))])
 def test_flags_of_commands_are_settings(command, script):
     fields = SOURCES[script] + SOURCES[REPO / "ssd.py"]  # predict.py and get_map.py inherit
     words = shlex.split(command)

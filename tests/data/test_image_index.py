@@ -3,7 +3,7 @@
 import pytest
 
 from utils.cli import UserError, walk_files
-from utils.data.sources import Annotation, ImageIndex, int_size, tails
+from utils.data.sources import Annotation, ImageIndex
 
 
 def match(folder, files, wanted):
@@ -53,9 +53,3 @@ def test_files_are_sorted_and_linked_folders_entered(tmp_path):
     names = ["a.TXT", "b.txt", "link/e.txt", "sub.txt/c.txt"]
     assert list(walk_files(tmp_path / "in").items()) == [
         (name, tmp_path / "in" / name) for name in names]
-
-
-def test_values_of_sources():
-    assert tails("..\\x/./a.jpg") == ["x/a.jpg", "a.jpg"]
-    assert int_size("50.0", 40) == (50, 40)
-    assert {int_size(*size) for size in ((0, 0), ("x", 40), (None, None), ("inf", 1))} == {None}

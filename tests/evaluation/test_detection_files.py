@@ -1,11 +1,10 @@
 """Files of detections: written, read back, read by pycocotools; those of others, and bad ones."""
 
-import contextlib
-import io
 import json
 
 import numpy as np
 import pytest
+from coco_sets import judge_files
 
 from utils.cli import UserError
 from utils.coco_ids import class_ids
@@ -42,18 +41,6 @@ def guess(records):
         for record in records])
 
 
-def figures_of_pycocotools(folder):
-    coco = pytest.importorskip("pycocotools.coco")
-    from pycocotools.cocoeval import COCOeval
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco.COCO(str(folder / "ground_truth.json"))
-        judge = COCOeval(truth, truth.loadRes(str(folder / "detections.json")), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats.tolist()
-
-
 @pytest.fixture
 def records(tmp_path):
     return make_records(tmp_path, [f"image {k}.jpg" for k in range(12)])
@@ -76,13 +63,14 @@ def test_detections_that_are_read_back_have_the_same_figures(form, records, tmp_
 
 def test_pycocotools_reads_the_files_and_finds_the_same(tmp_path):
     """With tied scores in images that are not in the order of their ids, which are its order."""
+    pytest.importorskip("pycocotools")
     records = make_records(tmp_path, [f"{k}.jpg" for k in (7, 10, 2, 31, 4, 25, 1, 16)])
     detections = guess(records)
     detections = detections._replace(scores=np.ceil(detections.scores * 2) / 4)
     write_detections(tmp_path, detections, records, CLASSES)
     figures = measure(detections, records, CLASSES).coco.figures()
-    assert np.nan_to_num(list(figures.values()), nan=-1).tolist() == figures_of_pycocotools(
-        tmp_path)
+    theirs = judge_files(tmp_path / "ground_truth.json", tmp_path / "detections.json")
+    assert np.nan_to_num(list(figures.values()), nan=-1).tolist() == theirs.stats.tolist()
     assert figures["AP50:95"] > 0
     assert figures != evaluate_coco(detections, flatten_records(records), 3).figures()
 

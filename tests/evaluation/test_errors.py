@@ -135,9 +135,3 @@ def test_the_better_one_of_two_fixable_errors_counts():
     base, costs = cost_of_errors(errors, 2)
     assert base == 0 and costs["localisation"] == 0.5
     assert costs["classification"] == 0
-
-
-def test_detections_of_difficult_objects_are_no_errors():
-    errors = find_errors(as_detections([(0, 0, 0.9, A), (0, 0, 0.8, B)]),
-                         as_objects([(0, 0, True, A), (0, 0, False, B)]))
-    assert errors.kind.tolist() == ["", ""] and not errors.missed.any()

@@ -227,8 +227,8 @@ def test_all_files_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("files, ids", [
-    (("000007.jpg", "21.jpg"), [7, 7, 21, 21]), (("7.jpg", "cover.jpg"), ["7.jpg"] * 2 + [
-        "cover.jpg"] * 2)])
+    (("000007.jpg", "21.jpg"), [7, 7, 21, 21]),
+    (("7.jpg", "cover.jpg"), ["7.jpg"] * 2 + ["cover.jpg"] * 2)])
 def test_pycocotools_and_get_map_read_the_results(tmp_path, files, ids):
     """Of COCO's 80 classes the ids have gaps."""
     coco = pytest.importorskip("pycocotools.coco")

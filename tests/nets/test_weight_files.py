@@ -224,7 +224,8 @@ def test_transfer_keeps_everything_but_unknown_classes():
 
 def test_detections_of_90_numbers_become_those_of_80_classes():
     labels = np.array([0, 11, 12, 89])
-    found = Detections(np.arange(16.0).reshape(4, 4), np.linspace(0.9, 0.1, 4), labels, PUBLISHED_NAMES[90])
+    found = Detections(np.arange(16.0).reshape(4, 4), np.linspace(0.9, 0.1, 4), labels,
+                       PUBLISHED_NAMES[90])
     kept = without_gaps(found)
     assert kept.names == ["person", "stop sign", "toothbrush"]
     assert kept.labels.tolist() == [0, 11, 79] and kept.class_names == PUBLISHED_NAMES[80]

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from utils.detections import Detections
-from utils.draw import (FONT, class_colour, draw_boxes, draw_detections, draw_heat, find_font,
-                        place_plates)
+from utils.draw import FONT, class_colour, draw_detections, draw_heat, find_font, place_plates
 
 NAMES = ("cat", "traffic light", "Ампель ö")
 GREY = np.full((200, 300, 3), 100, np.uint8)
@@ -47,17 +46,6 @@ def test_any_box_on_any_image(box, shape):
 def test_characters_that_no_font_has_cost_a_note(capsys):
     assert find_font("Ампель") == FONT and not capsys.readouterr().out
     assert find_font("\U00010000") == FONT and "Noto Sans" in capsys.readouterr().out
-
-
-def test_no_edge_runs_through_a_text():
-    """A text is the same whether or not another box crosses it."""
-    boxes = [(40, 80, 240, 160), (20, 60, 100, 190), (60, 20, 90, 75), (30, 70, 260, 72)]
-    alone = np.asarray(draw_boxes(GREY, boxes[:1], [1], ["traffic light"], 3))
-    among = np.asarray(draw_boxes(GREY, [*boxes[1:], boxes[0]], [0, 0, 0, 1],
-                                  ["", "", "", "traffic light"], 3))
-    text = (alone != GREY).any(2)
-    text[80:] = False
-    assert text.sum() > 500 and np.array_equal(alone[text], among[text])
 
 
 @pytest.mark.parametrize("size", [(640, 480), (4000, 3000), (100, 80)])
