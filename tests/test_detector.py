@@ -179,13 +179,13 @@ def both(tmp_path):
     return detector, SSD(tmp_path / "best.pth", confidence=0.3, device="cpu")
 
 
-def test_six_threads_detect_what_one_detects(both):
+def test_four_threads_detect_what_one_detects(both):
     """Of a network in training too, which each of them takes to eval mode and back."""
     for detector in both:
         detector.network.train()
-        images = [random_image(seed) for seed in range(8)]
+        images = [random_image(seed) for seed in range(4)]
         alone = [detector.detect(image) for image in images]
-        with ThreadPoolExecutor(6) as pool:
+        with ThreadPoolExecutor(4) as pool:
             together = list(pool.map(detector.detect, images))
         for one, other in zip(alone, together):
             assert same(one, other)

@@ -44,7 +44,7 @@ def test_the_copy_gives_the_networks_outputs(backbone, size):
     copy = inference_copy(network, "fp32")
     assert not any(isinstance(module, nn.BatchNorm2d) for module in copy.modules())
     with torch.inference_mode():
-        for count in (1, 2, 1):  # packed anew where the batch has another shape
+        for count in (2, 1):  # packed anew where the batch has another shape
             batch = torch.from_numpy(images_for(network, count, count)).permute(0, 3, 1, 2)
             for output, expected in zip(copy(batch), network(batch)):
                 assert (output - expected).abs().max() < 1e-5 * expected.abs().max().clamp(min=1)
