@@ -21,7 +21,7 @@ def data(tmp_path_factory):
     import voc_annotation
     from utils.data import demo_data
 
-    folder = tmp_path_factory.mktemp("data")
+    folder = tmp_path_factory.mktemp("with space")
     demo_data.main(demo_data.DemoSettings(folder=str(folder), images=14, held_out=0))
     with pytest.MonkeyPatch.context() as patch:  # the search for priors takes seconds
         patch.setattr("utils.data.dataset_report.fit_priors", lambda boxes, spec, *_, **__: spec)

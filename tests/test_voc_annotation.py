@@ -80,19 +80,6 @@ def test_lists_without_objects_are_refused(twenty):
     assert not list(twenty[0].path.glob("2007_*.txt"))
 
 
-def test_a_split_that_became_empty_leaves_no_older_list(twenty, capsys):
-    voc, keys = twenty
-    voc.split(train=keys[:12], val=keys[12:17], test=keys[17:])
-    voc.run()
-    for key in keys[17:]:
-        (voc.root / "JPEGImages" / f"{key}.jpg").write_text("broken")
-    voc.run()
-    out = capsys.readouterr().out
-    assert "2007_test.txt: 0 of 3 images usable" in out
-    assert "2007_test.txt is now 2007_test.txt.old" in out
-    assert not (voc.path / "2007_test.txt").exists()
-
-
 def test_the_report_examines_the_network_of_train_py(tmp_path):
     sizes = (10.0, 20.0, 40.0, 80.0, 120.0, 160.0, 200.0)
     spec, paper, large = specs_to_examine(AnnotationSettings(
@@ -199,5 +186,3 @@ def test_a_class_list_that_is_spelt_otherwise_is_refused(twenty, names, words):
     else:  # an image of other classes alone is no background
         voc.run(test_share=0, val_share=0)
         assert voc.listed("train") == ["dog"]
-
-

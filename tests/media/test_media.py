@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from tiny_detector import NAMES, photo
 
-from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.detections import Detections
 from utils.evaluation.detection_files import read_detections
@@ -251,15 +250,3 @@ def test_pycocotools_and_get_map_read_the_results(tmp_path, files, ids):
                      "categories": [{"id": 90}, {"id": 14}]}
     truth.createIndex()
     assert len(truth.loadRes(results).anns) == 4
-
-
-def test_a_drawing_that_cannot_be_written_costs_one_line(tmp_path, capsys):
-    (tmp_path / "a.jpg").mkdir()
-    outputs = Outputs(tmp_path, count=True)
-    sources = [source_of(photo(tmp_path / name)) for name in ("a.png", "b.png")]
-    write_all(outputs, sources)
-    assert list(outputs.failures) == ["a.png"] and (tmp_path / "b.jpg").is_file()
-    with pytest.raises(UserError, match="1 of 2 failed: a.png"):
-        outputs.sum_up(sources)
-    out = capsys.readouterr().out
-    assert out.count("error: ") == 1 and "1 of 2 files done" in out and "dog 2" in out

@@ -117,9 +117,7 @@ def test_the_rate_is_in_proportion_to_the_images_of_a_step():
 
 
 def test_momentum_after_a_first_step_that_overflowed():
-    """The first step of fp16 is often left out; what the fused loop keeps is 0 then, not memory
-    that nobody has written, and the next step is the first one.
-    """
+    """As is usual in fp16. The momentum is 0 then, not memory that nobody has written."""
     torch.manual_seed(0)
     layer = nn.Conv2d(2, 3, 1)
     optimizer = make_optimizer(Network(layer), name="sgd", momentum=0.9, weight_decay=0.0)
