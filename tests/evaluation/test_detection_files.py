@@ -7,7 +7,6 @@ import pytest
 from coco_sets import judge_files
 
 from utils.cli import UserError
-from utils.coco_ids import class_ids
 from utils.data.annotations import Record
 from utils.detections import Detections
 from utils.evaluation.assignment import (FlatDetections, assign_voc, flatten_detections,
@@ -95,13 +94,6 @@ def test_names_and_ids_of_images(files, names, ids, tmp_path):
     records = make_records(tmp_path, files)
     assert [name.replace(str(tmp_path), "/r") for name in image_names(records)] == names
     assert image_ids(records) == ids
-
-
-def test_coco_classes_have_the_ids_of_coco():
-    names = ["person", *map(str, range(78)), "toothbrush"]
-    ids = class_ids(names)
-    assert (ids[0], ids[11], ids[12], ids[-1], len(set(ids))) == (1, 13, 14, 90, 80)
-    assert class_ids(names[1:]) == list(range(1, 80))
 
 
 def read(tmp_path, rows, records, **ids):
