@@ -21,14 +21,14 @@ TINY = {"backbone": "mobilenetv2", "backbone_weights": "", "input_shape": (260, 
 
 
 def settings_for(data, **changes):
-    return train.TrainSettings(**{**TINY, "train_list": str(data / "train.txt"),
+    return train.TrainSettings(**{**TINY, "train_list": str(data / "val.txt"),
                                   "val_list": str(data / "val.txt"),
                                   "save_dir": str(data / "logs"), **changes})
 
 
 @pytest.fixture(scope="module")
 def trained(data):
-    """The run folder of three steps of training."""
+    """The run folder of two steps of training."""
     train.main(settings_for(data))
     return data / "logs" / "run"
 

@@ -78,7 +78,7 @@ def test_torchvision_files_fill_the_backbone(backbone, tmp_path):
     weights, _ = read_backbone(tmp_path / "weights.pth", backbone)
     ours = new_network(backbone, 300, 2, backbone_weights=str(tmp_path / "weights.pth"))
     assert load_backbone(ours, weights) == len(weights) or backbone == "resnet50"
-    x = torch.randn(1, 3, 300, 300)
+    x = torch.randn(1, 3, 96, 96)
     ours.eval(), net.eval()
     with torch.no_grad():
         if backbone == "resnet50":

@@ -70,7 +70,7 @@ def crash_at(patch, owner, name, count, *, after=False):
 
 
 @pytest.mark.parametrize("variant, place, count, after", [
-    ("plain", STEP, 1, False), ("plain", STEP, 7, False), ("plain", MEASURE, 2, False),
+    ("plain", STEP, 7, False), ("plain", MEASURE, 2, False),
     ("plain", REPLACE, 3, False), ("plain", REPLACE, 5, True), ("plain", OPTIMIZER, 6, True),
     ("steps", STEP, 6, False), ("steps", REPLACE, 8, True), ("accumulate", STEP, 4, False),
     ("frozen sgd", STEP, 3, False), ("frozen sgd", STEP, 6, False),
