@@ -1,7 +1,5 @@
 """The dataset report: tables against naive counts, and its sections."""
 
-import base64
-import io
 import re
 
 import numpy as np
@@ -12,7 +10,7 @@ from PIL import Image
 from nets.ssd import build_spec
 from utils.data.annotations import Record
 from utils.data.dataset_report import (SIZE_GROUPS, Choice, choice_section, count_table,
-                                       coverage_table, draw_problems, examine, find_choices,
+                                       coverage_table, examine, find_choices,
                                        find_faults, find_rare_classes)
 from utils.data.doctor import Doctor, inspect_image
 from utils.data.prior_fit import boxes_at_input
@@ -169,20 +167,3 @@ def test_the_report_has_all_sections(data):
         assert details.heading == f"15 x {kind} ({decision})" and len(details.rows) == 16
     cards, sections = examine({"train": []}, Doctor(CLASSES, {}, SMALL), [SMALL] * 3, **more)
     assert len(sections) == len(cards) == 4  # no priors
-
-
-def test_problems_are_shown_the_smallest_boxes_first_where_an_image_can_be_read(tmp_path):
-    paths = [tmp_path / f"{k}.png" for k in range(3)]
-    for path in paths[:2]:
-        Image.new("RGB", (300, 200), (90, 90, 90)).save(path)
-    boxes = [(10, 10, 60, 60), (250, 150, 400, 160), (200, 100, 200, 100)]
-    problems = [Problem("tiny", f"object {k}", "why", paths[:1], box)
-                for k, box in enumerate(boxes)]
-    shown = dict(draw_problems([*problems, problems[0]._replace(images=paths[2:])]))
-    assert list(shown) == ["object 2", "object 1", "object 0"]
-    for uri in shown.values():
-        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
-        red = (pixels[..., 0] > 180) & (pixels[..., 1] < 90)
-        assert 20 < red.sum() < 8000, "the box, which is in the part that is shown"
-    pair = Problem("look-alikes in two splits", "0.png", "as 1.png", paths[:2])
-    assert [caption for caption, _ in draw_problems([pair])] == ["0.png", "1.png"]

@@ -1,6 +1,7 @@
 """What users get of an image: unpacking, picking, tables."""
 
 import numpy as np
+import pytest
 
 from utils.detections import Detections
 
@@ -25,3 +26,13 @@ def test_tables():
     assert FOUND.rows()[0] == {"class": "dog", "label": 1, "score": 0.9, "x1": 1.0, "y1": 2.0,
                                "x2": 30.13, "y2": 40.0}
     assert repr(FOUND).startswith("3 found\n  dog ") and repr(NONE) == "0 found"
+
+
+def test_supervision_gets_all_fields():
+    pytest.importorskip("supervision")
+    theirs = FOUND.to_supervision()
+    np.testing.assert_array_equal(theirs.xyxy, FOUND.boxes)
+    np.testing.assert_array_equal(theirs.confidence, FOUND.scores)
+    assert theirs.class_id.tolist() == [1, 0, 1]
+    assert theirs["class_name"].tolist() == ["dog", "cat", "dog"]
+    assert len(NONE.to_supervision()) == 0
