@@ -94,7 +94,7 @@ def report(settings: MapSettings, measurement: Measurement, about: dict[str, Any
         part.write_text(f"{text}\n", encoding="utf-8")
     with writing(folder / "results.json") as part:
         part.write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-    write_report(folder / "report.html", f"mAP on {title}", measurement, values, origin)
+    write_report(folder / "report.html", f"Detector report: {title}", measurement, values, origin)
     print(f"details in {folder}, images of the errors in its report.html")
 
 

@@ -157,13 +157,16 @@ def test_the_report_has_all_sections(data):
         "images left out: 45, see Problems", "Problems", "Images and objects", "Settings", "Priors",
         "Samples"]
     _, number, rarest, problem, settings = cards
-    assert (number.answer, number.sentence) == ("11", "8 in train, 3 in val, 0 in test.")
+    assert number.answer == "11" and "8 in train, 3 in val, 0 in test" in number.sentence
     assert rarest.answer == CLASSES[2] and rarest.sentence.startswith("0 of ")
     assert problem.answer == f"15 x {next(iter(DECISIONS))}"
     assert f"Take {settings.answer}, in train.py" in sections[3].text
     assert len(sections[5].images) == sum(len(record.labels) > 0 for split in lists.values()
                                           for record in split)
-    for (kind, decision), details in zip(DECISIONS.items(), sections[1].details):
-        assert details.heading == f"15 x {kind} ({decision})" and len(details.rows) == 16
+    headings = [part.heading for part in sections[1].details if len(part.rows) == 16]
+    assert sorted(headings) == sorted(f"15 x {kind} ({decision})"
+                                      for kind, decision in DECISIONS.items())
+    folded = [part.folded for part in sections[1].details]
+    assert folded == sorted(folded), "what needs a hand comes first"
     cards, sections = examine({"train": []}, Doctor(CLASSES, {}, SMALL), [SMALL] * 3, **more)
     assert len(sections) == len(cards) == 4  # no priors

@@ -101,7 +101,7 @@ def test_the_cards_answer_from_counts(report):
     assigned = assign_voc(*measurement.errors.assignment[:2])
     above = (assigned.detections.scores > measurement.confidence) & ~assigned.ignored
     found = (assigned.matched[above] >= 0).sum()
-    assert f"mAP {values['map_area']:.3f}" in shown
+    assert f"mAP is {values['map_area']:.3f}" in shown
     assert (f"{found} of {assigned.counted.sum()} objects are found, and {above.sum() - found} of "
             f"{above.sum()} boxes are wrong") in shown
     aps = {name: row["ap_area"] for name, row in values["classes"].items() if row["objects"]}

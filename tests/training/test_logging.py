@@ -42,7 +42,8 @@ def test_early_stopping_counts_measurements_that_beat_no_earlier_one(maps, patie
 
 @pytest.mark.parametrize("maps, short", [
     ([0.3, 0.5, 0.6], True), ([0.3, None, 0.6, None], True), ([0.01], True),
-    ([0.5, 0.6, 0.59], False), ([0.6, 0.605], False), ([0.6], False), ([None, None], False)])
+    ([0.5, 0.6, 0.59], False), ([0.6, 0.605], False), ([0.6], False), ([None, None], False),
+    ([0.9, 0.97], False)])
 def test_a_run_that_was_too_short_says_how_to_go_on(tmp_path, maps, short):
     text = describe_end(tmp_path, rows_of(maps), 1)
     command = f"python train.py --model_path {tmp_path / 'best.pth'} --epochs {2 * len(maps)}\n"

@@ -82,14 +82,17 @@ def answer(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str],
               for split, records in lists.items() if records}
     rare = min(range(len(class_names)), key=lambda label: [row[label] for row in counts.values()])
     images = ", ".join(f"{len(records)} in {split}" for split, records in lists.items())
+    left_out = sum(DECISIONS[problem.kind] == "image left out" for problem in problems)
     objects = ", ".join(f"{row[rare]} of {row.sum()} objects in {split}"
                         for split, row in counts.items())
     cards = [Card("Are the data ready?", "yes", "Run train.py.", "good"),
-             Card("How many images?", str(sum(map(len, lists.values()))), f"{images}."),
+             Card("How many images?", str(sum(map(len, lists.values()))),
+                  f"{images}; {left_out} left out."),
              Card("Which class is rarest?", class_names[rare], f"{objects}."),
              Card("Which problem is most frequent?", "none", "All boxes fit their images.", "good")]
     if faults:
-        cards[0] = cards[0]._replace(answer="look first", sentence=faults[0], tone="warn")
+        cards[0] = cards[0]._replace(answer="look at this first", sentence=faults[0],
+                                     tone="warn")
     for kind, count in Counter(problem.kind for problem in problems).most_common(1):
         cards[3] = cards[3]._replace(answer=f"{count} x {kind}", tone="warn",
                                      sentence=f"{DECISIONS[kind].capitalize()}.")
@@ -150,6 +153,7 @@ def problem_section(problems: Sequence[Problem]) -> Section:
             images = draw_problems([problem for problem in problems if problem.kind == kind])
             details.append(Section(heading, [["where", "what"], *rows], images=images,
                                    folded=decision not in SERIOUS))
+    details.sort(key=lambda part: part.folded)
     return Section("Problems", text="" if details else "no problems found", details=details)
 
 
@@ -232,10 +236,11 @@ def choice_section(choices: Sequence[Choice], augmentation: str) -> tuple[Card, 
     present, advised = choices[0], min(
         (choice for choice in choices if choice.covered >= best - CLOSE),
         key=lambda choice: (round(choice.passes, 3), -choice.covered))
-    rows = [["setting", "objects covered", "passes of the network"]]
+    rows = [["setting", "objects covered", "time an image, now 1"]]
     rows += [[name, f"{share:.1%}", f"{passes:.1f}"] for name, _, share, passes in choices]
-    text = ("Covered objects have a prior that fits. Half of them are as in the images, half as "
-            f"training would show them (augmentation {augmentation}).\n")
+    text = (f"An object is covered where a prior fits it (IoU >= {MATCH_IOU:g}): others are hardly "
+            "learned. Half of those counted are as in the images, half as training changes them "
+            f"(augmentation {augmentation}).\n")
     if advised.covered < present.covered + WORTH:
         advice = "Leave the settings: no other is worth its work."
         return (Card("Which settings?", "leave them", advice, "good"),

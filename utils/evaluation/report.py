@@ -35,16 +35,17 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
     confidence = measurement.confidence
     kinds = sorted(KINDS, key=measurement.costs.get, reverse=True)
     write_page(path, title, origin, _cards(measurement, values), [
-        Section("Classes", _class_rows(values), "Small are objects of up to 32 x 32 pixels of the "
-                "image, medium up to 96 x 96. The best F1 is on these images.",
+        Section("Classes", _class_rows(values), "AP (average precision) is the area under the "
+                "curve of precision (boxes that are right) over recall (objects that are found). "
+                "Small are objects of up to 32 x 32 pixels of the image, medium up to 96 x 96.",
                 groups=[("", 2), ("average precision (AP)", 6),
                         (f"at confidence {confidence:g}", 3), ("best F1", 2)]),
         Section("Curves", curves=_curves(measurement), panels=[
             ("Precision over recall", "recall", "precision", None),
             (f"F1 over confidence; dashed: {confidence:g}", "confidence", "F1", confidence)]),
-        Section("Errors", text="By TIDE's kinds, with what COCO's AP at IoU 0.5 would rise by if "
-                "one alone were corrected. Numbers and images are of boxes above confidence "
-                f"{confidence:g}: red is detected, cyan true, yellow missed.",
+        Section("Errors", text="Each wrong box has one kind, with the AP to gain if that kind "
+                "alone were corrected (TIDE). An object with a wrong box on it is not missed. "
+                f"Above confidence {confidence:g}: red is detected, cyan true, yellow missed.",
                 details=[_error_examples(measurement, kind, kind != kinds[0]) for kind in kinds]),
         _confusion_section(values),
         Section("All figures", code=format_measurement(measurement), folded=True)])
@@ -53,9 +54,11 @@ def write_report(path: Path, title: str, measurement: Measurement, values: dict[
 def _cards(measurement, values):
     confidence, costs = measurement.confidence, measurement.costs
     results, map_area = _weakest_first(measurement), values["map_area"]
-    cards = [Card("How good is it?", f"mAP {_text(map_area)}",
-                  f"{_found_text(measurement.pooled, confidence)} mAP is the mean AP of the "
-                  f"classes at IoU {values['iou']:g}; 1 is perfect.")]
+    used = values["all_classes"]["at_confidence"]
+    cards = [Card("How good is it?", f"{_percent(used['recall'])} found, "
+                  f"{_percent(used['precision'])} of the boxes right",
+                  f"{_found_text(measurement.pooled, confidence)} mAP is {_text(map_area)}: the "
+                  f"mean AP of the classes at IoU {values['iou']:g}; 1 is perfect.")]
     if len(results) > 1:
         name, result = results[0]
         cards.append(Card("Which class is weakest?", f"{name}: AP {_text(result.ap_area)}",
@@ -92,9 +95,15 @@ def _confidence_card(values):
         return Card(question, "-", "No box is right at any confidence.", "bad")
     used = values["all_classes"]["at_confidence"]
     advised, tone = (used, "") if used["f1"] >= CLOSE_F1 * best["f1"] else (best, "warn")
-    return Card(question, f"{advised['confidence']:g}", f"F1 is {_text(used['f1'])} at "
-                f"{used['confidence']:g}; the best on these images is {_text(best['f1'])}, at "
-                f"{best['confidence']:g}.", tone)
+    points = [f"at {point['confidence']:.2g}, {_percent(point['recall'])} of objects are found, "
+              f"and {_percent(point['precision'])} of the boxes right" for point in (used, best)]
+    text = f"In use: {points[0]}." + (
+        "" if best == used else f" Best F1 on these images: {points[1]}.")
+    return Card(question, f"{advised['confidence']:.2g}", text, tone)
+
+
+def _percent(share):
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _class_rows(values):
@@ -137,7 +146,7 @@ def _confusion_section(values):
             if number and name != other:
                 cells.append((number, words))
     text = ", ".join(f"{number} x {words}" for number, words in sorted(cells, reverse=True)[:5])
-    return Section("Confusion matrix", [["true, by detected", *names, "missed"],
+    return Section("Confusion matrix", [["true (rows), as detected", *names, "missed"],
                                         *([name, *numbers] for name, numbers in rows)], text,
                    shaded=True)
 

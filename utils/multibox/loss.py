@@ -92,7 +92,8 @@ class MultiBoxLoss(nn.Module):
     def mine_hard_negatives(self, losses: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the (B, P) bool mask of each image's negatives of highest loss (section 2.2).
 
-        `losses` are the (B, P) confidence losses, `labels` (B, P) as in Targets.
+        `losses` are the (B, P) confidence losses, `labels` (B, P) as in Targets. A weight by class
+        would not change the order: all candidates are background.
         """
         candidate = labels == 0
         hardest_first = losses.masked_fill(~candidate, -torch.inf).argsort(

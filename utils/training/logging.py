@@ -14,7 +14,8 @@ from utils.multibox.loss import Losses
 from utils.page import new_figure, save_figure
 
 ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
-RISE, NEAR_ZERO = 0.01, 0.05  # of val mAP: more than noise, and as good as nothing
+# Of val mAP: more than noise, as good as nothing, and good enough to stop at.
+RISE, NEAR_ZERO, GOOD = 0.01, 0.05, 0.95
 
 
 def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None) -> str:
@@ -51,9 +52,10 @@ def describe_end(folder: Path, history: list[dict[str, Any]], best_epoch: int) -
 
 
 def was_too_short(history: list[dict[str, Any]]) -> bool:
-    """Tell whether the last measurement was well above all earlier ones, or near 0."""
+    """Tell whether the last measurement was near 0, or well above all others and not good."""
     maps = [row["val_map"] for row in history if row["val_map"] is not None]
-    return bool(maps) and (maps[-1] < NEAR_ZERO or maps[-1] - max(maps[:-1], default=1) > RISE)
+    return bool(maps) and (maps[-1] < NEAR_ZERO or maps[-1] < GOOD and
+                           maps[-1] - max(maps[:-1], default=1) > RISE)
 
 
 def has_stalled(history: list[dict[str, Any]], patience: int) -> bool:

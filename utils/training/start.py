@@ -83,7 +83,7 @@ def read_lists(train_list: str, val_list: str, classes_path: str
     lacking = [name for label, name in enumerate(class_names) if label not in learnable]
     if lacking:
         print(f"warning: {train_list} has no object of {', '.join(lacking)}: nothing to learn")
-    if all(record.difficult.all() for record in val_records):
+    if val_records and all(record.difficult.all() for record in val_records):
         print("note: no val mAP, since no object of a val list counts; best.pth is the last epoch")
         val_records = []
     check_images(train_records, train_list)
