@@ -21,7 +21,7 @@ def data(tmp_path_factory):
     import voc_annotation
     from utils.data import demo_data
 
-    folder = tmp_path_factory.mktemp("data")
+    folder = tmp_path_factory.mktemp("with space")
     demo_data.main(demo_data.DemoSettings(folder=str(folder), images=14, held_out=0))
     with pytest.MonkeyPatch.context() as patch:  # the search for priors takes seconds
         patch.setattr("utils.data.dataset_report.fit_priors", lambda boxes, spec, *_, **__: spec)
@@ -36,9 +36,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def short_training(data):
-    """Settings of a training of seconds, as {name: value}."""
+    """Settings of a training of seconds with the `tiny` backbone, as {name: value}."""
     return {"train_list": str(data / "train.txt"), "val_list": str(data / "val.txt"),
-            "backbone": "mobilenetv2", "backbone_weights": "", "input_shape": (128, 128),
+            "backbone": "resnet50", "backbone_weights": "", "input_shape": (128, 128),
             "epochs": 3, "batch_size": 2, "num_workers": 0, "device": "cpu", "precision": "fp32",
             "sample_period": 0, "run_name": "run"}
 
@@ -47,3 +47,10 @@ def short_training(data):
 def flags(short_training):
     """The same, to be changed."""
     return dict(short_training)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Let resnet50 be a backbone of three layers."""
+    import tiny_train
+    tiny_train.use_tiny(monkeypatch)

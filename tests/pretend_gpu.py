@@ -44,8 +44,8 @@ TAKES_HOST_SCALARS = {"where", "fill_", "masked_fill", "masked_fill_"}  # beside
 class State:
     """The pretended machine, and what was counted on it."""
 
-    def __init__(self, gpus: int, memory_limit: int):
-        self.gpus, self.memory_limit = gpus, memory_limit
+    def __init__(self, gpus: int):
+        self.gpus = gpus
         self.process, self.thread = os.getpid(), threading.local()
         self.waits = collections.Counter()  # (what for, line of this project) -> times
         self.unfinished = []  # (tensor of the host, its values): copies nobody has waited for
@@ -63,8 +63,6 @@ class State:
         storage = host.untyped_storage()
         if not hasattr(storage, "is_counted"):
             size, storage.is_counted = storage.nbytes(), True
-            if self.memory_limit and self.memory + size > self.memory_limit:
-                raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes.")
             self._count(size)
             weakref.finalize(storage, self._count, -size)
 
@@ -338,13 +336,10 @@ def _use(device):
     state.thread.gpu = _gpu_of(device)
 
 
-def install(gpus: int = 1, *, memory_limit: int = 0) -> None:
-    """Put pretended GPUs into this process, for good; a second call is another machine.
-
-    `memory_limit` is in bytes, of all GPUs together; 0 for none.
-    """
+def install(gpus: int = 1) -> None:
+    """Put pretended GPUs into this process, for good; a second call is another machine."""
     global state
-    was_installed, state = state is not None, State(gpus, memory_limit)
+    was_installed, state = state is not None, State(gpus)
     if was_installed:
         return
     torch._C._ensureCUDADeviceGuardSet()

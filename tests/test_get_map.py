@@ -82,18 +82,6 @@ def test_detections_that_were_written_have_the_same_figures(measure, tmp_path):
             assert one[name] == other[name]
 
 
-def test_detections_of_another_project(measure, tmp_path):
-    path = tmp_path / "some.json"
-    path.write_text(json.dumps([{"image_id": "1", "category_id": "cat", "score": 0.625,
-                                 "bbox": [20, 10, 40, 40]}]))
-    out = measure(detections=str(path))
-    values = read_json(tmp_path / "map_out" / "results.json")
-    assert values["map_area"] == values["classes"]["cat"]["ap_area"] == pytest.approx(1 / 6)
-    assert values["classes"]["dog"]["ap_area"] is values["classes"]["dog"]["best_f1"] is None
-    assert values["best_f1"]["f1"] == pytest.approx(2 / 7)
-    assert "not in the mean: dog" in out and "confidence 0.624: F1 0.2857 " in out
-
-
 @pytest.mark.parametrize("changes, message", [
     ({"detections": "nowhere.json"}, "no such file or folder"),
     ({"batch_size": 0}, "batch_size must lie in 1"),
@@ -105,11 +93,3 @@ def test_detections_of_another_project(measure, tmp_path):
 def test_settings_that_cannot_work(measure, changes, message):
     with pytest.raises(UserError, match=message):
         measure(**changes)
-
-
-def test_a_list_of_other_classes_cannot_be_measured(measure, folder, tmp_path):
-    records, _ = read_list(folder / "2007_test.txt")
-    path = tmp_path / "2007_test.txt"
-    path.write_text(list_text(records, NAMES[::-1]), encoding="utf-8")
-    with pytest.raises(UserError, match="number 1 is 'cat' in the first, 'dog'"):
-        measure(test_list=str(path))

@@ -1,5 +1,6 @@
 """What README.md and docs/ name is there: links, files, settings, and the flags of commands."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -21,14 +22,24 @@ def code(document):
     return [re.sub(r"\s+#.*", "", line) for block in blocks for line in "".join(block).splitlines()]
 
 
-def commands():
-    """Return the commands of all documents that start a script or a module of the project."""
+def cells(notebook):
+    """Return the lines of code of a notebook, without the ! of commands."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [line.strip(" !\n") for cell in cells for line in cell["source"]]
+
+
+def commands(lines):
+    """Yield (command, script) of the lines that start a script or a module of the project."""
     pattern = r"(?:python3?|torchrun .*?) (?:-m )?([\w.]+)"
-    for line in dict.fromkeys(line for document in DOCUMENTS for line in code(document)):
+    for line in dict.fromkeys(lines):
         if match := re.match(pattern, line):
             name = match[1] if match[1].endswith(".py") else match[1].replace(".", "/") + ".py"
             if (REPO / name) in SOURCES:
                 yield line, REPO / name
+
+
+NOTEBOOK = REPO / "examples" / "own_data.ipynb"
+LINES = [line for document in DOCUMENTS for line in code(document)]
 
 
 def anchors(document):
@@ -58,7 +69,7 @@ def test_files_and_settings_are_the_projects(document):
     assert not unknown | missing
 
 
-@pytest.mark.parametrize("command, script", commands())
+@pytest.mark.parametrize("command, script", [*commands(LINES + cells(NOTEBOOK))])
 def test_flags_of_commands_are_settings(command, script):
     fields = SOURCES[script] + SOURCES[REPO / "ssd.py"]  # predict.py and get_map.py inherit
     words = shlex.split(command)
@@ -71,5 +82,5 @@ def test_flags_of_commands_are_settings(command, script):
 def test_make_demo_is_the_demo_by_hand():
     recipe = (REPO / "Makefile").read_text("utf-8").partition("\ndemo:")[2].partition("\n\n")[0]
     recipe = recipe.replace("$(BIN)/", "").replace("$(DEMO)", "demo").replace("\\\n", " ")
-    by_hand = [shlex.split(command) for command, _ in commands() if "demo" in command]
+    by_hand = [shlex.split(command) for command, _ in commands(LINES) if "demo" in command]
     assert [shlex.split(line) for line in recipe.splitlines()[1:]] == by_hand

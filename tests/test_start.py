@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import torch
-import torchvision
 from tiny_detector import photo
 from torchvision.models import (MobileNet_V2_Weights, MobileNet_V3_Large_Weights, ResNet50_Weights,
                                 VGG16_Weights, detection)
@@ -14,7 +12,6 @@ from nets.weights.families import COCO_DETECTORS, PUBLISHED_NAMES
 from nets.ssd import SSDNet, build_spec
 from ssd import SSD, SSDSettings
 from utils.cli import ROOT
-from utils.multibox.nms import nms
 
 HEAVY = {"matplotlib", "scipy", "tensorboard", "jinja2", "torchvision", "pandas", "onnx",
          "onnxruntime", "openvino", "sympy", "triton", "torch._dynamo", "torch._inductor",
@@ -39,13 +36,6 @@ def test_a_plain_prediction_imports_nothing_that_it_does_not_need(tmp_path):
         "best.pth", "a.png", "out"))], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (tmp_path / "out" / "a.jpg").exists()
     assert not HEAVY & set(done.stdout.rpartition("imported:")[2].split())
-
-
-def test_nms_is_that_of_torchvision():
-    low = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
-    boxes, scores = torch.cat([low, low + 0.1], 1), (low[:, 0] * 20).round()  # many ties
-    for iou in (0.0, 0.3, 0.9):
-        assert torch.equal(nms(boxes, scores, iou), torchvision.ops.nms(boxes, scores, iou))
 
 
 def test_what_is_written_here_of_torchvision_is_what_it_says():

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from naive import naive_iou
 
 from utils.data.augment import (AUGMENTATIONS, Augmentation, apply_geometry, choose_crop,
                                 choose_geometry)
@@ -90,11 +91,6 @@ def test_expansion_is_uniform_in_ratio_and_place():
             ratios[expanded] - 1)[:, None]).T):
         steps = np.arange(1, len(values) + 1) / len(values)
         assert np.abs(np.sort(values) - steps).max() < 1.8 / np.sqrt(len(values))
-
-
-def naive_iou(a, b):
-    both = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
 
 
 def best_centred_iou(boxes, crop):

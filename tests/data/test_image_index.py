@@ -3,7 +3,7 @@
 import pytest
 
 from utils.cli import UserError, walk_files
-from utils.data.sources import Annotation, ImageIndex, int_size, tails
+from utils.data.sources import Annotation, ImageIndex
 
 
 def match(folder, files, wanted):
@@ -29,11 +29,9 @@ def match(folder, files, wanted):
     (["a/1.jpg", "b/1.jpg"], [("home/me/a/1", "")], ["a/1.jpg"]),
     # The file name, from whatever machine, comes before the name of the annotation.
     (["sub/photo 7.png", "sub/photo 8.png"], [("7", "C:\\data\\photo 7.png")], ["sub/photo 7.png"]),
-    (["a.jpg", "b.jpg"], [("a", "b.jpg"), ("b", "")], ["a.jpg", "b.jpg"]),
     (["a b.jpg", "c%20d.jpg"], [("1", "a%20b.jpg"), ("2", "c%20d.jpg")], ["a b.jpg", "c%20d.jpg"]),
     # An image that two annotations could mean belongs to neither, unless its path is the same.
     (["1.jpg", "2.jpg"], ["a/1", "b/1", "b/2"], [None, None, "2.jpg"]),
-    (["a/1.jpg", "2.jpg"], ["a/1", "b/1", "2"], ["a/1.jpg", None, "2.jpg"]),
     (["p1.jpg"], [("p0", "p1.jpg"), ("p1", "p1.jpg")], [None, "p1.jpg"])])
 def test_which_image_an_annotation_means(tmp_path, files, wanted, expected):
     assert match(tmp_path, files, wanted) == expected
@@ -55,9 +53,3 @@ def test_files_are_sorted_and_linked_folders_entered(tmp_path):
     names = ["a.TXT", "b.txt", "link/e.txt", "sub.txt/c.txt"]
     assert list(walk_files(tmp_path / "in").items()) == [
         (name, tmp_path / "in" / name) for name in names]
-
-
-def test_values_of_sources():
-    assert tails("..\\x/./a.jpg") == ["x/a.jpg", "a.jpg"]
-    assert int_size("50.0", 40) == (50, 40)
-    assert {int_size(*size) for size in ((0, 0), ("x", 40), (None, None), ("inf", 1))} == {None}

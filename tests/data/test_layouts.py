@@ -132,15 +132,6 @@ def test_xml_files_anywhere(tmp_path, images, xmls, parts, is_inside):
                            if parts[0] else {"train": ["a", "b", "c"]})
 
 
-def test_only_the_ending_of_an_image_is_cut_off(tmp_path):
-    for name in ("cam_1.jpg", "cam_1.5.jpg", "cam_1.7.PNG", "b.jpg"):
-        save_image(tmp_path / "images" / name)
-    rows = [f"{name},cat,1,1,9,9\n" for name in ("cam_1", "cam_1.5", "cam_1.7", "b.heic")]
-    write_text(tmp_path / "a.csv", "filename,class,xmin,ymin,xmax,ymax\n" + "".join(rows))
-    assert [item.image.name for item in read_source(tmp_path).annotations] == [
-        "cam_1.jpg", "cam_1.5.jpg", "cam_1.7.PNG", "b.jpg"]
-
-
 @pytest.mark.parametrize("form, unlabelled, keys, kind", [
     ("voc", "auto", ["a"], "no annotation"), ("voc", "background", ["a", "b"], "no label file"),
     ("yolo", "auto", ["a", "b"], "no label file"), ("yolo", "unused", ["a"], "no annotation"),
@@ -154,13 +145,6 @@ def test_images_without_annotation(tmp_path, form, unlabelled, keys, kind):
     source = read_source(tmp_path, unlabelled=unlabelled)
     assert [item.key.removeprefix("/") for item in source.annotations] == keys
     assert kinds(source.problems) == [kind] * (kind is not None)
-
-
-def test_listed_images_without_objects_can_be_left_out(tmp_path):
-    save_image(tmp_path / "a.jpg")
-    write_coco(tmp_path / "c.json", "a.jpg")
-    assert len(read_source(tmp_path).annotations) == 1
-    assert not read_source(tmp_path, unlabelled="unused").annotations
 
 
 @pytest.mark.parametrize("images", ["{}", "images/{}", "images"])

@@ -52,10 +52,27 @@ def flatten(truth, results):
                                    column(truth, "area", float))
 
 
-def pycocotools(truth, results, *, images=40, classes=3):
-    """Return pycocotools' COCOeval after evaluate, accumulate and summarize."""
+def judge_files(truth_path, results_path):
+    """Return pycocotools' COCOeval of two files."""
     from pycocotools.coco import COCO
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(truth_path))
+        return judge(truth, truth.loadRes(str(results_path)))
+
+
+def judge(truth, results):
+    """Return COCOeval of two COCO objects after evaluate, accumulate and summarize."""
     from pycocotools.cocoeval import COCOeval
+    evaluation = COCOeval(truth, results, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation
+
+
+def pycocotools(truth, results, *, images=40, classes=3):
+    """Return pycocotools' COCOeval of rows."""
+    from pycocotools.coco import COCO
     parts = {"info": {}, "images": [{"id": k + 1} for k in range(images)],
              "categories": [{"id": k + 1} for k in range(classes)]}
     # Annotation ids from 1: pycocotools loses the match of an object with the id 0.
@@ -68,8 +85,4 @@ def pycocotools(truth, results, *, images=40, classes=3):
             sides.append(COCO())
             sides[-1].dataset = parts | {"annotations": annotations}
             sides[-1].createIndex()
-        judge = COCOeval(*sides, "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge
+        return judge(*sides)

@@ -1,14 +1,12 @@
 """Files of detections: written, read back, read by pycocotools; those of others, and bad ones."""
 
-import contextlib
-import io
 import json
 
 import numpy as np
 import pytest
+from coco_sets import judge_files
 
 from utils.cli import UserError
-from utils.coco_ids import class_ids
 from utils.data.annotations import Record
 from utils.detections import Detections
 from utils.evaluation.assignment import (FlatDetections, assign_voc, flatten_detections,
@@ -42,18 +40,6 @@ def guess(records):
         for record in records])
 
 
-def figures_of_pycocotools(folder):
-    coco = pytest.importorskip("pycocotools.coco")
-    from pycocotools.cocoeval import COCOeval
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco.COCO(str(folder / "ground_truth.json"))
-        judge = COCOeval(truth, truth.loadRes(str(folder / "detections.json")), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats.tolist()
-
-
 @pytest.fixture
 def records(tmp_path):
     return make_records(tmp_path, [f"image {k}.jpg" for k in range(12)])
@@ -76,13 +62,14 @@ def test_detections_that_are_read_back_have_the_same_figures(form, records, tmp_
 
 def test_pycocotools_reads_the_files_and_finds_the_same(tmp_path):
     """With tied scores in images that are not in the order of their ids, which are its order."""
+    pytest.importorskip("pycocotools")
     records = make_records(tmp_path, [f"{k}.jpg" for k in (7, 10, 2, 31, 4, 25, 1, 16)])
     detections = guess(records)
     detections = detections._replace(scores=np.ceil(detections.scores * 2) / 4)
     write_detections(tmp_path, detections, records, CLASSES)
     figures = measure(detections, records, CLASSES).coco.figures()
-    assert np.nan_to_num(list(figures.values()), nan=-1).tolist() == figures_of_pycocotools(
-        tmp_path)
+    theirs = judge_files(tmp_path / "ground_truth.json", tmp_path / "detections.json")
+    assert np.nan_to_num(list(figures.values()), nan=-1).tolist() == theirs.stats.tolist()
     assert figures["AP50:95"] > 0
     assert figures != evaluate_coco(detections, flatten_records(records), 3).figures()
 
@@ -109,35 +96,27 @@ def test_names_and_ids_of_images(files, names, ids, tmp_path):
     assert image_ids(records) == ids
 
 
-def test_coco_classes_have_the_ids_of_coco():
-    names = ["person", *map(str, range(78)), "toothbrush"]
-    ids = class_ids(names)
-    assert (ids[0], ids[11], ids[12], ids[-1], len(set(ids))) == (1, 13, 14, 90, 80)
-    assert class_ids(names[1:]) == list(range(1, 80))
-
-
 def read(tmp_path, rows, records, **ids):
     (tmp_path / "r.json").write_text(rows if isinstance(rows, str) else json.dumps(rows))
     return read_detections(tmp_path / "r.json", records, CLASSES, **ids)
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"image_id": "image 0"}, {"image_id": "image 0.jpg"}, {"category_id": "red cell"},
-    {"image_id": 1.0}, {"segmentation": []}])
+    {}, {"image_id": "image 0"}, {"image_id": "image 0.jpg"}, {"category_id": "red cell"}])
 def test_ids_and_names_that_other_projects_write(changes, records, tmp_path):
     detections = read(tmp_path, [ROWS[0] | changes, ROWS[1]], records)
     assert (detections.image.tolist(), detections.labels.tolist()) == ([0, 1], [0, 2])
     assert detections.boxes[0].tolist() == [1.5, 2, 11.5, 22]
     assert detections.area.tolist() == [200, 211.75]
+    rows = [ROWS[0] | {"category_id": k} for k in (2, 0, 1)]  # from 0, as YOLOv5 writes them
+    assert read(tmp_path, rows, records).labels.tolist() == [2, 0, 1]
 
 
 @pytest.mark.parametrize("names, rows, images", [
     (["2.jpg", "1.jpg"], [1, 2], [1, 0]),
     (["2.jpg", "a b.jpg", "001.jpg"], [1, 2, "a b"], [2, 0, 1]),
     (["2.jpg", "a.jpg", "1.jpg"], [(7, "1.jpg"), (7, "a.jpg"), (7, "2")], [2, 1, 0]),
-    (["c.jpg", "b.jpg", "a.jpg"], [3, 1], [2, 0]),
     (["2.jpg", "a.jpg", "1.jpg"], [1, 2], "may be names, such as 1, or lines"),
-    (["1.jpg", "01.jpg", "a.jpg"], [1, "a"], "1 is not one of the images"),
     (["x/1.jpg", "y/1.jpg"], [(1, "1.jpg")], "'1.jpg' is not one of the images")])
 def test_images_as_ultralytics_names_them(names, rows, images, tmp_path):
     """An integer where the stem is one, else the stem; newer versions add file_name."""
@@ -148,12 +127,6 @@ def test_images_as_ultralytics_names_them(names, rows, images, tmp_path):
             read(tmp_path, rows, make_records(tmp_path, names))
     else:
         assert read(tmp_path, rows, make_records(tmp_path, names)).image.tolist() == images
-
-
-def test_classes_that_count_from_0(records, tmp_path):
-    """As YOLOv5 writes them."""
-    rows = [ROWS[0] | {"category_id": k} for k in (2, 0, 1)]
-    assert read(tmp_path, rows, records).labels.tolist() == [2, 0, 1]
 
 
 def test_ids_of_another_annotation_file(records, tmp_path):
@@ -170,17 +143,12 @@ def test_ids_of_another_annotation_file(records, tmp_path):
     ("r.json", json.dumps(ROWS)[:-9], "not JSON, or cut short"),
     ("r.json", {"annotations": ROWS}, "not a list"),
     ("r.json", [*ROWS, 3], "row 3: needs .* got 3"),
-    ("r.json", [ROWS[0] | {"bbox": 3}], "row 1: needs image_id"),
     ("r.json", [ROWS[0] | {"bbox": [1, 2, 3]}], "row 1: .* bbox of 4"),
     ("r.json", [*ROWS, ROWS[0] | {"image_id": 99}], r"99 is not one of the images, .*, 11, 12\]"),
     ("r.json", [ROWS[0] | {"image_id": "other"}], r"'other' is not one of the images, .*image 0"),
     ("r.json", [ROWS[0] | {"category_id": 4}], r"4 is not one of the classes, .*, 2, 3\]"),
-    ("r.json", [ROWS[1] | {"category_id": 0}, ROWS[1]], "3 is not one of the classes"),
-    ("r.json", [ROWS[0] | {"category_id": "Red Cell"}], r"'Red Cell' is not .*\['red cell', "),
     ("r.json", [*ROWS, ROWS[0] | {"score": float("nan")}], "row 3: .* finite numbers"),
-    ("r.json", [ROWS[0] | {"bbox": [0, 0, float("inf"), 1]}], "row 1: .* finite numbers"),
     ("r.json", [ROWS[0] | {"bbox": [5, 5, 3, -1]}], "row 1: .* finite numbers"),
-    ("ids.json", {"images": []}, "not a COCO annotation file"),
     ("ids.json", {"images": [3], "categories": []}, "not a COCO annotation file")])
 def test_files_that_cannot_be_scored(name, content, message, records, tmp_path):
     text = content if isinstance(content, str) else json.dumps(content)

@@ -125,19 +125,3 @@ def test_each_kind_by_hand(box, label, kind):
     assert base == pytest.approx(51 / 101)
     assert costs["missed"] == pytest.approx(50 / 101)
     assert sum(costs.values()) == costs["missed"]  # the false one is below the right one
-
-
-def test_the_better_one_of_two_fixable_errors_counts():
-    """Of A once found at IoU 0.4 and once as another class; correcting the latter finds nothing."""
-    errors = find_errors(as_detections([(0, 0, 0.8, (0, 0, 100, 40)), (0, 1, 0.7, A)]),
-                         as_objects([(0, 0, False, A), (0, 1, False, B)]))
-    assert errors.fixable.tolist() == [True, False] and errors.missed.tolist() == [False, True]
-    base, costs = cost_of_errors(errors, 2)
-    assert base == 0 and costs["localisation"] == 0.5
-    assert costs["classification"] == 0
-
-
-def test_detections_of_difficult_objects_are_no_errors():
-    errors = find_errors(as_detections([(0, 0, 0.9, A), (0, 0, 0.8, B)]),
-                         as_objects([(0, 0, True, A), (0, 0, False, B)]))
-    assert errors.kind.tolist() == ["", ""] and not errors.missed.any()

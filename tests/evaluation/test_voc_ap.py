@@ -125,14 +125,6 @@ def test_best_f1_by_trying_each_score(levels, dtype):
     assert best["f1"] == pytest.approx(2 / (1 / best["precision"] + 1 / best["recall"]))
 
 
-@pytest.mark.parametrize("right, wrong, confidence", [
-    (0.9999, 0.9991, 0.9998), (0.9, 0.1, 0.899), (0.5, 0.4995, 0.4999), (0.625, -1, 0.624)])
-def test_the_confidence_has_as_few_decimals_as_it_needs(right, wrong, confidence):
-    scores = np.repeat([right, wrong], 10).astype(np.float32)
-    best = best_f1(class_result(scores, scores == scores[0], 10))
-    assert list(best.values()) == [confidence, pytest.approx(1), 1, 1]
-
-
 @pytest.mark.parametrize("objects", [2, 12, 300])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_confidence_to_work_with_by_trying_all(objects, seed):

@@ -7,7 +7,6 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -16,14 +15,12 @@ import pytest
 from PIL import Image
 from tiny_detector import NAMES, photo
 
-from utils.cli import UserError
 from utils.data.annotations import Record
 from utils.detections import Detections
 from utils.evaluation.detection_files import read_detections
 from utils.media.frames import Frame, Source, find_sources, read_frames
 from utils.media.outputs import Outputs
 
-CASES = Path(__file__).parents[3] / "shared" / "cases" / "inference"
 DETECTIONS = Detections(np.array([[10, 8, 30, 40], [-5, 50, 200, 70]], np.float32),
                         np.array([0.875, 0.5], np.float32), np.array([1, 0]), NAMES)
 
@@ -83,16 +80,13 @@ def test_files_of_one_name_get_outputs_of_their_own(tmp_path):
     for name in ("one/a.png", "TWO/A.png"):
         (tmp_path / name).parent.mkdir()
         photo(tmp_path / name)
-    texts = [str(tmp_path / name) for name in ("one", "TWO", "one")]
+    for name in ("a.bmp", "cam_1.5.png"):
+        photo(tmp_path / "one" / name)
+    texts = [str(tmp_path / name) for name in ("one", "TWO", "one/*")]
     sources = find_sources(texts, tmp_path / "out", pytest.fail)
-    assert [source.name for source in sources] == ["a.png", "A.png.2"]
-    assert [source.output for source in sources] == ["a.png", "A.png.2"]
-    for name in ("a.png", "a.bmp", "cam_1.5.png", "b.png"):
-        photo(tmp_path / "TWO" / name)
-    outputs = {source.name: source.output for source in
-               find_sources([f"{tmp_path}/TWO/*"], tmp_path / "out", pytest.fail)}
-    assert outputs.pop("A.png") and outputs == {
-        "a.png.2": "a.png.2", "a.bmp": "a.bmp", "cam_1.5.png": "cam_1.5", "b.png": "b"}
+    outputs = {source.name: source.output for source in sources}
+    assert len(sources) == 4 and outputs == {"a.bmp": "a.bmp", "a.png": "a.png",
+                                             "A.png.2": "A.png.2", "cam_1.5.png": "cam_1.5"}
 
 
 def test_content_tells_what_a_file_is(tmp_path):
@@ -100,7 +94,7 @@ def test_content_tells_what_a_file_is(tmp_path):
         Image.new("RGB", (64, 48)).save(tmp_path / name, kind) if kind else (
             tmp_path / name).write_bytes(bytes(100))
     pages = [Image.new("RGB", (64, 48), (90 * k, 0, 0)) for k in range(3)]
-    for name in ("e.tif", "f.webp", "g.png", "h.gif"):
+    for name in ("e.tif", "h.gif"):
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
     write_video(tmp_path / "i.avi").rename(tmp_path / "i.dav")
     write_video(tmp_path / "j.avi").rename(tmp_path / "000012")
@@ -108,8 +102,8 @@ def test_content_tells_what_a_file_is(tmp_path):
         (tmp_path / name).write_bytes(os.urandom(5000) if name != "l.txt" else b"text " * 999)
     sources = find_sources([str(tmp_path)], tmp_path / "out", pytest.fail)
     assert {source.name: source.is_video for source in sources} == {
-        **dict.fromkeys(("a", "b.dat", "c.mp4", "d.heic", "e.tif", "f.webp", "g.png", "h.gif"),
-                        False), "i.dav": True, "000012": True}
+        **dict.fromkeys(("a", "b.dat", "c.mp4", "d.heic", "e.tif", "h.gif"), False),
+        "i.dav": True, "000012": True}
 
 
 def test_a_stream_is_named_without_its_password(tmp_path):
@@ -178,14 +172,6 @@ def test_uneven_frames_of_an_odd_size_keep_time_and_all_pixels(tmp_path):
     assert (len(levels), rate) == (51, 25) and min(levels) > 190
 
 
-@pytest.mark.skipif(not CASES.exists(), reason="no ../shared")
-def test_the_clock_of_a_browsers_webm():
-    """It says 1000 frames a second."""
-    frames = list(read_frames([source_of(CASES / "jit2.webm")], pytest.fail))
-    assert frames[0].seconds == 0 and frames[-1].seconds == pytest.approx(6, abs=0.3)
-    assert 1 <= frames[0].rate <= 120
-
-
 def test_each_bad_video_costs_one_line(tmp_path, capfd):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.avi").write_text("no video" * 1000)
@@ -240,8 +226,8 @@ def test_all_files_of_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("files, ids", [
-    (("000007.jpg", "21.jpg"), [7, 7, 21, 21]), (("7.jpg", "cover.jpg"), ["7.jpg"] * 2 + [
-        "cover.jpg"] * 2)])
+    (("000007.jpg", "21.jpg"), [7, 7, 21, 21]),
+    (("7.jpg", "cover.jpg"), ["7.jpg"] * 2 + ["cover.jpg"] * 2)])
 def test_pycocotools_and_get_map_read_the_results(tmp_path, files, ids):
     """Of COCO's 80 classes the ids have gaps."""
     coco = pytest.importorskip("pycocotools.coco")
@@ -264,23 +250,3 @@ def test_pycocotools_and_get_map_read_the_results(tmp_path, files, ids):
                      "categories": [{"id": 90}, {"id": 14}]}
     truth.createIndex()
     assert len(truth.loadRes(results).anns) == 4
-
-
-def test_image_formats(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
-    Outputs(tmp_path, image_format="png").write_image("a", image)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), image)
-    with pytest.raises(UserError, match="too many pixels.*png"):
-        Outputs(tmp_path).write_image("a", np.zeros((2, 65501, 3), np.uint8))
-
-
-def test_a_drawing_that_cannot_be_written_costs_one_line(tmp_path, capsys):
-    (tmp_path / "a.jpg").mkdir()
-    outputs = Outputs(tmp_path, count=True)
-    sources = [source_of(photo(tmp_path / name)) for name in ("a.png", "b.png")]
-    write_all(outputs, sources)
-    assert list(outputs.failures) == ["a.png"] and (tmp_path / "b.jpg").is_file()
-    with pytest.raises(UserError, match="1 of 2 failed: a.png"):
-        outputs.sum_up(sources)
-    out = capsys.readouterr().out
-    assert out.count("error: ") == 1 and "1 of 2 files done" in out and "dog 2" in out

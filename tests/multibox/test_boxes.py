@@ -7,6 +7,7 @@ import pytest
 import torch
 import torchvision
 from coders import coder_for
+from naive import naive_iou
 
 from utils.multibox.boxes import pairwise_intersection, pairwise_iou, to_cxcywh, to_xyxy
 from utils.multibox.spec import SSDSpec
@@ -18,14 +19,6 @@ def random_boxes(generator, *shape):
     corners = torch.rand(*shape, 2, 2, generator=generator, dtype=torch.float64)
     low, high = corners.amin(-2), corners.amax(-2)
     return torch.cat([low, high + 0.01], -1)
-
-
-def naive_iou(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    common = max(width, 0) * max(height, 0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
-    return common / union if union > 0 else 0.0
 
 
 @pytest.fixture

@@ -122,11 +122,3 @@ def test_ignored_priors_get_no_gradient():
     (parts.loc + parts.conf).backward()
     assert ignored.any()
     assert not conf.grad[ignored].any() and not loc.grad[ignored].any()
-
-
-def test_negatives_are_capped_by_the_candidates():
-    labels = torch.tensor([[1, 2, IGNORED, 0, 0]])
-    chosen = mine(torch.tensor([[9.0, 9, 9, 0, 1]]), labels)
-    assert chosen.tolist() == [[False, False, False, True, True]]
-    all_positive = mine(torch.rand(1, 3), torch.tensor([[1, 2, 3]]))
-    assert not all_positive.any()

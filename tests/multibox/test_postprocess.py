@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from coders import coder_for
+from naive import naive_iou
 
 from utils.multibox.postprocess import Thresholds, decode_outputs, select
 from utils.multibox.spec import BOX_CLIPS, SSDSpec
@@ -16,17 +17,11 @@ def postprocess(loc, conf, priors, spec, **options):
     return select(boxes, scores, Thresholds(**options), clip=spec.box_clip == "after_nms")
 
 
-def suppress(boxes, scores, confidence, nms_iou, max_per_class):
-    thresholds = Thresholds(confidence=confidence, nms_iou=nms_iou, max_per_class=max_per_class,
-                            max_per_image=0)
+def suppress(boxes, scores, confidence=0.3, nms_iou=0.4, **rules):
+    """Select from (P, 4) boxes and (P, C) scores of one image."""
+    thresholds = Thresholds(**{"confidence": confidence, "nms_iou": nms_iou, "max_per_image": 0,
+                               **rules})
     return select(boxes[None], scores[None], thresholds, clip=False)[0]
-
-
-def naive_iou(a, b):
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    common = max(width, 0) * max(height, 0)
-    return common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
 
 
 def naive_nms(boxes, scores, threshold):
@@ -89,20 +84,43 @@ def test_postprocess_equals_the_loop(rule, confidence, nms_iou, max_per_class, m
         torch.testing.assert_close(detections.boxes, torch.tensor(boxes), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("rule", ["class", "agnostic"])
 @pytest.mark.parametrize("nms_iou", [0.2, 0.45, 0.7])
-def test_suppress_equals_batched_nms(nms_iou):
+def test_suppression_equals_torchvisions_nms(nms_iou, rule):
     generator = torch.Generator().manual_seed(1)
     low = torch.rand(150, 2, generator=generator)
     boxes = torch.cat([low, low + torch.rand(150, 2, generator=generator) * 0.4 + 0.05], 1)
     scores = torch.rand(150, 6, generator=generator)
     rows, labels = (scores > 0.4).nonzero(as_tuple=True)
-    keep = torchvision.ops.batched_nms(boxes[rows], scores[rows, labels], labels, nms_iou)
-    found = suppress(boxes, scores, 0.4, nms_iou, max_per_class=150)
-    order = found.scores.argsort(descending=True)
+    classes = labels if rule == "class" else labels * 0
+    keep = torchvision.ops.batched_nms(boxes[rows], scores[rows, labels], classes, nms_iou)
+    found = suppress(boxes, scores, 0.4, nms_iou, nms=rule)
     assert 0 < len(keep) < len(rows)
-    assert torch.equal(found.scores[order], scores[rows, labels][keep])
-    assert torch.equal(found.labels[order], labels[keep])
-    assert torch.equal(found.boxes[order], boxes[rows[keep]])
+    assert torch.equal(found.scores, scores[rows, labels][keep])
+    assert torch.equal(found.labels, labels[keep])
+    assert torch.equal(found.boxes, boxes[rows[keep]])
+
+
+@pytest.mark.parametrize("rule", ["class", "agnostic"])
+def test_of_tied_scores_as_many_as_allowed_are_kept(rule):
+    """Of 60 boxes side by side and 3 classes, the first 5; all at the places of the best class."""
+    left = torch.arange(60) / 60
+    boxes = torch.stack([left, left * 0, left + 1 / 60, left * 0 + 1], 1)
+    scores = torch.full((60, 3), 0.5) + torch.arange(3) / 10
+    found = suppress(boxes, scores, nms=rule, max_per_class=5)
+    expected = [0, 0, 5] if rule == "agnostic" else [5, 5, 5]
+    assert found.labels.bincount(minlength=3).tolist() == expected
+    assert torch.equal(found.boxes[found.labels == 2], boxes[:5])
+
+
+def test_the_two_rules_and_the_class_filter_by_hand():
+    boxes = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0.5], [0, 0, 0.5, 1]])  # IoU 0.5, 0.5, 1/3
+    scores = torch.tensor([[0.9, 0], [0.8, 0], [0, 0.7]])
+    assert suppress(boxes, scores).scores.tolist() == pytest.approx([0.9, 0.7])
+    assert suppress(boxes, scores, nms="agnostic").scores.tolist() == pytest.approx([0.9])
+    # What is not looked for suppresses nothing.
+    found = suppress(boxes, scores, nms="agnostic", classes=[1])
+    assert found.labels.tolist() == [1] and found.scores.tolist() == pytest.approx([0.7])
 
 
 def test_score_equal_to_confidence_is_dropped():
@@ -118,8 +136,8 @@ def test_score_equal_to_confidence_is_dropped():
 def test_overlap_equal_to_the_threshold_is_kept():
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.5]])
     scores = torch.tensor([[0.9], [0.8]])
-    assert len(suppress(boxes, scores, 0.1, 0.5, 400).scores) == 2
-    assert suppress(boxes, scores, 0.1, 0.4999, 400).scores.tolist() == [pytest.approx(0.9)]
+    assert len(suppress(boxes, scores, nms_iou=0.5).scores) == 2
+    assert suppress(boxes, scores, nms_iou=0.4999).scores.tolist() == [pytest.approx(0.9)]
 
 
 @pytest.mark.parametrize("rule", BOX_CLIPS)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from exported import NAMES, TinyNet, images, unmatched, unsaturated
+from naive import naive_iou
 
 from nets.runtimes.export import export_onnx, quantise
 from nets.runtimes.onnx import OUTPUT_NAMES, OnnxRuntime
@@ -50,8 +51,11 @@ def files(tmp_path_factory):
 
 
 def photo(path, size=(90, 60), seed=0):
-    values = np.random.default_rng(seed).uniform(0, 255, (6, 9, 3))
-    cv2.imwrite(str(path), cv2.resize(values, size))
+    """Write an image with edges and soft parts; return its path."""
+    rng = np.random.default_rng(seed)
+    soft = cv2.resize(rng.uniform(0, 255, (6, 9, 3)), size)
+    edges = cv2.resize(rng.uniform(-20, 20, (64, 64, 3)), size, interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(path), (soft + edges).clip(0, 255))
     return path
 
 
@@ -74,15 +78,14 @@ def test_a_real_network_with_nms_in_the_graph(tmp_path):
     network, path = unsaturated(SSDNet(len(NAMES) + 1, build_spec("vgg", 300))), tmp_path / "a.onnx"
     limits = Thresholds(confidence=0.6, max_per_class=100, max_per_image=50)
     export_onnx(network, NAMES, path, outputs="detections", thresholds=limits)
-    batch = images(2, network.spec)
+    batch = images(1, network.spec)
     boxes, scores = TorchRuntime(network, NAMES, precision="fp32", owned=False)(batch)
+    [kept] = select(boxes, scores, limits, clip=True)
     for runtime in RUNTIMES:
         exported = run(path, runtime, batch)
         np.testing.assert_allclose(exported["all_boxes"], boxes, atol=0.1 / 300)
-        for k, kept in enumerate(select(boxes, scores, limits, clip=True)):
-            rows = exported["image_index"] == k
-            assert rows.sum() > 5 and not unmatched(kept, (
-                exported["boxes"][rows], exported["scores"][rows], exported["labels"][rows]), 300)
+        found = [exported[name] for name in ("boxes", "scores", "labels")]
+        assert len(found[0]) > 5 and not unmatched(kept, found, 300)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -108,17 +111,10 @@ def suppressed(boxes, scores, limits):
                         key=lambda k: -column[k])[:limits.max_per_class or None]
         same_class = []
         for k in ranked:
-            if all(iou(boxes[k], boxes[other]) <= limits.nms_iou for other in same_class):
+            if all(naive_iou(boxes[k], boxes[other]) <= limits.nms_iou for other in same_class):
                 same_class.append(k)
         kept += [(column[k], label, k) for k in same_class]
     return sorted(kept, reverse=True)[:limits.max_per_image or None]
-
-
-def iou(a, b):
-    width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    common = max(0, width) * max(0, height)
-    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common
-    return common / union if union else 0
 
 
 @pytest.mark.parametrize("changes, limits", [
@@ -254,22 +250,11 @@ def test_packages_that_are_missing(files, missing, tmp_path, monkeypatch):
 EXAMPLE = ROOT / "examples" / "onnx_only.py"
 
 
-def photograph(path, size):
-    """Write an image with edges and textures of all sizes; return its path."""
-    rng, image = np.random.default_rng(0), np.zeros((size[1], size[0], 3))
-    for cells in (4, 16, 64, 256):
-        image += cv2.resize(rng.uniform(0, 80 / math.log2(cells), (cells, cells, 3)), size,
-                            interpolation=cv2.INTER_NEAREST if cells < 99 else cv2.INTER_LINEAR)
-    cv2.imwrite(str(path), image.clip(0, 255))
-    return path
-
-
 @pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("name, size", [
-    ("a.jpg", (2400, 1600)), ("b.jpg", (1999, 1207)), ("c.png", (640, 480)), ("d.png", (899, 601)),
-    ("e.png", (200, 150))])
+    ("a.jpg", (1999, 1207)), ("b.png", (640, 480)), ("c.png", (200, 150))])
 def test_the_example_makes_the_projects_input(tmp_path, name, size, resize):
-    path, spec = photograph(tmp_path / name, size), SSDSpec(resize=resize)
+    path, spec = photo(tmp_path / name, size), SSDSpec(resize=resize)
     inputs, loaded_size = runpy.run_path(str(EXAMPLE))["load"](path, spec.to_dict())
     expected, _ = prepare(path, spec)
     assert loaded_size == size and inputs.dtype == expected.dtype

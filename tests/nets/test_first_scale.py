@@ -1,7 +1,5 @@
 """New layers scaled on images: against a naive loop, and what must stay as it is."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -79,18 +77,3 @@ def test_one_pass_does_what_a_pass_a_layer_would(paths):
     fresh = Chain()
     for name in ("old.weight", "old.bias", "normed.0.weight", "normed.1.weight"):
         assert torch.equal(network.get_parameter(name), fresh.get_parameter(name))
-
-
-def test_where_windows_are_looked_at_the_scale_is_that_of_windows(tmp_path):
-    """A strip of noise in a black image: around it, not over the whole, is what training sees."""
-    pixels = np.zeros((4 * SIDE, 6 * SIDE, 3), np.uint8)
-    noise = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    pixels[SIDE:2 * SIDE, 3 * SIDE:4 * SIDE] = noise
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    Image.fromarray(noise).save(tmp_path / "window.png")
-    box = np.array([[3 * SIDE, SIDE, 4 * SIDE, 2 * SIDE]], np.float32)  # as large as a window
-    network, other = Chain(), Chain()
-    network.spec = replace(SPEC, tile=SIDE)
-    scale_new_layers(network, [(tmp_path / "a.png", box)], ())
-    scale_new_layers(other, as_images([tmp_path / "window.png"]), ())
-    assert all(map(torch.equal, network.parameters(), other.parameters()))

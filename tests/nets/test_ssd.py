@@ -16,26 +16,24 @@ from utils.cli import UserError
 
 @pytest.mark.parametrize("backbone, priors", [("vgg", 8732), ("mobilenetv2", 3000),
                                               ("mobilenetv3", 3000), ("resnet50", 8732)])
-def test_outputs_have_one_row_a_prior_in_train_and_eval(backbone, priors):
-    net = SSDNet(4, build_spec(backbone, 300))
-    for count in (2, 1):  # in training, in eval mode
-        images = torch.randint(0, 256, (count, 3, 300, 300), dtype=torch.uint8)
-        with torch.no_grad():
-            loc, conf = net.train(count > 1)(images)
-        assert loc.shape == (count, priors, 4) and conf.shape == (count, priors, 4)
-        assert len(net.coder.priors) == priors
+def test_outputs_have_one_row_a_prior(backbone, priors):
+    net = SSDNet(3, build_spec(backbone, 300)).eval()
+    with torch.no_grad():
+        loc, conf = net(torch.randint(0, 256, (1, 3, 300, 300), dtype=torch.uint8))
+    assert loc.shape == (1, priors, 4) and conf.shape == (1, priors, 3)
+    assert len(net.coder.priors) == priors
 
 
 def test_vgg_has_the_papers_layers():
-    state = SSDNet(21, build_spec("vgg", 300)).state_dict()
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    network = SSDNet(21, build_spec("vgg", 300))
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert len(shapes) == 71
     assert shapes["vgg.31.weight"] == (1024, 512, 3, 3)  # fc6
     assert shapes["vgg.33.weight"] == (1024, 1024, 1, 1)  # fc7
     assert shapes["extras.0.2.weight"] == (512, 256, 3, 3)  # conv8_2
     assert shapes["conf.0.weight"] == (4 * 21, 512, 3, 3)
     assert not any("priors" in name or "mean" in name for name in shapes)
-    fc6 = SSDNet(21, build_spec("vgg", 300)).vgg[31]
+    fc6 = network.vgg[31]
     assert fc6.dilation == (6, 6) and fc6.padding == (6, 6)
 
 
@@ -80,7 +78,7 @@ def test_torchvision_files_fill_the_backbone(backbone, tmp_path):
     weights, _ = read_backbone(tmp_path / "weights.pth", backbone)
     ours = new_network(backbone, 300, 2, backbone_weights=str(tmp_path / "weights.pth"))
     assert load_backbone(ours, weights) == len(weights) or backbone == "resnet50"
-    x = torch.randn(1, 3, 300, 300)
+    x = torch.randn(1, 3, 96, 96)
     ours.eval(), net.eval()
     with torch.no_grad():
         if backbone == "resnet50":

@@ -5,8 +5,8 @@ import os
 import pytest
 import tiny_train
 import torch
+from processes import run_on_two_ranks, words_of
 from same_run import assert_same_run, history_of
-from two_ranks import run_on_two_ranks, words_of
 
 import train
 from utils.cli import UserError
@@ -18,8 +18,8 @@ SLOW = os.environ.get("SLOW_TESTS") == "1"  # 20 restarts instead of one
 def train_on_two_ranks(flags, **options):
     """Train as torchrun's two processes; return what they print."""
     done = run_on_two_ranks(tiny_train.__file__, *words_of(flags | {"save_steps": 1}), **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    assert done.returncode == 0, done.output
+    return done.output
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +27,13 @@ def two_ranks(short_training, tmp_path_factory):
     """(the settings of a training on two ranks, its folder)."""
     flags = short_training | {"learning_rate": 0.01}
     folder = tmp_path_factory.mktemp("two")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINY_NORM", "group")  # else a batch is more than its images
-        output = train_on_two_ranks(flags | {"save_dir": folder})
-        assert output.count("epoch 3/3") == 1, "only rank 0 speaks"
-        yield flags, folder / "run"
+    output = train_on_two_ranks(flags | {"save_dir": folder}, TINY_NORM="group")
+    assert output.count("epoch 3/3") == 1, "only rank 0 speaks"
+    return flags, folder / "run"
 
 
-def test_two_ranks_equal_one_that_accumulates(two_ranks, tmp_path, monkeypatch):
-    monkeypatch.setitem(train.BACKBONES, "mobilenetv2", tiny_train.TINY)
-    monkeypatch.setattr("utils.training.run.plot_history", tiny_train.leave_out_curves)
+def test_two_ranks_equal_one_that_accumulates(two_ranks, tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv("TINY_NORM", "group")  # else a batch is more than its images
     flags, folder = two_ranks
     train.main(train.TrainSettings(**flags | {"accumulate": 2, "save_dir": str(tmp_path)}))
     for one, two in zip(history_of(tmp_path / "run"), history_of(folder), strict=True):
@@ -56,7 +53,7 @@ def test_a_killed_rank_is_started_again_and_the_run_comes_to_the_same_bits(two_r
     for number in range(20 if SLOW else 1):
         output = train_on_two_ranks(
             flags | {"save_dir": tmp_path, "run_name": f"run{number}", "resume": "last"},
-            max_restarts=1, TINY_KILL=f"{number % 2} {2 + number % 5}")
+            max_restarts=1, TINY_NORM="group", TINY_KILL=f"{number % 2} {2 + number % 5}")
         assert "exitcode: -9" in output, output
         assert_same_run(tmp_path / f"run{number}", folder)
 

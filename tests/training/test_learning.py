@@ -15,7 +15,7 @@ from utils.multibox.loss import MultiBoxLoss
 from utils.multibox.postprocess import Thresholds, decode_outputs, select
 from utils.training.optim import Schedule, make_optimizer, set_learning_rate
 
-STEPS, BATCH = 200, 16
+STEPS, BATCH = 120, 12
 
 
 def draw(first, count):
@@ -46,7 +46,7 @@ def measure(network, samples):
 
 def test_drawn_shapes_are_learnt_from_nothing():
     torch.manual_seed(0)
-    network, samples = TinySSD(), draw(0, 320)
+    network, samples = TinySSD(), draw(0, 200)
     criterion = MultiBoxLoss(network.coder, background_negatives=5)
     optimizer = make_optimizer(network, name="adamw", momentum=0.9, weight_decay=5e-4)
     schedule = Schedule(0.02, STEPS, kind="cosine", warmup_steps=20, min_lr_ratio=0.01)

@@ -5,7 +5,7 @@ import csv
 import pytest
 from PIL import Image
 
-from utils.training.logging import (Board, describe_end, describe_epoch, has_stalled, plot_history,
+from utils.training.logging import (Board, describe_end, has_stalled, plot_history,
                                     write_history)
 
 
@@ -38,15 +38,6 @@ def test_curves_are_drawn(tmp_path, maps, pictures):
     ([0.3, None, 0.2, None, 0.1], 2, True), ([0.3, 0.2, 0.1], 0, False), ([], 1, False)])
 def test_early_stopping_counts_measurements_that_beat_no_earlier_one(maps, patience, stalled):
     assert has_stalled(rows_of(maps), patience) is stalled
-
-
-def test_lines_for_the_user(tmp_path):
-    row, = rows_of([0.25])
-    assert describe_epoch(row, 9, 0.5) == (
-        "epoch 1/9: loss 10.000 (loc 3.000, conf 7.000), val mAP@0.5 0.250, best 0.500, 62 s")
-    text = describe_end(tmp_path, rows_of([0.1] * 61), 7)
-    assert "61 epochs in 1:02:32, 0:01:32 of it for val mAP; best epoch: 7" in text
-    assert f"python get_map.py --model_path {tmp_path / 'best.pth'}" in text
 
 
 @pytest.mark.parametrize("maps, short", [

@@ -12,7 +12,7 @@ import pytest
 
 from ssd import WeightsSettings
 from utils.cli import (ROOT, UserError, check_fields, check_file, make_folder, read_text, resolve,
-                       run, shorten, typeable, typed_path, writing)
+                       run, shorten, typeable, typed_path)
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,9 @@ def test_bad_flag_stops_before_main(monkeypatch, capsys, flags):
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--Init_lr=1e-3", "--Init_lr 1e-3"])
-def test_flags_of_the_best_known_repo_are_translated(monkeypatch, flag):
+def test_flags_of_the_best_known_repo_are_translated(monkeypatch):
     with pytest.raises(SystemExit, match="--Init_lr is --learning_rate here"):
-        run_with(monkeypatch, *flag.split())
+        run_with(monkeypatch, "--Init_lr", "1e-3")
 
 
 def test_help_shows_underscores_and_comments(monkeypatch, capsys):
@@ -92,15 +91,9 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 
 def test_relative_paths_start_at_the_repository(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert ROOT == Path(__file__).resolve().parents[2]
     assert resolve("logs/run") == ROOT / "logs" / "run"
     assert resolve(tmp_path / "x") == tmp_path / "x"
-    assert resolve("~/a.txt") == tmp_path / "a.txt"
-
-
-def test_shorten_only_inside_the_repository(tmp_path):
     assert shorten(ROOT / "logs" / "a b.txt") == "logs/a b.txt"
     assert shorten(tmp_path / "a.txt") == str(tmp_path / "a.txt")
     assert shorten(str(ROOT) + "-other/a.txt") == str(ROOT) + "-other/a.txt"
@@ -140,31 +133,13 @@ def test_wrong_paths_give_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_writing_leaves_the_old_file_or_the_new(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), writing(path) as part:
-        part.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old"
-    with writing(path) as part:
-        part.write_text("new")
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    with pytest.raises(UserError, match="b.txt: cannot be written"), \
-            writing(tmp_path / "missing" / "b.txt") as part:
-        part.write_text("")
-
-
-@pytest.mark.parametrize("changes", [
-    {}, {"batch_size": np.int64(3)}, {"val_share": 1}, {"val_share": np.float32(1)},
-    {"VOCdevkit_path": Path("a")}, {"letterbox_image": True}, {"ratios": (1, 2.5)}])
-def test_good_fields(changes):
-    check_fields(Settings(**changes), {"val_share": (0, 1), "ratios": (1, 3)})
+def test_good_fields():
+    check_fields(Settings(batch_size=np.int64(3), val_share=np.float32(1), ratios=(1, 2.5),
+                          VOCdevkit_path=Path("a")), {"val_share": (0, 1), "ratios": (1, 3)})
 
 
 @pytest.mark.parametrize("changes, message", [
     ({"batch_size": 1.0}, "batch_size must be an integer, got 1.0"),
-    ({"batch_size": True}, "batch_size must be an integer"),
     ({"val_share": math.nan}, "val_share must lie in"),
     ({"val_share": "1"}, "val_share must be a number"),
     ({"val_share": 1.5}, r"val_share must lie in 0\.\.1"),
@@ -172,9 +147,7 @@ def test_good_fields(changes):
     ({"letterbox_image": 1}, "letterbox_image must be True or False"),
     ({"kind": "c"}, "kind must be one of .*, got 'c'"),
     ({"input_shape": (1, 2, 3)}, r"input_shape must be a tuple\[int, int\]"),
-    ({"input_shape": 300}, "input_shape must be a tuple"),
     ({"input_shape": (1, 2.5)}, "input_shape must be an integer"),
-    ({"batch_size": math.inf}, "batch_size must be an integer"),
     ({"ratios": (2, 9)}, r"ratios must lie in 1\.\.3, got 9")])
 def test_bad_fields(changes, message):
     with pytest.raises(UserError, match=message):

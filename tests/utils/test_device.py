@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from utils import device as device_module
 from utils.cli import UserError
 from utils.device import evaluating, pick_device, run_in, set_precision
 
@@ -30,13 +29,6 @@ def test_bad_devices_are_one_line(name):
     assert repr(name) in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("has_bf16, expected", [(True, "bf16"), (False, "fp32")])
-def test_auto_follows_the_hardware(monkeypatch, has_bf16, expected):
-    monkeypatch.setattr(device_module, "_cpu_has_bf16", lambda: has_bf16)
-    assert set_precision("auto", CPU) == expected
-    assert [set_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
-
-
 @pytest.mark.parametrize("capability, expected", [
     ((6, 1), "fp32"), ((7, 0), "fp16"), ((7, 5), "fp16"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_auto_follows_the_generation_of_gpus(monkeypatch, capability, expected):
@@ -48,15 +40,13 @@ def test_auto_follows_the_generation_of_gpus(monkeypatch, capability, expected):
         set_precision("bf16", torch.device("cuda"))
 
 
-@pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_fp16_needs_a_gpu(device):
-    with pytest.raises(UserError, match=f'"fp16" is for NVIDIA GPUs, this is {device}'):
-        set_precision("fp16", torch.device(device))
+def test_fp16_needs_a_gpu():
+    with pytest.raises(UserError, match='"fp16" is for NVIDIA GPUs, this is cpu'):
+        set_precision("fp16", CPU)
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_tf32_is_off_for_good_without_a_warning(before):
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = before
+def test_tf32_is_off_for_good_without_a_warning():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert set_precision("fp32", CPU) == "fp32"

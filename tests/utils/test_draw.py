@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from utils.detections import Detections
-from utils.draw import (FONT, class_colour, draw_boxes, draw_detections, draw_heat, find_font,
-                        place_plates)
+from utils.draw import FONT, class_colour, draw_detections, draw_heat, find_font, place_plates
 
 NAMES = ("cat", "traffic light", "Ампель ö")
 GREY = np.full((200, 300, 3), 100, np.uint8)
@@ -44,24 +43,9 @@ def test_any_box_on_any_image(box, shape):
     assert draw(np.zeros(shape, np.uint8), [(*box, 0.7, 2)])[0].shape == shape
 
 
-def test_latin_greek_and_cyrillic_have_the_font_that_is_always_there():
-    assert FONT.is_file()
-    assert find_font("traffic light 0.9") == find_font("Ампель") == find_font("άλφα") == FONT
-
-
 def test_characters_that_no_font_has_cost_a_note(capsys):
+    assert find_font("Ампель") == FONT and not capsys.readouterr().out
     assert find_font("\U00010000") == FONT and "Noto Sans" in capsys.readouterr().out
-
-
-def test_no_edge_runs_through_a_text():
-    """A text is the same whether or not another box crosses it."""
-    boxes = [(40, 80, 240, 160), (20, 60, 100, 190), (60, 20, 90, 75), (30, 70, 260, 72)]
-    alone = np.asarray(draw_boxes(GREY, boxes[:1], [1], ["traffic light"], 3))
-    among = np.asarray(draw_boxes(GREY, [*boxes[1:], boxes[0]], [0, 0, 0, 1],
-                                  ["", "", "", "traffic light"], 3))
-    text = (alone != GREY).any(2)
-    text[80:] = False
-    assert text.sum() > 500 and np.array_equal(alone[text], among[text])
 
 
 @pytest.mark.parametrize("size", [(640, 480), (4000, 3000), (100, 80)])
@@ -74,12 +58,6 @@ def test_texts_stay_inside_and_apart(size):
         assert 0 <= x1 < x2 <= size[0] and 0 <= y1 < y2 <= size[1]
         assert not any(min(x2, b[2]) > max(x1, b[0]) and min(y2, b[3]) > max(y1, b[1])
                        for b in plates[:k])
-
-
-def test_a_text_wider_than_the_image_is_written_smaller():
-    drawn = draw_boxes(GREY[:80, :100], [(5, 30, 90, 70)], [0], ["traffic light 0.95"], 1)
-    white = np.nonzero((np.asarray(drawn)[:30] > 200).all(2).any(0))[0]
-    assert len(white) > 20 and white.max() < 98, "the last character is inside"
 
 
 def test_heat_is_red_where_the_class_scores():

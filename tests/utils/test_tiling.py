@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from naive import naive_iou
 
 from utils.detections import Detections
 from utils.multibox.postprocess import Thresholds
@@ -93,30 +94,15 @@ def test_objects_larger_than_the_overlap_are_joined(seed):
     assert as_set(detections) == objects and len(detections) == len(objects) > 0
 
 
-# Two windows, x in 0..120 and 90..210; their cores meet at 105, give or take 3.75.
-LEFT, RIGHT = 0, 1
-
-
-def row_of_boxes(left, scores, labels):
-    """Return ten boxes side by side."""
-    return make_detections([(left + 10 * k, 10, left + 10 * k + 8, 18) for k in range(10)],
-                           scores, labels)
-
-
 def test_agnostic_merging_compares_classes_and_caps_none_of_them():
-    parts = [row_of_boxes(10, np.linspace(0.5, 0.4, 10), [0, 1] * 5),
-             row_of_boxes(100, np.linspace(0.9, 0.8, 10), [0, 1] * 5)]
-    # The last box of the first window is the first of the second one, of another class.
+    # Two windows, x in 0..120 and 90..210, whose cores meet at 105. The last box of the first is
+    # the first of the second, of another class.
+    parts = [make_detections([(left + 10 * k, 10, left + 10 * k + 8, 18) for k in range(10)],
+                             np.linspace(best, best - 0.1, 10), [0, 1] * 5)
+             for left, best in ((10, 0.5), (100, 0.9))]
     for nms, count in (("agnostic", 19), ("class", 20)):
         thresholds = Thresholds(nms=nms, max_per_class=2)
         assert len(merge_windows(parts, (210, 120), SPEC, thresholds)) == count
-
-
-def naive_iou(a, b):
-    width, height = (min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1))
-    common = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return common and common / (sum(areas) - common)
 
 
 def naive_merge(parts, windows, cores, size, tile, nms_iou):
@@ -160,7 +146,7 @@ def naive_merge(parts, windows, cores, size, tile, nms_iou):
     return kept
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_merging_equals_plain_loops(seed):
     """On a coarse grid, so that many boxes are cut by borders and agree."""
     rng, size, parts = np.random.default_rng(seed), (330, 210), []
@@ -188,9 +174,9 @@ def overlapping_pair(rng, size, sides):
 
 @pytest.mark.parametrize("sides", [(10, 30), (30, 60), (60, 90), (90, 120), (10, 120)])
 def test_overlapping_objects_of_a_class_stay_two(sides):
-    """Each window shows what lies in it, exactly; of random pairs, 0.5% at most go wrong."""
+    """Each window shows what lies in it, exactly; of random pairs, 1% at most go wrong."""
     rng, size, wrong = np.random.default_rng(0), (400, 330), 0
-    for _ in range(200):
+    for _ in range(100):
         objects, parts = overlapping_pair(rng, size, sides), []
         for window in window_grid(*size, TILE)[0]:
             boxes = objects.clip(window[[0, 1, 0, 1]], window[[2, 3, 2, 3]])
