@@ -377,6 +377,8 @@ def install(gpus: int = 1) -> None:
             "is_available": lambda: True, "set_device_index": _use,
             "current_device_index": _current,
             "current_accelerator": lambda check_available=False: torch.device("cuda")}}
+    if "utils.distributed" in sys.modules:  # a fork of a process that has imported it
+        replaced[sys.modules["utils.distributed"]] = replaced[nn.parallel]
     for owner, functions in replaced.items():
         for name, function in functions.items():
             setattr(owner, name, function)
