@@ -58,7 +58,7 @@ def test_the_tile_of_a_training_is_that_of_its_weights(data, tiny):
     path = ""
     for number, tile in enumerate((0, 200, 0)):
         train.main(settings_for(data, tile=tile, run_name=f"tile{number}", model_path=path,
-                                backbone="resnet50", input_shape=(128, 128)))
+                                backbone="resnet50", input_shape=(128, 128), val_list=""))
         path = str(data / "logs" / f"tile{number}" / "best.pth")
         assert SSD(path, device="cpu").spec.tile == 200 * (number > 0)
 
