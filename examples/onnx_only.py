@@ -22,9 +22,9 @@ def decode(data, spec):
         raise SystemExit("this detector uses tiles or letterbox: run it by predict.py")
     try:
         width, height = Image.open(io.BytesIO(data)).size
-    except OSError:
-        raise ValueError("not an image") from None
-    if width * height > MAX_PIXELS:  # a small file may hold them
+    except (OSError, Image.DecompressionBombError) as error:  # a small file may hold many pixels
+        raise ValueError(f"not an image that can be read: {error}") from None
+    if width * height > MAX_PIXELS:
         raise ValueError(f"more than {MAX_PIXELS} pixels")
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # turned as EXIF says
     if image is None:
