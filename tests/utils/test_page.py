@@ -57,8 +57,9 @@ def test_a_page_of_wide_parts_fits_a_telephone_and_its_buttons_work(tmp_path):
         f'</pre><script>addEventListener("load", () => {{{CLICKS}}})</script>', encoding="utf-8")
     done = subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-         f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+         "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
          (tmp_path / "around.html").as_uri()], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
     seen = json.loads(html.unescape(re.search("<pre>(.*?)</pre>", done.stdout)[1]))
     # Of both panels: two at first, then the buttons of two, then that of all.
     assert seen["curves"] == [[[0, 1]] * 2, [[1, 7]] * 2, [[*range(40)]] * 2]
