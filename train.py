@@ -152,8 +152,7 @@ LIMITS = {name: (1, 10 ** 6) for name in ("epochs", "batch_size", "freeze_batch_
                                           "accumulate")}
 LIMITS |= {"learning_rate": (1e-12, 10), "min_lr_ratio": (1e-12, 1), "momentum": (0, 0.9999),
            "match_iou": (0.01, 1)}
-# What may change when a run goes on: nothing that changes what its steps compute, but for rounding.
-# Lists are compared by content.
+# What may change when a run goes on: nothing that its steps depend on, but for rounding.
 MAY_CHANGE = {"train_list", "val_list", "classes_path", "device", "precision", "num_workers",
               "resume", "save_dir", "run_name", "eval_period", "save_period", "save_steps",
               "early_stopping", "sample_period"}

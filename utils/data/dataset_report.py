@@ -94,8 +94,7 @@ def answer(lists: Mapping[str, Sequence[Record]], class_names: Sequence[str],
              Card("Which class is rarest?", class_names[rare], f"{objects}."),
              Card("Which problem is most frequent?", "none", "All boxes fit their images.", "good")]
     if faults:
-        cards[0] = cards[0]._replace(answer="look at this first", sentence=faults[0],
-                                     tone="warn")
+        cards[0] = cards[0]._replace(answer="fix this first", sentence=faults[0], tone="warn")
     for kind, count in Counter(problem.kind for problem in problems).most_common(1):
         cards[3] = cards[3]._replace(answer=f"{count} x {kind}", tone="warn",
                                      sentence=f"{DECISIONS[kind].capitalize()}.")
@@ -148,13 +147,11 @@ def find_rare_classes(lists: Mapping[str, Sequence[Record]], class_names: Sequen
 
 def find_slips(records: Sequence[Record], class_names: Sequence[str]) -> list[str]:
     """Return lines on rare classes whose names resemble those of frequent ones: sevn, seven."""
-    counts, lines = Counter(class_names[k] for record in records for k in record.labels), []
-    for name, count in counts.items():
-        others = [other for other in counts if counts[other] >= RARE * count]
-        lines += [f"{name!r} ({count} objects) is much like {other!r} ({counts[other]}): if "
-                  "that is a slip, rename it in the annotations"
-                  for other in get_close_matches(name, others, n=1, cutoff=ALIKE)]
-    return lines
+    counts = Counter(class_names[label] for record in records for label in record.labels)
+    return [f"{name!r} ({count} objects) is much like {other!r} ({counts[other]}): if that is a "
+            "slip, rename it in the annotations" for name, count in counts.items()
+            for other in get_close_matches(name, [other for other in counts if counts[other]
+                                                  >= RARE * count], n=1, cutoff=ALIKE)]
 
 
 def problem_section(problems: Sequence[Problem]) -> Section:

@@ -97,9 +97,8 @@ def _confidence_card(values):
     advised, tone = (used, "") if used["f1"] >= CLOSE_F1 * best["f1"] else (best, "warn")
     points = [f"at {point['confidence']:.2g}, {_percent(point['recall'])} of objects are found, "
               f"and {_percent(point['precision'])} of the boxes right" for point in (used, best)]
-    text = f"In use: {points[0]}." + (
-        "" if best == used else f" Best F1 on these images: {points[1]}.")
-    return Card(question, f"{advised['confidence']:.2g}", text, tone)
+    more = "" if best == used else f" Best F1 on these images: {points[1]}."
+    return Card(question, f"{advised['confidence']:.2g}", f"In use: {points[0]}.{more}", tone)
 
 
 def _percent(share):

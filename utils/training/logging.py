@@ -14,8 +14,7 @@ from utils.multibox.loss import Losses
 from utils.page import new_figure, save_figure
 
 ENOUGH_STEPS = 1000  # a detector of fewer steps has seen too little; the README names it too
-# Of val mAP: more than noise, as good as nothing, and good enough to stop at.
-RISE, NEAR_ZERO, GOOD = 0.01, 0.05, 0.95
+RISE, NEAR_ZERO, GOOD = 0.01, 0.05, 0.95  # of val mAP: more than noise; nothing; enough
 
 
 def describe_epoch(row: dict[str, Any], num_epochs: int, best_map: float | None) -> str:

@@ -69,7 +69,6 @@ class Run:
         self._waiting = []  # StepResults that are not in the sums yet
         self.best_map = self.best_epoch = None
         self.saved, self.saved_at = None, 0.0  # (epoch, step_in_epoch) of last.pth, and when
-        self.board = None  # of rank 0, where TensorBoard is written
         self._writer, self._files = ThreadPoolExecutor(1), []  # the Future of one under way
 
     def steps(self, loader: Loader, num_epochs: int) -> Iterator[list[Batch]]:
