@@ -16,17 +16,6 @@ import pytest
 from utils.detections import Detections
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-FOUND = Detections(np.array([[1, 2, 3, 4], [5, 6, 9, 9]], np.float32),
-                   np.array([0.9, 0.4], np.float32), np.array([1, 0]), ("cat", "dog"))
-
-
-def test_supervision_gets_all_fields():
-    pytest.importorskip("supervision")
-    theirs = FOUND.to_supervision()
-    np.testing.assert_array_equal(theirs.xyxy, FOUND.boxes)
-    np.testing.assert_array_equal(theirs.confidence, FOUND.scores)
-    assert theirs.class_id.tolist() == [1, 0] and theirs["class_name"].tolist() == ["dog", "cat"]
-    assert len(FOUND[[]].to_supervision()) == 0
 
 
 class BrightObjects:

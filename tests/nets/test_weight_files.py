@@ -11,12 +11,10 @@ from payload import Payload
 
 from nets.build import read_network
 from nets.ssd import SSDNet, build_spec
-from nets.weights.families import (PUBLISHED_NAMES, VGG_LAYERS, names_without_gaps,
-                                   without_gaps)
+from nets.weights.families import PUBLISHED_NAMES, VGG_LAYERS
 from nets.weights.transfer import transfer
 from nets.weights.weight_files import read_detector
 from utils.cli import ROOT, UserError
-from utils.detections import Detections
 
 # Our module names and the names of the same layers in Caffe (and so in Keras files).
 CAFFE = {f"vgg.{index}": name for name, index in VGG_LAYERS.items()}
@@ -218,15 +216,3 @@ def test_transfer_keeps_everything_but_unknown_classes():
     assert torch.equal(new[[0, 1, 3]], old[[0, 3, 2]])
     assert torch.equal(new[2], random["conf.1.weight"][4:8][2])
     assert "tvmonitor" in text and "fresh: unicorn" in text
-
-
-def test_detections_of_90_numbers_become_those_of_80_classes():
-    labels = np.array([0, 11, 12, 89])
-    found = Detections(np.arange(16.0).reshape(4, 4), np.linspace(0.9, 0.1, 4), labels,
-                       PUBLISHED_NAMES[90])
-    kept = without_gaps(found)
-    assert kept.names == ["person", "stop sign", "toothbrush"]
-    assert kept.labels.tolist() == [0, 11, 79] and kept.class_names == PUBLISHED_NAMES[80]
-    assert kept.boxes.tolist() == found.boxes[[0, 2, 3]].tolist()
-    own = Detections(found.boxes[:1], found.scores[:1], labels[:1], ("N/A 1", "cat"))
-    assert without_gaps(own) is own and names_without_gaps(["a"]) == ("a",)
