@@ -59,7 +59,9 @@ def network_of(checkpoint: Checkpoint, family: str, path: str) -> SSDNet:
     # A plain dict may lack the counters of batch norm.
     network.load_state_dict(checkpoint.state_dict)
     network.family, network.about = family, checkpoint.progress
-    print(f"weights: {path}: {family}, {spec.summary()}, {len(names)} classes")
+    val_map = network.about.get("val_map")
+    print(f"weights: {path}: {family}, {spec.summary()}, {len(names)} classes"
+          + ("" if val_map is None else f", val mAP@0.5 {val_map:.3f}"))
     return network
 
 

@@ -177,13 +177,3 @@ def test_image_files_whole_and_cut(tmp_path, name):
     path.write_bytes(SOUND[name][:len(SOUND[name]) * 9 // 10])
     facts = inspect_image(path)
     assert facts.size is None and facts.reason and facts.kind != "image missing"
-
-
-@pytest.mark.parametrize("name", ["JPEG", "progressive"])
-def test_a_jpeg_whose_second_half_is_zeros_is_truncated(tmp_path, name):
-    data, path = SOUND[name], tmp_path / "a.jpg"
-    half = len(data) // 2
-    path.write_bytes(data[:half] + bytes(len(data) - half - 2) + data[-2:])
-    assert inspect_image(path).kind == "image truncated"
-    Image.new("RGB", (640, 480), "white").save(path, optimize=True)  # zeros as well
-    assert inspect_image(path).size == (640, 480)

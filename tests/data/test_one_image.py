@@ -102,8 +102,3 @@ def test_regions_are_area_means_in_place(region, flip):
     expected = fine.reshape(300, 6, 300, 6, 3).mean((1, 3))
     expected = expected[:, ::-1] if flip else expected
     assert np.abs(crop(image, region, flip, spec) - expected).mean() < 3
-
-
-@pytest.mark.parametrize("region", [(1.5, 0.2, 2.5, 0.9), (-2.0, -2.0, -0.5, -1.0)])
-def test_a_region_beside_the_image_is_fill(region):
-    assert (crop(noise(1300, 900), region, False, SSDSpec(mean=(9.0, 8.0, 7.0))) == (9, 8, 7)).all()

@@ -112,13 +112,14 @@ def test_a_signal_stops_after_the_step_and_says_how_to_go_on(uninterrupted, tmp_
     assert_same_run(tmp_path / "run", expected)
 
 
-def test_best_pth_holds_the_confidence_that_detection_takes(flags, tmp_path, monkeypatch):
+def test_best_pth_holds_the_confidence_that_detection_takes(flags, tmp_path, monkeypatch, capsys):
     scores, precision, recall = np.array([[0.8, 0.603, 0.2], [1, 1, 2 / 3], [0.5, 1, 1]])
     good = ClassResult(0.7, 0.6, 2, 3, scores, precision, recall)
     nothing = ClassResult(math.nan, math.nan, 0, 0, *np.zeros((3, 0)))
     monkeypatch.setattr(SSD, "evaluate", lambda self, records: [good, nothing, nothing, nothing])
     train.main(train.TrainSettings(**flags | {"epochs": 1}, save_dir=str(tmp_path)))
     best = SSD(tmp_path / "run" / "best.pth", device="cpu")
+    assert capsys.readouterr().out.endswith(" classes, val mAP@0.5 0.700\n")
     assert best.thresholds.confidence == 0.4 and best.about.items() >= {
         "model": "run/best.pth", "version": cli.VERSION, "val_map": 0.7,
         "confidence_by_class": dict.fromkeys(best.class_names) | {best.class_names[0]: 0.4}}.items()

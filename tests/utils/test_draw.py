@@ -29,12 +29,6 @@ def test_outline_covers_the_box_and_no_more():
     assert mask[60:80, 40:100].any(), "the text is above the box"
 
 
-def test_the_best_detection_is_on_top():
-    box = (40, 80, 240, 160)
-    image, _ = draw(GREY, [(*box, 0.9, 0), (*box, 0.4, 1)])
-    assert image[120, 40].tolist() == list(class_colour(0, len(NAMES)))
-
-
 @pytest.mark.parametrize("box", [
     (-50, -60, 400, 300), (290, 190, 400, 300), (-30, -30, 2, 2), (10, 10, 10.5, 90),
     (0, 0, 1, 1), (0, 0, 300, 200), (250, 0, 300, 120)])

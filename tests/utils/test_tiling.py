@@ -105,64 +105,6 @@ def test_agnostic_merging_compares_classes_and_caps_none_of_them():
         assert len(merge_windows(parts, (210, 120), SPEC, thresholds)) == count
 
 
-def naive_merge(parts, windows, cores, size, tile, nms_iou):
-    """Merge [(window number, box, score, label)] by loops over plain numbers."""
-    def sight(k, box):
-        """Return how far a box is seen: to the borders that cut it, without limit elsewhere."""
-        return [windows[k][e] if 0 < windows[k][e] < (1e9, 1e9, *size)[e]
-                and abs(box[e] - windows[k][e]) <= tile / 20 else (-1e9, 1e9)[e > 1]
-                for e in range(4)]
-
-    def within(box, limits):
-        return [min(max(box[e], limits[e % 2]), limits[2 + e % 2]) for e in range(4)]
-
-    left = []
-    for k, box, score, label in sorted(parts, key=lambda item: -item[2]):
-        centre = [(box[e] + box[e + 2]) / 2 for e in (0, 1)]
-        if all(cores[k][e] - tile / 32 <= centre[e] <= cores[k][e + 2] + tile / 32 for e in (0, 1)):
-            left.append((k, box, score, label))
-    kept = []
-    while left:
-        k, box, score, label = left.pop(0)
-        numbers, limits = {k}, sight(k, box)
-        is_cut = any(abs(limit) < 1e9 for limit in limits)
-        while True:
-            agreeing = [
-                (iou, -number) for number, (j, other, _, other_label) in enumerate(left)
-                if j not in numbers and other_label == label
-                and any(windows[i][e] == windows[j][e] for i in numbers for e in (0, 1))
-                and (is_cut or any(abs(limit) < 1e9 for limit in sight(j, other)))
-                and (iou := naive_iou(within(other, limits), within(box, sight(j, other)))) >= 0.5]
-            if not agreeing:
-                break
-            j, other, _, _ = left.pop(-max(agreeing)[1])
-            numbers.add(j)
-            for e in range(4):
-                if abs(limits[e]) < 1e9 and (other[e] - box[e]) * (-1, 1)[e > 1] > 0:
-                    box = [*box[:e], other[e], *box[e + 1:]]
-                    limits[e] = sight(j, other)[e]
-        if all(label != other[3] or naive_iou(box, other[1]) <= nms_iou for other in kept):
-            kept.append((k, box, score, label))
-    return kept
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_merging_equals_plain_loops(seed):
-    """On a coarse grid, so that many boxes are cut by borders and agree."""
-    rng, size, parts = np.random.default_rng(seed), (330, 210), []
-    windows, cores = window_grid(*size, TILE)
-    for window in windows:
-        corners = np.sort(rng.integers(0, 5, (12, 2, 2)), axis=1).reshape(-1, 4) * 30
-        parts.append(make_detections(corners + window[[0, 1, 0, 1]], rng.random(12),
-                                     rng.integers(0, 2, 12)))
-    rows = [(k, box.tolist(), float(score), int(label)) for k, part in enumerate(parts)
-            for box, score, label in zip(*part) if (box[2:] > box[:2]).all()]
-    expected = naive_merge(rows, windows.tolist(), cores.tolist(), size, TILE, 0.45)
-    merged = merge_windows(parts, size, SPEC, Thresholds())
-    assert merged.boxes.tolist() == [box for _, box, *_ in expected]
-    assert merged.scores.tolist() == [score for *_, score, _ in expected]
-
-
 def overlapping_pair(rng, size, sides):
     """Return two boxes (2, 4) of random sides whose IoU lies in 0.1 to 0.4."""
     while True:
